@@ -1,0 +1,2 @@
+//! The echo service.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! The HTTP file service.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! The services as ordinary Linux processes on a TAP device.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Bootable images: kernel + netstack + one service.

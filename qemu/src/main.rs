@@ -1,0 +1,2 @@
+//! The godwit command: VMs, virtual switch, demo, control, benchmarks.
+fn main() {}
