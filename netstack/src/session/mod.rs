@@ -1,0 +1,71 @@
+//! Sessions: the unit that moves. Commit semantics over one or more connections.
+
+use core::fmt;
+
+/// Names a session for its whole life, across instances: who opened it, and its number there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId {
+    /// The instance that opened it.
+    pub origin: u32,
+    /// Its number at that instance; unique over reboots (the high bits derive from the boot id).
+    pub number: u64,
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:012x}", self.origin, self.number)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a read finds beyond the input already consumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Unread bytes; the slice is shared, not copied.
+    Data(bytes::Bytes),
+    /// Nothing yet.
+    Pending,
+    /// The client has closed its direction and everything before that was consumed.
+    End,
+}
+
+/// Why a session operation failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// No such session here (it moved away, or ended).
+    Gone,
+    /// The session has no connection with that number.
+    NoConnection,
+    /// The bound of uncommitted input or output is reached: commit first.
+    CommitNeeded,
+    /// The peer reset the connection.
+    Reset,
+    /// The connection timed out.
+    TimedOut,
+    /// This direction is already closed by us.
+    Closed,
+    /// The state is larger than a capsule may carry.
+    StateTooLarge,
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SessionError::Gone => "the session is no longer here",
+            SessionError::NoConnection => "the session has no such connection",
+            SessionError::CommitNeeded => "too much uncommitted input or output: commit first",
+            SessionError::Reset => "connection reset by peer",
+            SessionError::TimedOut => "connection timed out",
+            SessionError::Closed => "this direction is already closed",
+            SessionError::StateTooLarge => "the session's state is too large to move",
+        })
+    }
+}
+
+impl core::error::Error for SessionError {}

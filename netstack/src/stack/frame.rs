@@ -1,0 +1,108 @@
+//! Frames as they cross the border between netstack and a NIC, with their offload metadata.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// Octets of headers a frame can need: Ethernet 14, IPv6 40, TCP 60, and room for alignment.
+pub const MAX_HEADER: usize = 128;
+
+/// What the NIC says about the checksums of a received frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RxChecksum {
+    /// Nothing is known: verify in software.
+    #[default]
+    Unchecked,
+    /// The device verified the transport checksum, or the frame never crossed a wire.
+    Verified,
+}
+
+/// A received Ethernet frame, without FCS.
+#[derive(Clone, Debug)]
+pub struct RxFrame {
+    /// The frame from its destination MAC on.
+    pub bytes: Bytes,
+    /// Whether the transport checksum still needs checking.
+    pub checksum: RxChecksum,
+}
+
+impl RxFrame {
+    /// A frame about whose checksums nothing is known.
+    pub fn new(bytes: impl Into<Bytes>) -> RxFrame {
+        RxFrame {
+            bytes: bytes.into(),
+            checksum: RxChecksum::Unchecked,
+        }
+    }
+}
+
+/// The device completes the transport checksum: the one's-complement sum from `start` to the end
+/// of the frame, stored `offset` octets after `start` (virtio 1.2 section 5.1.6.2). The field
+/// holds the pseudo-header's sum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TxChecksum {
+    /// Octet of the frame at which the sum begins.
+    pub start: u16,
+    /// Octets from `start` to the checksum field.
+    pub offset: u16,
+}
+
+/// The device cuts the TCP payload into segments (TSO).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segmentation {
+    /// IPv6 rather than IPv4.
+    pub ipv6: bool,
+    /// Payload octets of each segment but the last.
+    pub segment_size: u16,
+}
+
+/// Header octets of a frame, kept inline.
+pub type Head = SmallVec<[u8; MAX_HEADER]>;
+
+/// Payload of a frame as slices of shared buffers, in order.
+pub type Payload = SmallVec<[Bytes; 4]>;
+
+/// An Ethernet frame to send, without FCS: `head` then `payload`.
+#[derive(Clone, Debug, Default)]
+pub struct TxFrame {
+    /// Ethernet, IP and transport headers (or a whole small frame).
+    pub head: Head,
+    /// The payload, never copied on its way to the device.
+    pub payload: Payload,
+    /// Checksum left to the device.
+    pub checksum: Option<TxChecksum>,
+    /// Segmentation left to the device.
+    pub segmentation: Option<Segmentation>,
+}
+
+impl TxFrame {
+    /// Length of the frame in octets, before segmentation.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.payload.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// Whether the frame has no octets at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The frame in one piece, for devices that cannot gather and for tests.
+    pub fn to_vec(&self) -> alloc::vec::Vec<u8> {
+        let mut out = alloc::vec::Vec::with_capacity(self.len());
+        out.extend_from_slice(&self.head);
+        for slice in &self.payload {
+            out.extend_from_slice(slice);
+        }
+        out
+    }
+}
+
+/// What the device does for us. All false is a plain NIC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DeviceCapabilities {
+    /// Completes transport checksums on transmit ([`TxChecksum`]).
+    pub tx_checksum: bool,
+    /// Segments TCP over IPv4.
+    pub tso4: bool,
+    /// Segments TCP over IPv6.
+    pub tso6: bool,
+}
