@@ -1,2 +1,11 @@
 //! Write a service whose connections can move: Service, Session, the drive loop, the node agent.
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod platform;
+mod verdict;
+
+pub use platform::Platform;
+pub use verdict::{Code, Verdict};

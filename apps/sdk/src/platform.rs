@@ -1,0 +1,68 @@
+//! What a drive loop needs of the world it runs in: a clock, a NIC, entropy and a way to sleep.
+//!
+//! Three worlds implement [`Platform`]: the kernel (NIC queues, timer interrupt, `hlt`), the
+//! hosted process (a TAP device and `poll`) and the simulator (virtual time and wires).
+
+use core::fmt;
+
+use godwit_netstack::Instant;
+use godwit_netstack::stack::{DeviceCapabilities, MacAddr, RxFrame, TxFrame};
+
+/// The NIC as the stack needs to know it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Device {
+    /// Its address.
+    pub mac: MacAddr,
+    /// Largest IP packet it carries, in octets.
+    pub mtu: u16,
+    /// What it does for us.
+    pub capabilities: DeviceCapabilities,
+}
+
+/// The platform has no source of randomness that may be relied on; nothing may be served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoEntropy;
+
+impl fmt::Display for NoEntropy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no entropy source")
+    }
+}
+
+impl core::error::Error for NoEntropy {}
+
+/// The world of one instance. Nothing here blocks except [`Platform::idle`].
+pub trait Platform {
+    /// The monotonic clock; its origin is the platform's (the kernel's is guest entry, so that
+    /// the time of the readiness line is the time it took to boot).
+    fn now(&mut self) -> Instant;
+
+    /// The NIC.
+    fn device(&self) -> Device;
+
+    /// The next frame received, if any.
+    fn receive(&mut self) -> Option<RxFrame>;
+
+    /// Queue a frame for the NIC. Hands it back when there is no room: the loop offers the same
+    /// frame again later, and [`Platform::idle`] must then also end when room appears.
+    fn transmit(&mut self, frame: TxFrame) -> Result<(), TxFrame>;
+
+    /// Tell the NIC about the frames queued since the last call (the doorbell). Called once a
+    /// turn, not once a frame.
+    fn flush(&mut self);
+
+    /// Fill `out` from a cryptographically secure generator.
+    fn fill_random(&mut self, out: &mut [u8]) -> Result<(), NoEntropy>;
+
+    /// Sleep until `until` (for ever if `None`), a frame, room to transmit after a refusal, or
+    /// the power button; may end early. The simulator is not called here: it calls
+    /// [`crate::Node::step`] and sleeps in its own way.
+    fn idle(&mut self, until: Option<Instant>);
+
+    /// Whether the power button was pressed (or SIGTERM received) since the last call.
+    fn power_button(&mut self) -> bool;
+
+    /// Print a line that the host relies on (`GODWIT READY ...`) to the console, without a log
+    /// prefix. `line` has no line break.
+    fn console(&mut self, line: fmt::Arguments<'_>);
+}
