@@ -12,7 +12,8 @@ pub enum RxChecksum {
     /// Nothing is known: verify in software.
     #[default]
     Unchecked,
-    /// The device verified the transport checksum, or the frame never crossed a wire.
+    /// The device verified the transport checksum, or the frame never crossed a wire. The field
+    /// itself may hold just the pseudo-header's sum.
     Verified,
 }
 
@@ -23,6 +24,9 @@ pub struct RxFrame {
     pub bytes: Bytes,
     /// Whether the transport checksum still needs checking.
     pub checksum: RxChecksum,
+    /// Set when the device merged several segments of a flow into this frame: how to cut it again
+    /// if it has to leave once more.
+    pub segmentation: Option<Segmentation>,
 }
 
 impl RxFrame {
@@ -31,6 +35,7 @@ impl RxFrame {
         RxFrame {
             bytes: bytes.into(),
             checksum: RxChecksum::Unchecked,
+            segmentation: None,
         }
     }
 }
