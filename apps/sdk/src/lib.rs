@@ -4,8 +4,10 @@
 
 extern crate alloc;
 
+pub mod config;
 pub mod platform;
 mod verdict;
 
+pub use config::{Config, ConfigError};
 pub use platform::Platform;
 pub use verdict::{Code, Verdict};

@@ -1,0 +1,593 @@
+//! The configuration: one schema, whichever way it comes.
+//!
+//! Words of the form `key=value`, separated by white space or line ends. A source is one text
+//! (the kernel command line, a fw_cfg file, a process's arguments); of several sources a later
+//! one wins, and lists (`ip`, `gw`, `vip`, `peer`) grow.
+//!
+//! | key | value | default |
+//! |---|---|---|
+//! | `id` | this instance, 1 or more | 1 |
+//! | `ip` | own address `a.b.c.d/24` or `fd77::11/64`, or `dhcp`; list | |
+//! | `gw` | default gateway, one per family; list | |
+//! | `vip` | virtual address of the service; list | |
+//! | `peer` | another member, `2@10.77.0.12`; list | |
+//! | `ingress` | the member that answers for the virtual addresses at the start | the lowest id |
+//! | `cluster_key` | 64 hex digits, the same at all members | |
+//! | `admin_port` | port of the admin API | 9100 |
+//! | `admin_token` | bearer token of the admin API; without one it only tells its health | |
+//! | `port` | port of the service | the service's own |
+//! | `log` | `off`, `error`, `warn`, `info`, `debug` or `trace` | `info` |
+//!
+//! Secrets belong into fw_cfg, not on a command line; [`Secret`] keeps them out of debug output.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::IpAddr;
+use core::str::FromStr;
+
+use godwit_netstack::cluster::MemberId;
+use godwit_netstack::instance::Peer;
+use godwit_netstack::stack::Cidr;
+use log::LevelFilter;
+
+/// Octets of one source at most.
+pub const MAX_SOURCE: usize = 64 * 1024;
+
+/// Entries of a list at most.
+pub const MAX_LIST: usize = 256;
+
+/// A value that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret<T>(T);
+
+impl<T> Secret<T> {
+    /// Wrap a value.
+    pub const fn new(value: T) -> Secret<T> {
+        Secret(value)
+    }
+
+    /// The value, for the one who needs it.
+    pub const fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// A configuration, checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// This instance.
+    pub id: MemberId,
+    /// Own addresses.
+    pub addresses: Vec<Cidr>,
+    /// Ask DHCP for an IPv4 address.
+    pub dhcp: bool,
+    /// Default gateways, at most one per family.
+    pub gateways: Vec<IpAddr>,
+    /// Virtual addresses of the service.
+    pub vips: Vec<IpAddr>,
+    /// The other members.
+    pub peers: Vec<Peer>,
+    /// The member that answers for the virtual addresses at the start.
+    pub ingress: MemberId,
+    /// Key all members share.
+    pub cluster_key: Option<Secret<[u8; 32]>>,
+    /// Port of the admin API.
+    pub admin_port: u16,
+    /// Bearer token of the admin API.
+    pub admin_token: Option<Secret<String>>,
+    /// Port of the service, if not the service's own.
+    pub port: Option<u16>,
+    /// What is logged.
+    pub log: LevelFilter,
+}
+
+/// What is wrong with a configuration. No variant holds a value that may be a secret.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A source is longer than [`MAX_SOURCE`].
+    TooLong,
+    /// A word is not `key=value`.
+    NotKeyValue {
+        /// Its place in the source, from 1.
+        word: usize,
+    },
+    /// No such key.
+    UnknownKey {
+        /// The key as given (shortened).
+        key: String,
+    },
+    /// The value does not fit the key.
+    BadValue {
+        /// The key.
+        key: &'static str,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// A list has more than [`MAX_LIST`] entries.
+    ListTooLong {
+        /// The key.
+        key: &'static str,
+    },
+    /// A key is needed and not there.
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// Why it is needed.
+        why: &'static str,
+    },
+    /// Two keys, or two values of a key, do not go together.
+    Conflict {
+        /// The key at fault.
+        key: &'static str,
+        /// What is wrong.
+        why: &'static str,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::TooLong => write!(f, "longer than {MAX_SOURCE} octets"),
+            ConfigError::NotKeyValue { word } => write!(f, "word {word} is not key=value"),
+            ConfigError::UnknownKey { key } => write!(f, "unknown key `{key}`"),
+            ConfigError::BadValue { key, expected } => write!(f, "`{key}`: expected {expected}"),
+            ConfigError::ListTooLong { key } => write!(f, "`{key}`: more than {MAX_LIST} entries"),
+            ConfigError::Missing { key, why } => write!(f, "`{key}` is missing: {why}"),
+            ConfigError::Conflict { key, why } => write!(f, "`{key}`: {why}"),
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+impl Config {
+    /// Read the sources in order and check the whole.
+    pub fn parse(sources: &[&str]) -> Result<Config, ConfigError> {
+        let mut draft = Draft::default();
+        for source in sources {
+            draft.take_in(source)?;
+        }
+        draft.finish()
+    }
+}
+
+/// What was read so far, not yet checked as a whole.
+#[derive(Default)]
+struct Draft {
+    id: Option<u32>,
+    addresses: Vec<Cidr>,
+    dhcp: bool,
+    gateways: Vec<IpAddr>,
+    vips: Vec<IpAddr>,
+    peers: Vec<(u32, IpAddr)>,
+    ingress: Option<u32>,
+    cluster_key: Option<Secret<[u8; 32]>>,
+    admin_port: Option<u16>,
+    admin_token: Option<Secret<String>>,
+    port: Option<u16>,
+    log: Option<LevelFilter>,
+}
+
+impl Draft {
+    fn take_in(&mut self, source: &str) -> Result<(), ConfigError> {
+        if source.len() > MAX_SOURCE {
+            return Err(ConfigError::TooLong);
+        }
+        for (index, word) in source.split_whitespace().enumerate() {
+            let (key, value) = word
+                .split_once('=')
+                .ok_or(ConfigError::NotKeyValue { word: index + 1 })?;
+            self.set(key, value)?;
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
+        match key {
+            "id" => self.id = Some(member_id("id", value)?),
+            "ip" if value == "dhcp" => self.dhcp = true,
+            "ip" => push("ip", &mut self.addresses, cidr(value)?)?,
+            "gw" => push("gw", &mut self.gateways, address("gw", value)?)?,
+            "vip" => push("vip", &mut self.vips, address("vip", value)?)?,
+            "peer" => push("peer", &mut self.peers, peer(value)?)?,
+            "ingress" => self.ingress = Some(member_id("ingress", value)?),
+            "cluster_key" => self.cluster_key = Some(cluster_key(value)?),
+            "admin_port" => self.admin_port = Some(port("admin_port", value)?),
+            "admin_token" => self.admin_token = Some(admin_token(value)?),
+            "port" => self.port = Some(port("port", value)?),
+            "log" => self.log = Some(log_level(value)?),
+            // QEMU's microvm appends these for its devices; they are the kernel's.
+            "virtio_mmio.device" => {}
+            _ => {
+                return Err(ConfigError::UnknownKey {
+                    key: key.chars().take(32).collect(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Config, ConfigError> {
+        let id = self.id.unwrap_or(1);
+        if self.addresses.is_empty() && !self.dhcp {
+            return Err(ConfigError::Missing {
+                key: "ip",
+                why: "an instance needs an address of its own (or ip=dhcp)",
+            });
+        }
+        if self.peers.iter().any(|peer| peer.0 == id) {
+            return Err(conflict("peer", "has the id of this instance"));
+        }
+        for (index, peer) in self.peers.iter().enumerate() {
+            let earlier = self.peers.get(..index).unwrap_or_default();
+            if earlier.iter().any(|other| other.0 == peer.0) {
+                return Err(conflict("peer", "one id has two addresses"));
+            }
+            if earlier.iter().any(|other| other.1 == peer.1) {
+                return Err(conflict("peer", "two ids have one address"));
+            }
+            if self.addresses.iter().any(|own| own.address == peer.1) {
+                return Err(conflict("peer", "has an address of this instance"));
+            }
+        }
+        if !self.peers.is_empty() && self.cluster_key.is_none() {
+            return Err(ConfigError::Missing {
+                key: "cluster_key",
+                why: "members of a cluster authenticate each other with it",
+            });
+        }
+        for vip in &self.vips {
+            if self.addresses.iter().any(|own| own.address == *vip)
+                || self.peers.iter().any(|peer| peer.1 == *vip)
+            {
+                return Err(conflict("vip", "is also a member's own address"));
+            }
+        }
+        for is_v6 in [false, true] {
+            let gateways = self.gateways.iter().filter(|gw| gw.is_ipv6() == is_v6);
+            if gateways.count() > 1 {
+                return Err(conflict("gw", "more than one of a family"));
+            }
+        }
+        let lowest = self.peers.iter().map(|peer| peer.0).fold(id, u32::min);
+        let ingress = self.ingress.unwrap_or(lowest);
+        if ingress != id && !self.peers.iter().any(|peer| peer.0 == ingress) {
+            return Err(conflict(
+                "ingress",
+                "is neither this instance nor one of its peers",
+            ));
+        }
+        let admin_port = self.admin_port.unwrap_or(DEFAULT_ADMIN_PORT);
+        if self.port == Some(admin_port) {
+            return Err(conflict("port", "is also the admin port"));
+        }
+        Ok(Config {
+            id: MemberId(id),
+            addresses: self.addresses,
+            dhcp: self.dhcp,
+            gateways: self.gateways,
+            vips: self.vips,
+            peers: self
+                .peers
+                .into_iter()
+                .map(|(id, address)| Peer {
+                    id: MemberId(id),
+                    address,
+                })
+                .collect(),
+            ingress: MemberId(ingress),
+            cluster_key: self.cluster_key,
+            admin_port,
+            admin_token: self.admin_token,
+            port: self.port,
+            log: self.log.unwrap_or(LevelFilter::Info),
+        })
+    }
+}
+
+const DEFAULT_ADMIN_PORT: u16 = 9100;
+
+fn conflict(key: &'static str, why: &'static str) -> ConfigError {
+    ConfigError::Conflict { key, why }
+}
+
+fn bad(key: &'static str, expected: &'static str) -> ConfigError {
+    ConfigError::BadValue { key, expected }
+}
+
+/// Add to a list; the same entry twice (from two sources) counts once.
+fn push<T: PartialEq>(key: &'static str, list: &mut Vec<T>, value: T) -> Result<(), ConfigError> {
+    if list.contains(&value) {
+        return Ok(());
+    }
+    if list.len() >= MAX_LIST {
+        return Err(ConfigError::ListTooLong { key });
+    }
+    list.push(value);
+    Ok(())
+}
+
+/// A decimal number without sign or spaces (`FromStr` would take a leading `+`).
+fn number<T: FromStr>(value: &str) -> Option<T> {
+    if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    value.parse().ok()
+}
+
+fn member_id(key: &'static str, value: &str) -> Result<u32, ConfigError> {
+    match number(value) {
+        Some(id) if id > 0 => Ok(id),
+        _ => Err(bad(key, "a number from 1 to 4294967295")),
+    }
+}
+
+fn port(key: &'static str, value: &str) -> Result<u16, ConfigError> {
+    match number(value) {
+        Some(port) if port > 0 => Ok(port),
+        _ => Err(bad(key, "a port from 1 to 65535")),
+    }
+}
+
+/// An address a host can have.
+fn address(key: &'static str, value: &str) -> Result<IpAddr, ConfigError> {
+    const EXPECTED: &str = "a unicast IPv4 or IPv6 address";
+    let address: IpAddr = value.parse().map_err(|_| bad(key, EXPECTED))?;
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    if address.is_unspecified()
+        || address.is_multicast()
+        || address.is_loopback()
+        || broadcast
+        || mapped
+    {
+        return Err(bad(key, EXPECTED));
+    }
+    Ok(address)
+}
+
+fn cidr(value: &str) -> Result<Cidr, ConfigError> {
+    const EXPECTED: &str = "ADDRESS/PREFIX (as 10.77.0.11/24) or dhcp";
+    let (text, prefix) = value.split_once('/').ok_or(bad("ip", EXPECTED))?;
+    let address = address("ip", text).map_err(|_| bad("ip", EXPECTED))?;
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    match number::<u8>(prefix) {
+        Some(prefix) if prefix <= longest => Ok(Cidr { address, prefix }),
+        _ => Err(bad("ip", EXPECTED)),
+    }
+}
+
+fn peer(value: &str) -> Result<(u32, IpAddr), ConfigError> {
+    const EXPECTED: &str = "ID@ADDRESS (as 2@10.77.0.12)";
+    let (id, text) = value.split_once('@').ok_or(bad("peer", EXPECTED))?;
+    let id = member_id("peer", id).map_err(|_| bad("peer", EXPECTED))?;
+    let address = address("peer", text).map_err(|_| bad("peer", EXPECTED))?;
+    Ok((id, address))
+}
+
+fn cluster_key(value: &str) -> Result<Secret<[u8; 32]>, ConfigError> {
+    const EXPECTED: &str = "64 hex digits";
+    let mut key = [0; 32];
+    let digits = value.as_bytes();
+    if digits.len() != 2 * key.len() {
+        return Err(bad("cluster_key", EXPECTED));
+    }
+    for (octet, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+        for &digit in pair {
+            let digit = char::from(digit).to_digit(16);
+            let digit = digit.ok_or(bad("cluster_key", EXPECTED))? as u8;
+            *octet = (*octet << 4) | digit;
+        }
+    }
+    Ok(Secret::new(key))
+}
+
+fn admin_token(value: &str) -> Result<Secret<String>, ConfigError> {
+    let fits = (8..=256).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_graphic());
+    if fits {
+        Ok(Secret::new(value.to_string()))
+    } else {
+        Err(bad("admin_token", "8 to 256 printable ASCII characters"))
+    }
+}
+
+fn log_level(value: &str) -> Result<LevelFilter, ConfigError> {
+    value
+        .parse()
+        .map_err(|_| bad("log", "off, error, warn, info, debug or trace"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+
+    const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
+
+    #[test]
+    fn every_key_lands_where_it_belongs() {
+        let text = format!(
+            "id=2 ip=10.77.0.12/24 ip=fd77::12/64\ngw=10.77.0.1 gw=fd77::1\tvip=10.77.0.10 \
+             vip=fd77::10 peer=1@10.77.0.11 ingress=1 cluster_key={KEY} admin_port=9200 \
+             admin_token=open-sesame port=8080 log=debug"
+        );
+        let config = Config::parse(&[&text]).unwrap();
+        assert_eq!(config.id, MemberId(2));
+        assert_eq!(config.addresses.len(), 2);
+        assert_eq!(config.addresses[1].prefix, 64);
+        assert_eq!(config.gateways.len(), 2);
+        assert_eq!(config.vips.len(), 2);
+        assert_eq!(config.peers[0].id, MemberId(1));
+        assert_eq!(config.ingress, MemberId(1));
+        assert_eq!(config.cluster_key.unwrap().expose()[..2], [0x00, 0x11]);
+        assert_eq!(config.admin_port, 9200);
+        assert_eq!(config.admin_token.unwrap().expose(), "open-sesame");
+        assert_eq!(config.port, Some(8080));
+        assert_eq!(config.log, LevelFilter::Debug);
+    }
+
+    #[test]
+    fn a_bare_address_is_enough() {
+        let config = Config::parse(&["", "ip=192.0.2.1/32"]).unwrap();
+        assert_eq!(config.id, MemberId(1));
+        assert_eq!(config.ingress, MemberId(1));
+        assert_eq!(config.admin_port, 9100);
+        assert_eq!(config.port, None);
+        assert!(!config.dhcp);
+    }
+
+    #[test]
+    fn later_sources_win_and_lists_grow_without_doubles() {
+        let config = Config::parse(&[
+            "id=1 ip=10.0.0.1/8 log=warn",
+            "id=3 ip=10.0.0.1/8 ip=10.0.0.2/8 log=trace",
+        ])
+        .unwrap();
+        assert_eq!(config.id, MemberId(3));
+        assert_eq!(config.addresses.len(), 2);
+        assert_eq!(config.log, LevelFilter::Trace);
+    }
+
+    #[test]
+    fn ingress_defaults_to_the_lowest_id() {
+        let text = format!("id=7 ip=10.0.0.7/8 peer=9@10.0.0.9 peer=4@10.0.0.4 cluster_key={KEY}");
+        assert_eq!(Config::parse(&[&text]).unwrap().ingress, MemberId(4));
+    }
+
+    #[test]
+    fn values_out_of_range_name_their_key() {
+        for (text, key) in [
+            ("id=0", "id"),
+            ("id=4294967296", "id"),
+            ("id=+1", "id"),
+            ("id=", "id"),
+            ("id=0x1", "id"),
+            ("ip=10.0.0.1", "ip"),
+            ("ip=10.0.0.1/33", "ip"),
+            ("ip=10.0.0.1/", "ip"),
+            ("ip=10.0.0.1/+8", "ip"),
+            ("ip=10.0.0.256/8", "ip"),
+            ("ip=0.0.0.0/0", "ip"),
+            ("ip=127.0.0.1/8", "ip"),
+            ("ip=255.255.255.255/32", "ip"),
+            ("ip=ff02::1/64", "ip"),
+            ("ip=fe80::1%eth0/64", "ip"),
+            ("ip=::ffff:10.0.0.1/96", "ip"),
+            ("ip=fd00::1/129", "ip"),
+            ("gw=example.org", "gw"),
+            ("vip=224.0.0.1", "vip"),
+            ("peer=10.0.0.1", "peer"),
+            ("peer=0@10.0.0.1", "peer"),
+            ("peer=1@", "peer"),
+            ("peer=1@2@10.0.0.1", "peer"),
+            ("ingress=me", "ingress"),
+            ("cluster_key=", "cluster_key"),
+            ("cluster_key=abc", "cluster_key"),
+            ("admin_port=0", "admin_port"),
+            ("admin_port=65536", "admin_port"),
+            ("admin_token=short", "admin_token"),
+            ("admin_token=pässwörter", "admin_token"),
+            ("port=http", "port"),
+            ("log=loud", "log"),
+        ] {
+            match Config::parse(&[text]) {
+                Err(ConfigError::BadValue { key: named, .. }) => assert_eq!(named, key, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_of_wrong_digits_is_refused_and_never_shown() {
+        let almost = format!("cluster_key={}g", &KEY[..63]);
+        let error = Config::parse(&[&almost]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(&KEY[..16]));
+        // Multi-byte characters of the right octet length must not split a character.
+        let umlauts = format!("cluster_key={}", "ä".repeat(32));
+        assert!(Config::parse(&[&umlauts]).is_err());
+    }
+
+    #[test]
+    fn unknown_words_are_named_but_shortened() {
+        assert_eq!(
+            Config::parse(&["ipp=1"]),
+            Err(ConfigError::UnknownKey { key: "ipp".into() })
+        );
+        let long = format!("{}=1", "ü".repeat(5000));
+        match Config::parse(&[&long]) {
+            Err(ConfigError::UnknownKey { key }) => assert_eq!(key.chars().count(), 32),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(
+            Config::parse(&["id=1 quiet"]),
+            Err(ConfigError::NotKeyValue { word: 2 })
+        );
+        assert!(matches!(
+            Config::parse(&["=x"]),
+            Err(ConfigError::UnknownKey { .. })
+        ));
+    }
+
+    #[test]
+    fn combinations_that_cannot_work_are_refused() {
+        let cluster = |more: &str| {
+            let text = format!("id=1 ip=10.0.0.1/8 cluster_key={KEY} {more}");
+            Config::parse(&[&text])
+        };
+        let key = |result: Result<Config, ConfigError>| match result {
+            Err(ConfigError::Conflict { key, .. } | ConfigError::Missing { key, .. }) => key,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(key(cluster("peer=1@10.0.0.2")), "peer");
+        assert_eq!(key(cluster("peer=2@10.0.0.2 peer=2@10.0.0.3")), "peer");
+        assert_eq!(key(cluster("peer=2@10.0.0.2 peer=3@10.0.0.2")), "peer");
+        assert_eq!(key(cluster("peer=2@10.0.0.1")), "peer");
+        assert_eq!(key(cluster("vip=10.0.0.1")), "vip");
+        assert_eq!(key(cluster("gw=10.0.0.8 gw=10.0.0.9")), "gw");
+        assert_eq!(key(cluster("ingress=2")), "ingress");
+        assert_eq!(key(cluster("port=9100")), "port");
+        assert_eq!(
+            key(Config::parse(&["ip=10.0.0.1/8 peer=2@10.0.0.2"])),
+            "cluster_key"
+        );
+        assert_eq!(key(Config::parse(&["id=1"])), "ip");
+    }
+
+    #[test]
+    fn hostile_sizes_are_refused_at_once() {
+        let long = "a".repeat(MAX_SOURCE + 1);
+        assert_eq!(Config::parse(&[&long]), Err(ConfigError::TooLong));
+        let many: String = (0..=MAX_LIST)
+            .map(|n| format!("ip=10.1.{}.{}/8 ", n / 250, n % 250 + 1))
+            .collect();
+        assert_eq!(
+            Config::parse(&[&many]),
+            Err(ConfigError::ListTooLong { key: "ip" })
+        );
+    }
+
+    #[test]
+    fn secrets_stay_out_of_debug_output() {
+        let text = format!("ip=10.0.0.1/8 cluster_key={KEY} admin_token=open-sesame");
+        let config = Config::parse(&[&text]).unwrap();
+        let shown = format!("{config:?}");
+        assert!(
+            !shown.contains("sesame") && !shown.contains("17, 34"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn devices_that_qemu_appends_are_ignored() {
+        let config = Config::parse(&["ip=10.0.0.1/8 virtio_mmio.device=512@0xfeb02e00:12"]);
+        assert!(config.is_ok());
+    }
+}
