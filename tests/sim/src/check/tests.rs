@@ -1,0 +1,242 @@
+//! Each rule on made-up traffic: it stays quiet on what is allowed and speaks on what is not.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use bytes::Bytes;
+use godwit_netstack::{Duration, Instant};
+
+use super::*;
+
+const CLIENT: Port = 9;
+const A: Port = 1;
+const B: Port = 2;
+
+fn end(port: u16, last: u8) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)), port)
+}
+
+/// A wire with one flow on it, past its handshake.
+struct Bench {
+    flows: Flows,
+    findings: Findings,
+    checks: Vec<Box<dyn Check>>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(check: impl Check) -> Bench {
+        let mut flows = Flows::default();
+        flows.watch(end(80, 1));
+        let mut bench = Bench {
+            flows,
+            findings: Findings::default(),
+            checks: vec![Box::new(check)],
+            now: Instant::from_millis(1),
+        };
+        // Initial numbers near the wrap, so that offsets have to be unwrapped.
+        let opening = Segment {
+            syn: true,
+            ack: None,
+            ..bench.client(0, 0)
+        };
+        bench.put(CLIENT, opening);
+        let answer = Segment {
+            syn: true,
+            ack: Some(CLIENT_ISN.wrapping_add(1)),
+            ..bench.server(0, b"")
+        };
+        bench.put(A, answer);
+        bench
+    }
+
+    fn segment(source: SocketAddr, target: SocketAddr, seq: u32) -> Segment {
+        Segment {
+            source_mac: [0; 6],
+            target_mac: [0; 6],
+            source,
+            target,
+            hop_limit: 64,
+            seq,
+            ack: None,
+            syn: false,
+            fin: false,
+            rst: false,
+            window: 1000,
+            scale: Some(2),
+            mss: None,
+            timestamps: Some((100, 0)),
+            sack_permitted: false,
+            payload: Bytes::new(),
+            checksums_right: true,
+        }
+    }
+
+    /// A segment of the service whose payload starts at `offset` and which acknowledges 1.
+    fn server(&self, offset: u32, payload: &'static [u8]) -> Segment {
+        let mut segment = Bench::segment(end(80, 1), end(5000, 9), SERVER_ISN.wrapping_add(offset));
+        segment.ack = Some(CLIENT_ISN.wrapping_add(1));
+        segment.payload = Bytes::from_static(payload);
+        segment
+    }
+
+    /// A pure acknowledgement of the client.
+    fn client(&self, offset: u32, ack: u32) -> Segment {
+        let mut segment = Bench::segment(end(5000, 9), end(80, 1), CLIENT_ISN.wrapping_add(offset));
+        segment.ack = Some(SERVER_ISN.wrapping_add(ack));
+        segment
+    }
+
+    fn put(&mut self, port: Port, segment: Segment) {
+        self.now += Duration::from_micros(1);
+        let is_server = port != CLIENT;
+        let seen = self
+            .flows
+            .place(self.now, port, true, is_server, &segment)
+            .expect("a watched flow");
+        for check in &mut self.checks {
+            check.segment(&seen, &self.flows, &mut self.findings);
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        for check in &mut self.checks {
+            check.note(self.now, note, &self.flows, &mut self.findings);
+        }
+    }
+
+    fn data(&mut self, port: Port, offset: u32, payload: &'static [u8]) {
+        let segment = self.server(offset, payload);
+        self.put(port, segment);
+    }
+
+    fn found(&self) -> u64 {
+        self.findings.total
+    }
+}
+
+const CLIENT_ISN: u32 = u32::MAX - 3;
+const SERVER_ISN: u32 = u32::MAX - 2;
+const FLOW: FlowId = FlowId(0);
+
+fn frozen(from: Port, to: Port) -> Note {
+    Note::Frozen {
+        flow: FLOW,
+        from,
+        to,
+    }
+}
+
+#[test]
+fn a_second_speaker_needs_a_move_and_a_frozen_source_is_silent() {
+    let mut bench = Bench::new(Speaker::default());
+    bench.data(A, 1, b"x");
+    bench.note(frozen(A, B));
+    bench.data(B, 2, b"x");
+    bench.note(frozen(B, A));
+    bench.note(frozen(A, B));
+    bench.data(B, 3, b"x");
+    assert_eq!(bench.found(), 0, "moves, one of them silent");
+    bench.data(A, 4, b"x");
+    assert_eq!(bench.found(), 1, "an old owner speaks");
+    bench.note(frozen(B, A));
+    bench.data(B, 5, b"x");
+    assert_eq!(bench.found(), 2, "a frozen source speaks");
+    bench.note(Note::Thawed {
+        flow: FLOW,
+        owner: B,
+    });
+    bench.data(B, 6, b"x");
+    assert_eq!(bench.found(), 2, "thawed, it may speak again");
+}
+
+#[test]
+fn timestamps_may_stand_still_and_wrap_but_not_go_back() {
+    let mut bench = Bench::new(Timestamp::default());
+    let mut say = |value: u32| {
+        let mut segment = bench.server(1, b"x");
+        segment.timestamps = Some((value, 0));
+        bench.put(A, segment);
+        bench.found()
+    };
+    assert_eq!(say(100), 0);
+    assert_eq!(say(0x7000_0000), 0);
+    assert_eq!(say(0xe000_0000), 0);
+    assert_eq!(say(5), 0, "across the wrap");
+    assert_eq!(say(4), 1);
+    let mut bare = bench.server(1, b"x");
+    bare.timestamps = None;
+    bench.put(A, bare);
+    assert_eq!(bench.found(), 2, "left out");
+}
+
+#[test]
+fn the_right_edge_may_stay_but_not_move_back_and_binds_the_sender() {
+    let mut bench = Bench::new(Window::default());
+    let mut advertise = |window: u16| {
+        let mut segment = bench.server(1, b"");
+        segment.window = window;
+        bench.put(A, segment);
+        bench.found()
+    };
+    assert_eq!(advertise(1000), 0);
+    assert_eq!(advertise(1000), 0);
+    assert_eq!(advertise(999), 1);
+    assert_eq!(advertise(1001), 1);
+    // The client offered 1000 in its SYN, unscaled.
+    bench.data(A, 990, b"0123456789");
+    assert_eq!(bench.found(), 1);
+    bench.data(A, 1000, b"0123456789");
+    assert_eq!(bench.found(), 2);
+}
+
+#[test]
+fn acknowledgements_go_forward_and_cover_only_what_was_sent() {
+    let mut bench = Bench::new(Acknowledgement::default());
+    let mut data = bench.client(1, 1);
+    data.payload = Bytes::from_static(b"0123456789");
+    bench.put(CLIENT, data);
+    let mut acknowledge = |ack: u32| {
+        let mut segment = bench.server(1, b"");
+        segment.ack = Some(CLIENT_ISN.wrapping_add(ack));
+        bench.put(A, segment);
+        bench.found()
+    };
+    assert_eq!(acknowledge(11), 0);
+    assert_eq!(acknowledge(10), 1, "back");
+    assert_eq!(acknowledge(12), 2, "never sent");
+}
+
+#[test]
+fn repeated_bytes_must_be_the_same_bytes() {
+    let mut bench = Bench::new(History::default());
+    bench.data(A, 1, b"abcdef");
+    bench.data(B, 4, b"defgh");
+    assert_eq!(bench.found(), 0);
+    bench.data(B, 4, b"dXf");
+    assert_eq!(bench.found(), 1, "changed");
+    bench.data(B, 30, b"z");
+    assert_eq!(bench.found(), 2, "a gap");
+    let mut last = bench.server(9, b"i");
+    last.fin = true;
+    bench.put(B, last);
+    bench.data(B, 10, b"j");
+    assert_eq!(bench.found(), 3, "bytes after the end");
+}
+
+#[test]
+fn retransmissions_and_resets_are_counted() {
+    let mut strict = Retransmission::default();
+    strict.forbidden = true;
+    let mut bench = Bench::new(strict);
+    bench.data(A, 1, b"abc");
+    bench.data(A, 4, b"abc");
+    assert_eq!(bench.found(), 0);
+    bench.data(A, 6, b"xx");
+    assert_eq!(bench.found(), 1);
+
+    let mut bench = Bench::new(Reset::default());
+    let mut reset = bench.server(1, b"");
+    reset.rst = true;
+    bench.put(A, reset);
+    assert_eq!(bench.found(), 1);
+}

@@ -1,0 +1,10 @@
+//! The simulated Ethernet: one learning switch, and a link with rules from it to every party.
+
+mod link;
+mod switch;
+
+pub use link::{Burst, Link, Rate, Rules, Wire};
+pub use switch::Switch;
+
+/// A port of the switch; parties are numbered by the port they are attached to.
+pub type Port = usize;

@@ -1,0 +1,136 @@
+//! TCP segments as the checkers see them: parsed from emitted frames, without help from the
+//! stacks under test.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use godwit_netstack::stack::MacAddr;
+use smoltcp::wire::{
+    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpOption,
+    TcpPacket,
+};
+
+/// A TCP segment on the wire.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Sender on the link.
+    pub source_mac: MacAddr,
+    /// Receiver on the link.
+    pub target_mac: MacAddr,
+    /// Sender.
+    pub source: SocketAddr,
+    /// Receiver.
+    pub target: SocketAddr,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// SEG.SEQ.
+    pub seq: u32,
+    /// SEG.ACK, if the ACK bit is set.
+    pub ack: Option<u32>,
+    /// SYN bit.
+    pub syn: bool,
+    /// FIN bit.
+    pub fin: bool,
+    /// RST bit.
+    pub rst: bool,
+    /// The window field, unscaled.
+    pub window: u16,
+    /// Window scale option.
+    pub scale: Option<u8>,
+    /// Maximum segment size option.
+    pub mss: Option<u16>,
+    /// TSval and TSecr.
+    pub timestamps: Option<(u32, u32)>,
+    /// SACK permitted option.
+    pub sack_permitted: bool,
+    /// Payload.
+    pub payload: Bytes,
+    /// Whether IP and TCP checksums are right.
+    pub checksums_right: bool,
+}
+
+impl Segment {
+    /// Sequence numbers the segment takes: payload, SYN and FIN.
+    pub fn length(&self) -> u32 {
+        self.payload.len() as u32 + u32::from(self.syn) + u32::from(self.fin)
+    }
+
+    /// The TCP segment in an Ethernet frame, if there is one.
+    pub fn parse(frame: &Bytes) -> Option<Segment> {
+        let ethernet = EthernetFrame::new_checked(&frame[..]).ok()?;
+        let (source, target, hop_limit, ip_right, tcp) = match ethernet.ethertype() {
+            EthernetProtocol::Ipv4 => {
+                let ip = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
+                if ip.next_header() != IpProtocol::Tcp || ip.more_frags() || ip.frag_offset() != 0 {
+                    return None;
+                }
+                let ends = (IpAddr::V4(ip.src_addr()), IpAddr::V4(ip.dst_addr()));
+                let header = usize::from(ip.header_len());
+                let end = usize::from(ip.total_len());
+                let tcp = ethernet.payload().get(header..end)?;
+                (ends.0, ends.1, ip.hop_limit(), ip.verify_checksum(), tcp)
+            }
+            EthernetProtocol::Ipv6 => {
+                let ip = Ipv6Packet::new_checked(ethernet.payload()).ok()?;
+                if ip.next_header() != IpProtocol::Tcp {
+                    return None;
+                }
+                let ends = (IpAddr::V6(ip.src_addr()), IpAddr::V6(ip.dst_addr()));
+                let header = ip.header_len();
+                let end = header + usize::from(ip.payload_len());
+                let tcp = ethernet.payload().get(header..end)?;
+                (ends.0, ends.1, ip.hop_limit(), true, tcp)
+            }
+            _ => return None,
+        };
+        let tcp_at = tcp.as_ptr() as usize - frame.as_ptr() as usize;
+        let packet = TcpPacket::new_checked(tcp).ok()?;
+        let right = packet.verify_checksum(&address(source), &address(target));
+        let payload_at = tcp_at + usize::from(packet.header_len());
+        let mut segment = Segment {
+            source_mac: ethernet.src_addr().0,
+            target_mac: ethernet.dst_addr().0,
+            source: SocketAddr::new(source, packet.src_port()),
+            target: SocketAddr::new(target, packet.dst_port()),
+            hop_limit,
+            seq: packet.seq_number().0 as u32,
+            ack: packet.ack().then(|| packet.ack_number().0 as u32),
+            syn: packet.syn(),
+            fin: packet.fin(),
+            rst: packet.rst(),
+            window: packet.window_len(),
+            scale: None,
+            mss: None,
+            timestamps: None,
+            sack_permitted: false,
+            payload: frame.slice(payload_at..tcp_at + tcp.len()),
+            checksums_right: ip_right && right,
+        };
+        segment.read_options(packet.options());
+        Some(segment)
+    }
+
+    fn read_options(&mut self, mut options: &[u8]) {
+        while !options.is_empty() {
+            let Ok((rest, option)) = TcpOption::parse(options) else {
+                return;
+            };
+            match option {
+                TcpOption::EndOfList => return,
+                TcpOption::WindowScale(scale) => self.scale = Some(scale),
+                TcpOption::MaxSegmentSize(mss) => self.mss = Some(mss),
+                TcpOption::SackPermitted => self.sack_permitted = true,
+                TcpOption::TimeStamp { tsval, tsecr } => self.timestamps = Some((tsval, tsecr)),
+                _ => {}
+            }
+            options = rest;
+        }
+    }
+}
+
+fn address(ip: IpAddr) -> IpAddress {
+    match ip {
+        IpAddr::V4(ip) => IpAddress::Ipv4(ip),
+        IpAddr::V6(ip) => IpAddress::Ipv6(ip),
+    }
+}

@@ -1,0 +1,453 @@
+//! The world: parties on a switch, one clock, one queue of what happens next.
+//!
+//! Everything happens in one thread and in an order that follows from the seed: frames in flight
+//! are ordered by arrival and then by when they were sent, parties by their next deadline and then
+//! by their port. The same seed and the same code give the same trace ([`World::trace_hash`]).
+
+use std::any::Any;
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use godwit_netstack::stack::MacAddr;
+use godwit_netstack::{Duration, Instant};
+
+use crate::check::{Check, Findings, Flows, Note, Violation};
+use crate::net::{Link, Port, Rules, Switch};
+use crate::pcap::Pcap;
+use crate::rng::{Rng, mix};
+use crate::wire::Segment;
+
+/// What is attached to a port of the switch. Driven like every sans-IO machine: after each call
+/// of `handle_*`, [`Party::poll_transmit`] is drained, then [`Party::poll_timeout`] asked.
+pub trait Party: Any {
+    /// Address of its NIC.
+    fn mac(&self) -> MacAddr;
+    /// Whether it runs instances of the service (else it is a client).
+    fn is_server(&self) -> bool;
+    /// A frame arrived.
+    fn handle_frame(&mut self, now: Instant, frame: &Bytes);
+    /// A deadline has come (or something was changed from outside).
+    fn handle_timeout(&mut self, now: Instant);
+    /// The next frame to send.
+    fn poll_transmit(&mut self, now: Instant) -> Option<Bytes>;
+    /// When to be called next if no frame arrives.
+    fn poll_timeout(&self) -> Option<Instant>;
+    /// Things to tell the checkers, oldest first.
+    fn poll_note(&mut self, _flows: &Flows) -> Option<Note> {
+        None
+    }
+}
+
+struct Slot {
+    party: Box<dyn Party>,
+    link: Link,
+    deadline: Option<Instant>,
+    plugged: bool,
+    frozen_until: Option<Instant>,
+}
+
+enum Place {
+    Switch,
+    Party,
+}
+
+struct InFlight {
+    at: Instant,
+    order: u64,
+    port: Port,
+    place: Place,
+    frame: Bytes,
+}
+
+impl Ord for InFlight {
+    /// Reversed: the heap's greatest is the earliest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+
+impl PartialOrd for InFlight {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for InFlight {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for InFlight {}
+
+/// Parties, links, switch, clock and checkers.
+pub struct World {
+    now: Instant,
+    rng: Rng,
+    slots: Vec<Slot>,
+    deadlines: BTreeSet<(Instant, Port)>,
+    in_flight: BinaryHeap<InFlight>,
+    order: u64,
+    switch: Switch,
+    checks: Vec<Box<dyn Check>>,
+    flows: Flows,
+    findings: Findings,
+    hash: u64,
+    frames: u64,
+    pcap: Option<Pcap>,
+    /// Steps taken without time going on.
+    standstill: u32,
+}
+
+/// Steps at one instant after which the world is taken to be in an endless loop.
+const STANDSTILL: u32 = 200_000;
+
+impl World {
+    /// An empty world.
+    pub fn new(seed: u64, checks: Vec<Box<dyn Check>>) -> World {
+        World {
+            now: Instant::from_millis(1_000),
+            rng: Rng::new(seed),
+            slots: Vec::new(),
+            deadlines: BTreeSet::new(),
+            in_flight: BinaryHeap::new(),
+            order: 0,
+            switch: Switch::default(),
+            checks,
+            flows: Flows::default(),
+            findings: Findings::default(),
+            hash: 0,
+            frames: 0,
+            pcap: None,
+            standstill: 0,
+        }
+    }
+
+    /// Attach a party over a link with `rules` in both directions.
+    pub fn attach(&mut self, party: Box<dyn Party>, rules: Rules) -> Port {
+        let port = self.slots.len();
+        self.slots.push(Slot {
+            party,
+            link: Link::new(rules, &self.rng, port),
+            deadline: None,
+            plugged: true,
+            frozen_until: None,
+        });
+        self.slots[port].party.handle_timeout(self.now);
+        self.settle(port);
+        port
+    }
+
+    /// Check flows to this service address.
+    pub fn watch(&mut self, service: SocketAddr) {
+        self.flows.watch(service);
+    }
+
+    /// Keep every frame a party emits or receives, to be written as a pcap file.
+    pub fn record(&mut self, port: Port) {
+        self.pcap = Some(Pcap::new(port));
+    }
+
+    /// What [`World::record`] kept.
+    pub fn recorded(&self) -> Option<&Pcap> {
+        self.pcap.as_ref()
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// A generator of random numbers for the scenario, split off the seed.
+    pub fn rng(&self, purpose: u64) -> Rng {
+        self.rng.split(0x5ce0, purpose)
+    }
+
+    /// The flows seen so far.
+    pub fn flows(&self) -> &Flows {
+        &self.flows
+    }
+
+    /// Violations so far.
+    pub fn violations(&self) -> &[Violation] {
+        self.findings.found()
+    }
+
+    /// How many violations there are in all.
+    pub fn violation_count(&self) -> u64 {
+        self.findings.total
+    }
+
+    /// Record a violation that a scenario found itself.
+    pub fn violate(&mut self, rule: &'static str, what: String) {
+        self.findings.add(self.now, rule, what);
+    }
+
+    /// A number that depends on every frame emitted, its time and its sender.
+    pub fn trace_hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Frames emitted so far.
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// A checker of the given type.
+    ///
+    /// # Panics
+    /// If the world has none.
+    pub fn check<C: Check>(&mut self) -> &mut C {
+        let found = self
+            .checks
+            .iter_mut()
+            .find_map(|check| (&mut **check as &mut dyn Any).downcast_mut());
+        found.expect("the world has this checker")
+    }
+
+    /// A checker and the flows it was told of.
+    pub fn note(&mut self, note: Note) {
+        for check in &mut self.checks {
+            check.note(self.now, note, &self.flows, &mut self.findings);
+        }
+    }
+
+    /// The link of a party.
+    pub fn link(&mut self, port: Port) -> &mut Link {
+        &mut self.slots[port].link
+    }
+
+    /// A party by its type.
+    ///
+    /// # Panics
+    /// If the party at the port is of another type.
+    pub fn party<P: Party>(&self, port: Port) -> &P {
+        let party = &*self.slots[port].party as &dyn Any;
+        party.downcast_ref().expect("the party has this type")
+    }
+
+    /// Do something to a party from outside, then let it act on it.
+    pub fn with<P: Party, R>(&mut self, port: Port, act: impl FnOnce(&mut P, Instant) -> R) -> R {
+        let party = &mut *self.slots[port].party as &mut dyn Any;
+        let result = act(
+            party.downcast_mut().expect("the party has this type"),
+            self.now,
+        );
+        self.slots[port].party.handle_timeout(self.now);
+        self.settle(port);
+        result
+    }
+
+    /// Cut a party off for good: a machine without power.
+    pub fn unplug(&mut self, port: Port) {
+        self.slots[port].plugged = false;
+        self.settle(port);
+    }
+
+    /// Stop a party's clockwork for a while, as a stopped virtual machine: frames wait, timers are
+    /// late, and it does not notice.
+    pub fn pause(&mut self, port: Port, duration: Duration) {
+        self.slots[port].frozen_until = Some(self.now + duration);
+        self.settle(port);
+    }
+
+    /// Lose the frames in flight that `which` picks (the port is where it is going to).
+    pub fn drop_in_flight(&mut self, mut which: impl FnMut(Port, &Segment) -> bool) -> usize {
+        let before = self.in_flight.len();
+        self.in_flight.retain(|pending| {
+            Segment::parse(&pending.frame).is_none_or(|segment| !which(pending.port, &segment))
+        });
+        before - self.in_flight.len()
+    }
+
+    /// The time of what happens next.
+    pub fn next_event(&self) -> Option<Instant> {
+        let frame = self.in_flight.peek().map(|pending| pending.at);
+        let timer = self.deadlines.first().map(|(at, _)| *at);
+        match (frame, timer) {
+            (Some(frame), Some(timer)) => Some(frame.min(timer)),
+            (frame, timer) => frame.or(timer),
+        }
+    }
+
+    /// Let the next thing happen. False if nothing will ever happen again.
+    pub fn step(&mut self) -> bool {
+        let Some(at) = self.next_event() else {
+            return false;
+        };
+        if at > self.now {
+            self.now = at;
+            self.standstill = 0;
+        }
+        self.standstill += 1;
+        if self.standstill > STANDSTILL {
+            self.violate("progress", "an endless loop at one instant".into());
+            return false;
+        }
+        let frame_is_due = self
+            .in_flight
+            .peek()
+            .is_some_and(|frame| frame.at <= self.now);
+        match self.in_flight.pop() {
+            Some(pending) if frame_is_due => self.arrive(pending),
+            other => {
+                self.in_flight.extend(other);
+                if let Some((_, port)) = self.deadlines.first().copied() {
+                    self.slots[port].frozen_until = None;
+                    self.slots[port].party.handle_timeout(self.now);
+                    self.settle(port);
+                }
+            }
+        }
+        true
+    }
+
+    /// Let everything happen up to and including `until`; time then is `until`.
+    pub fn run_until(&mut self, until: Instant) {
+        self.run_while(until, |_| true);
+        self.now = self.now.max(until);
+    }
+
+    /// As [`World::run_until`], for a duration.
+    pub fn run_for(&mut self, duration: Duration) {
+        self.run_until(self.now + duration);
+    }
+
+    /// Let things happen while `go_on` says so, at most until `limit`. True if it was `go_on`
+    /// that ended it.
+    pub fn run_while(&mut self, limit: Instant, mut go_on: impl FnMut(&mut World) -> bool) -> bool {
+        while go_on(self) {
+            match self.next_event() {
+                Some(at) if at <= limit => {
+                    if !self.step() {
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn arrive(&mut self, pending: InFlight) {
+        let InFlight {
+            at,
+            order,
+            port,
+            place,
+            frame,
+        } = pending;
+        match place {
+            Place::Switch => {
+                let ports = self.switch.ports_for(port, &frame, self.slots.len());
+                for port in ports {
+                    let arrivals = self.slots[port].link.down.send(self.now, frame.clone());
+                    self.enqueue(port, Place::Party, arrivals);
+                }
+            }
+            Place::Party => {
+                let slot = &mut self.slots[port];
+                if !slot.plugged {
+                    return;
+                }
+                if let Some(until) = slot.frozen_until.filter(|until| *until > self.now) {
+                    self.in_flight.push(InFlight {
+                        at: until.max(at),
+                        order,
+                        port,
+                        place: Place::Party,
+                        frame,
+                    });
+                    return;
+                }
+                self.observe(port, false, &frame);
+                self.slots[port].party.handle_frame(self.now, &frame);
+                self.settle(port);
+            }
+        }
+    }
+
+    /// Take what a party sends, and note when it wants to be called.
+    fn settle(&mut self, port: Port) {
+        if self.slots[port].plugged && self.slots[port].frozen_until.is_none() {
+            loop {
+                while let Some(note) = self.slots[port].party.poll_note(&self.flows) {
+                    self.note(note);
+                }
+                let Some(frame) = self.slots[port].party.poll_transmit(self.now) else {
+                    break;
+                };
+                self.emit(port, frame);
+            }
+        }
+        let slot = &mut self.slots[port];
+        if let Some(old) = slot.deadline.take() {
+            self.deadlines.remove(&(old, port));
+        }
+        if slot.plugged {
+            let wanted = match slot.frozen_until {
+                Some(until) => Some(until),
+                None => slot.party.poll_timeout(),
+            };
+            slot.deadline = wanted.map(|at| at.max(self.now));
+        }
+        if let Some(at) = slot.deadline {
+            self.deadlines.insert((at, port));
+        }
+    }
+
+    fn emit(&mut self, port: Port, frame: Bytes) {
+        self.frames += 1;
+        self.digest(port, &frame);
+        self.observe(port, true, &frame);
+        let arrivals = self.slots[port].link.up.send(self.now, frame);
+        self.enqueue(port, Place::Switch, arrivals);
+    }
+
+    fn enqueue(&mut self, port: Port, place: Place, arrivals: Vec<(Instant, Bytes)>) {
+        for (at, frame) in arrivals {
+            self.order += 1;
+            self.in_flight.push(InFlight {
+                at: at.max(self.now),
+                order: self.order,
+                port,
+                place: match place {
+                    Place::Switch => Place::Switch,
+                    Place::Party => Place::Party,
+                },
+                frame,
+            });
+        }
+    }
+
+    fn digest(&mut self, port: Port, frame: &[u8]) {
+        let mut hash = mix(self.hash ^ self.now.as_nanos()) ^ port as u64;
+        for chunk in frame.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x2545_f491_4f6c_dd1d);
+            hash ^= hash >> 29;
+        }
+        self.hash = mix(hash ^ frame.len() as u64);
+    }
+
+    fn observe(&mut self, port: Port, emitted: bool, frame: &Bytes) {
+        if let Some(pcap) = &mut self.pcap {
+            pcap.frame(self.now, port, frame);
+        }
+        let Some(segment) = Segment::parse(frame) else {
+            return;
+        };
+        let is_server = self.slots[port].party.is_server();
+        let placed = self
+            .flows
+            .place(self.now, port, emitted, is_server, &segment);
+        if let Some(seen) = placed {
+            for check in &mut self.checks {
+                check.segment(&seen, &self.flows, &mut self.findings);
+            }
+        }
+    }
+}
