@@ -12,6 +12,7 @@ pub mod check;
 pub mod content;
 pub mod host;
 pub mod net;
+pub mod node;
 pub mod pcap;
 pub mod rng;
 pub mod script;

@@ -95,8 +95,8 @@ pub enum Note {
         flow: FlowId,
         /// Its owner so far.
         from: Port,
-        /// The target.
-        to: Port,
+        /// The target, if the scenario chose it (a drain chooses by itself).
+        to: Option<Port>,
     },
     /// The move was refused and the flow belongs to its source again.
     Thawed {
@@ -111,8 +111,8 @@ pub enum Note {
         flow: FlowId,
         /// Its owner so far.
         from: Port,
-        /// The new owner.
-        to: Port,
+        /// The new owner, if the scenario chose it.
+        to: Option<Port>,
     },
 }
 

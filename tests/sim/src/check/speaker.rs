@@ -10,7 +10,9 @@ const RULE: &str = "one speaker";
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
     speaker: Option<Port>,
-    /// Where a move in progress goes; until then the source is silent.
+    /// A move is in progress: the source is silent.
+    moving: bool,
+    /// Where it goes, if that is known.
     next: Option<Port>,
     changes: u64,
 }
@@ -39,25 +41,29 @@ impl Check for Speaker {
             return;
         }
         let state = self.flows.at(seen.flow);
-        match (state.speaker, state.next) {
-            (None, _) => state.speaker = Some(seen.port),
-            (Some(_), Some(next)) if next == seen.port => {
+        let arrives = state.moving && state.next.is_none_or(|next| next == seen.port);
+        match state.speaker {
+            None => state.speaker = Some(seen.port),
+            Some(speaker) if arrives && speaker != seen.port => {
                 *state = State {
-                    speaker: Some(next),
+                    speaker: Some(seen.port),
+                    moving: false,
                     next: None,
                     changes: state.changes + 1,
                 };
             }
-            (Some(speaker), None) if speaker == seen.port => {}
-            (Some(speaker), next) => findings.add(
+            Some(speaker) if speaker == seen.port && !state.moving => {}
+            Some(speaker) => findings.add(
                 seen.at,
                 RULE,
                 format!(
-                    "party {} speaks (seq {}, {} octets, rst {}); the speaker is {speaker}, a move goes to {next:?}",
+                    "party {} speaks (seq {}, {} octets, rst {}); the speaker is {speaker}, moving: {} to {:?}",
                     seen.port,
                     seen.seq,
                     seen.segment.payload.len(),
                     seen.segment.rst,
+                    state.moving,
+                    state.next,
                 ),
             ),
         }
@@ -67,20 +73,18 @@ impl Check for Speaker {
         match note {
             Note::Frozen { flow, from, to } => {
                 let state = self.flows.at(flow);
-                // The target of the last move may never have spoken before it moves on.
-                if state.speaker.is_some_and(|speaker| speaker != from) && state.next != Some(from)
-                {
-                    findings.add(
-                        at,
-                        RULE,
-                        format!("party {from} moves a flow of {:?}", state.speaker),
-                    );
+                // The target of the last move may never have spoken before the next one.
+                let arrived = state.moving && state.next.is_none_or(|next| next == from);
+                match state.speaker {
+                    Some(speaker) if speaker != from && !arrived => {
+                        findings.add(at, RULE, format!("party {from} moves a flow of {speaker}"));
+                    }
+                    Some(speaker) if speaker != from => state.changes += 1,
+                    _ => {}
                 }
-                if state.next == Some(from) {
-                    state.speaker = Some(from);
-                    state.changes += 1;
-                }
-                state.next = Some(to);
+                state.speaker = Some(from);
+                state.moving = true;
+                state.next = to;
             }
             Note::Thawed { flow, owner } => {
                 let state = self.flows.at(flow);
@@ -91,6 +95,7 @@ impl Check for Speaker {
                         format!("party {owner} thaws while {:?} speaks", state.speaker),
                     );
                 }
+                state.moving = false;
                 state.next = None;
             }
             Note::Accepted { .. } => {}

@@ -122,7 +122,7 @@ fn frozen(from: Port, to: Port) -> Note {
     Note::Frozen {
         flow: FLOW,
         from,
-        to,
+        to: Some(to),
     }
 }
 
