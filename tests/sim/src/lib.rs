@@ -15,8 +15,11 @@ pub mod net;
 pub mod node;
 pub mod pcap;
 pub mod rng;
+pub mod run;
+pub mod scenario;
 pub mod script;
 pub mod wire;
 pub mod world;
 
+pub use run::{Options, Report, run};
 pub use world::{Party, World};

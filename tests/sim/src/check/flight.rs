@@ -10,7 +10,14 @@ use super::{Check, Findings, FlowId, Flows, PerFlow, Seen, Side};
 struct State {
     sent: u64,
     acked: u64,
-    history: VecDeque<(Instant, u64)>,
+    history: VecDeque<Point>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    at: Instant,
+    sent: u64,
+    flight: u64,
 }
 
 /// Records, at each data segment of the server side, the octets sent and not yet known (by any
@@ -26,8 +33,18 @@ impl Flight {
     /// The largest flight of a flow between two instants.
     pub fn peak(&mut self, flow: FlowId, from: Instant, to: Instant) -> u64 {
         let history = &self.flows.at(flow).history;
-        let within = history.iter().filter(|(at, _)| *at >= from && *at < to);
-        within.map(|(_, flight)| *flight).max().unwrap_or(0)
+        let within = history.iter().filter(|p| p.at >= from && p.at < to);
+        within.map(|p| p.flight).max().unwrap_or(0)
+    }
+
+    /// Octets sent for the first time between two instants.
+    pub fn sent(&mut self, flow: FlowId, from: Instant, to: Instant) -> u64 {
+        let history = &self.flows.at(flow).history;
+        let upto = |at: Instant| {
+            let last = history.iter().take_while(|p| p.at < at).last();
+            last.map_or(0, |p| p.sent)
+        };
+        upto(to) - upto(from)
     }
 }
 
@@ -39,9 +56,11 @@ impl Check for Flight {
             if state.history.len() == Self::KEPT {
                 state.history.pop_front();
             }
-            state
-                .history
-                .push_back((seen.at, state.sent.saturating_sub(state.acked)));
+            state.history.push_back(Point {
+                at: seen.at,
+                sent: state.sent,
+                flight: state.sent.saturating_sub(state.acked),
+            });
         }
         if !seen.emitted && seen.from == Side::Client {
             state.acked = state.acked.max(seen.ack.unwrap_or(0));

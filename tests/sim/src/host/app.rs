@@ -48,6 +48,8 @@ pub struct Plan {
     pub closing: Closing,
     /// Whether the client closes its direction at all; may be switched on later.
     pub may_close: bool,
+    /// Close as soon as everything is sent, whatever is still to come from the server.
+    pub half_close: bool,
     /// Whether the client reads; may be switched off for a while to close its window.
     pub reads: bool,
     /// Most octets it sends in one go (0: no bound).
@@ -89,6 +91,7 @@ impl Plan {
             expect,
             closing,
             may_close: true,
+            half_close: false,
             reads: true,
             chunk: 0,
         }
@@ -249,6 +252,7 @@ impl Conversation {
         }
         let said_all = self.opened == self.plan.opening.len() && self.sent == self.plan.send;
         let ready = match self.plan.closing {
+            _ if self.plan.half_close => said_all,
             Closing::Client => said_all && self.complete(),
             Closing::Server => said_all && self.end_seen,
         };
@@ -276,7 +280,8 @@ impl App for Conversation {
             }
         }
         active |= self.close(socket);
-        if self.closed && matches!(state, State::TimeWait | State::Closed) {
+        let over = matches!(state, State::TimeWait | State::Closed);
+        if self.closed && over && (self.end_seen || !self.plan.reads) {
             self.done = true;
         } else if state == State::Closed && self.opened > 0 && !self.done {
             self.fail(format!(

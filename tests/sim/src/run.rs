@@ -1,0 +1,167 @@
+//! One seed, one report: what `godwit sim` runs.
+
+use godwit_netstack::Duration;
+
+use crate::check::{Retransmission, Silence, Violation};
+use crate::host::{Outcome, Plan};
+use crate::net::{Burst, Rules};
+use crate::node::Habits;
+use crate::rng::Rng;
+use crate::scenario::{Cluster, Setup};
+use crate::script::{Closing, Mode};
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// Octets of each conversation.
+    pub octets: u64,
+    /// Conversations, one after the other.
+    pub conversations: u32,
+    /// Instances.
+    pub nodes: u32,
+    /// Virtual time between moves.
+    pub move_every: Duration,
+    /// Whether links lose, reorder, repeat and corrupt.
+    pub rough: bool,
+    /// IPv6 rather than IPv4; by seed if `None`.
+    pub ipv6: Option<bool>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            seed: 1,
+            octets: 1_000_000,
+            conversations: 3,
+            nodes: 3,
+            move_every: Duration::from_millis(5),
+            rough: true,
+            ipv6: None,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Moves that were accepted.
+    pub moves: u64,
+    /// Payload octets the client and the service exchanged as planned.
+    pub octets: u64,
+    /// Frames emitted by all parties.
+    pub frames: u64,
+    /// Rules broken, in all.
+    pub violations: u64,
+    /// The first of them.
+    pub first_violations: Vec<Violation>,
+    /// Segments of the service that repeat a range.
+    pub server_retransmissions: u64,
+    /// Segments of the client that repeat a range.
+    pub client_retransmissions: u64,
+    /// Silence at moves, sorted.
+    pub silence: Vec<Duration>,
+    /// Virtual time it took.
+    pub virtual_time: Duration,
+    /// Depends on every frame.
+    pub trace_hash: u64,
+}
+
+/// Links that do everything links do, in proportions drawn from `rng`.
+pub fn rough_rules(rng: &mut Rng) -> Rules {
+    Rules {
+        loss_ppm: rng.below(20_000) as u32,
+        burst: rng.chance(300_000).then_some(Burst {
+            enter_ppm: 1_000,
+            leave_ppm: 400_000,
+        }),
+        duplicate_ppm: rng.below(20_000) as u32,
+        reorder_ppm: rng.below(50_000) as u32,
+        reorder_by: Duration::from_micros(rng.below(3_000)),
+        delay: Duration::from_micros(20 + rng.below(3_000)),
+        jitter: Duration::from_micros(rng.below(500)),
+        rate: None,
+        corrupt_ppm: rng.below(5_000) as u32,
+        black_hole: false,
+    }
+}
+
+/// Run conversations of every mode under moves, and report.
+pub fn run(options: &Options) -> Report {
+    let root = Rng::new(options.seed);
+    let mut rng = root.split(0x7275, 0);
+    let mut setup = Setup {
+        seed: options.seed,
+        ipv6: options
+            .ipv6
+            .unwrap_or(root.split(0x6970, 0).chance(500_000)),
+        nodes: options.nodes,
+        habits: Habits {
+            commit_after: Duration::from_micros(rng.below(500)),
+            write_at_most: rng.below(20_000) as usize,
+        },
+        ..Setup::default()
+    };
+    if options.rough {
+        setup.client_link = rough_rules(&mut rng);
+        setup.node_link = Rules {
+            delay: Duration::from_micros(20),
+            ..rough_rules(&mut rng)
+        };
+    }
+    let mut cluster = Cluster::new(setup);
+    let begun = cluster.now();
+    let mut octets = 0;
+    for number in 0..options.conversations {
+        let mode = match (u64::from(number) + rng.below(3)) % 3 {
+            0 => Mode::Download,
+            1 => Mode::Upload,
+            _ => Mode::Echo,
+        };
+        let closing = if rng.chance(500_000) {
+            Closing::Client
+        } else {
+            Closing::Server
+        };
+        let plan = Plan::script(mode, closing, options.octets, rng.draw());
+        let conversation = cluster.converse(plan);
+        let mut due = cluster.now() + options.move_every;
+        cluster.finish_with(conversation, Duration::from_secs(600), |cluster| {
+            if cluster.now() >= due && cluster.move_on() {
+                due = cluster.now() + options.move_every;
+            }
+        });
+        if cluster.outcome(conversation) == Outcome::Done {
+            octets += options.octets;
+        }
+    }
+    report(options, begun, octets, cluster)
+}
+
+fn report(
+    options: &Options,
+    begun: godwit_netstack::Instant,
+    octets: u64,
+    mut cluster: Cluster,
+) -> Report {
+    let mut silence = cluster.world.check::<Silence>().at_moves.clone();
+    silence.sort_unstable();
+    let repeated = cluster.world.check::<Retransmission>();
+    let (server_retransmissions, client_retransmissions) = (repeated.server, repeated.client);
+    Report {
+        seed: options.seed,
+        moves: cluster.moves(),
+        octets,
+        frames: cluster.world.frames(),
+        violations: cluster.world.violation_count(),
+        first_violations: cluster.violations().to_vec(),
+        server_retransmissions,
+        client_retransmissions,
+        silence,
+        virtual_time: cluster.now().since(begun),
+        trace_hash: cluster.world.trace_hash(),
+    }
+}

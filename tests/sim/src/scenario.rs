@@ -1,0 +1,368 @@
+//! A cluster behind one virtual address, one client, and moves: what most tests are made of.
+
+use std::any::Any;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use godwit_netstack::cluster::MemberId;
+use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, SessionStatus};
+use godwit_netstack::session::SessionId;
+use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
+use godwit_netstack::tcp::TcpConfig;
+use godwit_netstack::{Duration, Instant};
+
+use crate::check::{self, FlowId, Retransmission, Violation};
+use crate::host::{Conversation, Host, HostConfig, Outcome, Plan, SocketConfig};
+use crate::net::{Port, Rules};
+use crate::node::{Habits, Node, SCRIPT_PORT, port_of};
+use crate::rng::Rng;
+use crate::world::World;
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// IPv6 rather than IPv4, for everything.
+    pub ipv6: bool,
+    /// How many instances.
+    pub nodes: u32,
+    /// Links of the instances.
+    pub node_link: Rules,
+    /// Link of the client.
+    pub client_link: Rules,
+    /// What the instances' NICs do for them.
+    pub capabilities: DeviceCapabilities,
+    /// Limits of the instances' TCP.
+    pub tcp: TcpConfig,
+    /// How the service behaves.
+    pub habits: Habits,
+    /// How the client's sockets are set up.
+    pub sockets: SocketConfig,
+    /// Largest IP packet.
+    pub mtu: u16,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup {
+            seed: 1,
+            ipv6: false,
+            nodes: 2,
+            node_link: Rules::delayed(Duration::from_micros(20)),
+            client_link: Rules::delayed(Duration::from_micros(100)),
+            capabilities: DeviceCapabilities::default(),
+            tcp: TcpConfig::default(),
+            habits: Habits::default(),
+            sockets: SocketConfig::default(),
+            mtu: 1500,
+        }
+    }
+}
+
+impl Setup {
+    /// Whether no link can lose, delay or repeat anything by chance.
+    pub fn is_clean(&self) -> bool {
+        [self.node_link, self.client_link].iter().all(|rules| {
+            *rules
+                == Rules {
+                    rate: rules.rate,
+                    ..Rules::delayed(rules.delay)
+                }
+                && rules.rate.is_none()
+        })
+    }
+
+    /// Own address of a member, or of the client (250 and up), or the virtual address (10).
+    fn address(&self, last: u8) -> IpAddr {
+        if self.ipv6 {
+            IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last.into()))
+        } else {
+            IpAddr::V4(Ipv4Addr::new(10, 77, 0, last))
+        }
+    }
+
+    fn prefix(&self) -> u8 {
+        if self.ipv6 { 64 } else { 24 }
+    }
+
+    /// Own address of a member.
+    pub fn member_address(&self, id: MemberId) -> IpAddr {
+        self.address(10 + id.0 as u8)
+    }
+
+    /// The service's address.
+    pub fn service(&self) -> SocketAddr {
+        SocketAddr::new(self.address(10), SCRIPT_PORT)
+    }
+
+    /// The cluster's key.
+    pub fn cluster_key(&self) -> [u8; 32] {
+        Rng::new(self.seed).split(0x6b65, 0).seed()
+    }
+
+    /// What a member is built from.
+    pub fn instance(&self, id: MemberId) -> InstanceConfig {
+        let others = (1..=self.nodes).map(MemberId).filter(|other| *other != id);
+        InstanceConfig {
+            id,
+            stack: StackConfig {
+                mac: [2, 0, 0, 0, 1, id.0 as u8],
+                mtu: self.mtu,
+                capabilities: self.capabilities,
+                addresses: vec![Cidr {
+                    address: self.member_address(id),
+                    prefix: self.prefix(),
+                }],
+                gateways: Vec::new(),
+                dhcp: false,
+                vips: vec![self.address(10)],
+                secret: Rng::new(self.seed).split(0x7365, 0).seed(),
+                tcp: self.tcp.clone(),
+            },
+            peers: others
+                .map(|id| Peer {
+                    id,
+                    address: self.member_address(id),
+                })
+                .collect(),
+            ingress: MemberId(1),
+            cluster_key: Some(self.cluster_key()),
+        }
+    }
+}
+
+/// A running cluster with a client.
+pub struct Cluster {
+    /// The world it is in.
+    pub world: World,
+    /// What it was made of.
+    pub setup: Setup,
+    /// Port of the client.
+    pub client: Port,
+    next_local_port: u16,
+}
+
+impl Cluster {
+    /// Boot the instances and let their channels come up.
+    pub fn new(setup: Setup) -> Cluster {
+        let mut world = World::new(setup.seed, check::always());
+        world.watch(setup.service());
+        for id in (1..=setup.nodes).map(MemberId) {
+            let seed = Rng::new(setup.seed).split(0x6e6f, id.0.into()).seed();
+            let node = Node::new(setup.instance(id), setup.habits, seed, world.now());
+            let port = world.attach(Box::new(node), setup.node_link);
+            debug_assert_eq!(port, port_of(id));
+        }
+        let client = Host::new(
+            HostConfig {
+                mac: [2, 0, 0, 0, 2, 1],
+                addresses: vec![(setup.address(250), setup.prefix())],
+                mtu: setup.mtu.into(),
+                seed: Rng::new(setup.seed).split(0x636c, 0).draw(),
+                serves: false,
+            },
+            world.now(),
+        );
+        let client = world.attach(Box::new(client), setup.client_link);
+        let clean = setup.is_clean();
+        world.check::<Retransmission>().forbidden = clean;
+        let mut cluster = Cluster {
+            world,
+            setup,
+            client,
+            next_local_port: 40_000,
+        };
+        cluster.await_channels();
+        cluster
+    }
+
+    fn await_channels(&mut self) {
+        let limit = self.world.now() + Duration::from_secs(60);
+        let nodes: Vec<Port> = self.nodes().collect();
+        let up = self.world.run_while(limit, |world| {
+            nodes.iter().any(|port| {
+                let members = world.party::<Node>(*port).instance().members();
+                members.iter().any(|member| !member.up)
+            })
+        });
+        if !up && nodes.len() > 1 {
+            self.world
+                .violate("cluster", "the channels did not come up in 60 s".into());
+        }
+    }
+
+    /// Ports of the instances.
+    pub fn nodes(&self) -> impl Iterator<Item = Port> + use<> {
+        (1..=self.setup.nodes).map(|id| port_of(MemberId(id)))
+    }
+
+    /// The node at a port.
+    pub fn node(&self, port: Port) -> &Node {
+        self.world.party(port)
+    }
+
+    /// Let the client open a connection and follow `plan` on it. Returns its number at the host.
+    pub fn converse(&mut self, plan: Plan) -> usize {
+        let service = self.setup.service();
+        let sockets = self.setup.sockets;
+        let port = self.next_local_port;
+        self.next_local_port += 1;
+        self.world.with(self.client, |host: &mut Host, _| {
+            let app = Box::new(Conversation::new(plan));
+            host.connect(service, port, sockets, app)
+        })
+    }
+
+    /// Change what a client's conversation does.
+    pub fn change_plan(&mut self, conversation: usize, change: impl FnOnce(&mut Plan)) {
+        self.world.with(self.client, |host: &mut Host, _| {
+            let (_, app) = host.task_mut(conversation);
+            let app = app as &mut dyn Any;
+            if let Some(conversation) = app.downcast_mut::<Conversation>() {
+                change(&mut conversation.plan);
+            }
+        });
+    }
+
+    /// How a conversation fares.
+    pub fn outcome(&self, conversation: usize) -> Outcome {
+        self.world.party::<Host>(self.client).outcome(conversation)
+    }
+
+    /// The client's latest flow.
+    pub fn flow(&self) -> Option<FlowId> {
+        self.world.flows().of_port(self.client)
+    }
+
+    /// Segments both ends have emitted in the latest flow.
+    pub fn segments(&self) -> u64 {
+        self.flow()
+            .map_or(0, |flow| self.world.flows().get(flow).segments)
+    }
+
+    /// Who has the session of the latest flow, unfrozen.
+    pub fn owner(&self) -> Option<(Port, SessionStatus)> {
+        let client = self.world.flows().get(self.flow()?).client;
+        self.nodes().find_map(|port| {
+            let sessions = self.node(port).instance().sessions();
+            let session = sessions.into_iter().find(|session| {
+                !session.frozen && session.connections.iter().any(|c| c.remote == client)
+            })?;
+            Some((port, session))
+        })
+    }
+
+    /// State of the connection of the latest flow at its owner, by its RFC 9293 name.
+    pub fn state(&self) -> Option<&'static str> {
+        let (_, session) = self.owner()?;
+        Some(session.connections.first()?.state)
+    }
+
+    /// Move a session.
+    ///
+    /// # Errors
+    /// What the instance says.
+    pub fn move_session(
+        &mut self,
+        from: Port,
+        session: SessionId,
+        to: Port,
+    ) -> Result<(), MoveError> {
+        let to = MemberId(to as u32 + 1);
+        self.world.with(from, |node: &mut Node, now| {
+            node.move_session(now, session, to)
+        })
+    }
+
+    /// Move the session of the latest flow to the next instance, if anyone has it and may.
+    pub fn move_on(&mut self) -> bool {
+        let Some((from, session)) = self.owner() else {
+            return false;
+        };
+        let to = (from + 1) % self.setup.nodes as usize;
+        self.move_session(from, session.id, to).is_ok()
+    }
+
+    /// Moves that were accepted so far.
+    pub fn moves(&self) -> u64 {
+        let finished = self.nodes().map(|port| {
+            let moves = self.node(port).instance().moves();
+            moves.iter().filter(|m| m.result == "accepted").count() as u64
+        });
+        finished.sum()
+    }
+
+    /// Let a conversation come to its end within `limit` of virtual time, `act` looking on after
+    /// each step.
+    pub fn finish_with(
+        &mut self,
+        conversation: usize,
+        limit: Duration,
+        mut act: impl FnMut(&mut Cluster),
+    ) {
+        let until = self.world.now() + limit;
+        while self.outcome(conversation) == Outcome::Running {
+            match self.world.next_event() {
+                Some(at) if at <= until && self.world.step() => act(self),
+                _ => break,
+            }
+        }
+        match self.outcome(conversation) {
+            Outcome::Done => {}
+            Outcome::Running => {
+                let state = self.state();
+                self.world.violate(
+                    "progress",
+                    format!("not finished after {limit:?}; server state {state:?}"),
+                );
+            }
+            Outcome::Failed(why) => self.world.violate("client", why),
+        }
+    }
+
+    /// As [`Cluster::finish_with`], without looking on.
+    pub fn finish(&mut self, conversation: usize, limit: Duration) {
+        self.finish_with(conversation, limit, |_| {});
+    }
+
+    /// Let the world go on until `condition` holds, at most for `limit`; whether it came to hold.
+    pub fn run_until_state(&mut self, state: &str, limit: Duration) -> bool {
+        let until = self.world.now() + limit;
+        loop {
+            if self.state() == Some(state) {
+                return true;
+            }
+            match self.world.next_event() {
+                Some(at) if at <= until && self.world.step() => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.world.now()
+    }
+
+    /// What went wrong.
+    pub fn violations(&self) -> &[Violation] {
+        self.world.violations()
+    }
+
+    /// Fail the test if anything went wrong, naming the run.
+    ///
+    /// # Panics
+    /// If there are violations.
+    pub fn assert_clean(&self, run: &str) {
+        if self.violations().is_empty() {
+            return;
+        }
+        let list: Vec<String> = self.violations().iter().map(ToString::to_string).collect();
+        panic!(
+            "{run} (seed {}): {} violations\n{}",
+            self.setup.seed,
+            self.world.violation_count(),
+            list.join("\n")
+        );
+    }
+}
