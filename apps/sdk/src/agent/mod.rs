@@ -1,0 +1,387 @@
+//! The node agent: tells an instance's status and takes commands, as JSON over HTTP on the
+//! instance's own addresses (never a virtual one).
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /healthz` (no token) | 200 `ok`, 503 once the instance is leaving |
+//! | `GET /metrics` | counters as Prometheus text |
+//! | `GET /status` | [`status::Status`] |
+//! | `POST /move {"session": "1-0123456789ab" or "all", "to": 2}` | 200 `{"started": n}` |
+//! | `POST /drain` | 202 `{"draining": n}` |
+//!
+//! Errors are `{"error": ".."}` with 400, 401, 404, 405, 408, 409, 411, 413, 414, 431, 501 or 505.
+
+mod status;
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+use godwit_netstack::Duration;
+use godwit_netstack::cluster::MemberId;
+use godwit_netstack::instance::MoveError;
+use godwit_netstack::session::SessionId;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::config::Secret;
+use crate::connection::Connection;
+use crate::http::{Body, Head, HeadError, ResponseHead, StatusCode, read_head, send_all};
+use crate::port::Port;
+use crate::shared::{Phase, Shared};
+use crate::{Error, Result, Service, Session};
+
+/// Octets of a request's body at most.
+const MAX_BODY: u64 = 4 * 1024;
+/// How long a client may take over one request.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may be idle.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long we wait for the rest of a request we did not want to read.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The node agent of an instance.
+pub(crate) struct Agent {
+    shared: Rc<Shared>,
+    service: &'static str,
+    token: Option<Secret<String>>,
+}
+
+/// An answer before it is sent.
+struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    allow: Option<&'static str>,
+    body: String,
+}
+
+impl Answer {
+    fn json(status: u16, body: String) -> Answer {
+        Answer {
+            status: StatusCode(status),
+            content_type: "application/json",
+            allow: None,
+            body,
+        }
+    }
+
+    fn text(status: u16, body: impl Into<String>) -> Answer {
+        Answer {
+            content_type: "text/plain; version=0.0.4",
+            ..Answer::json(status, body.into())
+        }
+    }
+
+    fn error(status: u16, what: &str) -> Answer {
+        Answer::json(status, serde_json::json!({ "error": what }).to_string())
+    }
+
+    fn wrong_method(allow: &'static str) -> Answer {
+        Answer {
+            allow: Some(allow),
+            ..Answer::error(405, "method not allowed")
+        }
+    }
+}
+
+impl Service for Agent {
+    type State = ();
+    const NAME: &'static str = "admin";
+    const PORT: u16 = 9100;
+
+    async fn serve(&self, session: &mut Session<()>) -> Result<()> {
+        let mut client = session.client();
+        loop {
+            let input = session.timeout(IDLE, client.peek()).await.transpose()?;
+            if input.is_none_or(|input| input.is_empty()) {
+                return Ok(());
+            }
+            let request = session.timeout(PATIENCE, read_request(&mut client));
+            let (answer, keep) = match request.await {
+                None => (Answer::error(408, "the request took too long"), false),
+                Some(Ok(None)) => return Ok(()),
+                Some(Ok(Some((head, body)))) => (self.answer(&head, &body), head.keep_alive),
+                Some(Err(Refusal::Session(error))) => return Err(error),
+                Some(Err(Refusal::Status(status, what))) => (Answer::error(status, &what), false),
+            };
+            respond(session, &mut client, answer, keep).await?;
+            if !keep {
+                return linger(session, &mut client).await;
+            }
+        }
+    }
+}
+
+/// Why a request was not read to its end.
+enum Refusal {
+    Session(Error),
+    Status(u16, String),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Session(error)
+    }
+}
+
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Refusal {
+        match (error.status(), error) {
+            (None, HeadError::Session(error)) => Refusal::Session(error),
+            (status, error) => {
+                Refusal::Status(status.map_or(400, |status| status.0), error.to_string())
+            }
+        }
+    }
+}
+
+async fn read_request(
+    client: &mut Connection,
+) -> core::result::Result<Option<(Head, Vec<u8>)>, Refusal> {
+    let Some(head) = read_head(client).await? else {
+        return Ok(None);
+    };
+    let length = match head.body {
+        Body::None => 0,
+        Body::Length(octets) if octets <= MAX_BODY => octets as usize,
+        Body::Length(_) => return Err(Refusal::Status(413, "body too large".into())),
+        Body::Chunked => return Err(Refusal::Status(411, "a Content-Length is needed".into())),
+    };
+    let mut body = Vec::with_capacity(length);
+    while body.len() < length {
+        let chunk = client.read_chunk(length - body.len()).await?;
+        if chunk.is_empty() {
+            return Err(Refusal::Status(400, "input ends within the body".into()));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some((head, body)))
+}
+
+async fn respond(
+    session: &mut Session<()>,
+    client: &mut Connection,
+    answer: Answer,
+    keep: bool,
+) -> Result<()> {
+    let mut head = ResponseHead::new(answer.status)
+        .field("Content-Type", answer.content_type)
+        .field("Content-Length", answer.body.len())
+        .field("Cache-Control", "no-store");
+    if let Some(allow) = answer.allow {
+        head = head.field("Allow", allow);
+    }
+    if answer.status.0 == 401 {
+        head = head.field("WWW-Authenticate", "Bearer");
+    }
+    send_all(session, client, head.end(keep)).await?;
+    send_all(session, client, Bytes::from(answer.body)).await?;
+    session.commit().await
+}
+
+/// Close our direction, then let the client finish sending: closing on unread input would reset
+/// the connection, and the client might never read the answer.
+async fn linger(session: &mut Session<()>, client: &mut Connection) -> Result<()> {
+    client.shutdown()?;
+    session.commit().await?;
+    for _ in 0..64 {
+        match session.timeout(LINGER, client.read_chunk(64 * 1024)).await {
+            Some(Ok(chunk)) if !chunk.is_empty() => session.commit().await?,
+            _ => break,
+        }
+    }
+    Ok(())
+}
+
+impl Agent {
+    pub(crate) fn new(
+        shared: Rc<Shared>,
+        service: &'static str,
+        token: Option<Secret<String>>,
+    ) -> Agent {
+        Agent {
+            shared,
+            service,
+            token,
+        }
+    }
+
+    fn answer(&self, head: &Head, body: &[u8]) -> Answer {
+        let method = &*head.method;
+        if head.path == "/healthz" {
+            return match (method, self.shared.phase()) {
+                (b"GET", Phase::Serving) => Answer::text(200, "ok"),
+                (b"GET", phase) => Answer::text(503, phase.name()),
+                _ => Answer::wrong_method("GET"),
+            };
+        }
+        // Who has no token does not learn which paths there are.
+        if !authorized(self.token.as_ref(), head.authorization.as_deref()) {
+            return Answer::error(401, "a bearer token is needed");
+        }
+        match (method, &*head.path) {
+            (b"GET", b"/status") => Answer::json(200, status::json(&self.shared, self.service)),
+            (b"GET", b"/metrics") => Answer::text(200, status::metrics(&self.shared, self.service)),
+            (b"POST", b"/move") => self.start_moves(body),
+            (b"POST", b"/drain") => {
+                let sessions = self.movable_sessions().len();
+                log::info!("drain asked for: {sessions} sessions");
+                self.shared.drain();
+                Answer::json(202, format!("{{\"draining\":{sessions}}}"))
+            }
+            (_, b"/status" | b"/metrics") => Answer::wrong_method("GET"),
+            (_, b"/move" | b"/drain") => Answer::wrong_method("POST"),
+            _ => Answer::error(404, "no such path"),
+        }
+    }
+
+    fn start_moves(&self, body: &[u8]) -> Answer {
+        let Ok(order) = serde_json::from_slice::<MoveOrder>(body) else {
+            return Answer::error(400, "expected {\"session\": ID or \"all\", \"to\": MEMBER}");
+        };
+        let (sessions, all) = match order.session.as_str() {
+            "all" => (self.movable_sessions(), true),
+            id => match parse_session(id) {
+                Some(session) => (Vec::from([session]), false),
+                None => return Answer::error(400, "no session is called that"),
+            },
+        };
+        let to = MemberId(order.to);
+        if !self.shared.instance().members().iter().any(|m| m.id == to) {
+            return Answer::error(404, "no such member");
+        }
+        let mut started = 0;
+        let mut failure = None;
+        for session in sessions {
+            match self.shared.move_session(session, to) {
+                Ok(()) => started += 1,
+                // Of all sessions some may be on their way already.
+                Err(MoveError::NotMovable | MoveError::NoSession) if all => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if started == 0 => refusal(error),
+            _ => Answer::json(200, format!("{{\"started\":{started}}}")),
+        }
+    }
+
+    fn movable_sessions(&self) -> Vec<SessionId> {
+        let sessions = self.shared.instance().sessions();
+        sessions
+            .into_iter()
+            .filter(|session| session.service != Agent::NAME)
+            .map(|session| session.id)
+            .collect()
+    }
+}
+
+/// What `POST /move` takes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MoveOrder {
+    session: String,
+    to: u32,
+}
+
+fn refusal(error: MoveError) -> Answer {
+    match error {
+        MoveError::NoSession => Answer::error(404, "no such session here"),
+        MoveError::NoMember => Answer::error(404, "no such member"),
+        MoveError::Unreachable => Answer::error(409, "the member is not reachable"),
+        _ => Answer::error(409, "the session cannot be moved now"),
+    }
+}
+
+/// A session's name as it is displayed.
+fn parse_session(text: &str) -> Option<SessionId> {
+    let (origin, number) = text.split_once('-')?;
+    let decimal = !origin.is_empty() && origin.bytes().all(|b| b.is_ascii_digit());
+    let hex = !number.is_empty() && number.bytes().all(|b| b.is_ascii_hexdigit());
+    if !decimal || !hex {
+        return None;
+    }
+    Some(SessionId {
+        origin: origin.parse().ok()?,
+        number: u64::from_str_radix(number, 16).ok()?,
+    })
+}
+
+/// Whether the `Authorization` field carries the token. Digests are compared, so the time it
+/// takes tells nothing about the token; without a token nobody is authorized.
+fn authorized(token: Option<&Secret<String>>, field: Option<&[u8]>) -> bool {
+    let (Some(token), Some(field)) = (token, field) else {
+        return false;
+    };
+    let Some((scheme, given)) = field.split_at_checked(7) else {
+        return false;
+    };
+    if !scheme.eq_ignore_ascii_case(b"Bearer ") {
+        return false;
+    }
+    let expected = Sha256::digest(token.expose().as_bytes());
+    let given = Sha256::digest(given.trim_ascii());
+    let difference = expected.iter().zip(&given).fold(0, |d, (a, b)| d | (a ^ b));
+    core::hint::black_box(difference) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_right_token_opens() {
+        let token = Secret::new(String::from("open-sesame"));
+        let check = |field: Option<&str>| authorized(Some(&token), field.map(str::as_bytes));
+        assert!(check(Some("Bearer open-sesame")));
+        assert!(check(Some("bearer  open-sesame ")));
+        assert!(!check(None));
+        assert!(!check(Some("")));
+        assert!(!check(Some("Bearer")));
+        assert!(!check(Some("Bearer ")));
+        assert!(!check(Some("Bearer open-sesam")));
+        assert!(!check(Some("Bearer open-sesamee")));
+        assert!(!check(Some("Basic open-sesame")));
+        assert!(!check(Some("open-sesame")));
+    }
+
+    #[test]
+    fn without_a_token_nothing_opens() {
+        assert!(!authorized(None, Some(b"Bearer ")));
+        assert!(!authorized(None, Some(b"Bearer x")));
+    }
+
+    #[test]
+    fn session_names_are_read_as_they_are_written() {
+        let session = SessionId {
+            origin: 7,
+            number: 0x0123_4567_89ab_cdef,
+        };
+        assert_eq!(parse_session(&session.to_string()), Some(session));
+        let small = SessionId {
+            origin: 1,
+            number: 7,
+        };
+        assert_eq!(small.to_string(), "1-000000000007");
+        assert_eq!(parse_session("1-000000000007"), Some(small));
+        for wrong in [
+            "",
+            "-",
+            "1-",
+            "-7",
+            "1",
+            "x-7",
+            "+1-7",
+            "1-+7",
+            "1-7-7",
+            "1-g",
+            "4294967296-7",
+            "1-11112222333344445",
+            "1-٣",
+        ] {
+            assert_eq!(parse_session(wrong), None, "{wrong}");
+        }
+    }
+}

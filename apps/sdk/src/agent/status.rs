@@ -1,0 +1,229 @@
+//! What the node agent tells.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Write;
+
+use godwit_netstack::Duration;
+use godwit_netstack::instance::{ConnectionStatus, MemberStatus, MoveReport, SessionStatus};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::Agent;
+use crate::Service;
+use crate::port::Port;
+use crate::shared::Shared;
+
+/// Sessions listed at most; `session_count` counts all.
+const MAX_LISTED: usize = 1024;
+
+/// The whole of `GET /status`.
+#[derive(Serialize)]
+pub(super) struct Status {
+    id: u32,
+    boot_id: String,
+    state: &'static str,
+    ingress: bool,
+    service: &'static str,
+    uptime_ms: u64,
+    members: Vec<Member>,
+    session_count: usize,
+    sessions: Vec<Session>,
+    counters: Map<String, Value>,
+    moves: Vec<Move>,
+}
+
+#[derive(Serialize)]
+struct Member {
+    id: u32,
+    ip: String,
+    up: bool,
+}
+
+#[derive(Serialize)]
+struct Session {
+    id: String,
+    epoch: u64,
+    phase: &'static str,
+    connections: Vec<Connection>,
+}
+
+#[derive(Serialize)]
+struct Connection {
+    local: String,
+    remote: String,
+    state: &'static str,
+    tx_bytes: u64,
+    rx_bytes: u64,
+    cwnd: u32,
+    srtt_us: u64,
+    rto_us: u64,
+    retransmits: u64,
+}
+
+/// Times in microseconds, with their fractions: sealing a small capsule takes less than one.
+#[derive(Serialize)]
+struct Move {
+    session: String,
+    to: u32,
+    epoch: u64,
+    result: String,
+    capsule_bytes: u32,
+    export_us: f64,
+    seal_us: f64,
+    link_us: f64,
+    open_us: f64,
+    import_us: f64,
+    total_us: f64,
+}
+
+impl From<MemberStatus> for Member {
+    fn from(member: MemberStatus) -> Member {
+        Member {
+            id: member.id.0,
+            ip: member.address.to_string(),
+            up: member.up,
+        }
+    }
+}
+
+impl From<SessionStatus> for Session {
+    fn from(session: SessionStatus) -> Session {
+        Session {
+            id: session.id.to_string(),
+            epoch: session.epoch,
+            phase: if session.frozen { "frozen" } else { "live" },
+            connections: session.connections.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<ConnectionStatus> for Connection {
+    fn from(connection: ConnectionStatus) -> Connection {
+        Connection {
+            local: connection.local.to_string(),
+            remote: connection.remote.to_string(),
+            state: connection.state,
+            tx_bytes: connection.tx_bytes,
+            rx_bytes: connection.rx_bytes,
+            cwnd: connection.cwnd,
+            srtt_us: connection.srtt.as_micros() as u64,
+            rto_us: connection.rto.as_micros() as u64,
+            retransmits: connection.retransmits,
+        }
+    }
+}
+
+impl From<MoveReport> for Move {
+    fn from(report: MoveReport) -> Move {
+        let us = |duration: Duration| duration.as_nanos() as f64 / 1000.0;
+        Move {
+            session: report.session.to_string(),
+            to: report.to.0,
+            epoch: report.epoch,
+            result: report.result,
+            capsule_bytes: report.capsule_bytes,
+            export_us: us(report.export),
+            seal_us: us(report.seal),
+            link_us: us(report.link),
+            open_us: us(report.open),
+            import_us: us(report.import),
+            total_us: us(report.total),
+        }
+    }
+}
+
+/// The status as JSON.
+pub(super) fn json(shared: &Shared, service: &'static str) -> String {
+    let instance = shared.instance();
+    // The agent's own connections are not the service's sessions.
+    let mut sessions = instance.sessions();
+    sessions.retain(|session| session.service != Agent::NAME);
+    let status = Status {
+        id: instance.id().0,
+        boot_id: hex(&instance.boot_id()),
+        state: shared.phase().name(),
+        ingress: instance.is_ingress(),
+        service,
+        uptime_ms: uptime(shared).as_millis() as u64,
+        members: instance.members().into_iter().map(Into::into).collect(),
+        session_count: sessions.len(),
+        sessions: sessions
+            .into_iter()
+            .take(MAX_LISTED)
+            .map(Into::into)
+            .collect(),
+        counters: instance
+            .counters()
+            .into_iter()
+            .map(|(name, count)| (name.to_string(), count.into()))
+            .collect(),
+        moves: instance.moves().into_iter().map(Into::into).collect(),
+    };
+    // Strings and numbers always encode.
+    serde_json::to_string(&status).unwrap_or_default()
+}
+
+/// The counters as Prometheus text.
+pub(super) fn metrics(shared: &Shared, service: &str) -> String {
+    let instance = shared.instance();
+    let sessions = instance.sessions();
+    let sessions = sessions.iter().filter(|s| s.service != Agent::NAME).count();
+    let members_up = instance.members().iter().filter(|member| member.up).count();
+    let mut text = String::new();
+    let mut gauge = |name: &str, value: u64| {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "# TYPE godwit_{name} gauge\ngodwit_{name} {value}");
+    };
+    gauge("uptime_seconds", uptime(shared).as_secs());
+    gauge("sessions", sessions as u64);
+    gauge("members_up", members_up as u64);
+    gauge("ingress", instance.is_ingress().into());
+    let id = instance.id().0;
+    let _ = writeln!(
+        text,
+        "# TYPE godwit_info gauge\ngodwit_info{{id=\"{id}\",service=\"{service}\"}} 1"
+    );
+    for (name, count) in instance.counters() {
+        let name = metric_name(name);
+        let _ = writeln!(text, "# TYPE {name} counter\n{name} {count}");
+    }
+    text
+}
+
+fn uptime(shared: &Shared) -> Duration {
+    shared.now().since(shared.started())
+}
+
+/// A counter's name in the characters Prometheus allows.
+fn metric_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = name.chars().map(plain).collect();
+    format!("godwit_{name}_total")
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().fold(String::new(), |mut text, octet| {
+        let _ = write!(text, "{octet:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counter_names_fit_the_exposition_format() {
+        assert_eq!(
+            metric_name("tcp.segments-in"),
+            "godwit_tcp_segments_in_total"
+        );
+    }
+
+    #[test]
+    fn boot_ids_keep_their_leading_zeros() {
+        assert_eq!(hex(&[0, 0x0a, 0xff]), "000aff");
+    }
+}

@@ -1,0 +1,172 @@
+//! What the drive loop, the sessions and the node agent of one instance share.
+
+use alloc::rc::Rc;
+use core::cell::{Cell, Ref, RefCell, RefMut};
+use core::net::SocketAddr;
+use core::task::Waker;
+
+use bytes::Bytes;
+use godwit_netstack::cluster::MemberId;
+use godwit_netstack::instance::MoveError;
+use godwit_netstack::session::{Input, SessionError, SessionId};
+use godwit_netstack::{Instance, Instant};
+
+use crate::port::Port;
+use crate::timers::{TimerKey, Timers};
+
+/// How far the instance is on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    Serving,
+    Draining,
+    Drained,
+}
+
+impl Phase {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Phase::Serving => "serving",
+            Phase::Draining => "draining",
+            Phase::Drained => "drained",
+        }
+    }
+}
+
+/// The instance and its clock. Every borrow lasts one call: nothing in here calls back.
+pub(crate) struct Shared {
+    instance: RefCell<Instance>,
+    timers: RefCell<Timers>,
+    now: Cell<Instant>,
+    started: Instant,
+    phase: Cell<Phase>,
+}
+
+impl Shared {
+    pub(crate) fn new(instance: Instance, now: Instant) -> Rc<Shared> {
+        Rc::new(Shared {
+            instance: RefCell::new(instance),
+            timers: RefCell::new(Timers::default()),
+            now: Cell::new(now),
+            started: now,
+            phase: Cell::new(Phase::Serving),
+        })
+    }
+
+    pub(crate) fn instance(&self) -> Ref<'_, Instance> {
+        self.instance.borrow()
+    }
+
+    pub(crate) fn instance_mut(&self) -> RefMut<'_, Instance> {
+        self.instance.borrow_mut()
+    }
+
+    pub(crate) fn set_now(&self, now: Instant) {
+        self.now.set(now);
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.set(phase);
+    }
+
+    /// Leave the cluster; nothing happens if that is already going on.
+    pub(crate) fn drain(&self) {
+        if self.phase.get() == Phase::Serving {
+            self.phase.set(Phase::Draining);
+            self.instance_mut().drain(self.now.get());
+        }
+    }
+
+    /// Wake the tasks whose deadline is due.
+    pub(crate) fn fire_timers(&self, now: Instant) {
+        while let Some(waker) = self.pop_due(now) {
+            waker.wake();
+        }
+    }
+
+    fn pop_due(&self, now: Instant) -> Option<Waker> {
+        self.timers.borrow_mut().pop_due(now)
+    }
+
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.timers.borrow().next()
+    }
+}
+
+impl Port for Shared {
+    fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    fn timer_start(&self, at: Instant, waker: &Waker) -> TimerKey {
+        self.timers.borrow_mut().insert(at, waker.clone())
+    }
+
+    fn timer_renew(&self, key: TimerKey, waker: &Waker) {
+        self.timers.borrow_mut().replace(key, waker);
+    }
+
+    fn timer_stop(&self, key: TimerKey) {
+        self.timers.borrow_mut().remove(key);
+    }
+
+    fn committed_state(&self, session: SessionId) -> Option<(u32, Bytes)> {
+        self.instance().committed_state(session)
+    }
+
+    fn remote_address(&self, session: SessionId, conn: u16) -> Option<SocketAddr> {
+        self.instance().remote_address(session, conn)
+    }
+
+    fn read(&self, session: SessionId, conn: u16) -> Result<Input, SessionError> {
+        self.instance().read(session, conn)
+    }
+
+    fn consume(&self, session: SessionId, conn: u16, octets: usize) -> Result<(), SessionError> {
+        self.instance_mut().consume(session, conn, octets)
+    }
+
+    fn consume_end(&self, session: SessionId, conn: u16) -> Result<(), SessionError> {
+        self.instance_mut().consume_end(session, conn)
+    }
+
+    fn write(&self, session: SessionId, conn: u16, data: Bytes) -> Result<(), SessionError> {
+        self.instance_mut().write(session, conn, data)
+    }
+
+    fn write_room(&self, session: SessionId, conn: u16) -> Result<usize, SessionError> {
+        self.instance().write_room(session, conn)
+    }
+
+    fn shutdown(&self, session: SessionId, conn: u16) -> Result<(), SessionError> {
+        self.instance_mut().shutdown(session, conn)
+    }
+
+    fn commit(&self, session: SessionId, state: Bytes) -> Result<(), SessionError> {
+        self.instance_mut().commit(self.now.get(), session, state)
+    }
+
+    fn send_ready(&self, session: SessionId) -> Result<bool, SessionError> {
+        self.instance().send_ready(session)
+    }
+
+    fn finish(&self, session: SessionId, state: Bytes) -> Result<(), SessionError> {
+        self.instance_mut().finish(self.now.get(), session, state)
+    }
+
+    fn abort(&self, session: SessionId) {
+        self.instance_mut().abort(self.now.get(), session);
+    }
+
+    fn move_session(&self, session: SessionId, to: MemberId) -> Result<(), MoveError> {
+        self.instance_mut()
+            .move_session(self.now.get(), session, to)
+    }
+}

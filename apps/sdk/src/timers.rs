@@ -1,0 +1,70 @@
+//! Deadlines that tasks wait for.
+
+use alloc::collections::BTreeMap;
+use core::task::Waker;
+
+use godwit_netstack::Instant;
+
+/// Names a pending deadline.
+pub(crate) type TimerKey = (Instant, u64);
+
+/// Pending deadlines, soonest first. Cost grows with the tasks that sleep, not with connections.
+#[derive(Default)]
+pub(crate) struct Timers {
+    pending: BTreeMap<TimerKey, Waker>,
+    next: u64,
+}
+
+impl Timers {
+    pub(crate) fn insert(&mut self, at: Instant, waker: Waker) -> TimerKey {
+        let key = (at, self.next);
+        self.next += 1;
+        self.pending.insert(key, waker);
+        key
+    }
+
+    /// Let another waker wait for the same deadline.
+    pub(crate) fn replace(&mut self, key: TimerKey, waker: &Waker) {
+        if let Some(old) = self.pending.get_mut(&key)
+            && !old.will_wake(waker)
+        {
+            *old = waker.clone();
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: TimerKey) {
+        self.pending.remove(&key);
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.pending.first_key_value().map(|(key, _)| key.0)
+    }
+
+    /// The waker of a deadline that is due.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Waker> {
+        let entry = self.pending.first_entry()?;
+        (entry.key().0 <= now).then(|| entry.remove())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_come_due_in_order_and_none_early() {
+        let mut timers = Timers::default();
+        let at = Instant::from_millis;
+        timers.insert(at(20), Waker::noop().clone());
+        let dropped = timers.insert(at(5), Waker::noop().clone());
+        timers.insert(at(10), Waker::noop().clone());
+        timers.insert(at(10), Waker::noop().clone());
+        timers.remove(dropped);
+        assert_eq!(timers.next(), Some(at(10)));
+        assert!(timers.pop_due(at(9)).is_none());
+        assert!(timers.pop_due(at(10)).is_some());
+        assert!(timers.pop_due(at(10)).is_some(), "two may be due at once");
+        assert!(timers.pop_due(at(10)).is_none());
+        assert_eq!(timers.next(), Some(at(20)));
+    }
+}
