@@ -9,7 +9,7 @@ use core::cell::{Ref, RefMut};
 
 use godwit_netstack::instance::{Event, InstanceConfig, ServiceId};
 use godwit_netstack::session::SessionId;
-use godwit_netstack::stack::{Scope, StackConfig, TxFrame};
+use godwit_netstack::stack::{Scope, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instance, Instant};
 use sha2::{Digest, Sha256};
@@ -41,8 +41,6 @@ pub struct Node {
     service_name: &'static str,
     tasks: Tasks<SessionId>,
     served: BTreeMap<SessionId, Served>,
-    /// A frame the platform had no room for.
-    refused: Option<TxFrame>,
     awaits_lease: bool,
     announced: bool,
     leave_at: Option<Instant>,
@@ -115,7 +113,6 @@ impl Node {
             service_name,
             tasks: Tasks::new(),
             served: BTreeMap::new(),
-            refused: None,
             awaits_lease: config.dhcp,
             announced: false,
             leave_at: None,
@@ -254,15 +251,12 @@ impl Node {
     /// Send what there is; whether there may be more that could be sent at once.
     fn transmit<P: Platform>(&mut self, platform: &mut P, now: Instant) -> bool {
         for _ in 0..TRANSMIT_BUDGET {
-            let next = match self.refused.take() {
-                Some(frame) => Some(frame),
-                None => self.shared.instance_mut().poll_transmit(now),
-            };
-            let Some(frame) = next else { return false };
-            if let Err(frame) = platform.transmit(frame) {
-                self.refused = Some(frame);
+            if !platform.can_transmit() {
                 return false;
             }
+            let frame = self.shared.instance_mut().poll_transmit(now);
+            let Some(frame) = frame else { return false };
+            platform.transmit(frame);
         }
         true
     }

@@ -43,9 +43,12 @@ pub trait Platform {
     /// The next frame received, if any.
     fn receive(&mut self) -> Option<RxFrame>;
 
-    /// Queue a frame for the NIC. Hands it back when there is no room: the loop offers the same
-    /// frame again later, and [`Platform::idle`] must then also end when room appears.
-    fn transmit(&mut self, frame: TxFrame) -> Result<(), TxFrame>;
+    /// Whether the NIC has room for one more frame. After a `false` the loop keeps its frames, and
+    /// [`Platform::idle`] must also end when there is room again.
+    fn can_transmit(&mut self) -> bool;
+
+    /// Queue a frame for the NIC; called only after [`Platform::can_transmit`] said yes.
+    fn transmit(&mut self, frame: TxFrame);
 
     /// Tell the NIC about the frames queued since the last call (the doorbell). Called once a
     /// turn, not once a frame.
@@ -54,7 +57,7 @@ pub trait Platform {
     /// Fill `out` from a cryptographically secure generator.
     fn fill_random(&mut self, out: &mut [u8]) -> Result<(), NoEntropy>;
 
-    /// Sleep until `until` (for ever if `None`), a frame, room to transmit after a refusal, or
+    /// Sleep until `until` (for ever if `None`), a frame, room to transmit after there was none, or
     /// the power button; may end early. The simulator is not called here: it calls
     /// [`crate::Node::step`] and sleeps in its own way.
     fn idle(&mut self, until: Option<Instant>);
