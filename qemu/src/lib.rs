@@ -1,0 +1,6 @@
+//! The host side of Godwit: virtual machines, a virtual switch, a private network for real Linux
+//! clients, analysis of what the client saw on the wire, and the `godwit` command's jobs.
+
+pub mod net;
+pub mod switch;
+pub mod wire;

@@ -1,0 +1,9 @@
+//! The client's side of the network: a private network namespace, and a TAP device in it that is
+//! plugged into the [`switch`](crate::switch). Real Linux TCP runs there, and nothing of it can
+//! be seen from, or reach, the networks of the machine.
+
+mod namespace;
+mod tap;
+
+pub use namespace::{Namespace, become_root_of_own};
+pub use tap::open_tap;
