@@ -12,7 +12,6 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::delay::DelayLine;
-use super::impair::Link;
 use super::port::{End, Port, Written};
 use super::table::{Mac, MacTable};
 use super::{Direction, MAX_FRAME, PortConfig, Shared, count};
