@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use godwit::config::{Config, Secret};
+use godwit::platform::Device;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, SessionStatus};
 use godwit_netstack::session::SessionId;
@@ -13,9 +15,19 @@ use godwit_netstack::{Duration, Instant};
 use crate::check::{self, FlowId, Retransmission, Violation};
 use crate::host::{Conversation, Host, HostConfig, Outcome, Plan, SocketConfig};
 use crate::net::{Port, Rules};
-use crate::node::{Habits, Node, SCRIPT_PORT, port_of};
+use crate::node::{Habits, Machine, Node, SCRIPT_PORT, Scripts, port_of};
 use crate::rng::Rng;
 use crate::world::World;
+
+/// What the instances serve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Served {
+    /// The script service, driven by hand.
+    #[default]
+    Script,
+    /// The script service on the SDK's drive loop.
+    SdkScript,
+}
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -26,6 +38,10 @@ pub struct Setup {
     pub ipv6: bool,
     /// How many instances.
     pub nodes: u32,
+    /// Further members that are configured but not instances of ours (ids after the instances').
+    pub strangers: u32,
+    /// What the instances serve.
+    pub served: Served,
     /// Links of the instances.
     pub node_link: Rules,
     /// Link of the client.
@@ -48,6 +64,8 @@ impl Default for Setup {
             seed: 1,
             ipv6: false,
             nodes: 2,
+            strangers: 0,
+            served: Served::Script,
             node_link: Rules::delayed(Duration::from_micros(20)),
             client_link: Rules::delayed(Duration::from_micros(100)),
             capabilities: DeviceCapabilities::default(),
@@ -92,7 +110,10 @@ impl Setup {
 
     /// The service's address.
     pub fn service(&self) -> SocketAddr {
-        SocketAddr::new(self.address(10), SCRIPT_PORT)
+        let port = match self.served {
+            Served::Script | Served::SdkScript => SCRIPT_PORT,
+        };
+        SocketAddr::new(self.address(10), port)
     }
 
     /// The cluster's key.
@@ -102,7 +123,8 @@ impl Setup {
 
     /// What a member is built from.
     pub fn instance(&self, id: MemberId) -> InstanceConfig {
-        let others = (1..=self.nodes).map(MemberId).filter(|other| *other != id);
+        let members = self.nodes + self.strangers;
+        let others = (1..=members).map(MemberId).filter(|other| *other != id);
         InstanceConfig {
             id,
             stack: StackConfig {
@@ -129,6 +151,45 @@ impl Setup {
             cluster_key: Some(self.cluster_key()),
         }
     }
+
+    /// The same as the SDK reads it.
+    fn config(&self, id: MemberId) -> Config {
+        let instance = self.instance(id);
+        Config {
+            id,
+            addresses: instance.stack.addresses,
+            dhcp: false,
+            gateways: Vec::new(),
+            vips: instance.stack.vips,
+            peers: instance.peers,
+            ingress: instance.ingress,
+            cluster_key: instance.cluster_key.map(Secret::new),
+            admin_port: 9100,
+            admin_token: None,
+            port: None,
+            log: log::LevelFilter::Off,
+        }
+    }
+
+    fn node(&self, id: MemberId, now: Instant) -> Node {
+        let mut entropy = Rng::new(self.seed).split(0x6e6f, id.0.into());
+        if self.served == Served::Script {
+            return Node::scripted(self.instance(id), self.habits, entropy.seed(), now);
+        }
+        let machine = Machine {
+            device: Device {
+                mac: self.instance(id).stack.mac,
+                mtu: self.mtu,
+                capabilities: self.capabilities,
+            },
+            entropy,
+        };
+        match self.served {
+            Served::Script | Served::SdkScript => {
+                Node::sdk(&self.config(id), machine, Scripts, now)
+            }
+        }
+    }
 }
 
 /// A running cluster with a client.
@@ -143,13 +204,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Boot the instances and let their channels come up.
+    /// Boot the instances and let the channels between them come up.
     pub fn new(setup: Setup) -> Cluster {
+        let mut cluster = Cluster::cold(setup);
+        cluster.await_channels();
+        cluster
+    }
+
+    /// Boot the instances, and do not wait for anything.
+    pub fn cold(setup: Setup) -> Cluster {
         let mut world = World::new(setup.seed, check::always());
         world.watch(setup.service());
         for id in (1..=setup.nodes).map(MemberId) {
-            let seed = Rng::new(setup.seed).split(0x6e6f, id.0.into()).seed();
-            let node = Node::new(setup.instance(id), setup.habits, seed, world.now());
+            let node = setup.node(id, world.now());
             let port = world.attach(Box::new(node), setup.node_link);
             debug_assert_eq!(port, port_of(id));
         }
@@ -166,23 +233,25 @@ impl Cluster {
         let client = world.attach(Box::new(client), setup.client_link);
         let clean = setup.is_clean();
         world.check::<Retransmission>().forbidden = clean;
-        let mut cluster = Cluster {
+        Cluster {
             world,
             setup,
             client,
             next_local_port: 40_000,
-        };
-        cluster.await_channels();
-        cluster
+        }
     }
 
-    fn await_channels(&mut self) {
+    /// Let the channels between the instances come up.
+    pub fn await_channels(&mut self) {
+        let instances = self.setup.nodes;
         let limit = self.world.now() + Duration::from_secs(60);
         let nodes: Vec<Port> = self.nodes().collect();
         let up = self.world.run_while(limit, |world| {
             nodes.iter().any(|port| {
                 let members = world.party::<Node>(*port).instance().members();
-                members.iter().any(|member| !member.up)
+                members
+                    .iter()
+                    .any(|member| !member.up && member.id.0 <= instances)
             })
         });
         if !up && nodes.len() > 1 {

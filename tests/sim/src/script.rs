@@ -128,6 +128,11 @@ impl Script {
         self.ended && self.shut
     }
 
+    /// Whether the end of input was taken note of.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
     /// Payload octets received, without the header.
     pub fn received(&self) -> u64 {
         self.received
