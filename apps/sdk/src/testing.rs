@@ -41,7 +41,7 @@ use godwit_netstack::{Duration, Instant};
 
 use crate::executor::{TaskId, Tasks};
 use crate::port::{Port, Waiters};
-use crate::service::{AnyService, Service};
+use crate::service::{AnyService, Service, encode_state};
 use crate::timers::{TimerKey, Timers};
 
 /// Octets of uncommitted input or output at most.
@@ -188,6 +188,16 @@ impl<S: Service> Harness<S> {
     /// Replace the committed state, as if it came from an instance of another build.
     pub fn replace_state(&mut self, version: u32, state: &[u8]) {
         self.memory.inner().state = Some((version, Bytes::copy_from_slice(state)));
+    }
+
+    /// Replace the committed state.
+    ///
+    /// # Panics
+    ///
+    /// If the state does not encode.
+    pub fn put_state(&mut self, state: &S::State) {
+        let bytes = encode_state(state).expect("the state encodes");
+        self.memory.inner().state = Some((S::STATE_VERSION, bytes));
     }
 
     /// Where the service asked to be moved to, last.
