@@ -2,5 +2,7 @@
 //! clients, analysis of what the client saw on the wire, and the `godwit` command's jobs.
 
 pub mod net;
+pub mod scratch;
 pub mod switch;
+pub mod vm;
 pub mod wire;

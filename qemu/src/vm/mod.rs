@@ -1,0 +1,16 @@
+//! Virtual machines: what they consist of ([`VmSpec`]), which accelerator runs them
+//! ([`Accelerator`]), and the running ones ([`Vm`]).
+
+mod accel;
+mod console;
+mod process;
+mod qmp;
+mod spec;
+
+pub use accel::Accelerator;
+pub use console::{BootStage, Console, Line, Ready, Verdict};
+pub use process::{Outcome, Vm};
+pub use spec::{Forward, Machine, Netdev, Nic, NicModel, VmSpec};
+
+/// The program that runs VMs.
+pub const QEMU: &str = "qemu-system-x86_64";

@@ -1,0 +1,288 @@
+//! A running VM: a QEMU process that ends with its handle.
+
+use std::fmt;
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+
+use super::console::{Console, Ready, Verdict};
+use super::qmp::Monitor;
+use super::{Accelerator, QEMU, VmSpec};
+use crate::scratch::Scratch;
+
+/// QEMU's exit status is looked at this often.
+const POLL: Duration = Duration::from_millis(5);
+
+/// How a VM ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The image said why, and QEMU's exit status agrees.
+    Verdict(Verdict),
+    /// Anything else: never to be taken for a result of the image.
+    Infrastructure(String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verdict(v) => write!(f, "{} (code {}): {}", v.name, v.code, v.reason),
+            Self::Infrastructure(what) => write!(f, "infrastructure failure: {what}"),
+        }
+    }
+}
+
+/// A running VM. Dropping it kills it.
+pub struct Vm {
+    name: String,
+    child: Child,
+    console: Console,
+    reader: Option<JoinHandle<()>>,
+    errors: Arc<Mutex<String>>,
+    started: Instant,
+    scratch: Scratch,
+}
+
+impl Vm {
+    /// Starts a VM; `echo` gets each line of its console.
+    ///
+    /// The VM also dies with the thread that starts it, so that none is left behind when the
+    /// process is killed.
+    pub fn start(
+        spec: &VmSpec,
+        accelerator: Accelerator,
+        echo: impl FnMut(&str) + Send + 'static,
+    ) -> Result<Self> {
+        let scratch = Scratch::new(&spec.name)?;
+        let config = scratch.path("config");
+        fs::write(&config, &spec.config).context("cannot write the configuration")?;
+        let arguments = spec
+            .arguments(accelerator, &config, &scratch.path("qmp"))
+            .map_err(|what| anyhow!(what))?;
+        let mut command = Command::new(QEMU);
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        // SAFETY: between fork and exec only async-signal-safe functions may run; the closure
+        // makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
+        }
+        let started = Instant::now();
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot run {QEMU}"))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let console = Console::default();
+        let errors = Arc::new(Mutex::new(String::new()));
+        let reader = thread::Builder::new()
+            .name(format!("console {}", spec.name))
+            .spawn({
+                let console = console.clone();
+                move || {
+                    if let Some(stdout) = stdout {
+                        console.read(stdout, echo);
+                    }
+                }
+            })?;
+        thread::Builder::new()
+            .name(format!("stderr {}", spec.name))
+            .spawn({
+                let errors = Arc::clone(&errors);
+                move || {
+                    let mut text = String::new();
+                    if let Some(stderr) = stderr {
+                        let _ = stderr.take(64 << 10).read_to_string(&mut text);
+                    }
+                    *errors.lock().unwrap_or_else(PoisonError::into_inner) = text;
+                }
+            })?;
+        let name = spec.name.clone();
+        Ok(Self {
+            name,
+            child,
+            console,
+            reader: Some(reader),
+            errors,
+            started,
+            scratch,
+        })
+    }
+
+    /// The VM's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its console.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// The guest's serial input, once.
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// Waits for the readiness line; an image that does not come up is explained.
+    pub fn wait_ready(&mut self, timeout: Duration) -> Result<(Ready, Duration)> {
+        if let Some(ready) = self.console.wait_ready(timeout) {
+            return Ok((ready, self.started.elapsed()));
+        }
+        let outcome = self.wait_exit(Duration::from_millis(500));
+        let tail = self.console.tail(20).join("\n    ");
+        bail!(
+            "{} is not ready: {outcome}\n  its console:\n    {tail}",
+            self.name
+        )
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&self) -> Result<()> {
+        Monitor::connect(&self.scratch.path("qmp"))?.execute("system_powerdown")?;
+        Ok(())
+    }
+
+    /// The exit status if the VM has ended.
+    pub fn try_exit(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Waits for the end; a VM that outlives the timeout is killed.
+    pub fn wait_exit(&mut self, timeout: Duration) -> Outcome {
+        let deadline = Instant::now() + timeout;
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => break status,
+                Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
+                Ok(None) => {
+                    self.kill();
+                    return Outcome::Infrastructure(format!(
+                        "{} still ran after {} ms and was killed",
+                        self.name,
+                        timeout.as_millis()
+                    ));
+                }
+                Err(error) => return Outcome::Infrastructure(error.to_string()),
+            }
+        };
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        judge(status, self.console.verdict(), &self.errors())
+    }
+
+    /// What QEMU wrote to its standard error.
+    pub fn errors(&self) -> String {
+        self.errors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .trim()
+            .to_owned()
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The verdict counts only if QEMU's exit status says the same.
+fn judge(status: ExitStatus, verdict: Option<Verdict>, errors: &str) -> Outcome {
+    let infrastructure = |what: String| {
+        let errors = if errors.is_empty() {
+            String::new()
+        } else {
+            format!(": {errors}")
+        };
+        Outcome::Infrastructure(what + &errors)
+    };
+    if let Some(signal) = status.signal() {
+        return infrastructure(format!("QEMU was ended by signal {signal}"));
+    }
+    let status = status.code().unwrap_or(-1);
+    let Some(verdict) = verdict else {
+        return infrastructure(format!(
+            "QEMU ended with status {status} but without a verdict"
+        ));
+    };
+    // Through ACPI power-off, or through isa-debug-exit.
+    let agrees = if status == 0 {
+        verdict.code == 0
+    } else {
+        status == (i32::from(verdict.code) << 1) | 1
+    };
+    if agrees {
+        Outcome::Verdict(verdict)
+    } else {
+        infrastructure(format!(
+            "the verdict says {}, QEMU's status {status}",
+            verdict.code
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(code: u8) -> Option<Verdict> {
+        Some(Verdict {
+            code,
+            name: "test".into(),
+            reason: String::new(),
+        })
+    }
+
+    fn exited(code: i32) -> ExitStatus {
+        ExitStatus::from_raw(code << 8)
+    }
+
+    #[test]
+    fn a_verdict_counts_only_with_its_exit_status() {
+        assert_eq!(
+            judge(exited(0), verdict(0), ""),
+            Outcome::Verdict(verdict(0).unwrap())
+        );
+        assert_eq!(
+            judge(exited(23), verdict(11), ""),
+            Outcome::Verdict(verdict(11).unwrap())
+        );
+        for (status, verdict) in [
+            (exited(0), verdict(11)),
+            (exited(1), verdict(11)),
+            (exited(0), None),
+            (ExitStatus::from_raw(9), verdict(0)),
+        ] {
+            let outcome = judge(status, verdict.clone(), "");
+            assert!(
+                matches!(outcome, Outcome::Infrastructure(_)),
+                "{status:?} {verdict:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn qemus_own_words_are_shown() {
+        let outcome = judge(exited(1), None, "no such device");
+        assert!(outcome.to_string().contains("no such device"));
+    }
+}

@@ -1,0 +1,290 @@
+//! The typed description of a VM, and its translation to QEMU's words.
+
+use std::ffi::OsString;
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use super::Accelerator;
+
+/// QEMU machine types images run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Machine {
+    /// Minimal machine, virtio-mmio.
+    Microvm,
+    /// PC with PCI Express.
+    Q35,
+}
+
+impl Machine {
+    /// QEMU's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Microvm => "microvm",
+            Self::Q35 => "q35",
+        }
+    }
+}
+
+/// Network devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NicModel {
+    /// virtio-net as the machine prefers it: MMIO on microvm, PCI (transitional) on q35.
+    Virtio,
+    /// virtio-net-pci without the legacy interface.
+    VirtioModern,
+    /// virtio-net-pci with nothing but the legacy interface.
+    VirtioLegacy,
+    /// Intel 82540EM.
+    E1000,
+    /// Intel 82574L.
+    E1000e,
+    /// Realtek 8139.
+    Rtl8139,
+    /// VMware's paravirtual device.
+    Vmxnet3,
+}
+
+impl NicModel {
+    /// QEMU's device string, or why this machine cannot have it.
+    pub fn device(self, machine: Machine) -> Result<&'static str, String> {
+        Ok(match (self, machine) {
+            (Self::Virtio, Machine::Microvm) => "virtio-net-device",
+            (model, Machine::Microvm) => {
+                let name = model.to_possible_value().map(|v| v.get_name().to_owned());
+                return Err(format!(
+                    "microvm has no PCI bus for a {} NIC: use --machine q35",
+                    name.unwrap_or_default()
+                ));
+            }
+            (Self::Virtio, Machine::Q35) => "virtio-net-pci",
+            (Self::VirtioModern, Machine::Q35) => "virtio-net-pci,disable-legacy=on",
+            (Self::VirtioLegacy, Machine::Q35) => {
+                "virtio-net-pci,disable-legacy=off,disable-modern=on"
+            }
+            (Self::E1000, Machine::Q35) => "e1000",
+            (Self::E1000e, Machine::Q35) => "e1000e",
+            (Self::Rtl8139, Machine::Q35) => "rtl8139",
+            (Self::Vmxnet3, Machine::Q35) => "vmxnet3",
+        })
+    }
+}
+
+/// A port of the host that leads to one of the guest (user-mode network).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Where the host listens.
+    pub host: SocketAddrV4,
+    /// The guest's address and port.
+    pub guest: SocketAddrV4,
+}
+
+/// What is at the other end of a NIC's cable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Netdev {
+    /// A [listening](crate::switch::Attachment::Listen) port of a switch.
+    Switch(PathBuf),
+    /// QEMU's own NAT network, 10.0.2.0/24.
+    User(Vec<Forward>),
+}
+
+/// A network device and its cable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// The device.
+    pub model: NicModel,
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// What it is plugged into.
+    pub netdev: Netdev,
+}
+
+/// A virtual machine to be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmSpec {
+    /// Shown in messages.
+    pub name: String,
+    /// The machine type.
+    pub machine: Machine,
+    /// RAM in MiB.
+    pub memory: u32,
+    /// The image.
+    pub kernel: PathBuf,
+    /// The kernel command line: part of the configuration, visible to all users of the host.
+    pub append: String,
+    /// More configuration, handed over through fw_cfg: the place for secrets.
+    pub config: String,
+    /// Network devices.
+    pub nics: Vec<Nic>,
+    /// Whether there is a source of entropy besides the CPU.
+    pub rng: bool,
+}
+
+impl VmSpec {
+    /// A VM without NICs that runs `kernel` with QEMU's minimal machine.
+    pub fn new(name: &str, kernel: &Path) -> Self {
+        Self {
+            name: name.into(),
+            machine: Machine::Microvm,
+            memory: 64,
+            kernel: kernel.into(),
+            append: String::new(),
+            config: String::new(),
+            nics: Vec::new(),
+            rng: true,
+        }
+    }
+
+    /// QEMU's arguments. `config` is the file that holds [`Self::config`], `qmp` the socket of
+    /// the machine's monitor.
+    pub fn arguments(
+        &self,
+        accelerator: Accelerator,
+        config: &Path,
+        qmp: &Path,
+    ) -> Result<Vec<OsString>, String> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
+        add(&["-name", &self.name, "-machine", self.machine.name()]);
+        add(&accelerator.arguments());
+        add(&["-m", &format!("{}M", self.memory), "-smp", "1"]);
+        add(&[
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        add(&["-serial", "stdio"]);
+        // The exit code comes out of here: status = code * 2 + 1.
+        add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        if self.machine == Machine::Microvm {
+            add(&["-global", "virtio-mmio.force-legacy=false"]);
+        }
+        if self.rng {
+            let device = match self.machine {
+                Machine::Microvm => "virtio-rng-device",
+                Machine::Q35 => "virtio-rng-pci",
+            };
+            add(&["-device", device]);
+        }
+        for (n, nic) in self.nics.iter().enumerate() {
+            let id = format!("net{n}");
+            add(&["-netdev", &nic.netdev.argument(&id)?]);
+            let [a, b, c, d, e, f] = nic.mac;
+            let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+            let mut device = nic.model.device(self.machine)?.to_owned();
+            device += &format!(",netdev={id},mac={mac}");
+            if self.machine == Machine::Q35 {
+                // No boot ROM: the image does not come over the network.
+                device += ",romfile=";
+            }
+            add(&["-device", &device]);
+        }
+        add(&[
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", comma_safe(qmp)?),
+        ]);
+        add(&[
+            "-fw_cfg",
+            &format!("name=opt/godwit/config,file={}", comma_safe(config)?),
+        ]);
+        arguments.push("-kernel".into());
+        arguments.push(self.kernel.clone().into());
+        if !self.append.is_empty() {
+            arguments.push("-append".into());
+            arguments.push(self.append.clone().into());
+        }
+        Ok(arguments)
+    }
+}
+
+impl Netdev {
+    fn argument(&self, id: &str) -> Result<String, String> {
+        match self {
+            Self::Switch(path) => Ok(format!(
+                "stream,id={id},server=off,addr.type=unix,addr.path={}",
+                comma_safe(path)?
+            )),
+            Self::User(forwards) => {
+                let mut argument = format!("user,id={id}");
+                for Forward { host, guest } in forwards {
+                    argument += &format!(
+                        ",hostfwd=tcp:{}:{}-{}:{}",
+                        host.ip(),
+                        host.port(),
+                        guest.ip(),
+                        guest.port()
+                    );
+                }
+                Ok(argument)
+            }
+        }
+    }
+}
+
+/// QEMU splits option strings at commas; two of them stand for one.
+fn comma_safe(path: &Path) -> Result<String, String> {
+    let path = path
+        .to_str()
+        .ok_or_else(|| format!("{} is not UTF-8", path.display()))?;
+    Ok(path.replace(',', ",,"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(machine: Machine, model: NicModel) -> Result<String, String> {
+        let mut spec = VmSpec::new("a", Path::new("/images/http"));
+        spec.machine = machine;
+        spec.nics.push(Nic {
+            model,
+            mac: [2, 0, 0, 0, 0, 1],
+            netdev: Netdev::Switch("/run/a,b".into()),
+        });
+        let words = spec.arguments(Accelerator::Tcg, Path::new("/c"), Path::new("/q"))?;
+        Ok(words
+            .iter()
+            .map(|w| w.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" "))
+    }
+
+    #[test]
+    fn each_machine_gets_its_own_devices() {
+        let microvm = arguments(Machine::Microvm, NicModel::Virtio).unwrap();
+        assert!(microvm.contains("virtio-net-device,netdev=net0,mac=02:00:00:00:00:01"));
+        assert!(microvm.contains("force-legacy=false"));
+        let q35 = arguments(Machine::Q35, NicModel::Virtio).unwrap();
+        assert!(q35.contains("virtio-net-pci,netdev=net0"));
+        assert!(q35.contains("virtio-rng-pci"));
+        assert!(!q35.contains("virtio-mmio"));
+    }
+
+    #[test]
+    fn pci_devices_on_microvm_are_refused_with_advice() {
+        let error = arguments(Machine::Microvm, NicModel::E1000).unwrap_err();
+        assert!(
+            error.contains("e1000") && error.contains("--machine q35"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_comma_in_a_path_does_not_start_another_option() {
+        let words = arguments(Machine::Microvm, NicModel::Virtio).unwrap();
+        assert!(words.contains("addr.path=/run/a,,b"));
+    }
+
+    #[test]
+    fn the_configuration_is_not_on_the_command_line() {
+        let mut spec = VmSpec::new("a", Path::new("/images/http"));
+        spec.config = "cluster_key=sesame".into();
+        let words = spec
+            .arguments(Accelerator::Tcg, Path::new("/c"), Path::new("/q"))
+            .unwrap();
+        assert!(!words.iter().any(|w| w.to_string_lossy().contains("sesame")));
+    }
+}
