@@ -1,0 +1,321 @@
+//! A client for the instances' admin port: JSON over HTTP/1.1 with a bearer token.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Where instances listen for their operator.
+pub const PORT: u16 = 9100;
+
+/// An answer takes a round trip and a little work; losses may add retransmissions.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Larger than any status with all sessions of a machine.
+const LARGEST_ANSWER: u64 = 64 << 20;
+
+/// What an instance says of itself. Fields that this version does not know are ignored.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Status {
+    /// The instance's id.
+    pub id: u32,
+    /// Another one after each start.
+    pub boot_id: String,
+    /// `serving`, `draining` or `drained`.
+    pub state: String,
+    /// It answers for the virtual IP.
+    pub ingress: bool,
+    /// The service's name.
+    pub service: String,
+    /// Milliseconds since its start.
+    pub uptime_ms: u64,
+    /// The other instances it knows.
+    pub members: Vec<Member>,
+    /// The sessions it owns.
+    pub sessions: Vec<Session>,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+    /// The last moves away from it.
+    pub moves: Vec<Move>,
+}
+
+/// Another instance.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Member {
+    /// Its id.
+    pub id: u32,
+    /// Its own address.
+    pub ip: IpAddr,
+    /// It has been heard of lately.
+    #[serde(default)]
+    pub up: bool,
+}
+
+/// A session.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Session {
+    /// Its name, the same wherever it lives.
+    pub id: String,
+    /// The count of its owners.
+    pub epoch: u64,
+    /// `live` or `frozen`.
+    pub phase: String,
+    /// Its connections.
+    pub connections: Vec<Connection>,
+}
+
+/// A TCP connection of a session.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Connection {
+    /// The service's end.
+    pub local: SocketAddr,
+    /// The client's end.
+    pub remote: SocketAddr,
+    /// The state's name in RFC 9293.
+    #[serde(default)]
+    pub state: String,
+    /// Everything else.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, Value>,
+}
+
+/// A finished move, as its source saw it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Move {
+    /// The session.
+    pub session: String,
+    /// The instance it went to.
+    pub to: u32,
+    /// Its epoch after the move.
+    pub epoch: u64,
+    /// `accepted`, or `refused:` and a reason.
+    pub result: String,
+    /// Size of the capsule.
+    pub capsule_bytes: u64,
+    /// Freezing and encoding.
+    pub export_us: u64,
+    /// Encryption.
+    pub seal_us: u64,
+    /// From the first byte sent to the answer, without the target's work.
+    pub link_us: u64,
+    /// Decryption at the target.
+    pub open_us: u64,
+    /// Decoding and taking over at the target.
+    pub import_us: u64,
+    /// From the freeze to the answer.
+    pub total_us: u64,
+}
+
+/// The admin port of one instance.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    token: String,
+}
+
+impl Admin {
+    /// The instance at `address` that expects `token`.
+    pub fn new(address: SocketAddr, token: &str) -> Self {
+        Self {
+            address,
+            token: token.into(),
+        }
+    }
+
+    /// `GET /status`
+    pub fn status(&self) -> Result<Status> {
+        let body = self.request("GET", "/status", None)?;
+        serde_json::from_value(body).context("the instance's status is not understood")
+    }
+
+    /// `POST /move`: starts to move a session (or `all`) to an instance, and returns how many
+    /// moves were started.
+    pub fn start_move(&self, session: &str, to: u32) -> Result<u64> {
+        let body = self.request(
+            "POST",
+            "/move",
+            Some(&json!({ "session": session, "to": to })),
+        )?;
+        Ok(body.get("started").and_then(Value::as_u64).unwrap_or(0))
+    }
+
+    /// `POST /drain`: the instance gives everything away and then says that it is drained.
+    pub fn drain(&self) -> Result<u64> {
+        let body = self.request("POST", "/drain", Some(&json!({})))?;
+        Ok(body.get("draining").and_then(Value::as_u64).unwrap_or(0))
+    }
+
+    /// Sends a request and returns the answer's JSON; an error status is an error.
+    pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)
+            .with_context(|| format!("cannot reach the admin port at {}", self.address))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.address,
+            self.token,
+            body.len()
+        );
+        stream.write_all(request.as_bytes())?;
+        let answer = Answer::read(stream).with_context(|| format!("{method} {path}"))?;
+        let json: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+        if answer.status >= 300 {
+            let text = String::from_utf8_lossy(&answer.body);
+            let error = json.get("error").and_then(Value::as_str).unwrap_or(&text);
+            bail!(
+                "the instance refuses {method} {path} with {}: {error}",
+                answer.status
+            );
+        }
+        Ok(json)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// Reads an answer: to its `Content-Length`, or to the end of the connection.
+    fn read(source: impl Read) -> Result<Self> {
+        let mut source = source.take(LARGEST_ANSWER);
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 16 << 10];
+        loop {
+            if let Some(answer) = Self::parse(&bytes)? {
+                return Ok(answer);
+            }
+            match source.read(&mut chunk).context("no whole answer")? {
+                0 => break,
+                n => bytes.extend_from_slice(&chunk[..n]),
+            }
+        }
+        let (head, body) = split_head(&bytes).context("the answer ends within its header")?;
+        if header(head, "content-length").is_some() {
+            bail!("the answer ends too early");
+        }
+        Ok(Self {
+            status: status(head)?,
+            body: body.to_vec(),
+        })
+    }
+
+    /// The answer, if `bytes` holds all that its `Content-Length` promises.
+    fn parse(bytes: &[u8]) -> Result<Option<Self>> {
+        let Some((head, body)) = split_head(bytes) else {
+            return Ok(None);
+        };
+        let Some(length) = header(head, "content-length") else {
+            return Ok(None);
+        };
+        let length: usize = length
+            .parse()
+            .context("the answer's length is not a number")?;
+        match body.get(..length) {
+            Some(body) => Ok(Some(Self {
+                status: status(head)?,
+                body: body.to_vec(),
+            })),
+            None => Ok(None),
+        }
+    }
+}
+
+fn split_head(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 4..]))
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    lines
+        .find(|(key, _)| key.trim().eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
+}
+
+fn status(head: &str) -> Result<u16> {
+    let code = head
+        .split_whitespace()
+        .nth(1)
+        .context("the answer has no status")?;
+    code.parse().context("the answer's status is not a number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+
+    /// An instance that answers one request; the request's text comes back.
+    fn instance(answer: &'static str) -> (Admin, std::thread::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = Admin::new(listener.local_addr().unwrap(), "secret");
+        let served = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream);
+            let mut request = String::new();
+            while !request.ends_with("\r\n\r\n") {
+                reader.read_line(&mut request).unwrap();
+            }
+            let length = header(&request, "content-length").unwrap().parse().unwrap();
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            request += std::str::from_utf8(&body).unwrap();
+            reader.into_inner().write_all(answer.as_bytes()).unwrap();
+            request
+        });
+        (admin, served)
+    }
+
+    #[test]
+    fn a_move_is_commanded_with_the_token() {
+        let (admin, served) =
+            instance("HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{\"started\":1}");
+        assert_eq!(admin.start_move("1-7", 2).unwrap(), 1);
+        let request = served.join().unwrap();
+        assert!(request.starts_with("POST /move HTTP/1.1\r\n"));
+        assert!(request.contains("Authorization: Bearer secret\r\n"));
+        assert!(request.ends_with("{\"session\":\"1-7\",\"to\":2}"));
+    }
+
+    #[test]
+    fn a_refusal_is_an_error_with_its_reason() {
+        let (admin, _served) = instance(
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 28\r\n\r\n{\"error\":\"no such session 9\"}",
+        );
+        let error = admin.start_move("9", 2).unwrap_err().to_string();
+        assert!(error.contains("404"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_cut_short_is_an_error() {
+        let cut = "HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{\"star";
+        assert!(Answer::read(cut.as_bytes()).is_err());
+        assert!(Answer::read("HTTP/1.1 200".as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_status_with_missing_and_unknown_fields_is_read() {
+        let status: Status = serde_json::from_str(
+            r#"{"id":1,"state":"serving","new":{},"sessions":[{"id":"1-7","epoch":3,"phase":"live",
+                "connections":[{"local":"[fd77::10]:80","remote":"[fd77::1]:4000","cwnd":10}]}],
+                "moves":[{"session":"1-7","to":2,"epoch":4,"result":"accepted","link_us":30}]}"#,
+        )
+        .unwrap();
+        assert_eq!(status.sessions[0].connections[0].more["cwnd"], 10);
+        assert_eq!(status.moves[0].link_us, 30);
+    }
+}

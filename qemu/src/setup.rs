@@ -1,0 +1,210 @@
+//! Installs what the host needs from its distribution: QEMU, curl, iproute2.
+
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::progress::Progress;
+use crate::vm::QEMU;
+
+/// A distribution's package manager.
+struct Manager {
+    program: &'static str,
+    /// Refreshes the lists of packages, where installing does not.
+    refresh: Option<&'static [&'static str]>,
+    install: &'static [&'static str],
+    /// The packages of [`TOOLS`], in their order.
+    packages: [&'static str; 3],
+}
+
+/// The programs the host needs.
+const TOOLS: [&str; 3] = [QEMU, "curl", "ip"];
+
+const MANAGERS: &[Manager] = &[
+    Manager {
+        program: "apt-get",
+        refresh: Some(&["update"]),
+        install: &["install", "-y", "--no-install-recommends"],
+        packages: ["qemu-system-x86", "curl", "iproute2"],
+    },
+    Manager {
+        program: "dnf",
+        refresh: None,
+        install: &["install", "-y"],
+        packages: ["qemu-system-x86-core", "curl", "iproute"],
+    },
+    Manager {
+        program: "zypper",
+        refresh: None,
+        install: &["--non-interactive", "install"],
+        packages: ["qemu-x86", "curl", "iproute2"],
+    },
+    Manager {
+        program: "pacman",
+        refresh: None,
+        install: &["-Sy", "--noconfirm", "--needed"],
+        packages: ["qemu-system-x86", "curl", "iproute2"],
+    },
+    Manager {
+        program: "apk",
+        refresh: None,
+        install: &["add"],
+        packages: ["qemu-system-x86_64", "curl", "iproute2"],
+    },
+];
+
+/// Makes sure that all programs are there; installs what is missing if that is permitted, and
+/// otherwise fails with the one line to run. Takes no time when nothing is missing.
+pub fn ensure() -> Result<()> {
+    let missing: Vec<usize> = (0..TOOLS.len())
+        .filter(|n| find(TOOLS[*n]).is_none())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let Some(manager) = MANAGERS
+        .iter()
+        .find(|manager| find(manager.program).is_some())
+    else {
+        let names: Vec<_> = missing.iter().map(|n| TOOLS[*n]).collect();
+        bail!(
+            "please install {}: this system's package manager is not known",
+            names.join(", ")
+        );
+    };
+    let packages: Vec<_> = missing.iter().map(|n| manager.packages[*n]).collect();
+    let Some(prefix) = privilege() else {
+        bail!("please run: {}", manager.command_line(&packages));
+    };
+    install(manager, prefix, &packages)
+        .with_context(|| format!("please run: {}", manager.command_line(&packages)))?;
+    match missing.iter().find(|n| find(TOOLS[**n]).is_none()) {
+        Some(n) => bail!(
+            "{} is still missing after installing {}",
+            TOOLS[*n],
+            packages.join(" ")
+        ),
+        None => Ok(()),
+    }
+}
+
+impl Manager {
+    fn command_line(&self, packages: &[&str]) -> String {
+        let refresh = self.refresh.map_or(String::new(), |words| {
+            format!("sudo {} {} && ", self.program, words.join(" "))
+        });
+        let install = self.install.join(" ");
+        format!(
+            "{refresh}sudo {} {install} {}",
+            self.program,
+            packages.join(" ")
+        )
+    }
+}
+
+/// The words before a command that make it run as root; `None`: there is no way.
+fn privilege() -> Option<&'static [&'static str]> {
+    if nix::unistd::geteuid().is_root() {
+        return Some(&[]);
+    }
+    find("sudo")?;
+    let quiet = Command::new("sudo")
+        .args(["-n", "true"])
+        .stderr(Stdio::null())
+        .status();
+    if quiet.is_ok_and(|status| status.success()) {
+        return Some(&["sudo", "-n"]);
+    }
+    // Somebody is there who can type a password.
+    (std::io::stdin().is_terminal() && std::io::stderr().is_terminal())
+        .then_some(["sudo"].as_slice())
+}
+
+fn install(manager: &Manager, prefix: &[&str], packages: &[&str]) -> Result<()> {
+    let progress = Progress::start(&format!("installing {}", packages.join(", ")));
+    let words = |rest: &[&'static str]| [&[manager.program], rest].concat();
+    // The lists may be fresh enough; if not, installing fails and is tried again after a refresh.
+    let install = [&words(manager.install)[..], packages].concat();
+    if run(prefix, &install, &progress).is_ok() {
+        progress.finish();
+        return Ok(());
+    }
+    if let Some(refresh) = manager.refresh {
+        run(prefix, &words(refresh), &progress)?;
+        run(prefix, &install, &progress)?;
+        progress.finish();
+        return Ok(());
+    }
+    bail!("{} failed", install.join(" "))
+}
+
+/// Runs a command; its output is only shown as progress, or if it fails.
+fn run(prefix: &[&str], words: &[&str], progress: &Progress) -> Result<()> {
+    let all = [prefix, words].concat();
+    let (program, arguments) = all.split_first().context("nothing to run")?;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::inherit())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {program}"))?;
+    let errors = child.stderr.take().map(|stderr| {
+        std::thread::spawn(move || std::io::read_to_string(stderr).unwrap_or_default())
+    });
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            progress.detail(&line);
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        let errors = errors
+            .and_then(|errors| errors.join().ok())
+            .unwrap_or_default();
+        bail!("{} failed: {}", all.join(" "), errors.trim());
+    }
+    Ok(())
+}
+
+/// Looks for a program; administrators' directories are often not in a user's `PATH`.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut directories: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    directories.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    directories
+        .iter()
+        .map(|directory| directory.join(program))
+        .find(|path| is_program(path))
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata()
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_run_is_one_line_that_can_be_pasted() {
+        let line = MANAGERS[0].command_line(&["qemu-system-x86"]);
+        assert_eq!(
+            line,
+            "sudo apt-get update && \
+             sudo apt-get install -y --no-install-recommends qemu-system-x86"
+        );
+    }
+
+    #[test]
+    fn programs_are_found_by_name_and_directories_are_no_programs() {
+        assert!(find("sh").is_some());
+        assert!(find("no-such-program").is_none());
+        assert!(!is_program(Path::new("/")));
+    }
+}
