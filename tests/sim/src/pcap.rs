@@ -26,6 +26,11 @@ impl Pcap {
         }
     }
 
+    /// The frames.
+    pub fn frames(&self) -> Vec<Bytes> {
+        self.frames.iter().map(|(_, frame)| frame.clone()).collect()
+    }
+
     /// The file.
     pub fn to_file(&self) -> Vec<u8> {
         const MAGIC_NANOS: u32 = 0xa1b2_3c4d;

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use godwit::config::{Config, Secret};
 use godwit::platform::Device;
+use godwit_echo::Echo;
+use godwit_http::Files;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, SessionStatus};
 use godwit_netstack::session::SessionId;
@@ -27,6 +29,10 @@ pub enum Served {
     Script,
     /// The script service on the SDK's drive loop.
     SdkScript,
+    /// The real echo service on the SDK's drive loop.
+    Echo,
+    /// The real HTTP service on the SDK's drive loop.
+    Http,
 }
 
 /// What a run is made of.
@@ -112,6 +118,8 @@ impl Setup {
     pub fn service(&self) -> SocketAddr {
         let port = match self.served {
             Served::Script | Served::SdkScript => SCRIPT_PORT,
+            Served::Echo => 7,
+            Served::Http => 80,
         };
         SocketAddr::new(self.address(10), port)
     }
@@ -185,6 +193,8 @@ impl Setup {
             entropy,
         };
         match self.served {
+            Served::Http => Node::sdk(&self.config(id), machine, Files::default(), now),
+            Served::Echo => Node::sdk(&self.config(id), machine, Echo, now),
             Served::Script | Served::SdkScript => {
                 Node::sdk(&self.config(id), machine, Scripts, now)
             }

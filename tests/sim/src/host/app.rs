@@ -98,10 +98,29 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Send a known stream to the echo service and get it back.
+    pub fn echo(octets: u64, stream: u64) -> Plan {
+        let mut plan = Plan::script(Mode::Echo, Closing::Client, octets, stream);
+        plan.opening = Bytes::new();
+        plan
+    }
+
+    /// Get a generated file from the HTTP service. Its content is stream 0.
+    pub fn http(octets: u64) -> Plan {
+        let mut plan = Plan::script(Mode::Download, Closing::Client, octets, 0);
+        plan.opening = format!("GET /gen/{octets} HTTP/1.1\r\nHost: service\r\n\r\n").into();
+        plan.expect = Expect::Http(octets, Digest::of_stream(0, octets));
+        plan
+    }
+}
+
 /// A client's conversation.
 pub struct Conversation {
     /// What it wants; may be changed on the way.
     pub plan: Plan,
+    /// The connection was established.
+    begun: bool,
     opened: usize,
     sent: u64,
     received: u64,
@@ -121,6 +140,7 @@ impl Conversation {
     pub fn new(plan: Plan) -> Conversation {
         Conversation {
             plan,
+            begun: false,
             opened: 0,
             sent: 0,
             received: 0,
@@ -266,13 +286,14 @@ impl Conversation {
 
 impl App for Conversation {
     fn poll(&mut self, now: Instant, socket: &mut Socket<'static>) -> bool {
+        self.begun |= socket.may_send();
         let mut active = self.receive(now, socket) | self.send(socket);
         let state = socket.state();
         let ended = matches!(
             state,
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait | State::Closed
         );
-        if ended && !socket.can_recv() && self.opened > 0 && !self.end_seen && self.plan.reads {
+        if ended && !socket.can_recv() && self.begun && !self.end_seen && self.plan.reads {
             self.end_seen = true;
             active = true;
             if !self.complete() {
@@ -283,7 +304,7 @@ impl App for Conversation {
         let over = matches!(state, State::TimeWait | State::Closed);
         if self.closed && over && (self.end_seen || !self.plan.reads) {
             self.done = true;
-        } else if state == State::Closed && self.opened > 0 && !self.done {
+        } else if state == State::Closed && self.begun && !self.done {
             self.fail(format!(
                 "the connection broke after {} octets",
                 self.received
