@@ -25,10 +25,8 @@ pub fn slice(offset: u64, octets: usize) -> Bytes {
     let lead = (offset % 8) as usize;
     let words = (lead + octets).div_ceil(8);
     let mut buffer = vec![0; words * 8];
-    let mut index = offset / 8;
-    for place in buffer.chunks_exact_mut(8) {
+    for (index, place) in (offset / 8..).zip(buffer.chunks_exact_mut(8)) {
         place.copy_from_slice(&word(index).to_le_bytes());
-        index += 1;
     }
     Bytes::from(buffer).slice(lead..lead + octets)
 }

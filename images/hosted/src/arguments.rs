@@ -1,0 +1,140 @@
+//! The command line: the host's own keys, and sources for [`godwit::config`].
+
+use godwit_netstack::stack::MacAddr;
+
+/// The service to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// Files over HTTP.
+    Http,
+    /// Echo.
+    Echo,
+}
+
+/// What the command line says.
+#[derive(PartialEq, Eq)]
+pub struct Arguments {
+    /// The service.
+    pub service: Which,
+    /// The TAP device.
+    pub tap: String,
+    /// The instance's address on it.
+    pub mac: MacAddr,
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// Leave checksums and segmentation to the host kernel.
+    pub offload: bool,
+    /// Everything else, for the configuration's parser.
+    pub sources: Vec<String>,
+}
+
+impl Arguments {
+    /// Read the words after the program's name.
+    pub fn read(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+        let service = match words.next().as_deref() {
+            Some("http") => Which::Http,
+            Some("echo") => Which::Echo,
+            _ => return Err("usage: godwit-hosted http|echo tap=NAME [key=value ...]".into()),
+        };
+        let (mut tap, mut mac, mut mtu, mut offload) = (None, None, 1500, true);
+        let mut id = 1;
+        let mut sources = Vec::new();
+        for word in words {
+            match word.split_once('=') {
+                Some(("tap", name)) => tap = Some(name.to_owned()),
+                Some(("mac", text)) => mac = Some(read_mac(text)?),
+                Some(("mtu", text)) => {
+                    let octets = text.parse().ok().filter(|octets| *octets >= 576);
+                    mtu = octets.ok_or("`mtu`: expected 576 to 65535")?;
+                }
+                Some(("offload", "on")) => offload = true,
+                Some(("offload", "off")) => offload = false,
+                Some(("offload", _)) => return Err("`offload`: expected on or off".into()),
+                Some(("config", path)) => sources.push(
+                    std::fs::read_to_string(path).map_err(|e| format!("`config`: {path}: {e}"))?,
+                ),
+                other => {
+                    if let Some(("id", text)) = other {
+                        id = text.parse().unwrap_or(id);
+                    }
+                    sources.push(word);
+                }
+            }
+        }
+        Ok(Arguments {
+            service,
+            tap: tap.ok_or("`tap` is missing: the TAP device to serve on")?,
+            mac: mac.unwrap_or_else(|| default_mac(id)),
+            mtu,
+            offload,
+            sources,
+        })
+    }
+}
+
+/// A locally administered address that differs between the members of a cluster.
+fn default_mac(id: u32) -> MacAddr {
+    let [a, b, c, d] = id.to_be_bytes();
+    [0x02, 0x67, a, b, c, d]
+}
+
+fn read_mac(text: &str) -> Result<MacAddr, String> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for octet in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2);
+        *octet = part
+            .and_then(|part| u8::from_str_radix(part, 16).ok())
+            .ok_or("`mac`: expected six pairs of hex digits")?;
+    }
+    if parts.next().is_some() || mac[0] & 1 != 0 {
+        return Err("`mac`: expected the address of one station".into());
+    }
+    Ok(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Arguments, String> {
+        Arguments::read(text.split(' ').map(str::to_owned))
+    }
+
+    #[test]
+    fn own_keys_are_taken_out_and_the_rest_is_passed_on() {
+        let arguments = read("http tap=t0 mac=02:00:00:00:00:07 mtu=9000 id=2 offload=off ip=dhcp")
+            .map_err(|error| panic!("{error}"))
+            .unwrap();
+        assert_eq!(arguments.service, Which::Http);
+        assert_eq!(arguments.tap, "t0");
+        assert_eq!(arguments.mac, [2, 0, 0, 0, 0, 7]);
+        assert_eq!(arguments.mtu, 9000);
+        assert!(!arguments.offload);
+        assert_eq!(arguments.sources, ["id=2", "ip=dhcp"]);
+    }
+
+    #[test]
+    fn members_get_addresses_of_their_own() {
+        let mac = |text| read(text).map(|arguments| arguments.mac).unwrap();
+        assert_ne!(mac("echo tap=t id=1"), mac("echo tap=t id=257"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for text in [
+            "",
+            "ftp tap=t",
+            "http",
+            "http tap=t mtu=100",
+            "http tap=t mtu=x",
+            "http tap=t mac=1:2:3:4:5:6",
+            "http tap=t mac=01:00:00:00:00:00",
+            "http tap=t mac=02:00:00:00:00:00:00",
+            "http tap=t offload=maybe",
+            "http tap=t config=/no/such/file",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! A TAP device as the NIC: one frame per read and write, with a virtio-net header in front
+//! (virtio 1.2 section 5.1.6) so that checksums and segmentation can be left to the host kernel.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use bytes::{Bytes, BytesMut};
+use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::uio::writev;
+
+/// Octets of the header in front of each frame.
+const HEADER: usize = 10;
+/// The header's flag: the checksum is still to be computed.
+const NEEDS_CHECKSUM: u8 = 1;
+/// The header's segmentation types.
+const GSO_TCP4: u8 = 1;
+const GSO_TCP6: u8 = 4;
+/// Receive buffers are cut from blocks of this size.
+const BLOCK: usize = 256 * 1024;
+/// Ethernet header and VLAN tag.
+const LINK_HEADER: usize = 18;
+/// Slices of a frame at most: what `writev` takes (IOV_MAX), less the header and the head.
+const MAX_SLICES: usize = 1024 - 2;
+
+/// `struct ifreq` as TUNSETIFF reads it.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
+
+mod request {
+    use super::InterfaceRequest;
+    nix::ioctl_write_ptr_bad!(
+        /// Attach the descriptor to an interface.
+        tun_set_iff,
+        nix::request_code_write!(b'T', 202, size_of::<nix::libc::c_int>()),
+        InterfaceRequest
+    );
+}
+
+/// An attached TAP device.
+pub struct Tap {
+    file: File,
+    mtu: u16,
+    offload: bool,
+    block: BytesMut,
+    /// A frame the kernel did not take at once.
+    waiting: Option<TxFrame>,
+    /// Frames the kernel refused for good.
+    refused: u64,
+}
+
+impl Tap {
+    /// Attach to the TAP device `name`, or create it if the process may.
+    pub fn open(name: &str, mtu: u16, offload: bool) -> io::Result<Tap> {
+        let mut wanted = InterfaceRequest {
+            name: [0; libc::IFNAMSIZ],
+            flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
+            rest: [0; 22],
+        };
+        // The last octet stays zero.
+        if name.is_empty() || name.len() >= wanted.name.len() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a device name",
+            ));
+        }
+        for (to, from) in wanted.name.iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open("/dev/net/tun")?;
+        // SAFETY: the descriptor is open; TUNSETIFF reads (and writes back) one `ifreq`, whose
+        // size `InterfaceRequest` has, and keeps no pointer to it.
+        unsafe { request::tun_set_iff(file.as_raw_fd(), &wanted) }?;
+        Ok(Tap {
+            file,
+            mtu,
+            offload,
+            block: BytesMut::new(),
+            waiting: None,
+            refused: 0,
+        })
+    }
+
+    /// What the host kernel does for us.
+    pub fn capabilities(&self) -> DeviceCapabilities {
+        DeviceCapabilities {
+            tx_checksum: self.offload,
+            tso4: self.offload,
+            tso6: self.offload,
+        }
+    }
+
+    /// Largest IP packet it carries.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// The next frame received. Without receive offloads every frame is whole, fits the MTU and
+    /// has its checksums.
+    pub fn receive(&mut self) -> io::Result<Option<RxFrame>> {
+        let room = HEADER + LINK_HEADER + usize::from(self.mtu);
+        if self.block.len() < room {
+            self.block = BytesMut::zeroed(BLOCK.max(room));
+        }
+        let octets = loop {
+            match self.file.read(&mut self.block[..room]) {
+                Ok(octets) => break octets,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        };
+        let mut frame: Bytes = self.block.split_to(octets).freeze();
+        if frame.len() < HEADER {
+            return Ok(None);
+        }
+        let frame = frame.split_off(HEADER);
+        Ok(Some(RxFrame::new(frame)))
+    }
+
+    /// Whether another frame can be sent; tries the one that waits first.
+    pub fn can_transmit(&mut self) -> bool {
+        match self.waiting.take() {
+            None => true,
+            Some(frame) => {
+                self.send(frame);
+                self.waiting.is_none()
+            }
+        }
+    }
+
+    /// Whether a frame waits for room.
+    pub fn is_stalled(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Send a frame; at most one waits, after [`Tap::can_transmit`] said yes.
+    pub fn send(&mut self, mut frame: TxFrame) {
+        if frame.payload.len() > MAX_SLICES {
+            let whole = frame.payload.concat();
+            frame.payload.clear();
+            frame.payload.push(whole.into());
+        }
+        let header = header(&frame);
+        let mut slices = Vec::with_capacity(2 + frame.payload.len());
+        slices.push(IoSlice::new(&header));
+        slices.push(IoSlice::new(&frame.head));
+        slices.extend(frame.payload.iter().map(|slice| IoSlice::new(slice)));
+        let sent = loop {
+            match writev(&self.file, &slices) {
+                Err(Errno::EINTR) => {}
+                sent => break sent,
+            }
+        };
+        match sent {
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::ENOBUFS) => self.waiting = Some(frame),
+            // The device is down, or the frame is not to its taste: a lossy link, for TCP.
+            Err(error) => {
+                if self.refused.is_power_of_two() || self.refused == 0 {
+                    log::warn!(
+                        "the TAP device refuses frames ({} so far): {error}",
+                        self.refused
+                    );
+                }
+                self.refused += 1;
+            }
+        }
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// The virtio-net header of a frame (legacy layout, in the host's byte order).
+fn header(frame: &TxFrame) -> [u8; HEADER] {
+    let mut flags = 0;
+    let mut kind = 0;
+    let (mut length, mut size, mut start, mut offset) = (0_u16, 0_u16, 0_u16, 0_u16);
+    if let Some(checksum) = frame.checksum {
+        flags = NEEDS_CHECKSUM;
+        start = checksum.start;
+        offset = checksum.offset;
+    }
+    if let Some(segmentation) = frame.segmentation {
+        kind = if segmentation.ipv6 {
+            GSO_TCP6
+        } else {
+            GSO_TCP4
+        };
+        size = segmentation.segment_size;
+        length = frame.head.len() as u16;
+    }
+    let [l0, l1] = length.to_ne_bytes();
+    let [z0, z1] = size.to_ne_bytes();
+    let [s0, s1] = start.to_ne_bytes();
+    let [o0, o1] = offset.to_ne_bytes();
+    [flags, kind, l0, l1, z0, z1, s0, s1, o0, o1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use godwit_netstack::stack::frame::{Segmentation, TxChecksum};
+
+    #[test]
+    fn a_plain_frame_has_an_empty_header() {
+        assert_eq!(header(&TxFrame::default()), [0; HEADER]);
+    }
+
+    #[test]
+    fn offloads_are_where_the_kernel_looks_for_them() {
+        let frame = TxFrame {
+            head: [0; 74].into_iter().collect(),
+            checksum: Some(TxChecksum {
+                start: 54,
+                offset: 16,
+            }),
+            segmentation: Some(Segmentation {
+                ipv6: true,
+                segment_size: 1440,
+            }),
+            ..TxFrame::default()
+        };
+        let octets = header(&frame);
+        let word = |at: usize| u16::from_ne_bytes([octets[at], octets[at + 1]]);
+        assert_eq!(octets[..2], [NEEDS_CHECKSUM, GSO_TCP6]);
+        assert_eq!([word(2), word(4), word(6), word(8)], [74, 1440, 54, 16]);
+    }
+
+    #[test]
+    fn names_a_device_cannot_have_are_refused() {
+        for name in ["", "sixteen-octets-x"] {
+            assert!(Tap::open(name, 1500, false).is_err());
+        }
+    }
+}
