@@ -1,5 +1,45 @@
 //! The instances behind one virtual address: members, the channel between them, steering.
+//!
+//! - [`noise`]: the encrypted stream of a channel; [`message`]: what is said in it;
+//!   [`channel`]: the two together, for one peer.
+//! - [`members`]: who is there, how loaded, who is the ingress.
+//! - [`steering`]: whose flow is which, as the ingress keeps it.
+//!
+//! Nothing here sends: [`crate::instance`] carries octets between channels and the stack.
+
+pub mod channel;
+pub mod members;
+pub mod message;
+pub mod noise;
+mod primitives;
+pub mod rng;
+pub mod steering;
+
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Port of the instance channel, at the instances' own addresses.
+pub const CHANNEL_PORT: u16 = 9101;
 
 /// Names an instance in its cluster; configured, 1 or more.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize,
+)]
 pub struct MemberId(pub u32);
+
+impl fmt::Display for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Names one boot of an instance: random, new at every start.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct BootId(pub [u8; 16]);
+
+impl fmt::Debug for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}

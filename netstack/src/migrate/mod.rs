@@ -1,2 +1,10 @@
-//! Moving sessions: the capsule (frozen v1 codec), export, import, and the transfer as two
-//! sans-IO machines.
+//! Moving sessions: the capsule (frozen v1 codec) and the transfer as two sans-IO machines.
+//!
+//! - [`transfer`]: who may own a session under which epoch, at the source and at the target.
+//! - [`rope`]: octets as shared slices.
+//!
+//! Export and import of a connection are [`crate::tcp`]'s; carrying messages and frames is
+//! [`crate::instance`]'s.
+
+pub mod rope;
+pub mod transfer;

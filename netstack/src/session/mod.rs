@@ -1,9 +1,28 @@
 //! Sessions: the unit that moves. Commit semantics over one or more connections.
+//!
+//! TCP knows nothing of commits. What a session reads stays in TCP's receive queue, and what it
+//! writes stays out of TCP's send queue, until [`Session::commit`]: so a connection exported at
+//! any moment is at the last commit by itself. [`Pending`] holds what is not committed,
+//! [`Session`] the rest. Time, frames and moves are [`crate::instance`]'s concern.
+
+mod pending;
+mod table;
 
 use core::fmt;
+use core::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+pub use pending::{MAX_INPUT, MAX_OUTPUT, Pending, Step};
+pub use table::{Residence, Session, SessionConnection};
+
+/// Octets of committed state at most.
+pub const MAX_STATE: usize = 64 * 1024;
+/// Connections of a session at most.
+pub const MAX_CONNECTIONS: usize = 16;
 
 /// Names a session for its whole life, across instances: who opened it, and its number there.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct SessionId {
     /// The instance that opened it.
     pub origin: u32,
@@ -22,6 +41,30 @@ impl fmt::Debug for SessionId {
         fmt::Display::fmt(self, f)
     }
 }
+
+impl FromStr for SessionId {
+    type Err = InvalidSessionId;
+
+    fn from_str(text: &str) -> Result<SessionId, InvalidSessionId> {
+        let (origin, number) = text.split_once('-').ok_or(InvalidSessionId)?;
+        Ok(SessionId {
+            origin: origin.parse().map_err(|_| InvalidSessionId)?,
+            number: u64::from_str_radix(number, 16).map_err(|_| InvalidSessionId)?,
+        })
+    }
+}
+
+/// A text that names no session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InvalidSessionId;
+
+impl fmt::Display for InvalidSessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a session is named like 1-00000000002a")
+    }
+}
+
+impl core::error::Error for InvalidSessionId {}
 
 /// What a read finds beyond the input already consumed.
 #[derive(Clone, Debug, PartialEq, Eq)]

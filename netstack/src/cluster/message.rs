@@ -1,0 +1,361 @@
+//! What instances say to each other, and its form inside the encrypted stream.
+//!
+//! A message is its length (32 bits, little endian), its fields in postcard, and for
+//! [`Message::Transfer`] and [`Message::Frame`] a tail of raw octets (the capsule, the frame)
+//! that is passed on as slices. Lengths are checked before anything is kept; the protocol's
+//! version is in the stream's prologue ([`super::noise`]).
+
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{BootId, MemberId};
+use crate::migrate::rope::Rope;
+use crate::migrate::transfer::RefuseReason;
+use crate::session::SessionId;
+use crate::stack::FlowKey;
+
+/// Octets of a message at most, tail included.
+pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
+/// Octets of a message's fields at most.
+pub const MAX_FIELDS: usize = 16 * 1024;
+/// Entries of a list in one message at most; longer lists go out as several messages.
+pub const MAX_ENTRIES: usize = 128;
+const LENGTH: usize = 4;
+
+/// The two ends of a flow, as they cross the channel.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Flow {
+    /// The service's end.
+    pub local: SocketAddr,
+    /// The client's end.
+    pub remote: SocketAddr,
+}
+
+impl From<FlowKey> for Flow {
+    fn from(key: FlowKey) -> Flow {
+        Flow {
+            local: key.local,
+            remote: key.remote,
+        }
+    }
+}
+
+impl From<Flow> for FlowKey {
+    fn from(flow: Flow) -> FlowKey {
+        FlowKey {
+            local: flow.local,
+            remote: flow.remote,
+        }
+    }
+}
+
+/// Who sends, first thing in a new channel.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// The sender.
+    pub member: MemberId,
+    /// Its boot: anything said to another boot is void.
+    pub boot: BootId,
+    /// Count of channels with this peer in this boot. A transfer names its target's count.
+    pub generation: u64,
+}
+
+/// The sender's state, at regular intervals and whenever it changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Sessions it serves.
+    pub sessions: u32,
+    /// Sessions it would still take.
+    pub room: u32,
+    /// It is being drained: steer nothing and move nothing to it.
+    pub draining: bool,
+    /// Whom it takes for the ingress.
+    pub ingress: MemberId,
+    /// Count of ingress handovers it knows of; the higher count is right.
+    pub term: u64,
+}
+
+/// A session offered to the receiver; the tail is the capsule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Transfer {
+    /// The session.
+    pub session: SessionId,
+    /// The epoch the receiver would own it under.
+    pub epoch: u64,
+    /// The boot it is meant for.
+    pub boot: BootId,
+    /// The receiver's generation of the channel it is meant for.
+    pub generation: u64,
+}
+
+/// A session under an epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The session.
+    pub session: SessionId,
+    /// The epoch.
+    pub epoch: u64,
+}
+
+/// One flow and who owns it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ownership {
+    /// The flow.
+    pub flow: Flow,
+    /// Its owner.
+    pub owner: MemberId,
+    /// The session it belongs to.
+    pub session: SessionId,
+    /// The epoch of the ownership.
+    pub epoch: u64,
+}
+
+/// What one instance says to another.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// See [`Hello`].
+    Hello(Hello),
+    /// See [`Heartbeat`].
+    Heartbeat(Heartbeat),
+    /// See [`Transfer`].
+    Transfer(Transfer),
+    /// A frame that arrived for a frozen session, in the order of arrival behind its capsule. It
+    /// names the transfer it follows; the tail is the frame.
+    Frame(Attempt),
+    /// The receiver of the transfer owns the session.
+    Accepted {
+        /// The transfer.
+        attempt: Attempt,
+        /// Time it took to open and decode the capsule, in nanoseconds.
+        open: u64,
+        /// Time it took to import it, in nanoseconds.
+        import: u64,
+    },
+    /// The receiver of the transfer does not and will never own the session under this epoch.
+    Refused {
+        /// The transfer.
+        attempt: Attempt,
+        /// Why.
+        reason: RefuseReason,
+    },
+    /// Do you own, or have you owned, this session under this epoch? (A transfer is in doubt.)
+    Doubt(Attempt),
+    /// I have owned it under that epoch or a higher one.
+    Owned(Attempt),
+    /// I have not, and from now on I never will.
+    NotOwner(Attempt),
+    /// I cannot tell any more.
+    Forgotten(Attempt),
+    /// Whose flow is this?
+    WhoOwns(Flow),
+    /// Not mine.
+    NotMine(Flow),
+    /// These flows are so owned (to the ingress, and as the answer to [`Message::WhoOwns`]).
+    Owns(Vec<Ownership>),
+    /// These flows have ended, with the session each belonged to.
+    Released(Vec<(Flow, SessionId)>),
+    /// A piece of the ingress's table, for its successor.
+    HandoverTable(Vec<Ownership>),
+    /// The table is complete: be the ingress, under this term.
+    Handover {
+        /// The new term.
+        term: u64,
+    },
+    /// The sender is the ingress now, under this term.
+    Ingress {
+        /// The term.
+        term: u64,
+    },
+    /// The sender has drained and goes: it owns nothing and never will in this boot.
+    Leaving,
+}
+
+/// Why octets are no message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The length is above [`MAX_MESSAGE`] (or [`MAX_FIELDS`], without a tail).
+    TooLong,
+    /// The fields do not parse.
+    Malformed,
+}
+
+impl Message {
+    /// Whether octets follow the fields.
+    fn has_tail(&self) -> bool {
+        matches!(self, Message::Transfer(_) | Message::Frame(_))
+    }
+
+    /// Add the message to `out`. `None` if it is too long to be sent.
+    #[must_use]
+    pub fn encode(&self, tail: Rope, out: &mut Rope) -> Option<()> {
+        let mut head = Vec::with_capacity(64);
+        head.extend_from_slice(&[0; LENGTH]);
+        let mut head = postcard::to_extend(self, head).ok()?;
+        let length = head.len() - LENGTH + tail.len();
+        if length > MAX_MESSAGE || head.len() > MAX_FIELDS {
+            return None;
+        }
+        head[..LENGTH].copy_from_slice(&(length as u32).to_le_bytes());
+        out.push(Bytes::from(head));
+        out.append(tail);
+        Some(())
+    }
+
+    /// Take the first message off `octets`, if it is complete.
+    pub fn decode(octets: &mut Rope) -> Result<Option<(Message, Rope)>, MessageError> {
+        let mut length = [0; LENGTH];
+        if octets.peek(&mut length) < LENGTH {
+            return Ok(None);
+        }
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MAX_MESSAGE {
+            return Err(MessageError::TooLong);
+        }
+        if octets.len() < LENGTH + length {
+            return Ok(None);
+        }
+        octets.take(LENGTH);
+        let mut body = octets.take(length);
+        let first = body.pieces().next().cloned().unwrap_or_default();
+        let (message, used) = match parse(&first) {
+            Ok(parsed) => parsed,
+            // The fields are spread over several pieces.
+            Err(_) if first.len() < length => {
+                let mut copy = alloc::vec![0; length.min(MAX_FIELDS)];
+                let filled = body.peek(&mut copy);
+                parse(copy.get(..filled).unwrap_or_default())?
+            }
+            Err(error) => return Err(error),
+        };
+        body.take(used);
+        if !message.has_tail() && !body.is_empty() {
+            return Err(MessageError::Malformed);
+        }
+        Ok(Some((message, body)))
+    }
+}
+
+fn parse(octets: &[u8]) -> Result<(Message, usize), MessageError> {
+    let (message, rest) =
+        postcard::take_from_bytes::<Message>(octets).map_err(|_| MessageError::Malformed)?;
+    Ok((message, octets.len() - rest.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    fn flow(port: u16) -> Flow {
+        Flow {
+            local: (Ipv4Addr::new(10, 77, 0, 10), 80).into(),
+            remote: (Ipv6Addr::LOCALHOST, port).into(),
+        }
+    }
+
+    fn attempt() -> Attempt {
+        Attempt {
+            session: SessionId {
+                origin: 1,
+                number: 7,
+            },
+            epoch: 3,
+        }
+    }
+
+    fn all() -> Vec<(Message, Vec<u8>)> {
+        let ownership = Ownership {
+            flow: flow(1),
+            owner: MemberId(2),
+            session: attempt().session,
+            epoch: 9,
+        };
+        let plain = |message| (message, Vec::new());
+        alloc::vec![
+            plain(Message::Hello(Hello {
+                member: MemberId(1),
+                boot: BootId([3; 16]),
+                generation: 1,
+            })),
+            plain(Message::Heartbeat(Heartbeat {
+                sessions: 1,
+                room: 2,
+                draining: true,
+                ingress: MemberId(1),
+                term: 4,
+            })),
+            (
+                Message::Transfer(Transfer {
+                    session: attempt().session,
+                    epoch: 2,
+                    boot: BootId([9; 16]),
+                    generation: 1,
+                }),
+                alloc::vec![5; 70_000],
+            ),
+            (Message::Frame(attempt()), alloc::vec![6; 60],),
+            plain(Message::Owns(alloc::vec![ownership; MAX_ENTRIES])),
+            plain(Message::Released(alloc::vec![(flow(4), attempt().session)])),
+            plain(Message::Leaving),
+        ]
+    }
+
+    #[test]
+    fn messages_survive_any_cut_of_the_stream() {
+        let mut wire = Rope::new();
+        for (message, tail) in all() {
+            message.encode(Rope::from(tail), &mut wire).unwrap();
+        }
+        let flat = wire.to_vec();
+        for step in [1, 7, 63, 1000, 100_000] {
+            let mut stream = Rope::new();
+            let mut seen = Vec::new();
+            for chunk in flat.chunks(step) {
+                stream.push(Bytes::copy_from_slice(chunk));
+                // Decoding at every octet costs quadratic time with one-octet pieces.
+                if step > 1 || stream.len().is_multiple_of(911) || stream.len() < 200 {
+                    while let Some((message, tail)) = Message::decode(&mut stream).unwrap() {
+                        seen.push((message, tail.to_vec()));
+                    }
+                }
+            }
+            while let Some((message, tail)) = Message::decode(&mut stream).unwrap() {
+                seen.push((message, tail.to_vec()));
+            }
+            assert_eq!(seen, all(), "step {step}");
+        }
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused_before_anything_is_awaited() {
+        let mut stream = Rope::from(alloc::vec![0xff; 4]);
+        assert_eq!(Message::decode(&mut stream), Err(MessageError::TooLong));
+    }
+
+    #[test]
+    fn octets_behind_a_message_without_a_tail_are_refused() {
+        let mut wire = Rope::new();
+        Message::Leaving
+            .encode(Rope::from(alloc::vec![1]), &mut wire)
+            .unwrap();
+        assert_eq!(Message::decode(&mut wire), Err(MessageError::Malformed));
+    }
+
+    #[test]
+    fn a_list_that_claims_more_entries_than_it_has_is_refused() {
+        let mut wire = Rope::new();
+        Message::Owns(Vec::new())
+            .encode(Rope::new(), &mut wire)
+            .unwrap();
+        let mut octets = wire.to_vec();
+        *octets.last_mut().unwrap() = 0x7f;
+        assert_eq!(
+            Message::decode(&mut Rope::from(octets)),
+            Err(MessageError::Malformed)
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! Whose flow is which: the ingress's table, the tombstones of other members, and the questions
+//! asked about flows nobody here knows.
+//!
+//! This is bookkeeping only. The routes themselves are in the stack, and [`crate::instance`] keeps
+//! the two in step.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use super::MemberId;
+use super::message::Flow;
+use crate::session::SessionId;
+use crate::time::{Duration, Instant};
+
+/// Flows the table holds at most.
+pub const MAX_FLOWS: usize = 1 << 20;
+/// Questions open at a time at most; further unknown flows are dropped in silence.
+pub const MAX_QUERIES: usize = 1024;
+/// How long to wait for every member's answer.
+pub const QUERY: Duration = Duration::from_secs(1);
+
+/// A flow whose frames go to another member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Where they go.
+    pub owner: MemberId,
+    /// The session and epoch under which it owns the flow; `None` until it says so.
+    pub claim: Option<(SessionId, u64)>,
+}
+
+/// The flows that go to other members, and open questions.
+#[derive(Debug, Default)]
+pub struct Steering {
+    table: BTreeMap<Flow, Entry>,
+    queries: BTreeMap<Flow, Query>,
+}
+
+#[derive(Debug)]
+struct Query {
+    waiting: BTreeSet<MemberId>,
+    deadline: Instant,
+}
+
+/// What an answer means for the flow asked about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QueryState {
+    /// Others have yet to answer, or nobody asked.
+    Open,
+    /// Every member said no.
+    Nobody,
+}
+
+impl Steering {
+    /// The entry of a flow.
+    pub fn get(&self, flow: &Flow) -> Option<&Entry> {
+        self.table.get(flow)
+    }
+
+    /// Flows in the table.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether the table is empty.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// All entries, in the order of their flows.
+    pub fn iter(&self) -> impl Iterator<Item = (&Flow, &Entry)> {
+        self.table.iter()
+    }
+
+    /// The entries from `flow` on, without `flow` itself (for a sweep in steps).
+    pub fn after(&self, flow: Option<Flow>) -> impl Iterator<Item = (&Flow, &Entry)> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        self.table
+            .range((flow.map_or(Unbounded, Excluded), Unbounded))
+    }
+
+    /// Whether `owner`'s claim is newer than what the table says: of one session the higher epoch
+    /// counts; of two sessions the one that speaks now, since a flow is used by one after the
+    /// other.
+    pub fn is_news(&self, flow: &Flow, session: SessionId, epoch: u64) -> bool {
+        match self.table.get(flow).and_then(|entry| entry.claim) {
+            Some((known, at)) if known == session => epoch >= at,
+            _ => true,
+        }
+    }
+
+    /// Note the owner of a flow. `false`, and nothing noted, if the table is full.
+    pub fn set(&mut self, flow: Flow, entry: Entry) -> bool {
+        if self.table.len() >= MAX_FLOWS && !self.table.contains_key(&flow) {
+            return false;
+        }
+        self.table.insert(flow, entry);
+        true
+    }
+
+    /// Forget a flow.
+    pub fn remove(&mut self, flow: &Flow) -> Option<Entry> {
+        self.table.remove(flow)
+    }
+
+    /// Begin to ask `members` about a flow. `false` if it is being asked about already, or too
+    /// many are.
+    pub fn ask(&mut self, now: Instant, flow: Flow, members: BTreeSet<MemberId>) -> bool {
+        if self.queries.len() >= MAX_QUERIES || self.queries.contains_key(&flow) {
+            return false;
+        }
+        self.queries.insert(
+            flow,
+            Query {
+                waiting: members,
+                deadline: now + QUERY,
+            },
+        );
+        true
+    }
+
+    /// Whether the flow is being asked about.
+    pub fn is_asking(&self, flow: &Flow) -> bool {
+        self.queries.contains_key(flow)
+    }
+
+    /// `member` does not own the flow. Once nobody does, the question is closed.
+    pub fn answer_no(&mut self, flow: &Flow, member: MemberId) -> QueryState {
+        if let Some(query) = self.queries.get_mut(flow) {
+            query.waiting.remove(&member);
+            if query.waiting.is_empty() {
+                self.queries.remove(flow);
+                return QueryState::Nobody;
+            }
+        }
+        QueryState::Open
+    }
+
+    /// Close the question about a flow: its owner is known.
+    pub fn close(&mut self, flow: &Flow) {
+        self.queries.remove(flow);
+    }
+
+    /// Flows whose question stayed without all answers for too long; they are closed.
+    pub fn expire(&mut self, now: Instant) -> Vec<Flow> {
+        let due: Vec<Flow> = self
+            .queries
+            .iter()
+            .filter(|(_, query)| query.deadline <= now)
+            .map(|(flow, _)| *flow)
+            .collect();
+        for flow in &due {
+            self.queries.remove(flow);
+        }
+        due
+    }
+
+    /// When [`Steering::expire`] is next due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.queries.values().map(|query| query.deadline).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow() -> Flow {
+        Flow {
+            local: ([10, 0, 0, 1], 80).into(),
+            remote: ([10, 0, 0, 9], 4000).into(),
+        }
+    }
+
+    const SESSION: SessionId = SessionId {
+        origin: 1,
+        number: 1,
+    };
+
+    #[test]
+    fn a_late_claim_of_a_former_owner_changes_nothing() {
+        let mut steering = Steering::default();
+        let entry = |epoch| Entry {
+            owner: MemberId(2),
+            claim: Some((SESSION, epoch)),
+        };
+        steering.set(flow(), entry(5));
+        assert!(!steering.is_news(&flow(), SESSION, 4));
+        assert!(steering.is_news(&flow(), SESSION, 6));
+        let other = SessionId {
+            number: 2,
+            ..SESSION
+        };
+        assert!(steering.is_news(&flow(), other, 1), "the flow is used anew");
+    }
+
+    #[test]
+    fn nobody_owns_a_flow_only_after_every_members_no() {
+        let mut steering = Steering::default();
+        let members = BTreeSet::from([MemberId(2), MemberId(3)]);
+        assert!(steering.ask(Instant::ZERO, flow(), members.clone()));
+        assert!(
+            !steering.ask(Instant::ZERO, flow(), members),
+            "one at a time"
+        );
+        assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
+        assert_eq!(
+            steering.answer_no(&flow(), MemberId(2)),
+            QueryState::Open,
+            "the same member twice is one answer"
+        );
+        assert_eq!(steering.answer_no(&flow(), MemberId(3)), QueryState::Nobody);
+    }
+
+    #[test]
+    fn silence_expires_without_being_a_no() {
+        let mut steering = Steering::default();
+        steering.ask(Instant::ZERO, flow(), BTreeSet::from([MemberId(2)]));
+        assert!(steering.expire(Instant::ZERO).is_empty());
+        assert_eq!(steering.expire(Instant::ZERO + QUERY), [flow()]);
+        assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
+    }
+}

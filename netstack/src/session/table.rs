@@ -1,0 +1,259 @@
+//! [`Session`]: one session as its owner keeps it.
+
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use super::{MAX_STATE, Pending, SessionError, SessionId, Step};
+use crate::cluster::MemberId;
+use crate::stack::{ConnId, FlowKey};
+use crate::time::{Duration, Instant};
+
+/// How long an imported session stays before a planned move, unless it commits first: a session
+/// that is moved often still gets on.
+const MIN_RESIDENCE: Duration = Duration::from_millis(100);
+
+/// One connection of a session.
+#[derive(Debug)]
+pub struct SessionConnection {
+    /// Its two ends.
+    pub flow: FlowKey,
+    /// The connection in the stack; `None` once it is gone.
+    pub conn: Option<ConnId>,
+    /// What is not committed.
+    pub pending: Pending,
+    /// The end of input was read and that is committed.
+    pub end_read: bool,
+    /// The output direction was closed and that is committed.
+    pub shut_down: bool,
+    /// Why it is dead.
+    pub failure: Option<SessionError>,
+}
+
+impl SessionConnection {
+    /// A connection nothing has been done on.
+    pub fn new(flow: FlowKey, conn: ConnId, receive_buffer: u32) -> SessionConnection {
+        SessionConnection {
+            flow,
+            conn: Some(conn),
+            pending: Pending::new(receive_buffer as usize),
+            end_read: false,
+            shut_down: false,
+            failure: None,
+        }
+    }
+}
+
+/// Whether a session may be moved on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Residence {
+    /// It was opened here or has committed here.
+    Settled,
+    /// It was imported and has not committed yet.
+    New {
+        /// When it may be moved all the same.
+        until: Instant,
+    },
+}
+
+/// A session served here.
+#[derive(Debug)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// Index of its service.
+    pub service: usize,
+    /// Count of owners so far, and of attempts to change the owner.
+    pub epoch: u64,
+    /// Its connections, numbered from 0.
+    pub connections: Vec<SessionConnection>,
+    /// Schema version and octets of the state at the last commit.
+    pub committed: Option<(u32, Bytes)>,
+    /// The service is done with it; it stays until its connections are closed.
+    pub finished: Option<Instant>,
+    /// Whether it may be moved on.
+    pub residence: Residence,
+    /// A move asked for and not begun.
+    pub wanted: Option<MemberId>,
+}
+
+impl Session {
+    /// A session that begins here.
+    pub fn open(id: SessionId, service: usize, connection: SessionConnection) -> Session {
+        Session {
+            id,
+            service,
+            epoch: 1,
+            connections: alloc::vec![connection],
+            committed: None,
+            finished: None,
+            residence: Residence::Settled,
+            wanted: None,
+        }
+    }
+
+    /// The earliest time of a planned move.
+    pub fn movable_at(&self, now: Instant) -> Instant {
+        match self.residence {
+            // A finished session commits no more: it has nothing to get on with.
+            _ if self.finished.is_some() => now,
+            Residence::Settled => now,
+            Residence::New { until } => until,
+        }
+    }
+
+    /// The session was imported: it stays a moment.
+    pub fn settle_in(&mut self, now: Instant) {
+        self.residence = Residence::New {
+            until: now + MIN_RESIDENCE,
+        };
+    }
+
+    /// A connection by its number.
+    pub fn connection(&self, number: u16) -> Result<&SessionConnection, SessionError> {
+        self.connections
+            .get(usize::from(number))
+            .ok_or(SessionError::NoConnection)
+    }
+
+    /// A connection by its number, to act on: an error if it is dead.
+    pub fn connection_mut(&mut self, number: u16) -> Result<&mut SessionConnection, SessionError> {
+        let connection = self
+            .connections
+            .get_mut(usize::from(number))
+            .ok_or(SessionError::NoConnection)?;
+        match connection.failure {
+            Some(failure) => Err(failure),
+            None => Ok(connection),
+        }
+    }
+
+    /// Whether every connection is gone.
+    pub fn is_over(&self) -> bool {
+        self.connections
+            .iter()
+            .all(|connection| connection.conn.is_none())
+    }
+
+    /// Commit: `state` becomes the committed state and each live connection gets its step. An
+    /// error, and nothing committed, if the state is too large or every connection is dead.
+    pub fn commit(
+        &mut self,
+        version: u32,
+        state: Bytes,
+    ) -> Result<Vec<(ConnId, Step)>, SessionError> {
+        if state.len() > MAX_STATE {
+            return Err(SessionError::StateTooLarge);
+        }
+        if self.finished.is_some() {
+            return Err(SessionError::Closed);
+        }
+        let alive = |connection: &&mut SessionConnection| connection.failure.is_none();
+        if let Some(dead) = self.connections.first().and_then(|first| first.failure)
+            && self.connections.iter_mut().filter(alive).count() == 0
+        {
+            return Err(dead);
+        }
+        self.committed = Some((version, state));
+        self.residence = Residence::Settled;
+        let mut steps = Vec::with_capacity(self.connections.len());
+        for connection in self.connections.iter_mut().filter(alive) {
+            let step = connection.pending.commit();
+            connection.end_read |= step.end;
+            connection.shut_down |= step.shutdown;
+            steps.extend(connection.conn.map(|conn| (conn, step)));
+        }
+        Ok(steps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(connections: u32) -> Session {
+        let connection = |index| {
+            let flow = FlowKey {
+                local: ([10, 0, 0, 1], 80).into(),
+                remote: ([10, 0, 0, 2], 1000 + index as u16).into(),
+            };
+            let conn = ConnId {
+                index,
+                generation: 0,
+            };
+            SessionConnection::new(flow, conn, 65_536)
+        };
+        let id = SessionId {
+            origin: 1,
+            number: 1,
+        };
+        let mut session = Session::open(id, 0, connection(0));
+        session.connections.extend((1..connections).map(connection));
+        session
+    }
+
+    #[test]
+    fn a_commit_steps_all_connections_at_once() {
+        let mut session = session(2);
+        let write = |session: &mut Session, number, octets| {
+            let connection = session.connection_mut(number).unwrap();
+            connection
+                .pending
+                .write(Bytes::from_static(octets))
+                .unwrap();
+        };
+        write(&mut session, 0, b"to the client");
+        write(&mut session, 1, b"upstream");
+        session.connections[1].pending.consume(3, 3).unwrap();
+        let steps = session.commit(7, Bytes::from_static(b"state")).unwrap();
+        assert_eq!(steps.len(), 2);
+        assert_eq!(steps[0].1.output, [Bytes::from_static(b"to the client")]);
+        assert_eq!((steps[1].1.consume, steps[1].1.output.len()), (3, 1));
+        assert_eq!(session.committed, Some((7, Bytes::from_static(b"state"))));
+    }
+
+    #[test]
+    fn a_state_that_no_capsule_could_carry_commits_nothing() {
+        let mut session = session(1);
+        let write = session.connections[0]
+            .pending
+            .write(Bytes::from_static(b"x"));
+        assert_eq!(write, Ok(()));
+        let state = Bytes::from(alloc::vec![0; MAX_STATE + 1]);
+        assert!(matches!(
+            session.commit(1, state),
+            Err(SessionError::StateTooLarge)
+        ));
+        assert!(session.committed.is_none());
+        assert_eq!(
+            session.commit(1, Bytes::new()).unwrap()[0].1.output.len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_proxy_goes_on_when_one_of_its_connections_dies() {
+        let mut session = session(2);
+        session.connections[0].failure = Some(SessionError::Reset);
+        assert!(matches!(
+            session.connection_mut(0),
+            Err(SessionError::Reset)
+        ));
+        assert_eq!(session.commit(1, Bytes::new()).unwrap().len(), 1);
+        session.connections[1].failure = Some(SessionError::TimedOut);
+        assert!(matches!(
+            session.commit(1, Bytes::new()),
+            Err(SessionError::Reset)
+        ));
+    }
+
+    #[test]
+    fn an_imported_session_stays_for_its_first_commit_or_a_moment() {
+        let mut session = session(1);
+        assert_eq!(session.movable_at(Instant::ZERO), Instant::ZERO);
+        session.settle_in(Instant::ZERO);
+        assert_eq!(session.movable_at(Instant::ZERO), Instant::from_millis(100));
+        session.commit(1, Bytes::new()).unwrap();
+        assert_eq!(session.movable_at(Instant::ZERO), Instant::ZERO);
+    }
+}
