@@ -4,7 +4,7 @@
 //! The file is a sequence of 64-bit little-endian words; word `i` is the SplitMix64 finaliser of
 //! `(i + 1) * 0x9E3779B97F4A7C15`, and the last word is cut to the file's size.
 
-use alloc::vec;
+use alloc::vec::Vec;
 
 use godwit::Bytes;
 
@@ -23,12 +23,12 @@ pub const fn word(index: u64) -> u64 {
 pub fn slice(offset: u64, octets: usize) -> Bytes {
     // Whole words are written, then the ends are cut off by slicing: nothing is copied.
     let lead = (offset % 8) as usize;
-    let words = (lead + octets).div_ceil(8);
-    let mut buffer = vec![0; words * 8];
-    for (index, place) in (offset / 8..).zip(buffer.chunks_exact_mut(8)) {
-        place.copy_from_slice(&word(index).to_le_bytes());
-    }
-    Bytes::from(buffer).slice(lead..lead + octets)
+    let first = offset / 8;
+    let words = (lead + octets).div_ceil(8) as u64;
+    let words: Vec<[u8; 8]> = (first..first + words)
+        .map(|index| word(index).to_le_bytes())
+        .collect();
+    Bytes::from(words.into_flattened()).slice(lead..lead + octets)
 }
 
 /// The size `text` names: octets, or with a suffix `K`, `M` or `G` (powers of 1024).

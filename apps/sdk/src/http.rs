@@ -589,4 +589,31 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: x\r\na: {fill}\r\n\r\n"
         ));
     }
+
+    proptest::proptest! {
+        /// Strangers send anything, in any slices: the outcome depends on the octets alone.
+        #[test]
+        fn any_octets_mean_the_same_however_they_are_sliced(
+            parts in proptest::collection::vec(
+                proptest::sample::select(std::vec![
+                    "GET ", "/", "a?b", "http://h/", " HTTP/1.1", " HTTP/1.0", " HTTP/9.9", "\r\n",
+                    "\n", "\r", "Host: x", "Host:", "Content-Length: 1", "Connection: close",
+                    "Transfer-Encoding: chunked", ": ", "\0", "\u{fc}", "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+                ]),
+                0..24,
+            ),
+            slice in 1..40_usize,
+        ) {
+            let octets = parts.concat();
+            let outcome = |slice| {
+                let mut harness = crate::testing::Harness::new(Paths);
+                harness.slice_input(slice);
+                harness.client_sends(octets.as_bytes());
+                harness.client_closes();
+                harness.run();
+                harness.received()
+            };
+            proptest::prop_assert_eq!(outcome(slice), outcome(usize::MAX));
+        }
+    }
 }

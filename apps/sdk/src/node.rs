@@ -126,8 +126,7 @@ impl Node {
         let now = platform.now();
         self.shared.set_now(now);
         if platform.power_button() {
-            log::info!("power button: draining");
-            self.shared.drain();
+            self.press_power_button(now);
         }
         let mut more = self.receive(platform, now);
         if self
@@ -191,6 +190,18 @@ impl Node {
     pub fn drain<P: Platform>(&mut self, platform: &mut P) {
         self.shared.set_now(platform.now());
         self.shared.drain();
+    }
+
+    /// The first press is a request, the second an order.
+    fn press_power_button(&mut self, now: Instant) {
+        if self.shared.phase() == Phase::Serving {
+            log::info!("power button: draining");
+            self.shared.drain();
+        } else {
+            let left = self.served.len();
+            log::warn!("power button again: leaving {left} sessions behind");
+            self.leave_at = Some(now);
+        }
     }
 
     /// Take frames in; whether there may be more.
@@ -291,7 +302,11 @@ impl Node {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if self.verdict.is_some() {
         } else if due(self.leave_at) {
-            self.verdict = Some(Verdict::new(Code::Drained, "drained"));
+            let reason = match self.shared.phase() {
+                Phase::Drained => "drained",
+                _ => "ordered to leave before the drain was complete",
+            };
+            self.verdict = Some(Verdict::new(Code::Drained, reason));
         } else if due(self.lease_deadline()) {
             self.verdict = Some(Verdict::new(Code::NoLease, "no DHCP lease"));
         }
