@@ -1,1 +1,2 @@
 //! Bootable images: kernel + netstack + one service.
+#![cfg_attr(not(test), no_std)]

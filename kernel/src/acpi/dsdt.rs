@@ -1,0 +1,217 @@
+//! What a server needs from the DSDT, found by its encoded form.
+//!
+//! The DSDT is a program. Interpreting it takes a virtual machine; but the objects of interest (the
+//! `\_S5` package, the resources of virtio-mmio devices and of the generic event device) are
+//! constants with a fixed encoding (ACPI 6.5, chapters 6.4 and 20), so they can be searched for.
+//! Whatever does not look exactly as expected is not found.
+
+use super::Fields;
+
+/// Name of virtio-mmio devices (virtio 1.2 leaves it to the platform; QEMU and Linux use this).
+const VIRTIO_MMIO: &[u8] = b"LNRO0005";
+/// Name of the generic event device (section 5.6.9).
+const EVENT_DEVICE: &[u8] = b"ACPI0013";
+/// How far behind a device's name its resources are looked for.
+const REACH: usize = 160;
+
+/// A device with one window of registers and one interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Physical address of the registers.
+    pub base: u32,
+    /// Length of the window, in bytes.
+    pub len: u32,
+    /// The global system interrupt.
+    pub gsi: u32,
+    /// Level-triggered.
+    pub level: bool,
+    /// Active low.
+    pub active_low: bool,
+}
+
+/// The generic event device: where events are read from (32 bits, cleared by reading) and the
+/// interrupt that announces them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventDevice {
+    /// Physical address of the event selector register.
+    pub selector: u32,
+    /// The global system interrupt.
+    pub gsi: u32,
+    /// Level-triggered.
+    pub level: bool,
+    /// Active low.
+    pub active_low: bool,
+}
+
+/// The value to write to SLP_TYP for switching off, from `Name (\_S5, Package () {value, ...})`.
+pub fn sleep_type_s5(dsdt: &[u8]) -> Option<u8> {
+    const NAME: u8 = 0x08;
+    const PACKAGE: u8 = 0x12;
+    occurrences(dsdt, b"_S5_").find_map(|at| {
+        let before = dsdt.u8_at(at.checked_sub(1)?)?;
+        if before != NAME && before != b'\\' {
+            return None;
+        }
+        let rest = dsdt.get(at + 4..)?;
+        if rest.u8_at(0)? != PACKAGE {
+            return None;
+        }
+        // The length takes one to four bytes; its top two bits say how many follow.
+        let length_bytes = 1 + usize::from(rest.u8_at(1)? >> 6);
+        let elements = rest.get(1 + length_bytes + 1..)?;
+        match elements.u8_at(0)? {
+            0x00 => Some(0),
+            0x01 => Some(1),
+            0x0a => elements.u8_at(1).filter(|&value| value < 8),
+            _ => None,
+        }
+    })
+}
+
+/// Devices that speak virtio-mmio.
+pub fn virtio_mmio(dsdt: &[u8]) -> impl Iterator<Item = Resources> + '_ {
+    occurrences(dsdt, VIRTIO_MMIO).filter_map(|at| {
+        let rest = dsdt.get(at + VIRTIO_MMIO.len()..)?;
+        let rest = rest.get(..REACH).unwrap_or(rest);
+        // Stop at the next device of the same name: its resources are its own.
+        let end = occurrences(rest, VIRTIO_MMIO).next().unwrap_or(rest.len());
+        let rest = rest.get(..end)?;
+        let (base, len) = memory32_fixed(rest)?;
+        let (gsi, level, active_low) = extended_interrupt(rest)?;
+        Some(Resources {
+            base,
+            len,
+            gsi,
+            level,
+            active_low,
+        })
+    })
+}
+
+/// The generic event device.
+pub fn event_device(dsdt: &[u8]) -> Option<EventDevice> {
+    let at = occurrences(dsdt, EVENT_DEVICE).next()?;
+    let rest = dsdt.get(at..)?;
+    let (gsi, level, active_low) = extended_interrupt(rest.get(..REACH).unwrap_or(rest))?;
+    // OperationRegion (name, SystemMemory, DWord address, ...)
+    let rest = rest.get(..REACH * 4).unwrap_or(rest);
+    let selector = occurrences(rest, &[0x5b, 0x80]).find_map(|at| {
+        let region = rest.get(at + 6..)?;
+        (region.u8_at(0)? == 0 && region.u8_at(1)? == 0x0c)
+            .then(|| region.u32_at(2))
+            .flatten()
+    })?;
+    Some(EventDevice {
+        selector,
+        gsi,
+        level,
+        active_low,
+    })
+}
+
+/// Memory32Fixed (section 6.4.3.4): tag 0x86, length 9.
+fn memory32_fixed(bytes: &[u8]) -> Option<(u32, u32)> {
+    occurrences(bytes, &[0x86, 9, 0]).find_map(|at| {
+        let base = bytes.u32_at(at + 4)?;
+        let len = bytes.u32_at(at + 8)?;
+        (base != 0 && len != 0).then_some((base, len))
+    })
+}
+
+/// Extended interrupt (section 6.4.3.6): tag 0x89, one interrupt.
+fn extended_interrupt(bytes: &[u8]) -> Option<(u32, bool, bool)> {
+    occurrences(bytes, &[0x89, 6, 0]).find_map(|at| {
+        let flags = bytes.u8_at(at + 3)?;
+        let count = bytes.u8_at(at + 4)?;
+        let gsi = bytes.u32_at(at + 5)?;
+        (count == 1).then_some((gsi, flags & 0b10 == 0, flags & 0b100 != 0))
+    })
+}
+
+fn occurrences<'a>(bytes: &'a [u8], pattern: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let first = pattern.first().copied();
+    bytes
+        .windows(pattern.len().max(1))
+        .enumerate()
+        .filter(move |(_, window)| window.first().copied() == first && *window == pattern)
+        .map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn virtio_device(base: u32, gsi: u32) -> Vec<u8> {
+        let mut bytes = b"\x08_HID\x0dLNRO0005\0\x08_CRS\x11\x19\x0a\x15".to_vec();
+        bytes.extend([0x86, 9, 0, 1]);
+        bytes.extend(base.to_le_bytes());
+        bytes.extend(512u32.to_le_bytes());
+        bytes.extend([0x89, 6, 0, 0b01, 1]);
+        bytes.extend(gsi.to_le_bytes());
+        bytes.extend([0x79, 0]);
+        bytes
+    }
+
+    #[test]
+    fn each_virtio_device_keeps_its_own_resources() {
+        let mut dsdt = vec![0; 40];
+        dsdt.extend(virtio_device(0xfeb0_2c00, 46));
+        dsdt.extend(virtio_device(0xfeb0_2e00, 47));
+        let found: Vec<_> = virtio_mmio(&dsdt)
+            .map(|r| (r.base, r.gsi, r.level))
+            .collect();
+        assert_eq!(found, [(0xfeb0_2c00, 46, true), (0xfeb0_2e00, 47, true)]);
+    }
+
+    #[test]
+    fn a_device_without_resources_does_not_borrow_its_neighbours() {
+        let mut dsdt = b"\x0dLNRO0005\0".to_vec();
+        dsdt.extend(virtio_device(0xfeb0_2e00, 47));
+        assert_eq!(virtio_mmio(&dsdt).count(), 1);
+    }
+
+    #[test]
+    fn s5_is_read_in_each_encoding() {
+        let found = |bytes: &[u8]| sleep_type_s5(bytes);
+        assert_eq!(found(b"\x08_S5_\x12\x06\x04\x00\x00\x00\x00"), Some(0));
+        assert_eq!(found(b"\x08_S5_\x12\x08\x04\x0a\x05\x0a\x05"), Some(5));
+        assert_eq!(found(b"\x08\\_S5_\x12\x08\x04\x01\x01"), Some(1));
+        assert_eq!(found(b"\x08_S5_\x12\x08\x04\x0a\x55"), None);
+        assert_eq!(found(b"X_S5_\x12\x06\x04\x00"), None);
+    }
+
+    #[test]
+    fn the_event_device_gives_register_and_interrupt() {
+        let mut dsdt = b"\x08_HID\x0dACPI0013\0\x08_CRS\x11\x0d\x0a\x0b".to_vec();
+        dsdt.extend([0x89, 6, 0, 0b11, 1, 9, 0, 0, 0, 0x79, 0]);
+        dsdt.extend(b"\x5b\x80EREG\0\x0c\0\0\xa0\xfe\x0a\x04");
+        let expected = EventDevice {
+            selector: 0xfea0_0000,
+            gsi: 9,
+            level: false,
+            active_low: false,
+        };
+        assert_eq!(event_device(&dsdt), Some(expected));
+    }
+
+    proptest! {
+        #[test]
+        fn no_byte_code_panics(
+            pieces in prop::collection::vec((0usize..7, prop::collection::vec(any::<u8>(), 0..24)), 0..12),
+        ) {
+            let marks: [&[u8]; 7] = [
+                b"\x08_S5_\x12", b"LNRO0005", b"ACPI0013", &[0x86, 9, 0], &[0x89, 6, 0],
+                &[0x5b, 0x80], b"",
+            ];
+            let mut dsdt = Vec::new();
+            for (mark, bytes) in pieces {
+                dsdt.extend(marks[mark]);
+                dsdt.extend(bytes);
+            }
+            sleep_type_s5(&dsdt);
+            event_device(&dsdt);
+            virtio_mmio(&dsdt).count();
+        }
+    }
+}

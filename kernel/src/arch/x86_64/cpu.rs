@@ -1,0 +1,240 @@
+//! CPUID, time stamp counter, random number instructions, model-specific registers.
+
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid, __cpuid_count, _rdtsc};
+
+/// Reads the time stamp counter. Not ordered against other instructions: good enough for a clock.
+#[inline]
+pub fn tsc() -> u64 {
+    // SAFETY: every x86-64 has a time stamp counter, and ring 0 may read it.
+    unsafe { _rdtsc() }
+}
+
+/// What CPUID says in one leaf.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leaf {
+    /// EAX.
+    pub eax: u32,
+    /// EBX.
+    pub ebx: u32,
+    /// ECX.
+    pub ecx: u32,
+    /// EDX.
+    pub edx: u32,
+}
+
+/// One CPUID leaf, or `None` if the processor does not have it.
+#[allow(unused_unsafe, reason = "CPUID became safe to call after Rust 1.95")]
+pub fn cpuid(leaf: u32) -> Option<Leaf> {
+    let base = leaf & 0xffff_0000;
+    // SAFETY: every x86-64 has CPUID.
+    let highest = unsafe { __cpuid(base) }.eax;
+    let there = match base {
+        HYPERVISOR => has_hypervisor() && highest >= leaf,
+        _ => highest >= leaf,
+    };
+    there.then(|| {
+        // SAFETY: as above.
+        let result = unsafe { __cpuid_count(leaf, 0) };
+        Leaf {
+            eax: result.eax,
+            ebx: result.ebx,
+            ecx: result.ecx,
+            edx: result.edx,
+        }
+    })
+}
+
+const HYPERVISOR: u32 = 0x4000_0000;
+
+#[allow(unused_unsafe, reason = "CPUID became safe to call after Rust 1.95")]
+fn has_hypervisor() -> bool {
+    // SAFETY: every x86-64 has CPUID leaf 1.
+    unsafe { __cpuid(1) }.ecx & (1 << 31) != 0
+}
+
+/// Who runs this virtual machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hypervisor {
+    /// Nobody, or nobody who says so.
+    None,
+    /// QEMU's own emulation. Its local APIC counts nanoseconds.
+    Tcg,
+    /// KVM. Its local APIC counts nanoseconds too.
+    Kvm,
+    /// Somebody else.
+    Other,
+}
+
+/// Who runs this virtual machine, by CPUID leaf 0x4000_0000.
+#[allow(unused_unsafe, reason = "CPUID became safe to call after Rust 1.95")]
+pub fn hypervisor() -> Hypervisor {
+    if !has_hypervisor() {
+        return Hypervisor::None;
+    }
+    // SAFETY: the leaf exists where the hypervisor bit is set.
+    let leaf = unsafe { __cpuid(HYPERVISOR) };
+    let mut signature = [0; 12];
+    for (bytes, word) in signature.chunks_mut(4).zip([leaf.ebx, leaf.ecx, leaf.edx]) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    match &signature {
+        b"TCGTCGTCGTCG" => Hypervisor::Tcg,
+        b"KVMKVMKVM\0\0\0" => Hypervisor::Kvm,
+        _ => Hypervisor::Other,
+    }
+}
+
+/// A random number from the processor's conditioned generator, or `None` if it has none or it is
+/// dry after a few tries.
+pub fn rdrand() -> Option<u64> {
+    let has = cpuid(1).is_some_and(|leaf| leaf.ecx & (1 << 30) != 0);
+    has.then(|| {
+        retry(|| {
+            let (value, ok): (u64, u8);
+            // SAFETY: the processor says it has RDRAND.
+            unsafe {
+                asm!("rdrand {}", "setc {}", out(reg) value, out(reg_byte) ok,
+                    options(nomem, nostack));
+            }
+            (ok != 0).then_some(value)
+        })
+    })
+    .flatten()
+}
+
+/// A random number from the processor's entropy source itself; see [`rdrand`].
+pub fn rdseed() -> Option<u64> {
+    let has = cpuid(7).is_some_and(|leaf| leaf.ebx & (1 << 18) != 0);
+    has.then(|| {
+        retry(|| {
+            let (value, ok): (u64, u8);
+            // SAFETY: the processor says it has RDSEED.
+            unsafe {
+                asm!("rdseed {}", "setc {}", out(reg) value, out(reg_byte) ok,
+                    options(nomem, nostack));
+            }
+            (ok != 0).then_some(value)
+        })
+    })
+    .flatten()
+}
+
+fn retry(mut draw: impl FnMut() -> Option<u64>) -> Option<u64> {
+    // Intel's guide asks for ten tries; broken parts return all ones for ever.
+    (0..10)
+        .find_map(|_| draw())
+        .filter(|&value| value != u64::MAX && value != 0)
+}
+
+/// Reads a model-specific register.
+///
+/// # Safety
+///
+/// The register must exist.
+pub unsafe fn read_msr(register: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the caller vouches for the register.
+    unsafe {
+        asm!("rdmsr", in("ecx") register, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+///
+/// The register must exist, and the value must not break what the kernel relies on.
+pub unsafe fn write_msr(register: u32, value: u64) {
+    // SAFETY: the caller vouches for register and value.
+    unsafe {
+        asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Stops taking interrupts.
+#[cfg(godwit_image)]
+#[inline]
+pub fn disable_interrupts() {
+    // SAFETY: nothing but latency depends on interrupts. Not `nomem`: what an interrupt handler
+    // wrote must be read after this.
+    unsafe { asm!("cli", options(nostack)) }
+}
+
+/// Takes interrupts from now on.
+#[cfg(godwit_image)]
+#[inline]
+pub fn enable_interrupts() {
+    // SAFETY: boot has loaded the interrupt descriptor table before anyone calls this.
+    unsafe { asm!("sti", options(nostack)) }
+}
+
+/// Enables interrupts and sleeps until one comes. `sti` takes effect after the next instruction, so
+/// an interrupt that arrived since [`disable_interrupts`] still ends the sleep.
+#[cfg(godwit_image)]
+#[inline]
+pub fn enable_interrupts_and_halt() {
+    // SAFETY: as for `enable_interrupts`.
+    unsafe { asm!("sti", "hlt", options(nostack)) }
+}
+
+/// Stops for good.
+#[cfg(godwit_image)]
+pub fn stop() -> ! {
+    loop {
+        // SAFETY: nothing runs after this.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) }
+    }
+}
+
+/// The frame pointer of the caller.
+#[cfg(godwit_image)]
+#[inline(always)]
+pub fn frame_pointer() -> u64 {
+    let frame;
+    // SAFETY: reading a register has no effects.
+    unsafe { asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags)) };
+    frame
+}
+
+/// CR2: the address that faulted last.
+#[cfg(godwit_image)]
+pub fn fault_address() -> u64 {
+    let address;
+    // SAFETY: reading CR2 has no effects.
+    unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
+    address
+}
+
+/// Switches to other page tables, which also empties the TLB.
+///
+/// # Safety
+///
+/// The tables must map all code and data in use where they are.
+#[cfg(godwit_image)]
+pub unsafe fn load_page_table(root: u64) {
+    // SAFETY: the caller vouches for the tables.
+    unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_beyond_the_last_are_absent() {
+        assert!(cpuid(0).is_some());
+        assert_eq!(cpuid(0xffff), None);
+        assert_eq!(cpuid(0x8000_ffff), None);
+    }
+
+    #[test]
+    fn a_generator_that_repeats_all_ones_is_not_trusted() {
+        assert_eq!(retry(|| Some(u64::MAX)), None);
+        assert_eq!(retry(|| None), None);
+        assert_eq!(retry(|| Some(7)), Some(7));
+    }
+}

@@ -1,0 +1,95 @@
+//! The first instructions: from the PVH entry point (32-bit, paging off; Xen `docs/misc/pvh`) to
+//! long mode and Rust.
+
+use core::arch::global_asm;
+
+use crate::mm::Guarded;
+
+const BOOT_STACK: usize = 256 << 10;
+
+/// The stack the service runs on.
+pub static STACK: Guarded<BOOT_STACK> = Guarded::new();
+
+global_asm!(
+    // The note by which QEMU, Firecracker and others find the entry point.
+    ".pushsection .note.pvh, \"a\", @note",
+    ".balign 4",
+    ".long 4, 8, 18", // name size, descriptor size, XEN_ELFNOTE_PHYS32_ENTRY
+    ".asciz \"Xen\"",
+    ".quad godwit_start",
+    ".popsection",
+    // Page tables good enough to get into Rust: the first 4 GiB, 2 MiB pages, no protection.
+    ".pushsection .bss.boot_tables, \"aw\", @nobits",
+    ".balign 4096",
+    "boot_level4: .skip 4096",
+    "boot_level3: .skip 4096",
+    "boot_level2: .skip 4 * 4096",
+    ".popsection",
+    ".pushsection .rodata.boot_gdt, \"a\", @progbits",
+    ".balign 8",
+    "boot_gdt: .quad 0",
+    ".quad 0x00af9a000000ffff", // 0x08: 64-bit code
+    ".quad 0x00cf92000000ffff", // 0x10: data
+    "boot_gdt_pointer: .word 23",
+    ".long boot_gdt",
+    ".popsection",
+    ".pushsection .text.boot, \"ax\", @progbits",
+    ".code32",
+    ".globl godwit_start",
+    "godwit_start:",
+    "cli",
+    "cld",
+    "rdtsc",
+    "movl %eax, %esi", // the time of entry, in edi:esi
+    "movl %edx, %edi",
+    "movl $boot_level3 + 3, boot_level4",
+    "movl $boot_level2 + 3, %eax",
+    "movl $boot_level3, %ecx",
+    "2: movl %eax, (%ecx)",
+    "addl $4096, %eax",
+    "addl $8, %ecx",
+    "cmpl $boot_level3 + 32, %ecx",
+    "jb 2b",
+    "movl $0x83, %eax", // present, writable, large
+    "movl $boot_level2, %ecx",
+    "3: movl %eax, (%ecx)",
+    "addl $0x200000, %eax",
+    "addl $8, %ecx",
+    "cmpl $boot_level2 + 4 * 4096, %ecx",
+    "jb 3b",
+    "movl $boot_level4, %eax",
+    "movl %eax, %cr3",
+    "movl $0x620, %eax", // CR4: PAE, OSFXSR, OSXMMEXCPT
+    "movl %eax, %cr4",
+    "movl $0xc0000080, %ecx", // EFER: LME, NXE
+    "rdmsr",
+    "orl $0x900, %eax",
+    "wrmsr",
+    "movl $0x80010033, %eax", // CR0: PG, WP, NE, ET, MP, PE
+    "movl %eax, %cr0",
+    "lgdt boot_gdt_pointer",
+    "ljmp $0x08, $4f",
+    ".code64",
+    "4: movl $0x10, %eax",
+    "movl %eax, %ds",
+    "movl %eax, %es",
+    "movl %eax, %ss",
+    "xorl %eax, %eax",
+    "movl %eax, %fs",
+    "movl %eax, %gs",
+    "movl ${stack} + {guard} + {size}, %esp",
+    "xorl %ebp, %ebp", // the end of every backtrace
+    "shlq $32, %rdi",
+    "movl %esi, %esi",
+    "orq %rdi, %rsi", // second argument: TSC at entry
+    "movl %ebx, %edi", // first: start info
+    "call {main}",
+    "5: hlt",
+    "jmp 5b",
+    ".popsection",
+    stack = sym STACK,
+    guard = const crate::mm::PAGE,
+    size = const BOOT_STACK,
+    main = sym crate::boot::from_assembly,
+    options(att_syntax)
+);

@@ -1,0 +1,347 @@
+//! The order of events at boot.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use virtio_drivers::transport::DeviceType;
+use virtio_drivers::transport::Transport;
+
+use super::chart::mark;
+use super::pvh::StartInfo;
+use super::timer::{self, Calibration};
+use crate::acpi::dsdt::{self, EventDevice};
+use crate::acpi::tables::{self, Interrupts, Tables};
+use crate::acpi::{Physical, power};
+use crate::arch::x86_64::apic::{LOCAL_APIC, Trigger};
+use crate::arch::x86_64::{interrupts, tables as descriptor_tables};
+use crate::drivers::net::Nic;
+use crate::drivers::net::virtio::VirtioNet;
+use crate::drivers::rng;
+use crate::drivers::virtio::mmio::{self, Place};
+use crate::drivers::virtio::{AnyTransport, pci as virtio_pci};
+use crate::exit::{ExitCode, exit};
+use crate::mmio::Mmio;
+use crate::{Machine, clock, console, entropy, fw_cfg, mm, pci};
+
+/// The configuration file the host may supply.
+const CONFIG_FILE: &str = "opt/godwit/config";
+const MAX_VIRTIO: usize = 24;
+
+unsafe extern "Rust" {
+    /// Defined by [`crate::entry!`] in the image.
+    safe fn godwit_main(machine: Machine) -> !;
+}
+
+/// Firmware's tables in physical memory, once page tables are ours.
+struct Firmware;
+
+impl Physical for Firmware {
+    fn bytes(&self, base: u64, len: usize) -> Option<&[u8]> {
+        mm::physical_bytes(base, len)
+    }
+}
+
+/// Memory as the boot page tables show it: everything below 4 GiB.
+struct Unprotected;
+
+impl Physical for Unprotected {
+    fn bytes(&self, base: u64, len: usize) -> Option<&[u8]> {
+        let end = base.checked_add(len as u64)?;
+        if base == 0 || end > 1 << 32 {
+            return None;
+        }
+        // SAFETY: mapped by the boot tables, and nobody writes there: the heap has no memory yet.
+        Some(unsafe { core::slice::from_raw_parts(base as *const u8, len) })
+    }
+}
+
+/// Called by the first instructions, on the boot stack.
+pub(crate) extern "C" fn from_assembly(start_info: u64, entry_tsc: u64) -> ! {
+    clock::set_entry(entry_tsc);
+    console::init();
+    descriptor_tables::load();
+    mark("entry");
+    let machine = start(start_info);
+    crate::arch::x86_64::cpu::enable_interrupts();
+    godwit_main(machine)
+}
+
+fn start(start_info: u64) -> Machine {
+    let Some(info) = StartInfo::read(&Unprotected, start_info) else {
+        exit(ExitCode::BootFailed, "not started by a PVH boot loader");
+    };
+    set_log_level(&info.command_line);
+    let ram = info.memory.total();
+    if let Err(error) = mm::install(info.memory) {
+        exit(ExitCode::BootFailed, format_args!("page tables: {error:?}"));
+    }
+    mark("memory");
+
+    // ACPI may lie in memory that is about to become heap: read all of it before.
+    let acpi = Tables::read(&Firmware, info.rsdp).unwrap_or_default();
+    let dsdt = acpi
+        .fixed
+        .and_then(|fixed| tables::table(&Firmware, fixed.dsdt))
+        .unwrap_or_default();
+    let sleep_type = dsdt::sleep_type_s5(dsdt);
+    let events = dsdt::event_device(dsdt);
+    let virtio: heapless::Vec<Place, MAX_VIRTIO> = dsdt::virtio_mmio(dsdt)
+        .map(Place::from)
+        .take(MAX_VIRTIO)
+        .collect();
+    mark("acpi");
+    let heap = mm::hand_over();
+    mark("heap");
+
+    let controllers = acpi.interrupts.clone().unwrap_or_default();
+    let apic = init_interrupts(&controllers);
+    let calibration = Calibration::start(apic, acpi.fixed.map_or(0, |fixed| fixed.timer));
+    mark("apic");
+    init_power(&acpi, &controllers, sleep_type, events);
+    if let Some(seed) = entropy::processor_seed() {
+        entropy::add_seed(seed);
+    }
+    mark("power");
+    let config_file = fw_cfg::read(CONFIG_FILE);
+    mark("config");
+
+    let mut devices = Devices::default();
+    devices.scan_pci(&acpi);
+    mark("pci");
+    devices.scan_mmio(&info.command_line, virtio, &controllers);
+    mark("mmio");
+    if timer::read_date().is_none() {
+        log::warn!("no real-time clock: the date is not known");
+    }
+    mark("rtc");
+    let source = calibration.finish(apic);
+    mark("clock");
+
+    log::info!("{} KiB of RAM, {} KiB heap", ram >> 10, heap.total >> 10);
+    log::info!(
+        "clock by {source}, {:?}",
+        crate::arch::x86_64::cpu::hypervisor()
+    );
+    for nic in &devices.nics {
+        log::info!("network card {}, MTU {}", Mac(nic.mac()), nic.mtu());
+    }
+    if !entropy::ready() {
+        exit(ExitCode::NoEntropy, entropy::NoEntropy);
+    }
+    Machine {
+        command_line: String::from(info.command_line.as_str()),
+        config_file,
+        nics: devices.nics,
+    }
+}
+
+/// `log=debug` on the command line counts from here on; the image's configuration may change it.
+fn set_log_level(command_line: &str) {
+    let level = command_line
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix("log=")?.parse().ok());
+    if let Some(level) = level {
+        log::set_max_level(level);
+    }
+}
+
+fn init_interrupts(controllers: &Interrupts) -> &'static crate::arch::x86_64::apic::LocalApic {
+    let address = match controllers.local_apic {
+        0 => LOCAL_APIC,
+        address => address,
+    };
+    let Some(local) = Mmio::map(address, 0x1000) else {
+        exit(ExitCode::BootFailed, "no local APIC");
+    };
+    let mut io: heapless::Vec<(u64, u32), 4> = controllers
+        .io_apics
+        .iter()
+        .map(|apic| (apic.address, apic.base))
+        .collect();
+    if io.is_empty() {
+        // No ACPI: where the architecture's first I/O APIC has always been.
+        let _ = io.push((0xfec0_0000, 0));
+    }
+    interrupts::init(
+        local,
+        io.iter()
+            .filter_map(|&(address, base)| Some((Mmio::map(address, 0x20)?, base))),
+    );
+    match interrupts::local_apic() {
+        Some(apic) => apic,
+        None => exit(ExitCode::BootFailed, "no local APIC"),
+    }
+}
+
+fn init_power(
+    acpi: &Tables,
+    controllers: &Interrupts,
+    sleep_type: Option<u8>,
+    events: Option<EventDevice>,
+) {
+    let Some(fixed) = acpi.fixed else {
+        log::warn!("no ACPI: no power button, and no switching off");
+        return;
+    };
+    let (button, switch) = power::init(&fixed, sleep_type, events);
+    let routed = match events {
+        Some(device) => interrupts::route_power(
+            device.gsi,
+            Trigger {
+                active_low: device.active_low,
+                level: device.level,
+            },
+        ),
+        None => {
+            let (gsi, trigger) = controllers.isa(fixed.sci as u8);
+            interrupts::route_power(
+                gsi,
+                Trigger {
+                    level: true,
+                    ..trigger
+                },
+            )
+        }
+    };
+    if !(button && routed) {
+        log::warn!("the power button is out of reach");
+    }
+    if !switch {
+        log::warn!("this machine cannot be switched off by ACPI");
+    }
+}
+
+#[derive(Default)]
+struct Devices {
+    nics: Vec<Box<dyn Nic>>,
+}
+
+impl Devices {
+    fn scan_pci(&mut self, acpi: &Tables) {
+        // A machine with ACPI but without MCFG may have PCI behind ports; microvm has none at all,
+        // and its FADT says hardware-reduced.
+        let reduced = acpi.fixed.is_some_and(|fixed| fixed.hardware_reduced);
+        if acpi.ecam.is_none() && (reduced || acpi.fixed.is_none()) {
+            return;
+        }
+        let mut config = pci::access(acpi.ecam);
+        let mut functions: heapless::Vec<pci::Function, 64> = heapless::Vec::new();
+        pci::enumerate(&config, |function| {
+            log::debug!(
+                "pci {} {:04x}:{:04x} class {:04x}",
+                function.address,
+                function.vendor,
+                function.device,
+                function.class
+            );
+            let _ = functions.push(function);
+        });
+        for function in &functions {
+            match virtio_pci::device_type(function) {
+                Some(kind @ (DeviceType::Network | DeviceType::EntropySource)) => {
+                    let vector = (kind == DeviceType::Network)
+                        .then(interrupts::message_vector)
+                        .flatten();
+                    match virtio_pci::PciTransport::bind(&mut config, function, vector) {
+                        Ok(transport) => {
+                            let interrupts = transport.interrupts();
+                            self.bind(AnyTransport::Pci(transport), interrupts, &function.address);
+                        }
+                        Err(error) => log::error!("{}: {error}", function.address),
+                    }
+                }
+                _ if function.class == 0x0200 => log::warn!(
+                    "{}: no driver for network card {:04x}:{:04x}",
+                    function.address,
+                    function.vendor,
+                    function.device
+                ),
+                _ => {}
+            }
+        }
+    }
+
+    fn scan_mmio(
+        &mut self,
+        command_line: &str,
+        mut places: heapless::Vec<Place, MAX_VIRTIO>,
+        controllers: &Interrupts,
+    ) {
+        if places.is_empty() {
+            places.extend(mmio::from_command_line(command_line).take(MAX_VIRTIO));
+        }
+        if places.is_empty() && self.nics.is_empty() {
+            // microvm's rule: the second I/O APIC if there is one, else the end of the first.
+            let second = controllers.io_apics.iter().map(|apic| apic.base).max();
+            let first = second.filter(|&base| base > 0).unwrap_or(16);
+            let count = if first == 16 { 8 } else { 24 };
+            places.extend(mmio::from_window(first..first + count).take(MAX_VIRTIO));
+        }
+        for place in places {
+            self.bind_mmio(&place);
+        }
+    }
+
+    fn bind_mmio(&mut self, place: &Place) {
+        let Some(registers) = Mmio::map(place.base, place.len) else {
+            log::error!(
+                "virtio device at {:#x}: not a place for registers",
+                place.base
+            );
+            return;
+        };
+        if !mmio::occupied(&registers) {
+            return;
+        }
+        let transport = match registers.into_virtio() {
+            Ok(transport) => transport,
+            Err(error) => {
+                log::error!("virtio device at {:#x}: {error}", place.base);
+                return;
+            }
+        };
+        let interrupts = transport.device_type() == DeviceType::Network
+            && interrupts::route_virtio_mmio(place.gsi, place.trigger, registers);
+        let name = format_args!("{:#x}", place.base);
+        self.bind(AnyTransport::Mmio(transport), interrupts, &name);
+    }
+
+    fn bind(&mut self, transport: AnyTransport, interrupts: bool, name: &dyn core::fmt::Display) {
+        match transport.device_type() {
+            DeviceType::Network => match VirtioNet::bind(transport, interrupts, random_mac()) {
+                Ok(card) => {
+                    if !interrupts {
+                        log::warn!("{name}: no interrupt to be had, the card is polled");
+                    }
+                    self.nics.push(Box::new(card));
+                }
+                Err(error) => log::error!("{name}: network card not usable: {error}"),
+            },
+            DeviceType::EntropySource => match rng::draw(transport) {
+                Ok(Some(seed)) => entropy::add_seed(seed),
+                Ok(None) => log::warn!("{name}: virtio-rng gives nothing"),
+                Err(fault) => log::warn!("{name}: virtio-rng: {fault}"),
+            },
+            other => log::debug!("{name}: virtio device {other:?} not used"),
+        }
+    }
+}
+
+/// A locally administered address for a card that has none.
+fn random_mac() -> [u8; 6] {
+    let mut mac = [0; 6];
+    let _ = entropy::fill(&mut mac);
+    let [first, ..] = &mut mac;
+    *first = *first & !1 | 2;
+    mac
+}
+
+struct Mac([u8; 6]);
+
+impl core::fmt::Display for Mac {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}

@@ -1,0 +1,198 @@
+//! The console: log lines, and the lines the host relies on, on the first serial interface.
+//!
+//! Under emulation a byte on a serial line costs about as much as handling a packet, so ordinary
+//! log lines wait in a buffer until the image is idle, the buffer is full, or a line of more
+//! weight (a warning, a line for the host, the end) has to get out with everything before it.
+
+use core::fmt::{self, Write};
+
+use crate::arch::x86_64::serial;
+use crate::exit::ExitCode;
+use crate::sync::Lock;
+
+const BUFFER: usize = 8192;
+
+static CONSOLE: Lock<Buffer> = Lock::new(Buffer {
+    bytes: [0; BUFFER],
+    len: 0,
+});
+static LOGGER: Logger = Logger;
+
+struct Buffer {
+    bytes: [u8; BUFFER],
+    len: usize,
+}
+
+impl Buffer {
+    fn flush(&mut self) {
+        if let Some(bytes) = self.bytes.get(..self.len) {
+            serial::write(bytes);
+        }
+        self.len = 0;
+    }
+
+    fn push(&mut self, byte: u8) {
+        if self.len == BUFFER {
+            self.flush();
+        }
+        if let Some(slot) = self.bytes.get_mut(self.len) {
+            *slot = byte;
+            self.len += 1;
+        }
+    }
+}
+
+impl Write for Buffer {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.push(b'\r');
+            }
+            self.push(byte);
+        }
+        Ok(())
+    }
+}
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true // `log` itself compares with the level set
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut buffer = CONSOLE.lock();
+        let _ = write_record(&mut *buffer, crate::clock::now_ns(), record);
+        if record.level() <= log::Level::Warn {
+            buffer.flush();
+        }
+    }
+
+    fn flush(&self) {
+        flush();
+    }
+}
+
+/// One log line: `[   0.001234] INFO  target: message`.
+fn write_record(out: &mut impl Write, now_ns: u64, record: &log::Record<'_>) -> fmt::Result {
+    let micros = now_ns / 1000;
+    let target = record.target();
+    let target = target.strip_prefix("godwit_").unwrap_or(target);
+    writeln!(
+        out,
+        "[{:>4}.{:06}] {:<5} {}: {}",
+        micros / 1_000_000,
+        micros % 1_000_000,
+        record.level(),
+        target,
+        record.args()
+    )
+}
+
+/// Sets up the serial interface and makes the console the logger.
+pub fn init() {
+    serial::init();
+    if log::set_logger(&LOGGER).is_ok() {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+}
+
+/// Sends what waits in the buffer.
+pub fn flush() {
+    CONSOLE.lock().flush();
+}
+
+/// Prints a line for the host, at once. `line` has no line break.
+pub fn line(line: fmt::Arguments<'_>) {
+    let mut buffer = CONSOLE.lock();
+    let _ = writeln!(buffer, "{line}");
+    buffer.flush();
+}
+
+/// Adds a line to the buffer, to be sent when there is time.
+pub fn line_later(line: fmt::Arguments<'_>) {
+    let _ = writeln!(CONSOLE.lock(), "{line}");
+}
+
+/// Prints in the middle of a disaster: takes no lock it cannot have, and buffers nothing.
+pub fn emergency(line: fmt::Arguments<'_>) {
+    if let Some(mut buffer) = CONSOLE.try_lock() {
+        buffer.flush();
+    }
+    let _ = writeln!(Raw, "{line}");
+}
+
+struct Raw;
+
+impl Write for Raw {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive('\n') {
+            match part.strip_suffix('\n') {
+                Some(line) => {
+                    serial::write(line.as_bytes());
+                    serial::write(b"\r\n");
+                }
+                None => serial::write(part.as_bytes()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The last line: why the image ended.
+pub fn verdict(code: ExitCode, reason: &impl fmt::Display) {
+    struct Reason<'a, T>(&'a T);
+    impl<T: fmt::Display> fmt::Display for Reason<'_, T> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(JsonString(f), "{}", self.0)
+        }
+    }
+    emergency(format_args!(
+        "GODWIT VERDICT {{\"code\":{},\"name\":\"{}\",\"reason\":\"{}\"}}",
+        code as u8,
+        code.name(),
+        Reason(reason)
+    ));
+}
+
+/// Escapes what is written to it for the inside of a JSON string.
+pub struct JsonString<'a, W>(pub &'a mut W);
+
+impl<W: Write> Write for JsonString<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => write!(self.0, "\\{c}")?,
+                '\n' => self.0.write_str("\\n")?,
+                c if u32::from(c) < 0x20 => write!(self.0, "\\u{:04x}", u32::from(c))?,
+                c => self.0.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_has_time_level_target_and_text() {
+        let mut out = String::new();
+        let record = log::Record::builder()
+            .level(log::Level::Info)
+            .target("godwit_kernel::pci")
+            .args(format_args!("two devices"))
+            .build();
+        write_record(&mut out, 12_001_234_567, &record).unwrap();
+        assert_eq!(out, "[  12.001234] INFO  kernel::pci: two devices\n");
+    }
+
+    #[test]
+    fn a_reason_cannot_break_out_of_its_string() {
+        let mut out = String::new();
+        write!(JsonString(&mut out), "a \"b\"\\\n\u{1}").unwrap();
+        assert_eq!(out, r#"a \"b\"\\\n\u0001"#);
+    }
+}

@@ -1,0 +1,152 @@
+//! Network cards.
+//!
+//! [`Nic`] is what the rest of the system sees of one: received packets as [`Bytes`] that are the
+//! device's own buffers, transmitted packets as slices that are handed to the device as they are,
+//! and the metadata for checksum and segmentation offload from the start, although no driver
+//! negotiates them yet.
+
+pub mod virtio;
+
+use bytes::Bytes;
+
+pub use crate::dma::Slices;
+
+/// What is known about a received packet's checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RxChecksum {
+    /// Nothing: verify it.
+    #[default]
+    Unknown,
+    /// The device has verified it.
+    Valid,
+    /// It came from a neighbour on the same host that left it to be filled in; the data is good.
+    Partial,
+}
+
+/// A received Ethernet frame, without frame check sequence.
+#[derive(Clone, Debug)]
+pub struct RxPacket {
+    /// The frame.
+    pub bytes: Bytes,
+    /// What the device says about the checksum of its TCP or UDP.
+    pub checksum: RxChecksum,
+    /// The size of the segments this frame was coalesced from, if it was.
+    pub segment_size: Option<u16>,
+}
+
+/// A checksum the device is to fill in: over everything from `start`, stored at `start + offset`,
+/// where the pseudo-header's sum is already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxChecksum {
+    /// First byte covered, counted from the start of the frame.
+    pub start: u16,
+    /// Where the checksum is stored, counted from `start`.
+    pub offset: u16,
+}
+
+/// What kind of packet the device is to cut into segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP over IPv4.
+    TcpIpv4,
+    /// TCP over IPv6.
+    TcpIpv6,
+}
+
+/// A packet the device is to cut into segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segmentation {
+    /// What it is.
+    pub protocol: Protocol,
+    /// TCP payload bytes in each segment.
+    pub size: u16,
+    /// Length of all headers, Ethernet included.
+    pub header: u16,
+}
+
+/// An Ethernet frame to be sent.
+#[derive(Clone, Debug, Default)]
+pub struct TxPacket {
+    /// The frame, in pieces.
+    pub slices: Slices,
+    /// For the device to fill in; only where [`Capabilities::tx_checksum`].
+    pub checksum: Option<TxChecksum>,
+    /// For the device to cut up; only where [`Capabilities::segmentation`].
+    pub segmentation: Option<Segmentation>,
+}
+
+impl TxPacket {
+    /// A frame in one piece that needs nothing done.
+    pub fn plain(frame: Bytes) -> Self {
+        Self {
+            slices: core::iter::once(frame).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What a card does for its user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Fills in checksums on transmit.
+    pub tx_checksum: bool,
+    /// Verifies checksums on receive.
+    pub rx_checksum: bool,
+    /// Cuts TCP packets into segments.
+    pub segmentation: bool,
+    /// Joins received segments.
+    pub receive_coalescing: bool,
+}
+
+/// What a card has done and seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Received frames thrown away because they were malformed.
+    pub rx_errors: u64,
+    /// Received frames copied because their user was slow to give buffers back.
+    pub rx_copied: u64,
+    /// Frames handed to the device.
+    pub tx_packets: u64,
+    /// Bytes handed to the device.
+    pub tx_bytes: u64,
+    /// Frames refused because the ring was full.
+    pub tx_full: u64,
+    /// Doorbells rung.
+    pub notifications: u64,
+}
+
+/// A network card. Nothing here blocks.
+pub trait Nic: Send {
+    /// Its Ethernet address.
+    fn mac(&self) -> [u8; 6];
+    /// Largest IP packet it carries, in bytes.
+    fn mtu(&self) -> u16;
+    /// Whether it has a link.
+    fn link_up(&self) -> bool;
+    /// What it does for us.
+    fn capabilities(&self) -> Capabilities;
+    /// The next received frame.
+    fn receive(&mut self) -> Option<RxPacket>;
+    /// Queues a frame; hands it back if there is no room. Nothing is promised to leave before
+    /// [`Nic::flush`].
+    #[allow(
+        clippy::result_large_err,
+        reason = "the packet itself, to be tried again"
+    )]
+    fn transmit(&mut self, packet: TxPacket) -> Result<(), TxPacket>;
+    /// Tells the device about frames queued and buffers given back.
+    fn flush(&mut self);
+    /// Asks for an interrupt at the next event (a frame, or room after a refused transmit).
+    /// `true`: do not sleep, there is something to do already.
+    fn arm(&mut self) -> bool;
+    /// No more interrupts until [`Nic::arm`].
+    fn disarm(&mut self);
+    /// Whether the card interrupts at all; if not, it must be polled.
+    fn interrupts(&self) -> bool;
+    /// What it has done.
+    fn statistics(&self) -> Statistics;
+}

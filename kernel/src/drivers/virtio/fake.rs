@@ -1,0 +1,277 @@
+//! A virtio device made of code: the other side of the rings, for tests. It can be told to lie.
+#![allow(
+    unsafe_code,
+    reason = "a device reads and writes the driver's memory by address"
+)]
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
+use virtio_drivers::{Error, PhysAddr, Result};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+const WRITE: u16 = 2;
+const NEXT: u16 = 1;
+const NO_INTERRUPT: u16 = 1;
+
+type Handler = Arc<dyn Fn(&FakeDevice, u16) + Send + Sync>;
+
+/// The device's side. Clones are the same device.
+#[derive(Clone)]
+pub struct FakeDevice(Arc<Mutex<State>>);
+
+struct State {
+    status: u32,
+    offered: u64,
+    accepted: u64,
+    max_queue: u32,
+    legacy: bool,
+    config: Vec<u8>,
+    queues: [Queue; 4],
+    handler: Option<Handler>,
+    notifications: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Queue {
+    size: u16,
+    descriptors: usize,
+    available: usize,
+    used: usize,
+    seen: u16,
+    done: u16,
+}
+
+/// A descriptor: address, length, flags.
+pub type Descriptor = (usize, usize, u16);
+
+fn peek<T: Copy>(address: usize) -> T {
+    // SAFETY: addresses come from the driver under test, which runs in this process.
+    unsafe { (address as *const T).read_volatile() }
+}
+
+fn poke<T: Copy>(address: usize, value: T) {
+    // SAFETY: as above.
+    unsafe { (address as *mut T).write_volatile(value) }
+}
+
+impl FakeDevice {
+    pub fn new(max_queue: u32) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            status: 0,
+            offered: 1 << 32,
+            accepted: 0,
+            max_queue,
+            legacy: false,
+            config: Vec::new(),
+            queues: Default::default(),
+            handler: None,
+            notifications: 0,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub fn offer(self, features: u64, config: &[u8]) -> Self {
+        {
+            let mut state = self.state();
+            state.offered = features;
+            state.legacy = features & (1 << 32) == 0;
+            state.config = config.to_vec();
+        }
+        self
+    }
+
+    pub fn on_notify(&self, handler: impl Fn(&Self, u16) + Send + Sync + 'static) {
+        self.state().handler = Some(Arc::new(handler));
+    }
+
+    pub fn status(&self) -> u32 {
+        self.state().status
+    }
+
+    pub fn accepted(&self) -> u64 {
+        self.state().accepted
+    }
+
+    pub fn notifications(&self) -> usize {
+        self.state().notifications
+    }
+
+    pub fn wants_interrupt(&self, queue: u16) -> bool {
+        let queue = self.state().queues[usize::from(queue)];
+        peek::<u16>(queue.available) & NO_INTERRUPT == 0
+    }
+
+    /// The head of the next chain the driver made available.
+    pub fn next_head(&self, queue: u16) -> Option<u16> {
+        let mut state = self.state();
+        let queue = &mut state.queues[usize::from(queue)];
+        if queue.size == 0 || peek::<u16>(queue.available + 2) == queue.seen {
+            return None;
+        }
+        let slot = usize::from(queue.seen % queue.size);
+        queue.seen = queue.seen.wrapping_add(1);
+        Some(peek(queue.available + 4 + slot * 2))
+    }
+
+    pub fn chain(&self, queue: u16, head: u16) -> Vec<Descriptor> {
+        let queue = self.state().queues[usize::from(queue)];
+        let mut chain = Vec::new();
+        let mut at = head;
+        loop {
+            let address = queue.descriptors + usize::from(at) * 16;
+            let flags = peek::<u16>(address + 12);
+            chain.push((
+                peek::<u64>(address) as usize,
+                peek::<u32>(address + 8) as usize,
+                flags,
+            ));
+            if flags & NEXT == 0 {
+                return chain;
+            }
+            at = peek(address + 14);
+        }
+    }
+
+    /// Says that chain `id` is done with `len` bytes written. Any lie is possible.
+    pub fn give_back(&self, queue: u16, id: u32, len: u32) {
+        let mut state = self.state();
+        let queue = &mut state.queues[usize::from(queue)];
+        let slot = usize::from(queue.done % queue.size);
+        poke(queue.used + 4 + slot * 8, id);
+        poke(queue.used + 8 + slot * 8, len);
+        queue.done = queue.done.wrapping_add(1);
+        poke(queue.used + 2, queue.done);
+    }
+
+    /// Lets `fill` write into the next buffer; it returns the length to claim.
+    pub fn fill_next(&self, queue: u16, fill: impl FnOnce(&mut [u8]) -> u32) -> bool {
+        let Some(head) = self.next_head(queue) else {
+            return false;
+        };
+        let chain = self.chain(queue, head);
+        let (address, len, flags) = chain[0];
+        if address == 0 {
+            return false; // a lie made the driver take the buffer back
+        }
+        assert!(flags & WRITE != 0, "not a buffer for the device to write");
+        // SAFETY: the driver made this buffer available and may not touch it now.
+        let buffer = unsafe { std::slice::from_raw_parts_mut(address as *mut u8, len) };
+        let claimed = fill(buffer);
+        self.give_back(queue, u32::from(head), claimed);
+        true
+    }
+
+    /// Receives the next packet the driver sends, header included.
+    pub fn read_next(&self, queue: u16) -> Option<Vec<u8>> {
+        let head = self.next_head(queue)?;
+        let bytes = self.gather(queue, head);
+        self.give_back(queue, u32::from(head), 0);
+        Some(bytes)
+    }
+
+    pub fn gather(&self, queue: u16, head: u16) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (address, len, flags) in self.chain(queue, head) {
+            if address == 0 {
+                continue; // a lie made the driver take the buffer back
+            }
+            assert!(flags & WRITE == 0, "not a buffer for the device to read");
+            // SAFETY: as in `fill_next`.
+            bytes.extend(unsafe { std::slice::from_raw_parts(address as *const u8, len) });
+        }
+        bytes
+    }
+}
+
+/// The driver's side.
+pub struct FakeTransport(FakeDevice);
+
+impl FakeTransport {
+    pub fn new(device: &FakeDevice) -> Self {
+        Self(device.clone())
+    }
+}
+
+impl Transport for FakeTransport {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Network
+    }
+    fn read_device_features(&mut self) -> u64 {
+        self.0.state().offered
+    }
+    fn write_driver_features(&mut self, features: u64) {
+        self.0.state().accepted = features;
+    }
+    fn max_queue_size(&mut self, _queue: u16) -> u32 {
+        self.0.state().max_queue
+    }
+    fn notify(&mut self, queue: u16) {
+        let handler = {
+            let mut state = self.0.state();
+            state.notifications += 1;
+            state.handler.clone()
+        };
+        if let Some(handler) = handler {
+            handler(&self.0, queue);
+        }
+    }
+    fn get_status(&self) -> DeviceStatus {
+        DeviceStatus::from_bits_retain(self.0.state().status)
+    }
+    fn set_status(&mut self, status: DeviceStatus) {
+        let mut state = self.0.state();
+        state.status = status.bits();
+        if status.is_empty() {
+            state.queues = Default::default();
+        }
+    }
+    fn set_guest_page_size(&mut self, _size: u32) {}
+    fn requires_legacy_layout(&self) -> bool {
+        self.0.state().legacy
+    }
+    fn queue_set(
+        &mut self,
+        queue: u16,
+        size: u32,
+        descriptors: PhysAddr,
+        driver_area: PhysAddr,
+        device_area: PhysAddr,
+    ) {
+        self.0.state().queues[usize::from(queue)] = Queue {
+            size: size as u16,
+            descriptors: descriptors as usize,
+            available: driver_area as usize,
+            used: device_area as usize,
+            seen: 0,
+            done: 0,
+        };
+    }
+    fn queue_unset(&mut self, queue: u16) {
+        self.0.state().queues[usize::from(queue)] = Queue::default();
+    }
+    fn queue_used(&mut self, queue: u16) -> bool {
+        self.0.state().queues[usize::from(queue)].size != 0
+    }
+    fn ack_interrupt(&mut self) -> InterruptStatus {
+        InterruptStatus::empty()
+    }
+    fn read_config_generation(&self) -> u32 {
+        0
+    }
+    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T> {
+        let state = self.0.state();
+        let bytes = state.config.get(offset..offset + size_of::<T>());
+        T::read_from_bytes(bytes.ok_or(Error::ConfigSpaceTooSmall)?).map_err(|_| Error::IoError)
+    }
+    fn write_config_space<T: IntoBytes + Immutable>(
+        &mut self,
+        _offset: usize,
+        _value: T,
+    ) -> Result<()> {
+        Ok(())
+    }
+}

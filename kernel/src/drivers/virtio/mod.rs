@@ -1,0 +1,94 @@
+//! virtio devices and how to reach them (virtio 1.2).
+//!
+//! The registers over PCI are driven by [`pci`], those in memory by `virtio-drivers`; both are a
+//! [`Transport`], on which `virtio-drivers` supplies the rings.
+
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod mmio;
+pub mod pci;
+
+use virtio_drivers::transport::mmio::MmioTransport;
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
+use virtio_drivers::{PhysAddr, Result};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// A device found on either bus.
+#[derive(Debug)]
+pub enum AnyTransport {
+    /// Over PCI.
+    Pci(pci::PciTransport),
+    /// In memory.
+    Mmio(MmioTransport<'static>),
+}
+
+macro_rules! forward {
+    ($self:ident, $transport:ident => $call:expr) => {
+        match $self {
+            Self::Pci($transport) => $call,
+            Self::Mmio($transport) => $call,
+        }
+    };
+}
+
+impl Transport for AnyTransport {
+    fn device_type(&self) -> DeviceType {
+        forward!(self, t => t.device_type())
+    }
+    fn read_device_features(&mut self) -> u64 {
+        forward!(self, t => t.read_device_features())
+    }
+    fn write_driver_features(&mut self, features: u64) {
+        forward!(self, t => t.write_driver_features(features))
+    }
+    fn max_queue_size(&mut self, queue: u16) -> u32 {
+        forward!(self, t => t.max_queue_size(queue))
+    }
+    fn notify(&mut self, queue: u16) {
+        forward!(self, t => t.notify(queue))
+    }
+    fn get_status(&self) -> DeviceStatus {
+        forward!(self, t => t.get_status())
+    }
+    fn set_status(&mut self, status: DeviceStatus) {
+        forward!(self, t => t.set_status(status))
+    }
+    fn set_guest_page_size(&mut self, size: u32) {
+        forward!(self, t => t.set_guest_page_size(size))
+    }
+    fn requires_legacy_layout(&self) -> bool {
+        forward!(self, t => t.requires_legacy_layout())
+    }
+    fn queue_set(
+        &mut self,
+        queue: u16,
+        size: u32,
+        descriptors: PhysAddr,
+        driver_area: PhysAddr,
+        device_area: PhysAddr,
+    ) {
+        forward!(self, t => t.queue_set(queue, size, descriptors, driver_area, device_area))
+    }
+    fn queue_unset(&mut self, queue: u16) {
+        forward!(self, t => t.queue_unset(queue))
+    }
+    fn queue_used(&mut self, queue: u16) -> bool {
+        forward!(self, t => t.queue_used(queue))
+    }
+    fn ack_interrupt(&mut self) -> InterruptStatus {
+        forward!(self, t => t.ack_interrupt())
+    }
+    fn read_config_generation(&self) -> u32 {
+        forward!(self, t => t.read_config_generation())
+    }
+    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T> {
+        forward!(self, t => t.read_config_space(offset))
+    }
+    fn write_config_space<T: IntoBytes + Immutable>(
+        &mut self,
+        offset: usize,
+        value: T,
+    ) -> Result<()> {
+        forward!(self, t => t.write_config_space(offset, value))
+    }
+}

@@ -1,0 +1,330 @@
+//! The heap: all RAM the kernel does not use itself, behind the global allocator.
+//!
+//! Small blocks (up to 2 KiB) come from free lists by size class, so the common case is a pop and a
+//! push; what the classes need they take, a page at a time and for good, from
+//! `linked_list_allocator`, which also serves large and page-aligned blocks. There is one linked
+//! list for each contiguous range of RAM.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ops::Range;
+use core::ptr::{self, NonNull};
+
+use linked_list_allocator::Heap as LinkedList;
+
+use crate::sync::Lock;
+
+/// The sizes of small blocks. All are multiples of 16, which is also their alignment.
+const CLASSES: [usize; 12] = [16, 32, 48, 64, 96, 128, 192, 256, 512, 768, 1024, 2048];
+/// What a class takes from the linked list at a time.
+const SLAB: usize = 4096;
+const SLAB_LAYOUT: Layout = match Layout::from_size_align(SLAB, 16) {
+    Ok(layout) => layout,
+    Err(_) => panic!("a slab has a valid layout"),
+};
+/// The most ranges of RAM the heap manages.
+const MAX_RANGES: usize = 8;
+
+/// Which class serves a block of `n * 16` bytes, for n from 0 to 128.
+static CLASS_OF: [u8; 129] = {
+    let mut table = [0; 129];
+    let mut n = 0;
+    let mut class = 0;
+    while n < table.len() {
+        if n * 16 > CLASSES[class] {
+            class += 1;
+        }
+        table[n] = class as u8;
+        n += 1;
+    }
+    table
+};
+
+#[derive(Clone, Copy)]
+struct FreeBlock {
+    next: Option<NonNull<FreeBlock>>,
+}
+
+/// How much memory there is and how much is in use, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes the heap manages.
+    pub total: usize,
+    /// Bytes not available for new blocks. Free small blocks count as used here.
+    pub used: usize,
+    /// Bytes in free small blocks.
+    pub cached: usize,
+}
+
+/// An allocator over ranges of memory that are given to it.
+pub struct Heap {
+    classes: [Option<NonNull<FreeBlock>>; CLASSES.len()],
+    cached: usize,
+    failed: bool,
+    ranges: heapless::Vec<LinkedList, MAX_RANGES>,
+}
+
+// SAFETY: the heap owns the memory its pointers lead to.
+unsafe impl Send for Heap {}
+
+impl Heap {
+    /// A heap without memory: every allocation fails.
+    pub const fn empty() -> Self {
+        Self {
+            classes: [None; CLASSES.len()],
+            cached: 0,
+            failed: false,
+            ranges: heapless::Vec::new(),
+        }
+    }
+
+    /// Gives the heap a range of memory. Tiny ranges and those beyond a small maximum are ignored.
+    ///
+    /// # Safety
+    ///
+    /// The range must be mapped, writable, used by nobody else and stay so for good.
+    pub unsafe fn add(&mut self, range: Range<usize>) {
+        let size = range.end.saturating_sub(range.start);
+        if size < SLAB || self.ranges.is_full() {
+            return;
+        }
+        // SAFETY: passed on from the caller.
+        let list = unsafe { LinkedList::new(range.start as *mut u8, size) };
+        let _ = self.ranges.push(list);
+    }
+
+    /// How full the heap is.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            total: self.ranges.iter().map(LinkedList::size).sum(),
+            used: self.ranges.iter().map(LinkedList::used).sum(),
+            cached: self.cached,
+        }
+    }
+
+    fn class(layout: Layout) -> Option<usize> {
+        if layout.align() > 16 {
+            return None;
+        }
+        let class = CLASS_OF.get(layout.size().div_ceil(16))?;
+        Some(usize::from(*class))
+    }
+
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        let Some(class) = Self::class(layout) else {
+            return self.allocate_large(layout);
+        };
+        if self.classes[class].is_none() {
+            self.refill(class)?;
+        }
+        let block = self.classes[class]?;
+        // SAFETY: blocks on a free list are owned by the heap and were written by `release`.
+        self.classes[class] = unsafe { block.as_ref().next };
+        self.cached -= CLASSES[class];
+        Some(block.cast())
+    }
+
+    fn allocate_large(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        self.ranges
+            .iter_mut()
+            .find_map(|list| list.allocate_first_fit(layout).ok())
+    }
+
+    fn refill(&mut self, class: usize) -> Option<()> {
+        let size = CLASSES[class];
+        let slab = self.allocate_large(SLAB_LAYOUT)?;
+        for i in (0..SLAB / size).rev() {
+            // SAFETY: the slab is ours, `i * size` lies inside it, and blocks do not overlap.
+            unsafe { self.release_small(slab.add(i * size), class) };
+        }
+        Some(())
+    }
+
+    /// # Safety
+    ///
+    /// `block` must be an unused block of this class, from this heap.
+    unsafe fn release_small(&mut self, block: NonNull<u8>, class: usize) {
+        let block = block.cast::<FreeBlock>();
+        // SAFETY: the block is unused, at least 16 bytes long and 16-byte aligned.
+        unsafe {
+            block.write(FreeBlock {
+                next: self.classes[class],
+            });
+        }
+        self.classes[class] = Some(block);
+        self.cached += CLASSES[class];
+    }
+
+    /// # Safety
+    ///
+    /// `block` must have come from `allocate` with the same layout, and not be used any more.
+    unsafe fn release(&mut self, block: NonNull<u8>, layout: Layout) {
+        if let Some(class) = Self::class(layout) {
+            // SAFETY: the layout decides the class, so it is the one the block came from.
+            return unsafe { self.release_small(block, class) };
+        }
+        let address = block.as_ptr() as usize;
+        let owner = self
+            .ranges
+            .iter_mut()
+            .find(|list| (list.bottom() as usize..list.top() as usize).contains(&address));
+        if let Some(list) = owner {
+            // SAFETY: the block came from this list, with this layout.
+            unsafe { list.deallocate(block, layout) };
+        }
+    }
+}
+
+/// A [`Heap`] that can be Rust's global allocator.
+pub struct GlobalHeap(Lock<Heap>);
+
+impl GlobalHeap {
+    /// A heap without memory.
+    pub const fn empty() -> Self {
+        Self(Lock::new(Heap::empty()))
+    }
+
+    /// Gives the heap memory; see [`Heap::add`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::add`].
+    pub unsafe fn add(&self, range: Range<usize>) {
+        // SAFETY: passed on from the caller.
+        unsafe { self.0.lock().add(range) };
+    }
+
+    /// How full the heap is.
+    pub fn usage(&self) -> Usage {
+        self.0.lock().usage()
+    }
+
+    /// Whether an allocation has failed since boot. Does not wait for the lock: for the panic path.
+    pub fn failed(&self) -> bool {
+        self.0.try_lock().is_some_and(|heap| heap.failed)
+    }
+}
+
+// SAFETY: blocks are disjoint, aligned and at least as large as asked for: small ones because
+// `CLASS_OF` rounds up and slabs are 16-byte aligned, large ones by `linked_list_allocator`.
+unsafe impl GlobalAlloc for GlobalHeap {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let mut heap = self.0.lock();
+        match heap.allocate(layout) {
+            Some(block) => block.as_ptr(),
+            None => {
+                heap.failed = true;
+                ptr::null_mut()
+            }
+        }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if let Some(block) = NonNull::new(block) {
+            // SAFETY: `GlobalAlloc` demands what `release` does.
+            unsafe { self.0.lock().release(block, layout) };
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: `GlobalAlloc` demands that `new_size`, rounded up, is a valid size.
+        let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        if let (Some(old), Some(new)) = (Heap::class(layout), Heap::class(new_layout))
+            && old == new
+        {
+            return block;
+        }
+        // SAFETY: the new block is distinct from the old one, and both hold the copied length.
+        unsafe {
+            let new_block = self.alloc(new_layout);
+            if !new_block.is_null() {
+                ptr::copy_nonoverlapping(block, new_block, layout.size().min(new_size));
+                self.dealloc(block, layout);
+            }
+            new_block
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn heap(sizes: &[usize]) -> Heap {
+        let mut heap = Heap::empty();
+        for size in sizes {
+            let memory = vec![0u128; size / 16].leak().as_mut_ptr() as usize;
+            // SAFETY: leaked, so ours for good.
+            unsafe { heap.add(memory..memory + size) };
+        }
+        heap
+    }
+
+    #[test]
+    fn every_size_is_served_by_a_class_that_holds_it() {
+        for size in 0..=2048 {
+            let class = Heap::class(Layout::from_size_align(size, 8).unwrap()).unwrap();
+            assert!(CLASSES[class] >= size);
+            assert!(class == 0 || CLASSES[class - 1] < size);
+        }
+        assert_eq!(Heap::class(Layout::from_size_align(2049, 8).unwrap()), None);
+        assert_eq!(Heap::class(Layout::from_size_align(64, 32).unwrap()), None);
+    }
+
+    #[test]
+    fn memory_of_all_ranges_is_used() {
+        let mut heap = heap(&[64 << 10, 64 << 10]);
+        let layout = Layout::from_size_align(48 << 10, 16).unwrap();
+        let first = heap.allocate(layout).unwrap();
+        let second = heap.allocate(layout).unwrap();
+        assert_eq!(heap.allocate(layout), None);
+        // SAFETY: just allocated with this layout.
+        unsafe {
+            heap.release(second, layout);
+            heap.release(first, layout);
+        }
+        assert_eq!(heap.usage().used, 0);
+    }
+
+    #[test]
+    fn a_full_heap_says_no() {
+        let mut heap = heap(&[8192]);
+        let layout = Layout::from_size_align(1024, 16).unwrap();
+        let count = core::iter::from_fn(|| heap.allocate(layout)).count();
+        assert!((4..=8).contains(&count), "{count}");
+        assert_eq!(Heap::empty().allocate(layout), None);
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_never_overlap_and_contents_survive(
+            steps in prop::collection::vec((1usize..6000, 0u32..13, any::<prop::sample::Index>(), any::<bool>()), 1..300),
+        ) {
+            let mut heap = heap(&[1 << 20, 1 << 18]);
+            let mut live: Vec<(NonNull<u8>, Layout, u8)> = Vec::new();
+            for (step, (size, align, pick, free)) in steps.into_iter().enumerate() {
+                if free && !live.is_empty() {
+                    let (block, layout, mark) = live.swap_remove(pick.index(live.len()));
+                    // SAFETY: the block is live and `layout` is its own.
+                    unsafe {
+                        let bytes = core::slice::from_raw_parts(block.as_ptr(), layout.size());
+                        prop_assert!(bytes.iter().all(|&byte| byte == mark));
+                        heap.release(block, layout);
+                    }
+                } else {
+                    let layout = Layout::from_size_align(size, 1 << align).unwrap();
+                    if let Some(block) = heap.allocate(layout) {
+                        prop_assert_eq!(block.as_ptr() as usize % layout.align(), 0);
+                        let mark = step as u8;
+                        // SAFETY: the block is at least `size` bytes long and ours.
+                        unsafe { block.as_ptr().write_bytes(mark, size) };
+                        live.push((block, layout, mark));
+                    }
+                }
+            }
+        }
+    }
+}

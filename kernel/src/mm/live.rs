@@ -1,0 +1,259 @@
+//! The page tables and the heap of the running image.
+
+use core::cell::UnsafeCell;
+use core::ops::Range;
+use core::ptr::NonNull;
+use core::slice;
+
+use super::heap::{GlobalHeap, Usage};
+use super::map::MemoryMap;
+use super::paging::{Flags, FrameSource, MapError, PageTable};
+use super::{PAGE, page_down, page_up};
+use crate::arch::x86_64::{cpu, entry, tables};
+use crate::sync::Lock;
+
+/// A stack with a page below it that faults when touched.
+#[repr(C, align(4096))]
+pub(crate) struct Guarded<const SIZE: usize> {
+    guard: [u8; PAGE as usize],
+    stack: UnsafeCell<[u8; SIZE]>,
+}
+
+// SAFETY: the contents are only touched by the processor, through the stack pointer.
+unsafe impl<const SIZE: usize> Sync for Guarded<SIZE> {}
+
+impl<const SIZE: usize> Guarded<SIZE> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            guard: [0; PAGE as usize],
+            stack: UnsafeCell::new([0; SIZE]),
+        }
+    }
+
+    /// The address just above the stack.
+    pub(crate) fn top(&self) -> u64 {
+        self.stack.get() as u64 + SIZE as u64
+    }
+
+    /// The address of the guard page.
+    pub(crate) fn guard(&self) -> u64 {
+        self.guard.as_ptr() as u64
+    }
+}
+
+#[global_allocator]
+static HEAP: GlobalHeap = GlobalHeap::empty();
+
+static TABLE: Lock<Option<Live>> = Lock::new(None);
+
+struct Live {
+    table: PageTable,
+    frames: Frames,
+}
+
+/// Frames for page tables: from the memory map during boot, from a small reserve later.
+struct Frames {
+    map: MemoryMap,
+    /// What the loader called usable, before anything was taken.
+    ram: MemoryMap,
+    reserve: heapless::Vec<u64, 16>,
+}
+
+// SAFETY: frames are taken out of a map of usable RAM and never put back; everything below 4 GiB is
+// mapped by the boot tables until `install`, and by the new tables after.
+unsafe impl FrameSource for Frames {
+    fn frame(&mut self) -> Option<NonNull<u8>> {
+        let frame = match self.map.take(1, 1 << 32) {
+            Some(range) => range.start,
+            None => self.reserve.pop()?,
+        };
+        NonNull::new(frame as *mut u8)
+    }
+}
+
+unsafe extern "C" {
+    static __text_start: u8;
+    static __text_end: u8;
+    static __rodata_start: u8;
+    static __rodata_end: u8;
+    static __data_start: u8;
+    static __data_end: u8;
+}
+
+macro_rules! linker_range {
+    ($start:ident, $end:ident) => {
+        (&raw const $start as u64)..(&raw const $end as u64)
+    };
+}
+
+/// The range the image occupies, its symbol table included.
+pub(crate) fn image() -> Range<u64> {
+    let symbols = crate::symbols::range();
+    let data = linker_range!(__data_start, __data_end);
+    let start = &raw const __text_start as u64;
+    start..data.end.max(symbols.end)
+}
+
+/// Builds and loads page tables with W^X and guard pages. `map` is all usable RAM; the image is
+/// taken out here.
+pub(crate) fn install(mut map: MemoryMap) -> Result<(), MapError> {
+    map.remove(0..PAGE); // a null pointer must fault
+    let ram = map.clone();
+    map.remove(image());
+    let mut frames = Frames {
+        map,
+        ram,
+        reserve: heapless::Vec::new(),
+    };
+    let mut table = PageTable::new(&mut frames)?;
+
+    let pages = |range: Range<u64>| page_down(range.start)..page_up(range.end).unwrap_or(0);
+    let sections = [
+        (linker_range!(__text_start, __text_end), Flags::TEXT),
+        (linker_range!(__rodata_start, __rodata_end), Flags::RODATA),
+        (linker_range!(__data_start, __data_end), Flags::DATA),
+        (crate::symbols::range(), Flags::RODATA),
+    ];
+    let ram: heapless::Vec<Range<u64>, { super::map::MAX_RANGES }> = frames.ram.ranges().collect();
+    for range in ram {
+        table.map(range, Flags::DATA, &mut frames)?;
+    }
+    for (range, flags) in sections {
+        if !range.is_empty() {
+            table.map(pages(range), flags, &mut frames)?;
+        }
+    }
+    for_each_guard(|page| {
+        let _ = table.unmap_page(page, &mut frames);
+    });
+    while !frames.reserve.is_full() {
+        let Some(frame) = frames.map.take(1, 1 << 32) else {
+            break;
+        };
+        let _ = frames.reserve.push(frame.start);
+    }
+    // SAFETY: the image and all RAM, stacks included, are mapped where they were, with the rights
+    // their contents need.
+    unsafe { cpu::load_page_table(table.root()) };
+    *TABLE.lock() = Some(Live { table, frames });
+    Ok(())
+}
+
+fn for_each_guard(mut each: impl FnMut(u64)) {
+    each(entry::STACK.guard());
+    tables::guard_pages(each);
+}
+
+/// Whether an address lies in the guard page of a stack.
+pub(crate) fn is_guard_page(address: u64) -> bool {
+    let mut found = false;
+    for_each_guard(|page| found |= (page..page + PAGE).contains(&address));
+    found
+}
+
+/// The saved frame pointer and the return address of a stack frame on the boot stack.
+pub(crate) fn stack_frame(frame: u64) -> Option<(u64, u64)> {
+    let stack = entry::STACK.guard() + PAGE..entry::STACK.top() - 15;
+    if !stack.contains(&frame) || !frame.is_multiple_of(8) {
+        return None;
+    }
+    // SAFETY: both words lie inside the boot stack, which is mapped.
+    Some(unsafe {
+        (
+            (frame as *const u64).read_volatile(),
+            (frame as *const u64).add(1).read_volatile(),
+        )
+    })
+}
+
+/// Whether an allocation has failed.
+pub(crate) fn out_of_memory() -> bool {
+    HEAP.failed()
+}
+
+/// Gives all RAM that is left to the heap. What the boot loader left there (command line, tables)
+/// is overwritten from now on.
+pub(crate) fn hand_over() -> Usage {
+    let mut guard = TABLE.lock();
+    if let Some(live) = guard.as_mut() {
+        let mut ranges: heapless::Vec<Range<u64>, { super::map::MAX_RANGES }> =
+            live.frames.map.ranges().collect();
+        // The heap keeps a few ranges: the largest are worth most.
+        ranges.sort_unstable_by_key(|range| range.start.wrapping_sub(range.end));
+        live.frames.map = MemoryMap::default();
+        for range in ranges {
+            // SAFETY: usable RAM that is mapped and that nobody has taken.
+            unsafe { HEAP.add(range.start as usize..range.end as usize) };
+        }
+    }
+    HEAP.usage()
+}
+
+/// Maps device registers. `None` if the range is nonsense or overlaps RAM.
+pub(crate) fn map_device(base: u64, len: u64) -> Option<()> {
+    map_outside_ram(base, len, Flags::DEVICE)
+}
+
+fn map_outside_ram(base: u64, len: u64, flags: Flags) -> Option<()> {
+    let end = base.checked_add(len).filter(|&end| end > base)?;
+    let range = page_down(base)..page_up(end)?;
+    let mut guard = TABLE.lock();
+    let live = guard.as_mut()?;
+    if live.frames.ram.overlaps(range.clone()) || range.start == 0 {
+        return None;
+    }
+    live.table.map(range, flags, &mut live.frames).ok()?;
+    // SAFETY: the same tables again, for a TLB without what was there before.
+    unsafe { cpu::load_page_table(live.table.root()) };
+    Some(())
+}
+
+/// Physical memory that firmware filled (tables), to be read during boot only: what lies in usable
+/// RAM is overwritten after [`hand_over`].
+pub(crate) fn physical_bytes(base: u64, len: usize) -> Option<&'static [u8]> {
+    let end = base.checked_add(len as u64)?;
+    if len == 0 || base < PAGE || end > 1 << 46 {
+        return None;
+    }
+    let in_ram = TABLE.lock().as_ref()?.frames.ram.contains(base..end);
+    if !in_ram {
+        map_outside_ram(base, len as u64, Flags::RODATA)?;
+    }
+    // SAFETY: RAM, which is mapped as a whole, or mapped just now outside of it.
+    Some(unsafe { slice::from_raw_parts(base as *const u8, len) })
+}
+
+/// Walks the page tables and counts what they allow.
+pub(crate) fn audit() -> Audit {
+    let mut audit = Audit::default();
+    if let Some(live) = TABLE.lock().as_ref() {
+        live.table.visit(|range, flags| {
+            let writable = flags.contains(Flags::WRITE);
+            let executable = !flags.contains(Flags::NO_EXECUTE);
+            audit.mapped += range.end - range.start;
+            audit.executable += u64::from(executable) * (range.end - range.start);
+            audit.violations += usize::from(writable && executable);
+        });
+        for_each_guard(|page| audit.guards += usize::from(live.table.flags(page).is_none()));
+        audit.null_faults = live.table.flags(0).is_none();
+    }
+    audit
+}
+
+/// What [`audit`] found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Audit {
+    /// Bytes mapped.
+    pub mapped: u64,
+    /// Bytes that may be executed.
+    pub executable: u64,
+    /// Pages both writable and executable.
+    pub violations: usize,
+    /// Guard pages in place.
+    pub guards: usize,
+    /// Whether a null pointer faults.
+    pub null_faults: bool,
+}
+
+/// Stacks with guard pages: the service's and those for interrupts.
+pub(crate) const GUARDED_STACKS: usize = 1 + tables::STACK_COUNT;

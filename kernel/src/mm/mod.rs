@@ -1,0 +1,36 @@
+//! Memory: what there is ([`map`]), who has it ([`heap`]), what may be done with it
+//! ([`paging`]).
+//!
+//! Everything is mapped where it is: virtual and physical addresses are equal. That keeps DMA
+//! trivial and costs nothing, because one program owns the whole machine; protection comes from
+//! page flags (W^X, no-execute data, guard pages), not from separate address spaces.
+
+pub mod heap;
+#[cfg(godwit_image)]
+mod live;
+pub mod map;
+pub mod paging;
+
+#[cfg(godwit_image)]
+pub use live::Audit;
+#[cfg(godwit_image)]
+pub(crate) use live::{
+    GUARDED_STACKS, Guarded, audit, hand_over, install, is_guard_page, map_device, out_of_memory,
+    physical_bytes, stack_frame,
+};
+
+/// The size of a page and of a frame, in bytes.
+pub const PAGE: u64 = 4096;
+
+/// Rounds an address up to a page boundary, or `None` if that wraps.
+pub const fn page_up(address: u64) -> Option<u64> {
+    match address.checked_add(PAGE - 1) {
+        Some(sum) => Some(sum & !(PAGE - 1)),
+        None => None,
+    }
+}
+
+/// Rounds an address down to a page boundary.
+pub const fn page_down(address: u64) -> u64 {
+    address & !(PAGE - 1)
+}

@@ -1,0 +1,162 @@
+//! Device registers in memory, as a safe, bounds-checked window.
+//!
+//! A [`Mmio`] is made from a physical range only through [`Mmio::map`], which refuses ranges that
+//! overlap RAM the kernel uses, and maps the range uncached. After that every access is checked
+//! against the window, so a driver with a wrong offset panics instead of touching something else.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use virtio_drivers::transport::mmio::{MmioError, MmioTransport};
+
+/// A window onto device registers.
+#[derive(Clone, Copy)]
+pub struct Mmio {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the window is device memory, mapped for good; accesses are volatile and carry no Rust
+// references, so it may be used from any thread.
+unsafe impl Send for Mmio {}
+// SAFETY: as above.
+unsafe impl Sync for Mmio {}
+
+impl fmt::Debug for Mmio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mmio({:p}+{:#x})", self.base, self.len)
+    }
+}
+
+macro_rules! accessors {
+    ($read:ident, $write:ident, $type:ty) => {
+        #[doc = concat!("Reads a `", stringify!($type), "` register at `offset` (bytes, naturally aligned).")]
+        #[inline]
+        #[track_caller]
+        pub fn $read(&self, offset: usize) -> $type {
+            let register = self.register::<$type>(offset);
+            // SAFETY: `register` checked that the access is aligned and inside the window, which
+            // is valid for as long as the kernel runs.
+            unsafe { register.as_ptr().read_volatile() }
+        }
+
+        #[doc = concat!("Writes a `", stringify!($type), "` register at `offset` (bytes, naturally aligned).")]
+        #[inline]
+        #[track_caller]
+        pub fn $write(&self, offset: usize, value: $type) {
+            let register = self.register::<$type>(offset);
+            // SAFETY: as for reading; the window belongs to a device, not to Rust objects.
+            unsafe { register.as_ptr().write_volatile(value) }
+        }
+    };
+}
+
+impl Mmio {
+    /// Maps `len` bytes of device registers at physical address `base`.
+    ///
+    /// `None` if the range is empty, wraps, lies beyond what can be mapped or overlaps RAM.
+    #[cfg(godwit_image)]
+    pub fn map(base: u64, len: u64) -> Option<Self> {
+        crate::mm::map_device(base, len)?;
+        Some(Self {
+            base: NonNull::new(usize::try_from(base).ok()? as *mut u8)?,
+            len: usize::try_from(len).ok()?,
+        })
+    }
+
+    /// There are no devices on the host.
+    #[cfg(not(godwit_image))]
+    pub fn map(_base: u64, _len: u64) -> Option<Self> {
+        None
+    }
+
+    /// A window over ordinary memory that stands in for a device in tests. The memory is leaked.
+    #[cfg(test)]
+    pub fn fake(words: usize) -> Self {
+        let memory = std::vec![0u64; words].leak();
+        Self {
+            base: NonNull::from(memory).cast(),
+            len: words * 8,
+        }
+    }
+
+    /// The length of the window, in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the window is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The part of the window from `offset` on, `len` bytes long, if it lies inside.
+    pub fn part(&self, offset: usize, len: usize) -> Option<Self> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        Some(Self {
+            // SAFETY: `offset` is at most `self.len`, so the result stays inside the window.
+            base: unsafe { self.base.add(offset) },
+            len,
+        })
+    }
+
+    /// The address of the window, for messages and for interrupt handlers.
+    pub fn address(&self) -> u64 {
+        self.base.as_ptr() as u64
+    }
+
+    #[inline]
+    #[track_caller]
+    fn register<T>(&self, offset: usize) -> NonNull<T> {
+        let size = size_of::<T>();
+        assert!(
+            offset.is_multiple_of(size) && offset <= self.len && self.len - offset >= size,
+            "register {offset:#x} outside {self:?}"
+        );
+        // SAFETY: just checked to lie inside the window.
+        unsafe { self.base.add(offset).cast() }
+    }
+
+    accessors!(read8, write8, u8);
+    accessors!(read16, write16, u16);
+    accessors!(read32, write32, u32);
+    accessors!(read64, write64, u64);
+
+    /// Takes the window as a virtio-mmio device (virtio 1.2, section 4.2).
+    pub fn into_virtio(self) -> Result<MmioTransport<'static>, MmioError> {
+        assert!(self.address().is_multiple_of(4), "registers are words");
+        // SAFETY: the window is mapped for good, word aligned, and
+        // its length is passed on; the caller gives its window away, and nothing else drives the
+        // device but interrupt handlers that touch only the acknowledge register.
+        unsafe { MmioTransport::new(self.base.cast(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_cannot_reach_beyond_its_window() {
+        let window = Mmio::fake(4);
+        assert!(window.part(24, 8).is_some());
+        assert!(window.part(24, 9).is_none());
+        assert!(window.part(usize::MAX, 2).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "outside")]
+    fn an_access_across_the_end_is_caught() {
+        Mmio::fake(1).read32(8);
+    }
+
+    #[test]
+    fn registers_hold_what_was_written() {
+        let window = Mmio::fake(2);
+        window.write32(4, 0x0102_0304);
+        assert_eq!(window.read8(7), 1);
+        assert_eq!(window.read64(0), 0x0102_0304_0000_0000);
+    }
+}

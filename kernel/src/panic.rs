@@ -1,0 +1,98 @@
+//! The end of an image that has a bug: a report with a backtrace, then a code for the host.
+
+use core::fmt;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::arch::x86_64::cpu;
+use crate::console::emergency;
+use crate::exit::{ExitCode, exit};
+use crate::{mm, symbols};
+
+static PANICKING: AtomicBool = AtomicBool::new(false);
+const DEPTH: usize = 48;
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    cpu::disable_interrupts();
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        exit(ExitCode::Panic, "panic while panicking");
+    }
+    emergency(format_args!("{info}"));
+    backtrace(None, cpu::frame_pointer());
+    // `alloc` reports a failed allocation as a panic of its own wording.
+    let text = info.message();
+    let memory = text
+        .as_str()
+        .is_some_and(|text| text.starts_with("memory allocation"));
+    let code = if memory || mm::out_of_memory() {
+        ExitCode::OutOfMemory
+    } else {
+        ExitCode::Panic
+    };
+    match info.location() {
+        Some(at) => exit(code, format_args!("{text} ({}:{})", at.file(), at.line())),
+        None => exit(code, text),
+    }
+}
+
+/// Reports an exception of the processor, raised at `rip`.
+pub(crate) fn report_exception(
+    code: ExitCode,
+    what: fmt::Arguments<'_>,
+    rip: u64,
+    frame: u64,
+) -> ! {
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        exit(code, format_args!("{what} (while panicking)"));
+    }
+    emergency(format_args!("{what}"));
+    backtrace(Some(rip), frame);
+    exit(code, what)
+}
+
+/// Walks the chain of frame pointers. Every frame must lie on the boot stack, above the one before:
+/// a damaged chain ends the walk, not the report.
+fn backtrace(first: Option<u64>, mut frame: u64) {
+    let table = symbols::table();
+    let mut depth = 0;
+    let mut show = |address: u64, exact: bool| {
+        // A return address may be the first byte of the next function: look up the call itself.
+        let lookup = address - u64::from(!exact);
+        match table.and_then(|table| table.find(lookup)) {
+            Some((name, offset)) => {
+                emergency(format_args!(
+                    "  {depth:2}: {address:#010x} {name}+{offset:#x}"
+                ));
+            }
+            None => emergency(format_args!("  {depth:2}: {address:#010x}")),
+        }
+        depth += 1;
+    };
+    if let Some(address) = first {
+        show(address, true);
+    }
+    for _ in 0..DEPTH {
+        let Some((next, address)) = mm::stack_frame(frame) else {
+            break;
+        };
+        if address == 0 {
+            break;
+        }
+        show(address, false);
+        if next <= frame {
+            break;
+        }
+        frame = next;
+    }
+}
+
+/// Precompiled `core` refers to it; nothing unwinds here.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
+
+/// As above.
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume() -> ! {
+    cpu::stop()
+}
