@@ -157,6 +157,11 @@ mod tests {
         map.ranges().collect()
     }
 
+    fn only(map: &MemoryMap) -> Option<Range<u64>> {
+        let all = ranges(map);
+        (all.len() == 1).then(|| all[0].clone())
+    }
+
     #[test]
     fn reserved_wins_over_usable_whatever_the_order() {
         let entries = [
@@ -171,9 +176,9 @@ mod tests {
     fn partly_usable_pages_are_not_used() {
         let mut map = MemoryMap::default();
         map.insert(0x1001..0x4fff);
-        assert_eq!(ranges(&map), [0x2000..0x4000]);
+        assert_eq!(only(&map), Some(0x2000..0x4000));
         map.remove(0x2fff..0x3000);
-        assert_eq!(ranges(&map), [0x3000..0x4000]);
+        assert_eq!(only(&map), Some(0x3000..0x4000));
     }
 
     #[test]
@@ -182,7 +187,7 @@ mod tests {
         map.insert(0x1000..0x2000);
         map.insert(0x3000..0x4000);
         map.insert(0x2000..0x3000);
-        assert_eq!(ranges(&map), [0x1000..0x4000]);
+        assert_eq!(only(&map), Some(0x1000..0x4000));
     }
 
     #[test]

@@ -332,9 +332,9 @@ mod tests {
     fn ranges_that_make_no_sense_are_refused() {
         let mut frames = Frames(8);
         let mut table = PageTable::new(&mut frames).unwrap();
-        for range in [0..0, 0x2000..0x1000, 0x10..0x1000, 0..1 << 48] {
+        for (start, end) in [(0, 0), (0x2000, 0x1000), (0x10, 0x1000), (0, 1 << 48)] {
             assert_eq!(
-                table.map(range, Flags::DATA, &mut frames),
+                table.map(start..end, Flags::DATA, &mut frames),
                 Err(MapError::BadRange)
             );
         }
