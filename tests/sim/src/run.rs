@@ -165,3 +165,38 @@ fn report(
         trace_hash: cluster.world.trace_hash(),
     }
 }
+
+impl Report {
+    /// The value at a share (0 to 1) of the sorted silences, in microseconds.
+    fn silence_at(&self, share: f64) -> Option<u64> {
+        let last = self.silence.len().checked_sub(1)?;
+        let at = (last as f64 * share).round() as usize;
+        Some(self.silence.get(at)?.as_micros() as u64)
+    }
+
+    /// As data: the deterministic counts of a run.
+    pub fn to_json(&self) -> serde_json::Value {
+        let first: Vec<String> = self
+            .first_violations
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        serde_json::json!({
+            "seed": self.seed,
+            "moves": self.moves,
+            "octets": self.octets,
+            "frames": self.frames,
+            "violations": self.violations,
+            "first_violations": first,
+            "server_retransmissions": self.server_retransmissions,
+            "client_retransmissions": self.client_retransmissions,
+            "silence_us": {
+                "p50": self.silence_at(0.5),
+                "p99": self.silence_at(0.99),
+                "max": self.silence_at(1.0),
+            },
+            "virtual_ms": self.virtual_time.as_millis() as u64,
+            "trace": format!("{:016x}", self.trace_hash),
+        })
+    }
+}
