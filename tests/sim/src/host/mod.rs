@@ -3,6 +3,7 @@
 
 mod app;
 mod device;
+mod member;
 mod neighbour;
 
 use std::cell::Cell;
@@ -17,6 +18,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
 pub use app::{App, Conversation, Expect, Outcome, Plan, Server};
 use device::Queues;
+pub use member::{Heard, StrangeMember};
 
 use crate::world::Party;
 
