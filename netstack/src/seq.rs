@@ -64,6 +64,11 @@ impl SeqNumber {
     pub const fn later(self, other: SeqNumber) -> SeqNumber {
         if self.before(other) { other } else { self }
     }
+
+    /// The earlier of two numbers within half a circle of each other.
+    pub const fn earlier(self, other: SeqNumber) -> SeqNumber {
+        if self.before(other) { self } else { other }
+    }
 }
 
 impl fmt::Debug for SeqNumber {

@@ -1,6 +1,50 @@
 //! The TCP engine. A [`Connection`] is a plain value: it owns no timer, no buffer pool, no lock.
+//!
+//! Split by RFC 9293's nouns: [`segment`] and [`options`] are the wire; [`listen`] is what is kept
+//! of a handshake that is not complete; a [`Connection`] has a send side (`snd`, with the `sack`
+//! scoreboard), a receive side (`rcv`), a round-trip estimator (`rtt`), loss recovery (`recovery`:
+//! RACK-TLP) and congestion control (`congestion`: CUBIC, NewReno). Segments come in through
+//! `input` and `ack`, time through `timeout`, segments leave through `output`. [`export`] turns a
+//! connection into a description that another machine can go on from.
+
+mod ack;
+mod congestion;
+mod connection;
+pub mod export;
+mod info;
+mod input;
+mod isn;
+pub mod listen;
+pub mod options;
+mod output;
+mod queue;
+mod rcv;
+mod recovery;
+mod rtt;
+mod sack;
+pub mod segment;
+mod snd;
+mod state;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod timeout;
+mod timer;
 
 use crate::time::Duration;
+
+pub use congestion::CongestionAlgorithm;
+pub use connection::{
+    Connection, ConnectionError, Counters, IcmpError, Keepalive, SendError, SocketOptions,
+};
+pub use export::{ConnectionState, ImportError};
+pub use info::Info;
+pub use isn::InitialNumbers;
+pub use listen::HalfOpen;
+pub use recovery::Phase;
+pub use segment::{Flags, Options, Outgoing, Ports, SackRange, Segment, Timestamps};
+pub use state::State;
 
 /// Limits and defaults of the engine.
 #[derive(Clone, Debug)]
@@ -9,12 +53,18 @@ pub struct TcpConfig {
     pub receive_buffer: u32,
     /// Send buffer of a connection, in octets: committed output beyond this makes `commit` wait.
     pub send_buffer: u32,
-    /// Lower bound of the retransmission time-out (RFC 6298 says 1 s; Linux and we use 200 ms).
-    pub min_rto: Duration,
     /// Connections at most.
     pub max_connections: u32,
     /// Half-open connections at most.
     pub max_half_open: u32,
+    /// Retransmissions of one segment without any acknowledgement before the connection is dead.
+    pub max_retransmits: u8,
+    /// Retransmissions of SYN or SYN-ACK before the attempt is given up.
+    pub max_syn_retransmits: u8,
+    /// Congestion control of new connections.
+    pub congestion: CongestionAlgorithm,
+    /// What connections start with.
+    pub socket: SocketOptions,
 }
 
 impl Default for TcpConfig {
@@ -22,13 +72,16 @@ impl Default for TcpConfig {
         TcpConfig {
             receive_buffer: 256 * 1024,
             send_buffer: 256 * 1024,
-            min_rto: Duration::from_millis(200),
             max_connections: 65_536,
             max_half_open: 1_024,
+            max_retransmits: 15,
+            max_syn_retransmits: 5,
+            congestion: CongestionAlgorithm::default(),
+            socket: SocketOptions::default(),
         }
     }
 }
 
-/// One TCP connection.
-#[derive(Debug)]
-pub struct Connection {}
+/// Lower bound of the retransmission time-out's variance term unless configured (RFC 6298 has 1 s
+/// for the whole; like most stacks we use 200 ms).
+pub const DEFAULT_MIN_RTO: Duration = Duration::from_millis(200);

@@ -1,0 +1,368 @@
+//! Acknowledgements in: what they say was delivered, how long it took, what must be lost, and
+//! what the windows become (RFC 9293 section 3.10.7.4 step 5, RFC 8985, RFC 6937, RFC 6582).
+
+use super::connection::{Connection, is_older};
+use super::recovery::prr::Prr;
+use super::recovery::tlp::{self, Verdict};
+use super::recovery::undo::Undo;
+use super::recovery::{DUPLICATE_THRESHOLD, Phase};
+use super::sack;
+use super::segment::Segment;
+use super::snd::{Marks, SentSegment};
+use crate::time::{Duration, Instant};
+
+/// What one acknowledgement delivered.
+#[derive(Default)]
+struct Delivery {
+    /// Octets newly known to have arrived.
+    octets: u32,
+    /// When the first and last transmitted of them left, where that is beyond doubt.
+    first: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Delivery {
+    fn add(&mut self, segment: &SentSegment) {
+        self.octets += segment.len;
+        if !segment.marks.has(Marks::EVER_RETRANSMITTED | Marks::MOVED) {
+            let sent = segment.sent_at;
+            self.first = Some(self.first.map_or(sent, |first| first.min(sent)));
+            self.last = Some(self.last.map_or(sent, |last| last.max(sent)));
+        }
+    }
+}
+
+impl Connection {
+    /// Take in SEG.ACK, SEG.WND and SACK ranges. False if the segment is to be dropped.
+    pub(crate) fn take_ack(&mut self, now: Instant, segment: &Segment) -> bool {
+        let ack = segment.ack;
+        let oldest = self.snd.una.sub(self.snd.max_window.max(1));
+        if ack.after(self.snd.nxt) || ack.before(oldest) {
+            // RFC 5961 section 5: nothing we sent; perhaps someone guesses.
+            self.counters.bad_acks += 1;
+            self.challenge(now);
+            return false;
+        }
+        if ack.before(self.snd.una) {
+            return true;
+        }
+        let window_moved = self.update_window(segment);
+        let outstanding = self.snd.outstanding();
+        if outstanding == 0 {
+            // Nothing to acknowledge: the common case of a receiver.
+            return true;
+        }
+        let progress = ack != self.snd.una;
+        let in_flight = self.snd.in_flight();
+        let dsack = match self.sack {
+            true => sack::duplicate(ack, &segment.options.sack),
+            false => None,
+        };
+        let (delivery, sacked) = self.deliver(now, segment);
+        self.sample_rtt(now, segment, &delivery, progress);
+        if progress {
+            self.on_progress(ack);
+        } else if self.snd.window == 0 {
+            self.attempts = 0;
+        }
+        if let Some(range) = dsack {
+            self.counters.duplicates_reported += 1;
+            self.recovery.rack.on_duplicate(&self.snd);
+            self.recovery.undo.on_duplicate(range);
+        }
+        let duplicate =
+            !progress && segment.is_empty() && !window_moved && sacked == 0 && dsack.is_none();
+        self.judge_probe(segment, duplicate, dsack.is_some());
+        let recovered = self.leave_phase(segment, progress, dsack.is_some());
+        let lost = match self.sack {
+            true => self.detect_losses(now),
+            false => self.count_duplicates(duplicate, progress, outstanding),
+        };
+        if lost && self.recovery.phase == Phase::Open {
+            self.enter_recovery();
+        }
+        let mut delivered = delivery.octets;
+        if !self.sack && duplicate {
+            delivered += u32::from(self.mss()).min(outstanding);
+        }
+        self.grow(now, delivered, in_flight, progress, lost, recovered);
+        self.arm_after_ack(now, progress || sacked > 0, progress);
+        true
+    }
+
+    /// SND.WND, SND.WL1, SND.WL2. Returns whether the window changed.
+    fn update_window(&mut self, segment: &Segment) -> bool {
+        let snd = &mut self.snd;
+        let newer = snd.wl1.before(segment.seq)
+            || snd.wl1 == segment.seq && snd.wl2.at_or_before(segment.ack);
+        if !newer {
+            return false;
+        }
+        let window = u32::from(segment.window) << snd.scale;
+        let moved = window != snd.window;
+        if snd.window == 0 && window > 0 {
+            // Probing is over.
+            self.rtt.backoff = 0;
+            self.attempts = 0;
+            self.timers.persist.clear();
+        }
+        snd.window = window;
+        snd.max_window = snd.max_window.max(window);
+        snd.wl1 = segment.seq;
+        snd.wl2 = segment.ack;
+        moved
+    }
+
+    /// Enter what the segment acknowledges, cumulatively and selectively. Returns also the octets
+    /// newly covered by SACK.
+    fn deliver(&mut self, now: Instant, segment: &Segment) -> (Delivery, u32) {
+        let mut delivery = Delivery::default();
+        let min_rtt = self.rtt.min_rtt();
+        let timestamps = self.timestamps;
+        let echo = self.echo(segment);
+        let rack = &mut self.recovery.rack;
+        let with_sack = self.sack;
+        let mut each = |sent: &SentSegment| {
+            if sent.marks.has(Marks::SACKED) {
+                return;
+            }
+            delivery.add(sent);
+            if with_sack {
+                let ambiguous = match (timestamps, echo) {
+                    (Some(ours), Some(echo)) => is_older(echo, ours.value(sent.sent_at)),
+                    _ => false,
+                };
+                rack.on_delivered(now, sent, ambiguous, min_rtt);
+            }
+        };
+        self.snd.acknowledge(segment.ack, &mut each);
+        let sacked = match with_sack && !segment.options.sack.is_empty() {
+            true => self.snd.apply_sack(&segment.options.sack, &mut each),
+            false => 0,
+        };
+        (delivery, sacked)
+    }
+
+    /// TSecr, if timestamps are in use.
+    fn echo(&self, segment: &Segment) -> Option<u32> {
+        self.timestamps.as_ref()?;
+        segment.options.timestamps.map(|theirs| theirs.echo)
+    }
+
+    fn sample_rtt(&mut self, now: Instant, segment: &Segment, delivery: &Delivery, progress: bool) {
+        if let Some(first) = delivery.first {
+            let least = Duration::from_nanos(1);
+            self.rtt.sample(now, now.since(first).max(least));
+            if let Some(last) = delivery.last {
+                self.rtt.sample_min(now, now.since(last).max(least));
+            }
+            return;
+        }
+        // Only retransmitted octets: the timestamp tells which transmission it was (RFC 7323
+        // section 4). Echoes from before a move are off by the time it took.
+        let (Some(ours), Some(echo)) = (&self.timestamps, self.echo(segment)) else {
+            return;
+        };
+        if !progress || ours.valid_from.is_some_and(|from| is_older(echo, from)) {
+            return;
+        }
+        let millis = ours.value(now).wrapping_sub(echo);
+        if millis < 60_000 {
+            self.rtt
+                .sample(now, Duration::from_millis(u64::from(millis.max(1))));
+        }
+    }
+
+    fn on_progress(&mut self, ack: crate::seq::SeqNumber) {
+        self.attempts = 0;
+        self.rtt.backoff = 0;
+        self.recovery.rack.on_progress(ack);
+        self.updated = true;
+    }
+
+    fn judge_probe(&mut self, segment: &Segment, duplicate: bool, dsack: bool) {
+        let verdict = self.recovery.tlp.on_ack(segment.ack, duplicate, dsack);
+        if verdict == Verdict::Repaired && self.recovery.phase == Phase::Open {
+            self.congestion.on_congestion(u32::from(self.mss()));
+            self.congestion.cwnd = self.congestion.ssthresh;
+        }
+    }
+
+    /// Whether an episode of recovery ends here, well or as needless.
+    fn leave_phase(&mut self, segment: &Segment, progress: bool, dsack: bool) -> bool {
+        let echo = match progress {
+            true => self.echo(segment),
+            false => None,
+        };
+        if (progress || dsack) && self.recovery.undo.is_needless(echo) {
+            let Undo { cwnd, ssthresh, .. } = self.recovery.undo;
+            self.congestion.undo(cwnd, ssthresh);
+            self.recovery.undo = Undo::default();
+            self.counters.undos += 1;
+            if self.recovery.phase != Phase::Open {
+                self.snd.unmark_lost();
+                self.end_episode();
+                return true;
+            }
+        }
+        if self.recovery.phase == Phase::Open || segment.ack.before(self.recovery.point) {
+            return false;
+        }
+        if self.recovery.phase == Phase::Recovery {
+            self.congestion.cwnd = self.congestion.ssthresh.max(u32::from(self.mss()));
+        }
+        self.end_episode();
+        true
+    }
+
+    fn end_episode(&mut self) {
+        self.recovery.phase = Phase::Open;
+        self.recovery.duplicate_acks = 0;
+        self.snd.reno_sacked = 0;
+        self.recovery.rack.on_recovered();
+    }
+
+    /// RACK (RFC 8985 section 6.2). Returns whether anything new is lost.
+    pub(crate) fn detect_losses(&mut self, now: Instant) -> bool {
+        let snd = &mut self.snd;
+        let idle = snd.sacked == 0 && snd.lost == 0 && snd.retransmitted == 0;
+        if idle && self.recovery.phase == Phase::Open {
+            self.timers.reorder.clear();
+            return false;
+        }
+        let certain = self.recovery.phase != Phase::Open
+            || snd.sacked >= DUPLICATE_THRESHOLD * u32::from(self.snd.peer_mss);
+        let rack = &self.recovery.rack;
+        let window = rack.reorder_window(self.rtt.srtt, self.rtt.min_rtt(), certain);
+        let (lost, again) = rack.detect(now, &mut self.snd, window);
+        match again {
+            Some(at) => self.timers.reorder.set(at),
+            None => self.timers.reorder.clear(),
+        }
+        lost
+    }
+
+    /// Duplicate-ACK counting for peers without SACK (RFC 5681 section 3.2, RFC 6582).
+    fn count_duplicates(&mut self, duplicate: bool, progress: bool, outstanding: u32) -> bool {
+        let mss = u32::from(self.mss());
+        if duplicate {
+            self.recovery.duplicate_acks += 1;
+            self.snd.reno_sacked = (self.snd.reno_sacked + mss)
+                .min(outstanding.saturating_sub(self.snd.lost.max(mss)));
+            return self.recovery.duplicate_acks == DUPLICATE_THRESHOLD
+                && self.recovery.phase == Phase::Open
+                && self.mark_head_lost(mss);
+        }
+        if !progress {
+            return false;
+        }
+        let acked = outstanding.saturating_sub(self.snd.outstanding());
+        self.snd.reno_sacked = self
+            .snd
+            .reno_sacked
+            .saturating_sub(acked.saturating_sub(mss))
+            .min(self.snd.outstanding());
+        match self.recovery.phase {
+            Phase::Open => {
+                self.recovery.duplicate_acks = 0;
+                self.snd.reno_sacked = 0;
+                false
+            }
+            // A partial acknowledgement: the next hole begins here.
+            Phase::Recovery => self.mark_head_lost(mss),
+            Phase::Loss => false,
+        }
+    }
+
+    fn mark_head_lost(&mut self, mss: u32) -> bool {
+        self.snd.split(0, mss);
+        self.snd.mark_lost(0)
+    }
+
+    /// Something is lost: reduce, once per round.
+    pub(crate) fn enter_recovery(&mut self) {
+        let mss = u32::from(self.mss());
+        self.recovery.undo =
+            Undo::begin(self.snd.una, self.congestion.cwnd, self.congestion.ssthresh);
+        self.congestion.on_congestion(mss);
+        self.recovery.phase = Phase::Recovery;
+        self.recovery.point = self.snd.nxt;
+        self.recovery.prr = Prr::begin(self.snd.outstanding().saturating_sub(self.snd.sacked));
+        self.recovery.tlp.due = false;
+        self.timers.probe.clear();
+        self.counters.recoveries += 1;
+        // The first retransmission goes out whatever is in flight.
+        self.congestion.cwnd = self.snd.in_flight() + mss;
+    }
+
+    /// The congestion window after an acknowledgement.
+    fn grow(
+        &mut self,
+        now: Instant,
+        delivered: u32,
+        in_flight: u32,
+        progress: bool,
+        lost: bool,
+        recovered: bool,
+    ) {
+        let mss = u32::from(self.mss());
+        match self.recovery.phase {
+            Phase::Recovery => {
+                self.congestion.cwnd = self.recovery.prr.window(
+                    delivered,
+                    self.snd.in_flight(),
+                    self.congestion.ssthresh,
+                    progress && !lost,
+                    mss,
+                );
+            }
+            Phase::Open | Phase::Loss if progress && !recovered => {
+                let doubled = self.congestion.in_slow_start()
+                    && in_flight.saturating_mul(2) > self.congestion.cwnd;
+                if self.snd.cwnd_limited || doubled {
+                    let rtt = self.rtt.srtt.unwrap_or_default();
+                    self.congestion.on_ack(now, delivered, mss, rtt);
+                } else {
+                    self.congestion.on_unused(now);
+                }
+            }
+            Phase::Open | Phase::Loss => {}
+        }
+    }
+
+    /// Timers after an acknowledgement; `news`: it delivered something.
+    fn arm_after_ack(&mut self, now: Instant, news: bool, progress: bool) {
+        if self.snd.outstanding() == 0 {
+            self.timers.retransmit.clear();
+            self.timers.probe.clear();
+            self.timers.reorder.clear();
+            self.recovery.tlp.due = false;
+            return;
+        }
+        if progress {
+            self.timers.retransmit.set(now + self.rtt.rto());
+        }
+        if news {
+            self.arm_probe(now);
+        }
+    }
+
+    /// Set the probe timer where a probe makes sense (RFC 8985 section 7.2).
+    pub(crate) fn arm_probe(&mut self, now: Instant) {
+        let useful = self.sack
+            && self.recovery.phase == Phase::Open
+            && self.recovery.tlp.end.is_none()
+            && self.snd.sacked == 0
+            && self.snd.outstanding() > 0;
+        if !useful {
+            self.timers.probe.clear();
+            return;
+        }
+        let alone = self.snd.outstanding() <= u32::from(self.mss());
+        let mut at = now + tlp::timeout(&self.rtt, alone, self.options.peer_ack_delay);
+        if let Some(retransmit) = self.timers.retransmit.deadline() {
+            at = at.min(retransmit);
+        }
+        self.timers.probe.set(at);
+    }
+}

@@ -1,0 +1,202 @@
+//! Congestion control: how much may be in flight. What was lost, and when, is
+//! [`super::recovery`]'s to say.
+
+pub(crate) mod cubic;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::{Duration, Instant};
+use cubic::Cubic;
+
+/// Initial window in segments (RFC 6928).
+const INITIAL_SEGMENTS: u32 = 10;
+/// No slow-start threshold yet (RFC 5681 section 3.1: arbitrarily high).
+pub(crate) const NO_THRESHOLD: u32 = u32::MAX;
+/// A window larger than this could not be used: sequence space is what limits it.
+pub(crate) const MAX_WINDOW: u32 = 1 << 30;
+
+/// Which algorithm a connection uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum CongestionAlgorithm {
+    /// RFC 9438.
+    #[default]
+    Cubic,
+    /// RFC 5681 and 6582.
+    NewReno,
+}
+
+/// An algorithm with its private state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Algorithm {
+    Cubic(Cubic),
+    NewReno {
+        /// Octets acknowledged that did not grow the window yet.
+        credit: u32,
+    },
+}
+
+/// Window and threshold of one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Congestion {
+    /// Congestion window in octets.
+    pub cwnd: u32,
+    /// Slow-start threshold in octets.
+    pub ssthresh: u32,
+    pub algorithm: Algorithm,
+}
+
+impl Congestion {
+    pub fn new(algorithm: CongestionAlgorithm, mss: u32) -> Congestion {
+        Congestion {
+            cwnd: initial_window(mss),
+            ssthresh: NO_THRESHOLD,
+            algorithm: match algorithm {
+                CongestionAlgorithm::Cubic => Algorithm::Cubic(Cubic::default()),
+                CongestionAlgorithm::NewReno => Algorithm::NewReno { credit: 0 },
+            },
+        }
+    }
+
+    pub fn in_slow_start(&self) -> bool {
+        self.cwnd < self.ssthresh
+    }
+
+    /// `acked` octets were acknowledged while the window was in full use.
+    pub fn on_ack(&mut self, now: Instant, acked: u32, mss: u32, rtt: Duration) {
+        let mut acked = acked;
+        if self.in_slow_start() {
+            let grow = acked.min(self.ssthresh - self.cwnd);
+            self.cwnd = (self.cwnd + grow).min(MAX_WINDOW);
+            acked -= grow;
+        }
+        if acked == 0 {
+            return;
+        }
+        let grow = match &mut self.algorithm {
+            Algorithm::Cubic(cubic) => cubic.growth(now, self.cwnd, acked, mss, rtt),
+            Algorithm::NewReno { credit } => {
+                let total = u64::from(*credit) + u64::from(acked) * u64::from(mss);
+                let cwnd = u64::from(self.cwnd.max(1));
+                *credit = (total % cwnd) as u32;
+                (total / cwnd) as u32
+            }
+        };
+        self.cwnd = self.cwnd.saturating_add(grow).min(MAX_WINDOW);
+    }
+
+    /// Acknowledgements come in, but the application left the window unused: it says nothing
+    /// about the path.
+    pub fn on_unused(&mut self, now: Instant) {
+        if let Algorithm::Cubic(cubic) = &mut self.algorithm {
+            cubic.pause(now);
+        }
+    }
+
+    /// Congestion, once per round trip: set the threshold. The window follows by
+    /// [`super::recovery::prr`].
+    pub fn on_congestion(&mut self, mss: u32) {
+        self.ssthresh = match &mut self.algorithm {
+            Algorithm::Cubic(cubic) => cubic.reduce(self.cwnd),
+            Algorithm::NewReno { credit } => {
+                *credit = 0;
+                self.cwnd / 2
+            }
+        }
+        .max(2 * mss);
+    }
+
+    /// Restart after an idle time longer than the RTO (RFC 5681 section 4.1): the window says
+    /// nothing about the path any more.
+    pub fn on_idle(&mut self, mss: u32) {
+        self.ssthresh = self.ssthresh.max(self.cwnd - self.cwnd / 4);
+        self.cwnd = self.cwnd.min(initial_window(mss));
+        if let Algorithm::Cubic(cubic) = &mut self.algorithm {
+            cubic.restart();
+        }
+    }
+
+    /// The reduction was a mistake: take it back.
+    pub fn undo(&mut self, cwnd: u32, ssthresh: u32) {
+        self.cwnd = self.cwnd.max(cwnd);
+        self.ssthresh = self.ssthresh.max(ssthresh);
+        if let Algorithm::Cubic(cubic) = &mut self.algorithm {
+            cubic.restart();
+        }
+    }
+}
+
+/// RFC 6928 section 2.
+fn initial_window(mss: u32) -> u32 {
+    (INITIAL_SEGMENTS * mss).min((2 * mss).max(14_600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn slow_start_doubles_then_avoidance_adds_a_segment_per_round() {
+        let mut reno = Congestion::new(CongestionAlgorithm::NewReno, 1000);
+        assert_eq!(reno.cwnd, 10_000);
+        reno.on_ack(Instant::ZERO, 10_000, 1000, RTT);
+        assert_eq!(reno.cwnd, 20_000);
+        reno.on_congestion(1000);
+        reno.cwnd = reno.ssthresh;
+        assert_eq!(reno.cwnd, 10_000);
+        for _ in 0..100 {
+            reno.on_ack(Instant::ZERO, 100, 1000, RTT);
+        }
+        assert!((10_900..=11_000).contains(&reno.cwnd), "{}", reno.cwnd);
+    }
+
+    #[test]
+    fn cubic_returns_to_the_old_maximum_after_k_and_then_probes_beyond() {
+        let mut cubic = Congestion::new(CongestionAlgorithm::Cubic, 1000);
+        cubic.cwnd = 1_000_000;
+        cubic.ssthresh = 1_000_000;
+        cubic.on_congestion(1000);
+        assert_eq!(cubic.ssthresh, 700_000);
+        cubic.cwnd = cubic.ssthresh;
+        // K = cbrt(300 segments / 0.4) = 9.086 s.
+        let mut at = Vec::new();
+        for n in 0..300u64 {
+            let now = Instant::from_millis(n * 50);
+            let acked = cubic.cwnd;
+            cubic.on_ack(now, acked, 1000, RTT);
+            at.push(cubic.cwnd);
+        }
+        let near = |got: u32, wanted: f64| (f64::from(got) / wanted - 1.0).abs() < 0.03;
+        assert!(near(at[182], 1_000_000.0), "at K: {}", at[182]);
+        let wanted = |t: f64| 0.4 * (t - 9.086f64).powi(3) * 1000.0 + 1_000_000.0;
+        assert!(near(at[80], wanted(4.05)), "{}", at[80]);
+        assert!(near(at[299], wanted(15.0)), "{}", at[299]);
+    }
+
+    #[test]
+    fn on_a_short_path_cubic_is_no_slower_than_reno() {
+        let grow = |algorithm| {
+            let mut control = Congestion::new(algorithm, 1000);
+            control.cwnd = 20_000;
+            control.ssthresh = 20_000;
+            control.on_congestion(1000);
+            control.cwnd = control.ssthresh;
+            for n in 0..200u64 {
+                let acked = control.cwnd;
+                control.on_ack(
+                    Instant::from_millis(n),
+                    acked,
+                    1000,
+                    Duration::from_millis(1),
+                );
+            }
+            control.cwnd
+        };
+        let (cubic, reno) = (
+            grow(CongestionAlgorithm::Cubic),
+            grow(CongestionAlgorithm::NewReno),
+        );
+        assert!(f64::from(cubic) > 0.9 * f64::from(reno), "{cubic} {reno}");
+    }
+}

@@ -1,0 +1,93 @@
+//! [`Info`]: a connection as seen from outside, for status pages, checkers and tests.
+
+use super::connection::{Connection, Counters};
+use super::recovery::Phase;
+use super::state::State;
+use crate::seq::SeqNumber;
+use crate::time::Duration;
+
+/// A read-only view of one connection.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Info {
+    /// The state.
+    pub state: State,
+    /// Congestion window in octets.
+    pub cwnd: u32,
+    /// Slow-start threshold in octets; `u32::MAX` before the first loss.
+    pub ssthresh: u32,
+    /// Smoothed round-trip time; `None` before the first sample.
+    pub srtt: Option<Duration>,
+    /// Mean deviation of the round-trip time.
+    pub rttvar: Duration,
+    /// Smallest round trip of the last minutes.
+    pub min_rtt: Option<Duration>,
+    /// Retransmission time-out as it stands, backoff included.
+    pub rto: Duration,
+    /// Whether loss is being repaired.
+    pub phase: Phase,
+    /// Whether the path was seen to reorder.
+    pub reordering: bool,
+    /// Octets of payload per segment.
+    pub mss: u16,
+    /// Octets in flight.
+    pub in_flight: u32,
+    /// Octets the peer holds out of order.
+    pub sacked: u32,
+    /// Octets deemed lost.
+    pub lost: u32,
+    /// SND.UNA.
+    pub snd_una: SeqNumber,
+    /// SND.NXT.
+    pub snd_nxt: SeqNumber,
+    /// The peer's window.
+    pub snd_wnd: u32,
+    /// RCV.NXT.
+    pub rcv_nxt: SeqNumber,
+    /// What is left of the window we advertised.
+    pub rcv_wnd: u32,
+    /// Octets received out of order.
+    pub out_of_order: u32,
+    /// Payload octets sent and acknowledged, over all owners.
+    pub tx_bytes: u64,
+    /// Payload octets received in order, over all owners.
+    pub rx_bytes: u64,
+    /// Whether SACK was agreed on.
+    pub sack: bool,
+    /// Whether timestamps were agreed on.
+    pub timestamps: bool,
+    /// Counters, over all owners.
+    pub counters: Counters,
+}
+
+impl Connection {
+    /// The connection as seen from outside.
+    pub fn info(&self) -> Info {
+        Info {
+            state: self.state,
+            cwnd: self.congestion.cwnd,
+            ssthresh: self.congestion.ssthresh,
+            srtt: self.rtt.srtt,
+            rttvar: self.rtt.rttvar,
+            min_rtt: self.rtt.min_rtt(),
+            rto: self.rtt.rto(),
+            phase: self.recovery.phase,
+            reordering: self.recovery.rack.reordering_seen,
+            mss: self.mss(),
+            in_flight: self.snd.in_flight(),
+            sacked: self.snd.sacked,
+            lost: self.snd.lost,
+            snd_una: self.snd.una,
+            snd_nxt: self.snd.nxt,
+            snd_wnd: self.snd.window,
+            rcv_nxt: self.rcv.nxt,
+            rcv_wnd: self.rcv.window(),
+            out_of_order: self.rcv.out_of_order(),
+            tx_bytes: self.snd.queue.start(),
+            rx_bytes: self.rcv.queue.end(),
+            sack: self.sack,
+            timestamps: self.timestamps.is_some(),
+            counters: self.counters,
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! [`HalfOpen`]: what is kept of a passive handshake until it completes. Small and without
+//! buffers, so that many of them cost little.
+
+use super::TcpConfig;
+use super::connection::{
+    Connection, MAX_SCALE, TimestampState, default_mss, is_older, mss_of, scale_of,
+};
+use super::isn::InitialNumbers;
+use super::options::{Options, Timestamps};
+use super::rtt::INITIAL_RTO;
+use super::segment::{Flags, Outgoing, Segment};
+use super::state::State;
+use crate::seq::SeqNumber;
+use crate::stack::FlowKey;
+use crate::time::{Duration, Instant};
+
+/// A connection in SYN-RECEIVED, passively opened.
+#[derive(Clone, Debug)]
+pub struct HalfOpen {
+    flow: FlowKey,
+    mtu: u16,
+    irs: SeqNumber,
+    iss: SeqNumber,
+    /// Window field of the SYN, never scaled.
+    window: u16,
+    peer_mss: u16,
+    /// The peer's shift; `None` without window scaling.
+    peer_scale: Option<u8>,
+    sack: bool,
+    /// The peer's last TSval; `None` without timestamps.
+    recent: Option<u32>,
+    timestamp_offset: u32,
+    /// When the first SYN-ACK was made.
+    created: Instant,
+    /// When the SYN-ACK is next due for retransmission.
+    deadline: Instant,
+    retransmits: u8,
+    /// A SYN-ACK waits to be transmitted.
+    owed: bool,
+}
+
+/// What a segment makes of a half-open connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum HalfOpenEvent {
+    /// Nothing: it is still half open ([`HalfOpen::poll_transmit`] may have something to send).
+    Nothing,
+    /// Send this; it is still half open.
+    Reply(Outgoing),
+    /// The handshake is complete; the segment's payload has been taken in already.
+    Established(alloc::boxed::Box<Connection>),
+    /// The peer gave up: forget it.
+    Reset,
+}
+
+impl HalfOpen {
+    /// A SYN (without ACK and RST) arrived for a listener. `mtu`: octets of an IP packet the link carries.
+    pub fn on_syn(
+        now: Instant,
+        config: &TcpConfig,
+        numbers: &InitialNumbers,
+        flow: FlowKey,
+        mtu: u16,
+        syn: &Segment,
+    ) -> HalfOpen {
+        let _ = config;
+        HalfOpen {
+            flow,
+            mtu,
+            irs: syn.seq,
+            iss: numbers.sequence(now, &flow),
+            window: syn.window,
+            peer_mss: syn.options.mss.unwrap_or(default_mss(&flow)),
+            peer_scale: syn.options.window_scale.map(|shift| shift.min(MAX_SCALE)),
+            sack: syn.options.sack_permitted,
+            recent: syn.options.timestamps.map(|timestamps| timestamps.value),
+            timestamp_offset: numbers.timestamp_offset(&flow),
+            created: now,
+            deadline: now + INITIAL_RTO,
+            retransmits: 0,
+            owed: true,
+        }
+    }
+
+    /// Both ends.
+    pub fn flow(&self) -> FlowKey {
+        self.flow
+    }
+
+    /// Whether `segment` is the SYN this began with, again.
+    pub fn is_same_syn(&self, segment: &Segment) -> bool {
+        segment.flags.syn() && !segment.flags.ack() && segment.seq == self.irs
+    }
+
+    fn timestamps(&self, now: Instant) -> Option<Timestamps> {
+        self.recent.map(|echo| Timestamps {
+            value: now.wrapping_millis().wrapping_add(self.timestamp_offset),
+            echo,
+        })
+    }
+
+    /// The SYN-ACK, if it is to be sent now.
+    pub fn poll_transmit(&mut self, now: Instant, config: &TcpConfig) -> Option<Outgoing> {
+        core::mem::take(&mut self.owed).then(|| Outgoing {
+            seq: self.iss,
+            ack: self.irs.add(1),
+            flags: Flags::SYN | Flags::ACK,
+            window: config.receive_buffer.min(0xffff) as u16,
+            options: Options {
+                mss: Some(mss_of(&self.flow, self.mtu)),
+                window_scale: self.peer_scale.map(|_| scale_of(config.receive_buffer)),
+                sack_permitted: self.sack,
+                timestamps: self.timestamps(now),
+                ..Options::default()
+            },
+            ..Outgoing::default()
+        })
+    }
+
+    /// When [`HalfOpen::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Retransmit the SYN-ACK if that is due. Returns whether to keep on trying.
+    pub fn handle_timeout(&mut self, now: Instant, config: &TcpConfig) -> bool {
+        if now < self.deadline {
+            return true;
+        }
+        if self.retransmits >= config.max_syn_retransmits {
+            return false;
+        }
+        self.retransmits += 1;
+        self.owed = true;
+        self.deadline = now + INITIAL_RTO * (1 << self.retransmits.min(6));
+        true
+    }
+
+    /// An ACK without anything else, as sent to challenge or to correct the peer.
+    fn acknowledgement(&self, now: Instant, config: &TcpConfig) -> Outgoing {
+        Outgoing {
+            seq: self.iss.add(1),
+            ack: self.irs.add(1),
+            flags: Flags::ACK,
+            window: config.receive_buffer.min(0xffff) as u16,
+            options: Options {
+                timestamps: self.timestamps(now),
+                ..Options::default()
+            },
+            ..Outgoing::default()
+        }
+    }
+
+    /// Take in a segment of the flow (RFC 9293 section 3.10.7.4 in SYN-RECEIVED).
+    pub fn handle_segment(
+        &mut self,
+        now: Instant,
+        config: &TcpConfig,
+        segment: &Segment,
+    ) -> HalfOpenEvent {
+        if self.is_same_syn(segment) && !segment.flags.rst() {
+            self.recent = self
+                .recent
+                .and(segment.options.timestamps)
+                .map(|timestamps| timestamps.value);
+            self.owed = true;
+            return HalfOpenEvent::Nothing;
+        }
+        let expected = self.irs.add(1);
+        let old = match (self.recent, segment.options.timestamps) {
+            (Some(recent), Some(timestamps)) => is_older(timestamps.value, recent),
+            _ => false,
+        };
+        let in_window = segment
+            .seq
+            .in_window(expected, config.receive_buffer.min(0xffff).max(1));
+        if segment.flags.rst() {
+            return match segment.seq == expected {
+                true => HalfOpenEvent::Reset,
+                false if in_window => HalfOpenEvent::Reply(self.acknowledgement(now, config)),
+                false => HalfOpenEvent::Nothing,
+            };
+        }
+        if !in_window || old || segment.flags.syn() {
+            return HalfOpenEvent::Reply(self.acknowledgement(now, config));
+        }
+        if !segment.flags.ack() {
+            return HalfOpenEvent::Nothing;
+        }
+        if segment.ack != self.iss.add(1) {
+            // Not an answer to our SYN-ACK: an old duplicate.
+            return match Outgoing::reset_for(segment) {
+                Some(reset) => HalfOpenEvent::Reply(reset),
+                None => HalfOpenEvent::Nothing,
+            };
+        }
+        let mut connection = self.establish(now, config);
+        connection.handle_segment(now, segment);
+        HalfOpenEvent::Established(alloc::boxed::Box::new(connection))
+    }
+
+    fn establish(&self, now: Instant, config: &TcpConfig) -> Connection {
+        let mut connection = Connection::new(
+            now,
+            config,
+            self.flow,
+            self.mtu,
+            State::Established,
+            self.iss,
+            self.irs,
+        );
+        connection.sack = true;
+        connection.timestamps = Some(TimestampState {
+            offset: self.timestamp_offset,
+            recent: 0,
+            recent_at: now,
+            valid_from: None,
+        });
+        connection.negotiate(
+            now,
+            &Options {
+                mss: Some(self.peer_mss),
+                window_scale: self.peer_scale,
+                sack_permitted: self.sack,
+                timestamps: self.recent.map(|value| Timestamps { value, echo: 0 }),
+                ..Options::default()
+            },
+        );
+        // Our SYN is acknowledged; its round trip is known unless it was sent twice (Karn).
+        if self.retransmits == 0 {
+            let rtt = now.since(self.created).max(Duration::from_micros(1));
+            connection.rtt.sample(now, rtt);
+        }
+        connection.establish_numbers(self.iss.add(1));
+        connection.snd.window = u32::from(self.window);
+        connection.snd.max_window = connection.snd.window;
+        connection.snd.wl1 = self.irs;
+        connection.rcv.edge = connection.rcv.nxt.add(config.receive_buffer.min(0xffff));
+        connection.updated = true;
+        connection
+    }
+}

@@ -1,0 +1,312 @@
+//! Segments out: what is sent when [`Connection::poll_transmit`] is asked (RFC 9293 section
+//! 3.8.6.2.1, RFC 6675 section 5 with RACK's idea of what is lost, RFC 8985 section 7.3).
+
+use super::connection::{Connection, mss_of};
+use super::options::Options;
+use super::recovery::Phase;
+use super::segment::{Flags, Outgoing};
+use super::snd::{Marks, SndFin};
+use super::state::State;
+use crate::seq::SeqNumber;
+use crate::stack::frame::Payload;
+use crate::time::Instant;
+
+impl Connection {
+    /// The next segment to send. With `max_payload` above [`Connection::mss`] it may be a burst
+    /// that the NIC is to cut ([`Outgoing::segment_size`]).
+    pub fn poll_transmit(&mut self, now: Instant, max_payload: usize) -> Option<Outgoing> {
+        if core::mem::take(&mut self.owed.reset) {
+            return Some(self.reset_segment());
+        }
+        if let Some(seq) = self.owed.stray_reset.take() {
+            return Some(Outgoing {
+                seq,
+                flags: Flags::RST,
+                ..Outgoing::default()
+            });
+        }
+        match self.state {
+            State::Closed => None,
+            State::SynSent | State::SynReceived => self.transmit_syn(now),
+            _ => self.transmit(now, max_payload),
+        }
+    }
+
+    fn transmit_syn(&mut self, now: Instant) -> Option<Outgoing> {
+        if !core::mem::take(&mut self.owed.syn) {
+            let ack = self.owed.ack && self.state == State::SynReceived;
+            return ack.then(|| self.acknowledgement(now, self.snd.nxt));
+        }
+        let crossed = self.state == State::SynReceived;
+        self.owed.ack = false;
+        self.snd.nxt = self.snd.iss.add(1);
+        self.snd.last_sent = Some(now);
+        self.timers.retransmit.set(now + self.syn_timeout());
+        self.counters.segments_out += 1;
+        Some(Outgoing {
+            seq: self.snd.iss,
+            ack: match crossed {
+                true => self.rcv.nxt,
+                false => SeqNumber::default(),
+            },
+            flags: match crossed {
+                true => Flags::SYN | Flags::ACK,
+                false => Flags::SYN,
+            },
+            window: self.rcv.buffer.min(0xffff) as u16,
+            options: Options {
+                mss: Some(mss_of(&self.flow, self.path_mtu)),
+                window_scale: Some(self.offered_scale),
+                sack_permitted: self.sack,
+                timestamps: self.timestamps_option(now),
+                ..Options::default()
+            },
+            ..Outgoing::default()
+        })
+    }
+
+    fn transmit(&mut self, now: Instant, max_payload: usize) -> Option<Outgoing> {
+        // SACK ranges would take payload's room: they go ahead on an ACK of their own.
+        if self.owed.ack && (!self.rcv.blocks.is_empty() || self.rcv.duplicate.is_some()) {
+            return Some(self.acknowledgement(now, self.snd.nxt));
+        }
+        let mss = u32::from(self.mss());
+        let burst = match u32::try_from(max_payload).unwrap_or(u32::MAX) / mss {
+            0 | 1 => mss,
+            count => count.min(0xffff / mss) * mss,
+        };
+        let out = self
+            .transmit_lost(now, mss, burst)
+            .or_else(|| self.transmit_probe(now, mss))
+            .or_else(|| self.transmit_new(now, mss, burst));
+        if out.is_some() {
+            return out;
+        }
+        if core::mem::take(&mut self.owed.probe) {
+            // Outside the window, so it is answered; without octets, so nothing can get lost.
+            return Some(self.acknowledgement(now, self.snd.una.sub(1)));
+        }
+        self.owed
+            .ack
+            .then(|| self.acknowledgement(now, self.snd.nxt))
+    }
+
+    /// A segment with ACK: fills in what every such segment says of the receive side.
+    fn with_ack(&mut self, now: Instant, seq: SeqNumber, flags: Flags) -> Outgoing {
+        self.rcv.unacked = 0;
+        self.rcv.last_ack = self.rcv.nxt;
+        self.timers.delayed_ack.clear();
+        self.owed.ack = self.owed.duplicate_acks > 0;
+        self.owed.duplicate_acks = self.owed.duplicate_acks.saturating_sub(1);
+        Outgoing {
+            seq,
+            ack: self.rcv.nxt,
+            flags: flags | Flags::ACK,
+            window: self.rcv.advertise(),
+            options: Options {
+                timestamps: self.timestamps_option(now),
+                ..Options::default()
+            },
+            payload: Payload::new(),
+            segment_size: self.mss(),
+        }
+    }
+
+    fn acknowledgement(&mut self, now: Instant, seq: SeqNumber) -> Outgoing {
+        let mut out = self.with_ack(now, seq, Flags::NONE);
+        if self.sack {
+            out.options.sack = self.rcv.sack_ranges();
+        } else {
+            self.rcv.duplicate = None;
+        }
+        self.counters.segments_out += 1;
+        out
+    }
+
+    /// Room in the congestion window, in octets.
+    fn congestion_room(&self) -> u32 {
+        self.congestion.cwnd.saturating_sub(self.snd.in_flight())
+    }
+
+    /// Cut `len` octets down to what `room` lets out in whole segments, at least one.
+    fn whole_segments(len: u32, room: u32, mss: u32) -> u32 {
+        match len <= room {
+            true => len,
+            false => (room / mss * mss).max(mss).min(len),
+        }
+    }
+
+    /// Retransmit the first segment that is lost.
+    fn transmit_lost(&mut self, now: Instant, mss: u32, burst: u32) -> Option<Outgoing> {
+        let index = self.snd.first_lost()?;
+        let segment = *self.snd.sent.get(index)?;
+        let room = self.congestion_room();
+        if room < segment.len.min(mss) && self.snd.in_flight() > 0 {
+            return None;
+        }
+        if index > 0 && segment.seq.at_or_after(self.snd.right_edge()) {
+            return None;
+        }
+        let len = Self::whole_segments(segment.len.min(burst), room, mss);
+        Some(self.retransmit(now, index, len))
+    }
+
+    /// Retransmit the first `len` numbers of the segment at `index`.
+    fn retransmit(&mut self, now: Instant, index: usize, len: u32) -> Outgoing {
+        self.snd.split(index, len);
+        let stamp = self.timestamps.map(|timestamps| timestamps.value(now));
+        if self.recovery.phase != Phase::Open {
+            self.recovery.undo.on_retransmit(len, stamp);
+            self.recovery.prr.sent = self.recovery.prr.sent.saturating_add(len);
+        }
+        self.snd.mark_retransmitted(index, now);
+        if index == 0 || !self.timers.retransmit.is_set() {
+            self.timers.retransmit.set(now + self.rtt.rto());
+        }
+        let Some(segment) = self.snd.sent.get(index).copied() else {
+            return self.with_ack(now, self.snd.nxt, Flags::NONE);
+        };
+        let flags = match segment.marks.has(Marks::FIN) {
+            true => Flags::FIN | Flags::PSH,
+            false if segment.end() == self.snd.nxt => Flags::PSH,
+            false => Flags::NONE,
+        };
+        let payload = self.snd.payload_of(&segment);
+        let mut out = self.with_ack(now, segment.seq, flags);
+        out.payload = payload;
+        let count = u64::from(len.div_ceil(u32::from(out.segment_size).max(1)));
+        self.counters.retransmits += count;
+        self.counters.segments_out += count;
+        out
+    }
+
+    /// The tail loss probe, if due: new octets if the window takes them, else the last segment.
+    fn transmit_probe(&mut self, now: Instant, mss: u32) -> Option<Outgoing> {
+        if !core::mem::take(&mut self.recovery.tlp.due)
+            || self.recovery.phase != Phase::Open
+            || self.snd.outstanding() == 0
+        {
+            return None;
+        }
+        let room = self.window_room();
+        let unsent = self.snd.unsent().min(u64::from(mss)) as u32;
+        let retransmission = unsent == 0 || room < unsent;
+        let out = match retransmission {
+            false => self.send_new(now, unsent, false),
+            true => {
+                let last = self.snd.sent.len().checked_sub(1)?;
+                let len = self.snd.sent.get(last)?.len;
+                // Only the last segment of a burst.
+                let head = len.saturating_sub(1) / mss * mss;
+                self.snd.split(last, head);
+                let last = self.snd.sent.len().checked_sub(1)?;
+                self.retransmit(now, last, len - head)
+            }
+        };
+        self.recovery.tlp.end = Some(self.snd.nxt);
+        self.recovery.tlp.retransmission = retransmission;
+        self.counters.probes += 1;
+        self.timers.probe.clear();
+        self.timers.retransmit.set(now + self.rtt.rto());
+        Some(out)
+    }
+
+    /// Octets the peer's window still takes beyond SND.NXT.
+    fn window_room(&self) -> u32 {
+        let edge = self.snd.right_edge();
+        match edge.after(self.snd.nxt) {
+            true => edge.distance_from(self.snd.nxt),
+            false => 0,
+        }
+    }
+
+    /// Send what was never sent, as far as both windows and the peer's patience for small
+    /// segments allow.
+    fn transmit_new(&mut self, now: Instant, mss: u32, burst: u32) -> Option<Outgoing> {
+        let unsent = self.snd.unsent();
+        let fin = self.snd.fin == SndFin::Queued;
+        if unsent == 0 && !fin {
+            self.snd.cwnd_limited = false;
+            return None;
+        }
+        let outstanding = self.snd.outstanding();
+        let room = self.window_room();
+        let mut len = unsent.min(u64::from(room.min(burst))) as u32;
+        let push = self.owed.push && len > 0;
+        let worth = len >= mss
+            || u64::from(len) == unsent && (unsent > 0 || room > 0)
+            || len > 0 && len >= self.snd.max_window / 2
+            || push;
+        if !worth {
+            self.snd.cwnd_limited = false;
+            self.await_window(now, outstanding);
+            return None;
+        }
+        if self.options.nagle && len < mss && outstanding > 0 && !fin && !push {
+            return None;
+        }
+        self.restart_after_idle(now, outstanding, mss);
+        let cwnd_room = self.congestion_room();
+        if cwnd_room < len.min(mss) {
+            self.snd.cwnd_limited = true;
+            return None;
+        }
+        len = Self::whole_segments(len, cwnd_room, mss);
+        if self.options.nagle && !fin && len > mss {
+            len -= len % mss;
+        }
+        let with_fin = fin && u64::from(len) == unsent && len < room;
+        if len == 0 && !with_fin {
+            self.await_window(now, outstanding);
+            return None;
+        }
+        self.owed.push = false;
+        self.timers.persist.clear();
+        if self.recovery.phase != Phase::Open {
+            self.recovery.prr.sent = self.recovery.prr.sent.saturating_add(len);
+        }
+        let out = self.send_new(now, len, with_fin);
+        self.arm_probe(now);
+        Some(out)
+    }
+
+    /// The window is too small to send into. If nothing in flight would bring news of it, ask.
+    fn await_window(&mut self, now: Instant, outstanding: u32) {
+        if outstanding == 0 && !self.timers.persist.is_set() {
+            self.timers.persist.set(now + self.rtt.rto());
+        }
+    }
+
+    fn restart_after_idle(&mut self, now: Instant, outstanding: u32, mss: u32) {
+        let idle = self
+            .snd
+            .last_sent
+            .is_some_and(|sent| now.since(sent) > self.rtt.base_rto());
+        if outstanding == 0 && idle {
+            self.congestion.on_idle(mss);
+        }
+    }
+
+    /// Transmit the next `len` octets for the first time, and FIN.
+    fn send_new(&mut self, now: Instant, len: u32, fin: bool) -> Outgoing {
+        let seq = self.snd.nxt;
+        let offset = self.snd.offset_of(seq);
+        let payload = self.snd.queue.slices(offset, len as usize);
+        let mut flags = Flags::NONE;
+        if offset + u64::from(len) == self.snd.queue.end() {
+            flags |= Flags::PSH;
+        }
+        if fin {
+            flags |= Flags::FIN;
+        }
+        self.snd.record_new(now, len + u32::from(fin), fin);
+        if !self.timers.retransmit.is_set() {
+            self.timers.retransmit.set(now + self.rtt.rto());
+        }
+        let mut out = self.with_ack(now, seq, flags);
+        out.payload = payload;
+        self.counters.segments_out +=
+            u64::from(len.div_ceil(u32::from(out.segment_size).max(1)).max(1));
+        out
+    }
+}

@@ -1,0 +1,158 @@
+//! [`ByteQueue`]: a stretch of a byte stream as shared slices, addressed by stream offset.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::stack::frame::Payload;
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    /// Stream offset of the chunk's first octet.
+    start: u64,
+    data: Bytes,
+}
+
+/// Octets `start..end` of a stream. Nothing is copied on the way in or out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ByteQueue {
+    chunks: VecDeque<Chunk>,
+    start: u64,
+    end: u64,
+}
+
+impl ByteQueue {
+    /// An empty queue at stream offset `start`.
+    pub fn new(start: u64) -> ByteQueue {
+        ByteQueue {
+            chunks: VecDeque::new(),
+            start,
+            end: start,
+        }
+    }
+
+    /// Stream offset of the first octet still here.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Stream offset after the last octet.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Octets held.
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Add octets at the end.
+    pub fn push(&mut self, data: Bytes) {
+        if !data.is_empty() {
+            let start = self.end;
+            self.end += data.len() as u64;
+            self.chunks.push_back(Chunk { start, data });
+        }
+    }
+
+    /// Drop everything before stream offset `offset` (at most all there is).
+    pub fn advance_to(&mut self, offset: u64) {
+        self.start = offset.clamp(self.start, self.end);
+        while let Some(front) = self.chunks.front_mut() {
+            let end = front.start + front.data.len() as u64;
+            if end <= self.start {
+                self.chunks.pop_front();
+                continue;
+            }
+            if front.start < self.start {
+                front.data = front.data.slice((self.start - front.start) as usize..);
+                front.start = self.start;
+            }
+            break;
+        }
+    }
+
+    /// Index of the chunk that holds `offset`.
+    fn index_of(&self, offset: u64) -> Option<usize> {
+        if offset < self.start || offset >= self.end {
+            return None;
+        }
+        match self.chunks.front() {
+            Some(front) if offset < front.start + front.data.len() as u64 => Some(0),
+            _ => self
+                .chunks
+                .partition_point(|chunk| chunk.start <= offset)
+                .checked_sub(1),
+        }
+    }
+
+    /// The slice from `offset` to the end of the chunk that holds it.
+    pub fn chunk_at(&self, offset: u64) -> Option<Bytes> {
+        let chunk = self.chunks.get(self.index_of(offset)?)?;
+        Some(chunk.data.slice((offset - chunk.start) as usize..))
+    }
+
+    /// Up to `len` octets from `offset` on, as slices.
+    pub fn slices(&self, offset: u64, len: usize) -> Payload {
+        let mut payload = Payload::new();
+        let Some(index) = self.index_of(offset) else {
+            return payload;
+        };
+        let (mut at, mut left) = (offset, len);
+        for chunk in self.chunks.range(index..) {
+            if left == 0 {
+                break;
+            }
+            let skip = (at - chunk.start) as usize;
+            let take = left.min(chunk.data.len() - skip);
+            payload.push(chunk.data.slice(skip..skip + take));
+            at += take as u64;
+            left -= take;
+        }
+        payload
+    }
+
+    /// All slices, in order.
+    pub fn into_chunks(self) -> Vec<Bytes> {
+        self.chunks.into_iter().map(|chunk| chunk.data).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> ByteQueue {
+        let mut queue = ByteQueue::new(100);
+        for piece in [&b"abc"[..], b"", b"defg", b"h"] {
+            queue.push(Bytes::from_static(piece));
+        }
+        queue
+    }
+
+    #[test]
+    fn any_range_comes_out_as_it_went_in() {
+        let mut queue = queue();
+        for start in 0..8 {
+            queue.advance_to(100 + start as u64);
+            for from in start..8 {
+                for len in 0..10 {
+                    let got: Vec<u8> = queue.slices(100 + from as u64, len).concat();
+                    let until = (from + len).min(8);
+                    assert_eq!(got, b"abcdefgh"[from..until]);
+                }
+            }
+            assert_eq!(queue.len(), 8 - start);
+        }
+    }
+
+    #[test]
+    fn outside_there_is_nothing() {
+        let mut queue = queue();
+        assert!(queue.chunk_at(99).is_none() && queue.chunk_at(108).is_none());
+        assert_eq!(queue.chunk_at(104).as_deref(), Some(&b"efg"[..]));
+        queue.advance_to(500);
+        assert_eq!((queue.start(), queue.len()), (108, 0));
+    }
+}

@@ -1,0 +1,159 @@
+//! RACK (RFC 8985 section 6): a segment is lost when one sent sufficiently later has arrived.
+
+use super::super::snd::{Marks, SentSegment, Snd};
+use crate::seq::SeqNumber;
+use crate::time::{Duration, Instant};
+
+/// Rounds without a DSACK after which the widened window shrinks again.
+const PERSIST: u8 = 16;
+/// Bound of the widening.
+const MAX_MULTIPLIER: u8 = 20;
+
+/// RACK's variables.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rack {
+    /// When the most recently sent segment that arrived was sent (RACK.xmit_ts).
+    pub xmit: Option<Instant>,
+    /// Its end (RACK.end_seq).
+    pub end: SeqNumber,
+    /// Its round trip (RACK.rtt).
+    pub rtt: Duration,
+    /// Highest end of anything that arrived (RACK.fack).
+    pub fack: SeqNumber,
+    /// Whether the path was seen to reorder.
+    pub reordering_seen: bool,
+    /// SND.NXT when a DSACK last widened the window: once per round.
+    pub dsack_round: Option<SeqNumber>,
+    /// Widening of the reordering window, in quarters of the minimum round trip.
+    pub multiplier: u8,
+    /// Recoveries left until the widening is dropped.
+    pub persist: u8,
+}
+
+/// Whether a segment sent at `a` ending at `a_end` was sent after one sent at `b` ending at `b_end`.
+fn sent_after(a: Instant, a_end: SeqNumber, b: Instant, b_end: SeqNumber) -> bool {
+    a > b || a == b && a_end.after(b_end)
+}
+
+impl Rack {
+    pub fn new(iss: SeqNumber) -> Rack {
+        Rack {
+            xmit: None,
+            end: iss,
+            rtt: Duration::ZERO,
+            fack: iss,
+            reordering_seen: false,
+            dsack_round: None,
+            multiplier: 1,
+            persist: 0,
+        }
+    }
+
+    /// A segment arrived (section 6.2, steps 2 and 3). `ambiguous`: the acknowledgement may be for
+    /// an earlier transmission of it.
+    pub fn on_delivered(
+        &mut self,
+        now: Instant,
+        segment: &SentSegment,
+        ambiguous: bool,
+        min_rtt: Option<Duration>,
+    ) {
+        let retransmitted = segment.marks.has(Marks::EVER_RETRANSMITTED);
+        if segment.end().after(self.fack) {
+            self.fack = segment.end();
+        } else if segment.end().before(self.fack) && !retransmitted {
+            self.reordering_seen = true;
+        }
+        let rtt = now.since(segment.sent_at);
+        if retransmitted && (ambiguous || min_rtt.is_some_and(|min| rtt < min)) {
+            return;
+        }
+        let later = self
+            .xmit
+            .is_none_or(|xmit| sent_after(segment.sent_at, segment.end(), xmit, self.end));
+        if later {
+            self.xmit = Some(segment.sent_at);
+            self.end = segment.end();
+            self.rtt = rtt;
+        }
+    }
+
+    /// A DSACK reported a needless retransmission: wait longer for reordered segments.
+    pub fn on_duplicate(&mut self, snd: &Snd) {
+        if self.dsack_round.is_none() {
+            self.dsack_round = Some(snd.nxt);
+            self.multiplier = (self.multiplier + 1).min(MAX_MULTIPLIER);
+            self.persist = PERSIST;
+        }
+    }
+
+    /// SND.UNA moved: a DSACK may widen the window again once its round is over.
+    pub fn on_progress(&mut self, una: SeqNumber) {
+        if self.dsack_round.is_some_and(|round| una.at_or_after(round)) {
+            self.dsack_round = None;
+        }
+    }
+
+    /// A recovery ended.
+    pub fn on_recovered(&mut self) {
+        self.persist = self.persist.saturating_sub(1);
+        if self.persist == 0 {
+            self.multiplier = 1;
+        }
+    }
+
+    /// How long a segment may be late (step 4). `certain`: in recovery, or the peer holds enough
+    /// later segments for the classic threshold.
+    pub fn reorder_window(
+        &self,
+        srtt: Option<Duration>,
+        min_rtt: Option<Duration>,
+        certain: bool,
+    ) -> Duration {
+        if !self.reordering_seen && certain {
+            return Duration::ZERO;
+        }
+        let quarter = min_rtt.unwrap_or_default() / 4;
+        (quarter * u32::from(self.multiplier)).min(srtt.unwrap_or_default())
+    }
+
+    /// Mark what is lost (step 5). Returns whether anything was, and when to look again.
+    pub fn detect(&self, now: Instant, snd: &mut Snd, window: Duration) -> (bool, Option<Instant>) {
+        let Some(xmit) = self.xmit else {
+            return (false, None);
+        };
+        let (mut any, mut again) = (false, None::<Instant>);
+        for index in 0..snd.sent.len() {
+            let Some(segment) = snd.sent.get(index) else {
+                break;
+            };
+            let marks = segment.marks;
+            if marks.has(Marks::SACKED)
+                || marks.has(Marks::LOST) && !marks.has(Marks::RETRANSMITTED)
+                || !sent_after(xmit, self.end, segment.sent_at, segment.end())
+            {
+                continue;
+            }
+            let deadline = segment.sent_at + self.rtt + window;
+            if deadline <= now {
+                any |= snd.mark_lost(index);
+            } else {
+                again = Some(again.map_or(deadline, |at| at.max(deadline)));
+            }
+        }
+        (any, again)
+    }
+
+    /// What a retransmission time-out finds lost (section 6.3): the first segment, and those sent
+    /// so long ago that they should have arrived.
+    pub fn mark_on_timeout(&self, now: Instant, snd: &mut Snd, window: Duration) {
+        for index in 0..snd.sent.len() {
+            let Some(segment) = snd.sent.get(index) else {
+                break;
+            };
+            if index == 0 || segment.sent_at + self.rtt + window <= now {
+                snd.mark_lost(index);
+            }
+        }
+    }
+}
