@@ -91,6 +91,7 @@ pub struct World {
     in_flight: BinaryHeap<InFlight>,
     order: u64,
     switch: Switch,
+    severed: BTreeSet<(Port, Port)>,
     checks: Vec<Box<dyn Check>>,
     flows: Flows,
     findings: Findings,
@@ -115,6 +116,7 @@ impl World {
             in_flight: BinaryHeap::new(),
             order: 0,
             switch: Switch::default(),
+            severed: BTreeSet::new(),
             checks,
             flows: Flows::default(),
             findings: Findings::default(),
@@ -253,6 +255,16 @@ impl World {
         self.settle(port);
     }
 
+    /// Let nothing pass between two parties any more, in either direction.
+    pub fn sever(&mut self, one: Port, other: Port) {
+        self.severed.extend([(one, other), (other, one)]);
+    }
+
+    /// Let everything pass again between all parties.
+    pub fn heal(&mut self) {
+        self.severed.clear();
+    }
+
     /// Lose the frames in flight that `which` picks (the port is where it is going to).
     pub fn drop_in_flight(&mut self, mut which: impl FnMut(Port, &Segment) -> bool) -> usize {
         let before = self.in_flight.len();
@@ -342,9 +354,12 @@ impl World {
         match place {
             Place::Switch => {
                 let ports = self.switch.ports_for(port, &frame, self.slots.len());
-                for port in ports {
-                    let arrivals = self.slots[port].link.down.send(self.now, frame.clone());
-                    self.enqueue(port, Place::Party, arrivals);
+                for to in ports {
+                    if self.severed.contains(&(port, to)) {
+                        continue;
+                    }
+                    let arrivals = self.slots[to].link.down.send(self.now, frame.clone());
+                    self.enqueue(to, Place::Party, arrivals);
                 }
             }
             Place::Party => {
