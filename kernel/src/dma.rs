@@ -274,28 +274,30 @@ pub const MAX_SLICES: usize = 16;
 pub type Slices = SmallVec<[Bytes; 4]>;
 
 #[derive(Debug)]
-struct InFlight<const HEADER: usize> {
-    header: Box<[u8; HEADER]>,
+struct InFlight<const HEAD: usize> {
+    head: Box<[u8; HEAD]>,
+    head_len: usize,
     slices: Slices,
 }
 
-/// A virtqueue of packets for the device to send: a header of `HEADER` bytes, then slices.
+/// A virtqueue of packets for the device to send: a head of at most `HEAD` bytes, which is copied,
+/// then slices, which are not.
 #[derive(Debug)]
-pub struct TransmitQueue<const SIZE: usize, const HEADER: usize> {
+pub struct TransmitQueue<const SIZE: usize, const HEAD: usize> {
     queue: VirtQueue<KernelHal, SIZE>,
-    slots: Box<[Option<InFlight<HEADER>>]>,
-    headers: Vec<Box<[u8; HEADER]>>,
+    slots: Box<[Option<InFlight<HEAD>>]>,
+    heads: Vec<Box<[u8; HEAD]>>,
     in_flight: usize,
 }
 
-impl<const SIZE: usize, const HEADER: usize> TransmitQueue<SIZE, HEADER> {
+impl<const SIZE: usize, const HEAD: usize> TransmitQueue<SIZE, HEAD> {
     /// Sets up queue `index` of the device behind `transport`, empty.
     pub fn new(transport: &mut impl Transport, index: u16) -> Result<Self, DeviceFault> {
         let queue = VirtQueue::new(transport, index, false, false).map_err(DeviceFault::Queue)?;
         Ok(Self {
             queue,
             slots: (0..SIZE).map(|_| None).collect(),
-            headers: Vec::new(),
+            heads: Vec::new(),
             in_flight: 0,
         })
     }
@@ -305,30 +307,39 @@ impl<const SIZE: usize, const HEADER: usize> TransmitQueue<SIZE, HEADER> {
         self.queue.available_desc() > slices
     }
 
-    /// Queues a packet. `header` is the first `header_len` bytes (at most `HEADER`) of what the
-    /// device reads. Hands the slices back if the ring is full.
+    /// Queues a packet whose head is `head`, piece by piece; what does not fit into `HEAD` bytes
+    /// goes as a slice of its own. Hands the slices back if the ring is full.
     #[allow(
         clippy::result_large_err,
         reason = "the packet itself, to be tried again"
     )]
-    pub fn post(
-        &mut self,
-        header: &[u8; HEADER],
-        header_len: usize,
-        slices: Slices,
-    ) -> Result<(), Slices> {
-        let slices = tidy(slices);
-        if !self.has_room(slices.len()) {
+    pub fn post(&mut self, head: [&[u8]; 2], slices: Slices) -> Result<(), Slices> {
+        let mut slices = tidy(slices);
+        if !self.has_room(slices.len() + 1) {
             return Err(slices);
         }
-        let mut boxed = self.headers.pop().unwrap_or_else(|| Box::new([0; HEADER]));
-        *boxed = *header;
+        let mut boxed = self.heads.pop().unwrap_or_else(|| Box::new([0; HEAD]));
+        let mut head_len = 0;
+        let mut rest: &[u8] = &[];
+        for piece in head {
+            let room = boxed.get_mut(head_len..).unwrap_or_default();
+            let (fits, over) = piece.split_at(piece.len().min(room.len()));
+            if let Some(room) = room.get_mut(..fits.len()) {
+                room.copy_from_slice(fits);
+            }
+            head_len += fits.len();
+            rest = over;
+        }
+        if !rest.is_empty() {
+            slices.insert(0, Bytes::copy_from_slice(rest));
+        }
         let in_flight = InFlight {
-            header: boxed,
+            head: boxed,
+            head_len,
             slices,
         };
-        let parts = parts(&in_flight, header_len);
-        // SAFETY: header and slices are kept in `slots`, unchanged (`Bytes` cannot be written to),
+        let parts = parts(&in_flight);
+        // SAFETY: head and slices are kept in `slots`, unchanged (`Bytes` cannot be written to),
         // until `pop_used` has given the token back.
         let token = unsafe { self.queue.add(&parts, &mut []) };
         drop(parts);
@@ -345,20 +356,20 @@ impl<const SIZE: usize, const HEADER: usize> TransmitQueue<SIZE, HEADER> {
         }
     }
 
-    /// Drops what the device has sent. `header_len` is as it was for [`TransmitQueue::post`].
-    pub fn reclaim(&mut self, header_len: usize) -> Result<usize, DeviceFault> {
+    /// Drops what the device has sent.
+    pub fn reclaim(&mut self) -> Result<usize, DeviceFault> {
         let mut count = 0;
         while let Some(token) = self.queue.peek_used() {
             let slot = self.slots.get_mut(usize::from(token));
             let Some(in_flight) = slot.and_then(Option::take) else {
                 return Err(DeviceFault::UnknownBuffer(token));
             };
-            let parts = parts(&in_flight, header_len);
+            let parts = parts(&in_flight);
             // SAFETY: these are the parts that were added under this token.
             let done = unsafe { self.queue.pop_used(token, &parts, &mut []) };
             drop(parts);
             done.map_err(DeviceFault::Queue)?;
-            self.headers.push(in_flight.header);
+            self.heads.push(in_flight.head);
             self.in_flight -= 1;
             count += 1;
         }
@@ -400,16 +411,10 @@ fn tidy(mut slices: Slices) -> Slices {
     slices
 }
 
-fn parts<const HEADER: usize>(
-    packet: &InFlight<HEADER>,
-    header_len: usize,
-) -> SmallVec<[&[u8]; 8]> {
-    let header = packet
-        .header
-        .get(..header_len)
-        .unwrap_or(&packet.header[..]);
-    core::iter::once(header)
-        .filter(|header| !header.is_empty())
+fn parts<const HEAD: usize>(packet: &InFlight<HEAD>) -> SmallVec<[&[u8]; 8]> {
+    let head = packet.head.get(..packet.head_len).unwrap_or_default();
+    core::iter::once(head)
+        .filter(|head| !head.is_empty())
         .chain(packet.slices.iter().map(|slice| &slice[..]))
         .collect()
 }

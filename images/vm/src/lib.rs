@@ -1,2 +1,28 @@
 //! Bootable images: kernel + netstack + one service.
+//!
+//! [`serve`] is all an image does: it joins the kernel's [`Machine`] to the SDK's drive loop
+//! through [`KernelPlatform`]. The binaries name a service each.
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+mod platform;
+
+use godwit::Service;
+use godwit_kernel::exit::{ExitCode, exit};
+use godwit_kernel::{Machine, boot};
+
+pub use platform::KernelPlatform;
+
+/// Serves until it is over, then ends the machine with the verdict's code.
+pub fn serve(machine: Machine, service: impl Service) -> ! {
+    boot::chart::mark("service");
+    let command_line = machine.command_line.clone();
+    let config_file = machine.config_file.clone().unwrap_or_default();
+    let Some(mut platform) = KernelPlatform::new(machine) else {
+        exit(ExitCode::NoNic, "no network card that can be used");
+    };
+    let sources = [command_line.as_str(), config_file.as_str()];
+    let verdict = godwit::run(&mut platform, &sources, service);
+    let code = ExitCode::from_number(verdict.code.number()).unwrap_or(ExitCode::Panic);
+    exit(code, verdict.reason)
+}

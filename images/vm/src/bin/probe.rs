@@ -90,10 +90,9 @@ fn reflect(machine: &mut Machine) -> ! {
                 let Some((addresses, _)) = packet.bytes.split_first_chunk::<12>() else {
                     continue;
                 };
-                let mut swapped = addresses.to_vec();
-                swapped.rotate_left(6);
-                let mut answer = TxPacket::plain(swapped.into());
-                answer.slices.push(packet.bytes.slice(12..));
+                let mut answer = TxPacket::plain(packet.bytes.slice(12..));
+                answer.head.extend_from_slice(addresses);
+                answer.head.rotate_left(6);
                 let _ = nic.transmit(answer);
             }
             nic.flush();

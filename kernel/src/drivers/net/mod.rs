@@ -8,6 +8,7 @@
 pub mod virtio;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 pub use crate::dma::Slices;
 
@@ -30,8 +31,8 @@ pub struct RxPacket {
     pub bytes: Bytes,
     /// What the device says about the checksum of its TCP or UDP.
     pub checksum: RxChecksum,
-    /// The size of the segments this frame was coalesced from, if it was.
-    pub segment_size: Option<u16>,
+    /// How to cut the frame again, if it was coalesced from several.
+    pub segmentation: Option<Segmentation>,
 }
 
 /// A checksum the device is to fill in: over everything from `start`, stored at `start + offset`,
@@ -60,18 +61,21 @@ pub struct Segmentation {
     pub protocol: Protocol,
     /// TCP payload bytes in each segment.
     pub size: u16,
-    /// Length of all headers, Ethernet included.
-    pub header: u16,
 }
 
-/// An Ethernet frame to be sent.
+/// The first bytes of a frame, kept inline.
+pub type Head = SmallVec<[u8; 128]>;
+
+/// An Ethernet frame to be sent: head, then slices.
 #[derive(Clone, Debug, Default)]
 pub struct TxPacket {
-    /// The frame, in pieces.
+    /// Headers, or a whole small frame. Copied.
+    pub head: Head,
+    /// The rest, in pieces. Not copied.
     pub slices: Slices,
     /// For the device to fill in; only where [`Capabilities::tx_checksum`].
     pub checksum: Option<TxChecksum>,
-    /// For the device to cut up; only where [`Capabilities::segmentation`].
+    /// For the device to cut up; only where the capabilities say so.
     pub segmentation: Option<Segmentation>,
 }
 
@@ -83,6 +87,16 @@ impl TxPacket {
             ..Self::default()
         }
     }
+
+    /// The frame's length in bytes.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.slices.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// What a card does for its user.
@@ -92,8 +106,10 @@ pub struct Capabilities {
     pub tx_checksum: bool,
     /// Verifies checksums on receive.
     pub rx_checksum: bool,
-    /// Cuts TCP packets into segments.
-    pub segmentation: bool,
+    /// Cuts TCP over IPv4 into segments.
+    pub segmentation_ipv4: bool,
+    /// Cuts TCP over IPv6 into segments.
+    pub segmentation_ipv6: bool,
     /// Joins received segments.
     pub receive_coalescing: bool,
 }
@@ -131,6 +147,9 @@ pub trait Nic: Send {
     fn capabilities(&self) -> Capabilities;
     /// The next received frame.
     fn receive(&mut self) -> Option<RxPacket>;
+    /// Whether any frame can be queued now. After a `false`, [`Nic::arm`] also asks to be woken when
+    /// there is room.
+    fn can_transmit(&mut self) -> bool;
     /// Queues a frame; hands it back if there is no room. Nothing is promised to leave before
     /// [`Nic::flush`].
     #[allow(

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
 use super::{Capabilities, Nic, RxChecksum, RxPacket, Statistics, TxPacket};
-use crate::dma::{DeviceFault, Pool, ReceiveQueue, TransmitQueue};
+use crate::dma::{DeviceFault, MAX_SLICES, Pool, ReceiveQueue, TransmitQueue};
 
 bitflags! {
     /// Feature bits in use (section 5.1.3, and chapter 6).
@@ -42,6 +42,8 @@ const SPARE: u32 = 128;
 /// When fewer buffers than this are free, frames are copied.
 const LOW: usize = 16;
 
+/// Room for the header and a packet's head, sent as one piece.
+const HEAD: usize = 160;
 /// `struct virtio_net_hdr` (section 5.1.6): 12 bytes, of which a legacy device knows 10.
 const HEADER: usize = 12;
 const LEGACY_HEADER: usize = 10;
@@ -92,7 +94,7 @@ pub struct VirtioNet<T: Transport> {
     mtu: u16,
     header: usize,
     receive: ReceiveQueue<QUEUE_SIZE>,
-    transmit: TransmitQueue<QUEUE_SIZE, HEADER>,
+    transmit: TransmitQueue<QUEUE_SIZE, HEAD>,
     pool: Arc<Pool>,
     /// Buffers the receive ring is short of.
     missing: usize,
@@ -180,7 +182,7 @@ impl<T: Transport + Send> VirtioNet<T> {
 
     fn reclaim(&mut self) {
         if self.fault.is_none()
-            && let Err(fault) = self.transmit.reclaim(self.header)
+            && let Err(fault) = self.transmit.reclaim()
         {
             self.fail(fault);
         }
@@ -257,10 +259,20 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
             return Some(RxPacket {
                 bytes,
                 checksum: RxChecksum::Unknown,
-                segment_size: None,
+                segmentation: None,
             });
         }
         None
+    }
+
+    fn can_transmit(&mut self) -> bool {
+        if self.fault.is_some() || self.transmit.has_room(MAX_SLICES + 1) {
+            return true;
+        }
+        self.reclaim();
+        let room = self.transmit.has_room(MAX_SLICES + 1);
+        self.starved |= !room;
+        room
     }
 
     fn transmit(&mut self, packet: TxPacket) -> Result<(), TxPacket> {
@@ -268,14 +280,17 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
             return Ok(()); // gone, as on a cut wire
         }
         debug_assert!(packet.checksum.is_none() && packet.segmentation.is_none());
-        let bytes: usize = packet.slices.iter().map(Bytes::len).sum();
+        let bytes = packet.len();
         if bytes == 0 || bytes > usize::from(self.mtu) + ETHERNET + VLAN {
             return Ok(()); // no wire would carry it
         }
-        if !self.transmit.has_room(packet.slices.len()) {
-            self.reclaim();
+        if !self.can_transmit() {
+            self.statistics.tx_full += 1;
+            return Err(packet);
         }
-        match self.transmit.post(&[0; HEADER], self.header, packet.slices) {
+        let header = [0; HEADER];
+        let header = header.get(..self.header).unwrap_or(&header);
+        match self.transmit.post([header, &packet.head], packet.slices) {
             Ok(()) => {
                 self.statistics.tx_packets += 1;
                 self.statistics.tx_bytes += bytes as u64;
@@ -317,8 +332,7 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
         }
         // The device may have filled a buffer before it saw that we want to know (section 2.7.10).
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
-        self.receive.pending()
-            || self.starved && (self.transmit.pending() || self.transmit.has_room(QUEUE_SIZE / 2))
+        self.receive.pending() || self.starved && self.transmit.has_room(MAX_SLICES + 1)
     }
 
     fn disarm(&mut self) {

@@ -1,0 +1,12 @@
+//! The echo service as a bootable image. Built by `cargo godwit build`; on the host it is only
+//! checked.
+#![cfg_attr(godwit_image, no_std, no_main)]
+
+use godwit_echo::Echo;
+use godwit_kernel::Machine;
+
+godwit_kernel::entry!(serve);
+
+fn serve(machine: Machine) -> ! {
+    godwit_image::serve(machine, Echo)
+}

@@ -1,0 +1,124 @@
+//! The kernel as the SDK's [`Platform`].
+
+use core::fmt;
+
+use godwit::Instant;
+use godwit::platform::{Device, NoEntropy, Platform};
+use godwit_kernel::drivers::net::{self, Nic, Protocol, TxPacket};
+use godwit_kernel::{Machine, boot, clock, console, entropy};
+use godwit_netstack::stack::frame::{RxChecksum, Segmentation};
+use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};
+
+/// One machine with the network card that serves.
+#[derive(Debug)]
+pub struct KernelPlatform {
+    machine: Machine,
+    ready: bool,
+}
+
+impl KernelPlatform {
+    /// Takes the machine; `None` if it has no network card. With several, the first serves.
+    pub fn new(machine: Machine) -> Option<Self> {
+        let cards = machine.nics.len();
+        if cards > 1 {
+            log::warn!("{cards} network cards: only the first is used");
+        }
+        (cards > 0).then_some(Self {
+            machine,
+            ready: false,
+        })
+    }
+
+    fn nic(&mut self) -> Option<&mut (dyn Nic + 'static)> {
+        self.machine.nics.first_mut().map(|nic| &mut **nic)
+    }
+}
+
+impl Platform for KernelPlatform {
+    fn now(&mut self) -> Instant {
+        Instant::from_nanos(clock::now_ns())
+    }
+
+    fn device(&self) -> Device {
+        let nic = self.machine.nics.first();
+        let capabilities = nic.map(|nic| nic.capabilities()).unwrap_or_default();
+        Device {
+            mac: nic.map_or([0; 6], |nic| nic.mac()),
+            mtu: nic.map_or(1500, |nic| nic.mtu()),
+            capabilities: DeviceCapabilities {
+                tx_checksum: capabilities.tx_checksum,
+                tso4: capabilities.segmentation_ipv4,
+                tso6: capabilities.segmentation_ipv6,
+            },
+        }
+    }
+
+    fn receive(&mut self) -> Option<RxFrame> {
+        let packet = self.nic()?.receive()?;
+        Some(RxFrame {
+            bytes: packet.bytes,
+            checksum: match packet.checksum {
+                net::RxChecksum::Valid | net::RxChecksum::Partial => RxChecksum::Verified,
+                _ => RxChecksum::Unchecked,
+            },
+            segmentation: packet.segmentation.map(|cut| Segmentation {
+                ipv6: cut.protocol == Protocol::TcpIpv6,
+                segment_size: cut.size,
+            }),
+        })
+    }
+
+    fn can_transmit(&mut self) -> bool {
+        self.nic().is_none_or(|nic| nic.can_transmit())
+    }
+
+    fn transmit(&mut self, frame: TxFrame) {
+        let packet = TxPacket {
+            head: frame.head,
+            slices: frame.payload,
+            checksum: frame.checksum.map(|sum| net::TxChecksum {
+                start: sum.start,
+                offset: sum.offset,
+            }),
+            segmentation: frame.segmentation.map(|cut| net::Segmentation {
+                protocol: if cut.ipv6 {
+                    Protocol::TcpIpv6
+                } else {
+                    Protocol::TcpIpv4
+                },
+                size: cut.segment_size,
+            }),
+        };
+        if let Some(nic) = self.nic() {
+            // The loop asks for room first, so this is a frame lost only to a broken card.
+            let _ = nic.transmit(packet);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(nic) = self.nic() {
+            nic.flush();
+        }
+    }
+
+    fn fill_random(&mut self, out: &mut [u8]) -> Result<(), NoEntropy> {
+        entropy::fill(out).map_err(|_| NoEntropy)
+    }
+
+    fn idle(&mut self, until: Option<Instant>) {
+        self.machine.idle(until.map(Instant::as_nanos));
+    }
+
+    fn power_button(&mut self) -> bool {
+        self.machine.power_button()
+    }
+
+    fn console(&mut self, line: fmt::Arguments<'_>) {
+        console::line(line);
+        // The first line is the one that says we serve: what follows it is no part of booting.
+        if !core::mem::replace(&mut self.ready, true) {
+            boot::chart::mark("ready");
+            boot::chart::print();
+        }
+    }
+}
