@@ -11,7 +11,19 @@ pub struct Digest(pub [u8; 32]);
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+        // Written at once: this is in the head of every answer.
+        let digit = |value: u8| {
+            if value < 10 {
+                b'0' + value
+            } else {
+                b'a' + value - 10
+            }
+        };
+        let mut text = [0; 64];
+        for (pair, octet) in text.chunks_exact_mut(2).zip(&self.0) {
+            pair.copy_from_slice(&[digit(octet >> 4), digit(octet & 15)]);
+        }
+        f.write_str(str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -89,6 +101,17 @@ mod tests {
             assert!(core::ptr::eq(by_path(CONTENT, file.path).unwrap(), file));
             assert!(by_digest(CONTENT, &file.digest).is_some());
         }
+    }
+
+    #[test]
+    fn digests_are_written_in_hex() {
+        let mut digest = Digest([0; 32]);
+        digest.0[0] = 0x0a;
+        digest.0[31] = 0xf9;
+        assert_eq!(
+            std::format!("{digest}"),
+            std::format!("0a{}f9", "0".repeat(60))
+        );
     }
 
     #[test]
