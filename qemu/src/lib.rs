@@ -2,9 +2,13 @@
 //! clients, analysis of what the client saw on the wire, and the `godwit` command's jobs.
 
 pub mod admin;
+pub mod build;
 pub mod content;
+pub mod ctl;
+pub mod demo;
 pub mod net;
 pub mod progress;
+pub mod run;
 pub mod scratch;
 pub mod setup;
 pub mod switch;

@@ -3,7 +3,9 @@
 //! be seen from, or reach, the networks of the machine.
 
 mod namespace;
+mod packet;
 mod tap;
 
 pub use namespace::{Namespace, become_root_of_own};
+pub use packet::open_packet_socket;
 pub use tap::open_tap;

@@ -1,6 +1,7 @@
 //! Private network namespaces, held by a file descriptor: they end with the process.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -66,6 +67,16 @@ impl Namespace {
                 .join()
                 .map_err(|_| anyhow!("a thread in the namespace panicked"))?
         })
+    }
+
+    /// Makes a command run its program in the namespace.
+    pub fn place(&self, command: &mut Command) {
+        let handle = Arc::clone(&self.handle);
+        // SAFETY: between fork and exec only async-signal-safe functions may run; the closure
+        // makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(move || Ok(setns(&*handle, CloneFlags::CLONE_NEWNET)?));
+        }
     }
 
     /// Feeds lines of `ip` commands to one run of iproute2 inside the namespace.

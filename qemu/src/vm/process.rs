@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -11,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::console::{Console, Ready, Verdict};
 use super::qmp::Monitor;
 use super::{Accelerator, QEMU, VmSpec};
+use crate::net::Namespace;
 use crate::scratch::Scratch;
 
 /// QEMU's exit status is looked at this often.
@@ -39,10 +42,20 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A running VM. Dropping it kills it.
+/// How the power button is pressed, and what an exit status means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Button {
+    /// QEMU's monitor.
+    Qmp,
+    /// SIGTERM.
+    Signal,
+}
+
+/// A running VM, or a Linux process that plays one. Dropping it kills it.
 pub struct Vm {
     name: String,
     child: Child,
+    button: Button,
     console: Console,
     reader: Option<JoinHandle<()>>,
     errors: Arc<Mutex<String>>,
@@ -67,8 +80,40 @@ impl Vm {
             .arguments(accelerator, &config, &scratch.path("qmp"))
             .map_err(|what| anyhow!(what))?;
         let mut command = Command::new(QEMU);
+        command.args(arguments);
+        Self::spawn(&spec.name, command, Button::Qmp, scratch, echo)
+    }
+
+    /// Starts a hosted instance: a Linux process that serves like an image and says the same on
+    /// its standard output. `arguments` follow the program; the configuration is handed over in a
+    /// file, as to a VM.
+    pub fn start_hosted(
+        name: &str,
+        program: &Path,
+        arguments: &[&str],
+        configuration: &str,
+        namespace: &Namespace,
+        echo: impl FnMut(&str) + Send + 'static,
+    ) -> Result<Self> {
+        let scratch = Scratch::new(name)?;
+        let config = scratch.path("config");
+        fs::write(&config, configuration).context("cannot write the configuration")?;
+        let mut command = Command::new(program);
         command
             .args(arguments)
+            .arg(format!("config={}", config.display()));
+        namespace.place(&mut command);
+        Self::spawn(name, command, Button::Signal, scratch, echo)
+    }
+
+    fn spawn(
+        name: &str,
+        mut command: Command,
+        button: Button,
+        scratch: Scratch,
+        echo: impl FnMut(&str) + Send + 'static,
+    ) -> Result<Self> {
+        command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -78,14 +123,15 @@ impl Vm {
             command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
         }
         let started = Instant::now();
+        let program = command.get_program().to_owned();
         let mut child = command
             .spawn()
-            .with_context(|| format!("cannot run {QEMU}"))?;
+            .with_context(|| format!("cannot run {}", program.display()))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let console = Console::default();
         let errors = Arc::new(Mutex::new(String::new()));
         let reader = thread::Builder::new()
-            .name(format!("console {}", spec.name))
+            .name(format!("console {name}"))
             .spawn({
                 let console = console.clone();
                 move || {
@@ -95,7 +141,7 @@ impl Vm {
                 }
             })?;
         thread::Builder::new()
-            .name(format!("stderr {}", spec.name))
+            .name(format!("stderr {name}"))
             .spawn({
                 let errors = Arc::clone(&errors);
                 move || {
@@ -106,12 +152,13 @@ impl Vm {
                     *errors.lock().unwrap_or_else(PoisonError::into_inner) = text;
                 }
             })?;
-        let name = spec.name.clone();
+        let (name, reader) = (name.to_owned(), Some(reader));
         Ok(Self {
             name,
             child,
+            button,
             console,
-            reader: Some(reader),
+            reader,
             errors,
             started,
             scratch,
@@ -148,7 +195,12 @@ impl Vm {
 
     /// Presses the power button.
     pub fn press_power_button(&self) -> Result<()> {
-        Monitor::connect(&self.scratch.path("qmp"))?.execute("system_powerdown")?;
+        match self.button {
+            Button::Qmp => {
+                Monitor::connect(&self.scratch.path("qmp"))?.execute("system_powerdown")?;
+            }
+            Button::Signal => kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)?,
+        }
         Ok(())
     }
 
@@ -159,11 +211,12 @@ impl Vm {
 
     /// Waits for the end; a VM that outlives the timeout is killed.
     pub fn wait_exit(&mut self, timeout: Duration) -> Outcome {
-        let deadline = Instant::now() + timeout;
+        // None: as long as it takes.
+        let deadline = Instant::now().checked_add(timeout);
         let status = loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => break status,
-                Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
+                Ok(None) if deadline.is_none_or(|at| Instant::now() < at) => thread::sleep(POLL),
                 Ok(None) => {
                     self.kill();
                     return Outcome::Infrastructure(format!(
@@ -178,7 +231,7 @@ impl Vm {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
-        judge(status, self.console.verdict(), &self.errors())
+        judge(self.button, status, self.console.verdict(), &self.errors())
     }
 
     /// What QEMU wrote to its standard error.
@@ -206,7 +259,7 @@ impl Drop for Vm {
 }
 
 /// The verdict counts only if QEMU's exit status says the same.
-fn judge(status: ExitStatus, verdict: Option<Verdict>, errors: &str) -> Outcome {
+fn judge(button: Button, status: ExitStatus, verdict: Option<Verdict>, errors: &str) -> Outcome {
     let infrastructure = |what: String| {
         let errors = if errors.is_empty() {
             String::new()
@@ -216,16 +269,18 @@ fn judge(status: ExitStatus, verdict: Option<Verdict>, errors: &str) -> Outcome 
         Outcome::Infrastructure(what + &errors)
     };
     if let Some(signal) = status.signal() {
-        return infrastructure(format!("QEMU was ended by signal {signal}"));
+        return infrastructure(format!("it was ended by signal {signal}"));
     }
     let status = status.code().unwrap_or(-1);
     let Some(verdict) = verdict else {
         return infrastructure(format!(
-            "QEMU ended with status {status} but without a verdict"
+            "it ended with status {status} but without a verdict"
         ));
     };
     // Through ACPI power-off, or through isa-debug-exit.
-    let agrees = if status == 0 {
+    let agrees = if button == Button::Signal {
+        status == i32::from(verdict.code)
+    } else if status == 0 {
         verdict.code == 0
     } else {
         status == (i32::from(verdict.code) << 1) | 1
@@ -234,7 +289,7 @@ fn judge(status: ExitStatus, verdict: Option<Verdict>, errors: &str) -> Outcome 
         Outcome::Verdict(verdict)
     } else {
         infrastructure(format!(
-            "the verdict says {}, QEMU's status {status}",
+            "the verdict says {}, the exit status {status}",
             verdict.code
         ))
     }
@@ -259,11 +314,11 @@ mod tests {
     #[test]
     fn a_verdict_counts_only_with_its_exit_status() {
         assert_eq!(
-            judge(exited(0), verdict(0), ""),
+            judge(Button::Qmp, exited(0), verdict(0), ""),
             Outcome::Verdict(verdict(0).unwrap())
         );
         assert_eq!(
-            judge(exited(23), verdict(11), ""),
+            judge(Button::Qmp, exited(23), verdict(11), ""),
             Outcome::Verdict(verdict(11).unwrap())
         );
         for (status, verdict) in [
@@ -272,7 +327,7 @@ mod tests {
             (exited(0), None),
             (ExitStatus::from_raw(9), verdict(0)),
         ] {
-            let outcome = judge(status, verdict.clone(), "");
+            let outcome = judge(Button::Qmp, status, verdict.clone(), "");
             assert!(
                 matches!(outcome, Outcome::Infrastructure(_)),
                 "{status:?} {verdict:?}"
@@ -282,7 +337,7 @@ mod tests {
 
     #[test]
     fn qemus_own_words_are_shown() {
-        let outcome = judge(exited(1), None, "no such device");
+        let outcome = judge(Button::Qmp, exited(1), None, "no such device");
         assert!(outcome.to_string().contains("no such device"));
     }
 }

@@ -1,0 +1,136 @@
+//! `godwit run`: one VM on QEMU's own network, for a first look.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::build::{self, Service};
+use crate::demo::lab::random_hex;
+use crate::progress::Progress;
+use crate::vm::{Accelerator, Forward, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
+
+/// The guest's address on QEMU's user-mode network.
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// The host as the guest sees it.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// How long to wait for the readiness line before saying so.
+const BOOT: Duration = Duration::from_secs(30);
+
+/// Options of `godwit run`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// What to run.
+    pub service: Service,
+    /// Machine type.
+    #[arg(long, value_enum, default_value = "microvm")]
+    pub machine: Machine,
+    /// NIC.
+    #[arg(long, value_enum, default_value = "virtio")]
+    pub nic: NicModel,
+    /// Memory in MiB.
+    #[arg(long, default_value_t = 64)]
+    pub memory: u32,
+    /// The guest's address: `dhcp`, or one of 10.0.2.0/24.
+    #[arg(long, default_value = "10.0.2.15/24")]
+    pub ip: String,
+    /// The port of localhost that leads to the service; by default 8080 for http, 7007 for echo.
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// The port of localhost that leads to the admin port.
+    #[arg(long, default_value_t = 9100)]
+    pub admin_port: u16,
+    /// Further configuration, as key=value.
+    #[arg(value_name = "KEY=VALUE", last = true)]
+    pub config: Vec<String>,
+}
+
+/// Runs the VM until it ends and returns the exit status: the verdict's code, or 125 when there is
+/// no verdict.
+pub fn run(options: &Options) -> Result<u8> {
+    let progress = Progress::start("building the image");
+    let image = build::image(options.service)?;
+    progress.finish();
+    let local = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let port = options.port.unwrap_or(match options.service {
+        Service::Http => 8080,
+        Service::Echo => 7007,
+    });
+    for (port, option) in [(port, "--port"), (options.admin_port, "--admin-port")] {
+        // QEMU would say so too, but without the way out.
+        TcpListener::bind(local(port))
+            .with_context(|| format!("port {port} is taken: choose another with {option}"))?;
+    }
+    let guest = match options.ip.split('/').next().map(str::parse) {
+        Some(Ok(address)) => address,
+        _ if options.ip == "dhcp" => GUEST,
+        _ => bail!("--ip must be an IPv4 address with a prefix, or dhcp"),
+    };
+    let forward = |host, to| Forward {
+        host: local(host),
+        guest: SocketAddrV4::new(guest, to),
+    };
+    let token = random_hex()?;
+    let more = options.config.join("\n");
+    let spec = VmSpec {
+        machine: options.machine,
+        memory: options.memory,
+        config: format!(
+            "id=1\nip={}\ngw={GATEWAY}\nadmin_port=9100\nadmin_token={token}\n{more}\n",
+            options.ip
+        ),
+        nics: vec![Nic {
+            model: options.nic,
+            mac: [0x02, 0x67, 0x77, 0, 0, 1],
+            netdev: Netdev::User(vec![
+                forward(port, options.service.port()),
+                forward(options.admin_port, 9100),
+            ]),
+        }],
+        ..VmSpec::new(options.service.name(), &image)
+    };
+    let mut vm = Vm::start(&spec, Accelerator::best(), |line| println!("{line}"))?;
+    pass_input_on(&mut vm);
+    let (_, elapsed) = vm.wait_ready(BOOT)?;
+    eprintln!(
+        "\n  ready {:.0} ms after QEMU's start; now try:",
+        elapsed.as_secs_f64() * 1e3
+    );
+    match options.service {
+        Service::Http => eprintln!("    curl localhost:{port}"),
+        Service::Echo => eprintln!("    nc localhost {port}"),
+    }
+    eprintln!(
+        "    cargo godwit ctl status --address localhost:{} --token {token}",
+        options.admin_port
+    );
+    eprintln!("  Ctrl-C ends it.\n");
+    let outcome = vm.wait_exit(Duration::MAX);
+    eprintln!("  {outcome}");
+    Ok(match outcome {
+        Outcome::Verdict(verdict) => verdict.code,
+        Outcome::Infrastructure(_) => 125,
+    })
+}
+
+/// What is typed goes to the guest's serial port.
+fn pass_input_on(vm: &mut Vm) {
+    let Some(mut guest) = vm.take_stdin() else {
+        return;
+    };
+    thread::spawn(move || {
+        let mut buffer = [0; 256];
+        while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {
+            if guest
+                .write_all(&buffer[..n])
+                .and_then(|()| guest.flush())
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+}
