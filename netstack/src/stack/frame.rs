@@ -1,5 +1,7 @@
 //! Frames as they cross the border between netstack and a NIC, with their offload metadata.
 
+use alloc::vec::Vec;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -91,8 +93,8 @@ impl TxFrame {
     }
 
     /// The frame in one piece, for devices that cannot gather and for tests.
-    pub fn to_vec(&self) -> alloc::vec::Vec<u8> {
-        let mut out = alloc::vec::Vec::with_capacity(self.len());
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.len());
         out.extend_from_slice(&self.head);
         for slice in &self.payload {
             out.extend_from_slice(slice);

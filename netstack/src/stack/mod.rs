@@ -4,14 +4,47 @@
 //! path, on smoltcp. The stack knows flows and where each of them is to go ([`Route`]); it does
 //! not know why: sessions, transfers and the cluster are [`crate::instance`]'s concern.
 
+mod addresses;
+mod arp;
+mod checksum;
+mod counters;
+mod flows;
+mod forward;
 pub mod frame;
+mod hash;
+mod icmp;
+mod input;
+mod limit;
+mod listen;
+mod ndp;
+mod neighbour;
+mod output;
+mod slow;
+mod table;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod wire;
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
-use crate::tcp::{Connection, TcpConfig};
-use crate::time::Instant;
-pub use frame::{DeviceCapabilities, RxFrame, TxFrame};
+use crate::tcp::{Connection, InitialNumbers, Outgoing, Segment, TcpConfig};
+use crate::time::{Duration, Instant};
+use addresses::{Addresses, solicited_node};
+pub use counters::Counters;
+use flows::{Entry, Flows, Held, Packed};
+pub use frame::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
+use hash::Keyed;
+use input::Origin;
+use limit::Limit;
+use listen::{HalfOpenTable, Listener};
+use neighbour::Neighbours;
+use slow::Slow;
+pub use slow::UdpId;
+use table::{Block, Table};
+use timers::Timers;
 
 /// An Ethernet address.
 pub type MacAddr = [u8; 6];
@@ -159,60 +192,278 @@ pub enum AttachError {
     TooMany,
 }
 
+/// Answers per second at most to what strangers can provoke.
+const MAX_RST: u32 = 1_000;
+const MAX_ECHO: u32 = 1_000;
+const MAX_UNREACHABLE: u32 = 100;
+/// Gaps between the announcements of virtual addresses. The last is longer than the second for
+/// which Linux keeps to an entry it has just learnt.
+const ANNOUNCE: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(1_200)];
+/// A deadline that is over and stays over is looked at again after this long.
+const TICK: Duration = Duration::from_millis(1);
+/// First and last local port of connections opened from here (RFC 6335 section 6).
+const EPHEMERAL: (u16, u16) = (49_152, 65_535);
+
 /// The network stack of one instance. After every `handle_*` or command drain
 /// [`Stack::poll_event`] and then [`Stack::poll_transmit`], and sleep until
 /// [`Stack::poll_timeout`] or the next frame.
 #[derive(Debug)]
-pub struct Stack {}
+pub struct Stack {
+    mac: MacAddr,
+    mtu: u16,
+    capabilities: DeviceCapabilities,
+    tcp: TcpConfig,
+    numbers: InitialNumbers,
+    keyed: Keyed,
+    addresses: Addresses,
+    ingress: bool,
+    ask_unknown: bool,
+    counters: Counters,
+    neighbours: Neighbours,
+    flows: Flows,
+    table: Table,
+    timers: Timers<u32>,
+    /// Connections that may have something to send, in turn.
+    ready: VecDeque<ConnId>,
+    listeners: Vec<Listener>,
+    half_open: HalfOpenTable,
+    slow: Slow,
+    egress: VecDeque<TxFrame>,
+    events: VecDeque<StackEvent>,
+    captured_octets: usize,
+    rst_limit: Limit,
+    echo_limit: Limit,
+    unreachable_limit: Limit,
+    /// When virtual addresses are next announced, and how often before.
+    announce: Option<(Instant, usize)>,
+    opened: u64,
+}
 
-#[expect(unused_variables, clippy::unimplemented, reason = "being filled in")]
+fn words(seed: &[u8; 32]) -> [u64; 4] {
+    let mut out = [0; 4];
+    for (word, octets) in out.iter_mut().zip(seed.as_chunks::<8>().0) {
+        *word = u64::from_le_bytes(*octets);
+    }
+    out
+}
+
 impl Stack {
     /// A stack with the addresses of `config`; `seed` feeds everything random in it.
     pub fn new(config: StackConfig, seed: [u8; 32], now: Instant) -> Stack {
-        unimplemented!()
+        let [k0, k1, k2, k3] = words(&seed);
+        let keyed = Keyed::new([k0, k1]);
+        let addresses = Addresses::new(
+            config.mac,
+            &config.addresses,
+            &config.vips,
+            &config.gateways,
+        );
+        let mut slow = Slow::new(config.mac, config.mtu, k2, config.dhcp, now);
+        slow.set_addresses(&addresses);
+        let mut stack = Stack {
+            mac: config.mac,
+            mtu: config.mtu,
+            capabilities: config.capabilities,
+            tcp: config.tcp,
+            numbers: InitialNumbers::new(config.secret),
+            keyed: Keyed::new([k3, k0]),
+            addresses,
+            ingress: false,
+            ask_unknown: false,
+            counters: Counters::default(),
+            neighbours: Neighbours::new(keyed),
+            flows: Flows::new(keyed),
+            table: Table::default(),
+            timers: Timers::new(),
+            ready: VecDeque::new(),
+            listeners: Vec::new(),
+            half_open: HalfOpenTable::new(),
+            slow,
+            egress: VecDeque::new(),
+            events: VecDeque::new(),
+            captured_octets: 0,
+            rst_limit: Limit::per_second(MAX_RST, now),
+            echo_limit: Limit::per_second(MAX_ECHO, now),
+            unreachable_limit: Limit::per_second(MAX_UNREACHABLE, now),
+            announce: None,
+            opened: 0,
+        };
+        stack.probe_own_ipv6();
+        stack
+    }
+
+    /// Ask whether someone else has our IPv6 addresses (RFC 4862 section 5.4). The answer is
+    /// counted; the addresses are used meanwhile.
+    fn probe_own_ipv6(&mut self) {
+        if !self.addresses.has_ipv6() {
+            return;
+        }
+        let mut own: Vec<_> = self.addresses.own().map(|cidr| cidr.address).collect();
+        own.push(self.addresses.link_local().into());
+        for address in own {
+            if let IpAddr::V6(v6) = address {
+                let nobody = core::net::Ipv6Addr::UNSPECIFIED;
+                self.push_egress(ndp::solicitation(self.mac, nobody, v6, None));
+            }
+        }
     }
 
     /// Take in a frame from the NIC.
     pub fn handle_frame(&mut self, now: Instant, frame: RxFrame) {
-        unimplemented!()
+        self.counters.rx_frames += 1;
+        self.handle_ethernet(now, frame, Origin::Wire);
     }
 
     /// Take in a frame that another instance captured and sent through the channel: handled as
     /// one from the NIC, but its checksums were verified where it was captured.
-    pub fn inject(&mut self, now: Instant, frame: RxFrame) {
-        unimplemented!()
+    pub fn inject(&mut self, now: Instant, mut frame: RxFrame) {
+        self.counters.injected += 1;
+        frame.checksum = RxChecksum::Verified;
+        self.handle_ethernet(now, frame, Origin::Channel);
     }
 
     /// Fire timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        unimplemented!()
-    }
-
-    /// The next frame to send.
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<TxFrame> {
-        unimplemented!()
+        while let Some(index) = self.timers.pop_due(now) {
+            let Some(id) = self.table.at(index) else {
+                continue;
+            };
+            let Some(block) = self.table.get_mut(id) else {
+                continue;
+            };
+            block.armed = None;
+            if block
+                .connection
+                .poll_timeout()
+                .is_some_and(|due| due <= now)
+            {
+                self.with_connection(now, id, |connection| connection.handle_timeout(now));
+            } else {
+                self.arm(now, id);
+            }
+        }
+        self.handle_half_open_timeout(now);
+        while let Some(fired) = self.neighbours.handle_timeout(now) {
+            match fired {
+                Ok(solicit) => self.solicit(solicit),
+                Err(released) => {
+                    self.counters.neighbour_failed += 1;
+                    self.counters.neighbour_unresolved += released.frames.len() as u64;
+                    self.unpark(released.connections);
+                }
+            }
+        }
+        while let Some(dropped) = self.flows.handle_timeout(now) {
+            self.counters.hold_expired += dropped as u64;
+        }
+        if let Some((due, done)) = self.announce
+            && due <= now
+        {
+            self.announce_vips();
+            self.announce = ANNOUNCE.get(done).map(|gap| (now + *gap, done + 1));
+        }
+        if self.slow.poll_timeout().is_some_and(|due| due <= now) {
+            self.slow.handle_timeout(now);
+            self.note_lease(now);
+        }
     }
 
     /// When [`Stack::handle_timeout`] is next due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        unimplemented!()
+        [
+            self.timers.next(),
+            self.half_open.poll_timeout(),
+            self.neighbours.poll_timeout(),
+            self.flows.poll_timeout(),
+            self.slow.poll_timeout(),
+            self.announce.map(|(due, _)| due),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The next thing to report.
     pub fn poll_event(&mut self) -> Option<StackEvent> {
-        unimplemented!()
+        loop {
+            let event = self.events.pop_front()?;
+            match &event {
+                StackEvent::Updated(id) => match self.table.get_mut(*id) {
+                    Some(block) => block.announced = false,
+                    None => continue,
+                },
+                StackEvent::Accepted { conn, .. } if self.table.get(*conn).is_none() => continue,
+                StackEvent::Captured { frame, .. } => {
+                    let octets = frame.bytes.len();
+                    self.captured_octets = self.captured_octets.saturating_sub(octets);
+                }
+                _ => {}
+            }
+            return Some(event);
+        }
     }
 
-    /// Accept connections at `port`. A second listener on the same port and addresses is found
-    /// after the first.
-    pub fn listen(&mut self, port: u16, scope: Scope) -> ListenerId {
-        unimplemented!()
+    /// Run something on a connection and see to what follows from it.
+    fn with_connection<R>(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        f: impl FnOnce(&mut Connection) -> R,
+    ) -> Option<R> {
+        let block = self.table.get_mut(id)?;
+        let result = f(&mut block.connection);
+        self.settle(now, id);
+        Some(result)
     }
 
-    /// Whether the listener takes new connections; while it does not, SYNs are dropped in
-    /// silence, so that the client tries again and finds another instance.
-    pub fn set_accepting(&mut self, listener: ListenerId, accepting: bool) {
-        unimplemented!()
+    /// After a connection changed: event, turn in the ready queue, deadline.
+    fn settle(&mut self, now: Instant, id: ConnId) {
+        let Some(block) = self.table.get_mut(id) else {
+            return;
+        };
+        if block.connection.take_updates() && !block.announced {
+            block.announced = true;
+            self.events.push_back(StackEvent::Updated(id));
+        }
+        if !block.ready && !block.parked {
+            block.ready = true;
+            self.ready.push_back(id);
+        }
+        self.arm(now, id);
+    }
+
+    fn arm(&mut self, now: Instant, id: ConnId) {
+        if let Some(block) = self.table.get_mut(id)
+            && let Some(due) = block.connection.poll_timeout()
+        {
+            let due = if due <= now { now + TICK } else { due };
+            self.timers.arm(&mut block.armed, id.index, due);
+        }
+    }
+
+    /// Put a connection into the tables, to be settled then. Its flow has none yet.
+    fn put_block(&mut self, connection: Connection, flow: FlowKey) -> ConnId {
+        let packed = Packed::new(&flow);
+        let id = self.table.insert(Block {
+            connection,
+            flow,
+            packed,
+            next_hop: None,
+            armed: None,
+            ready: false,
+            parked: false,
+            announced: false,
+        });
+        self.flows.set(packed, Entry::Connection(id));
+        id
+    }
+
+    /// Take a connection out of the tables.
+    fn take_block(&mut self, id: ConnId) -> Option<Block> {
+        let mut block = self.table.remove(id)?;
+        self.timers.disarm(&mut block.armed, id.index);
+        self.flows.remove(&block.packed);
+        Some(block)
     }
 
     /// Open a connection, from `local` (an own or virtual address) or the own address that fits.
@@ -222,12 +473,48 @@ impl Stack {
         local: Option<IpAddr>,
         remote: SocketAddr,
     ) -> Result<ConnId, ConnectError> {
-        unimplemented!()
+        if self.table.len() >= self.tcp.max_connections as usize {
+            return Err(ConnectError::TooMany);
+        }
+        let local = match local {
+            Some(local) => Some(local)
+                .filter(|local| self.addresses.is_own(*local) || self.addresses.is_vip(*local))
+                .filter(|local| local.is_ipv4() == remote.is_ipv4()),
+            None => self.addresses.source_for(remote.ip()),
+        };
+        let local = local.ok_or(ConnectError::NoAddress)?;
+        if !self.addresses.is_host(remote.ip()) || self.addresses.next_hop(remote.ip()).is_none() {
+            return Err(ConnectError::NoRoute);
+        }
+        let flow = self.free_port(local, remote).ok_or(ConnectError::NoPort)?;
+        self.counters.opened += 1;
+        let connection = Connection::connect(now, &self.tcp, &self.numbers, flow, self.mtu);
+        let id = self.put_block(connection, flow);
+        self.settle(now, id);
+        Ok(id)
+    }
+
+    /// A flow from a local port that is not in use towards `remote`; each remote end has its own
+    /// sequence of ports (RFC 6056 section 3.3.3).
+    fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<FlowKey> {
+        let (first, last) = EPHEMERAL;
+        let count = u64::from(last - first) + 1;
+        let place = flows::flow((local, 0), (remote.ip(), remote.port()));
+        let offset = self.keyed.hash_words(Packed::new(&place).words()) % count;
+        for _ in 0..count {
+            self.opened = self.opened.wrapping_add(1);
+            let port = first + ((offset + self.opened % count) % count) as u16;
+            let flow = flows::flow((local, port), (remote.ip(), remote.port()));
+            if self.flows.get(&Packed::new(&flow)).is_none() {
+                return Some(flow);
+            }
+        }
+        None
     }
 
     /// The connection, unless its id is dead.
     pub fn connection(&self, conn: ConnId) -> Option<&Connection> {
-        unimplemented!()
+        self.table.get(conn).map(|block| &block.connection)
     }
 
     /// Run `command` on the connection, then see to its timers, events and output.
@@ -237,12 +524,12 @@ impl Stack {
         conn: ConnId,
         command: impl FnOnce(&mut Connection) -> R,
     ) -> Option<R> {
-        unimplemented!()
+        self.with_connection(now, conn, command)
     }
 
     /// The ends of a connection.
     pub fn flow(&self, conn: ConnId) -> Option<FlowKey> {
-        unimplemented!()
+        self.table.get(conn).map(|block| block.flow)
     }
 
     /// Take the connection out, with the MAC address its frames went to. From now on nothing is
@@ -254,87 +541,245 @@ impl Stack {
         conn: ConnId,
         route: Route,
     ) -> Option<(Connection, Option<MacAddr>)> {
-        unimplemented!()
+        let block = self.take_block(conn)?;
+        if let Some(entry) = Entry::of(now, route) {
+            self.flows.set(block.packed, entry);
+        }
+        self.counters.detached += 1;
+        let next_hop = block
+            .next_hop
+            .or_else(|| self.addresses.next_hop(block.flow.remote.ip()));
+        let mac = next_hop.and_then(|next_hop| self.neighbours.peek(next_hop));
+        Some((block.connection, mac))
     }
 
     /// Put a connection in; its flow is local from now on. `next_hop` is the MAC address to use
     /// until the neighbour answers for itself. Frames held for the flow are processed, in order,
     /// before this returns.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the connection goes back as it came"
+    )]
     pub fn attach(
         &mut self,
         now: Instant,
         connection: Connection,
         next_hop: Option<MacAddr>,
     ) -> Result<ConnId, (Connection, AttachError)> {
-        unimplemented!()
+        let flow = connection.flow();
+        let packed = Packed::new(&flow);
+        match self.flows.get(&packed) {
+            Some(Entry::Connection(_)) => return Err((connection, AttachError::Occupied)),
+            Some(Entry::HalfOpen(serial)) => self.drop_half_open(serial),
+            _ => {}
+        }
+        if self.table.len() >= self.tcp.max_connections as usize {
+            return Err((connection, AttachError::TooMany));
+        }
+        if let (Some(mac), Some(hop)) = (next_hop, self.addresses.next_hop(flow.remote.ip()))
+            && wire::is_unicast(&mac)
+            && let Some(released) = self.neighbours.hint(now, hop, mac)
+        {
+            self.release(mac, released);
+        }
+        let held = self.flows.take_held(&packed);
+        let id = self.put_block(connection, flow);
+        self.settle(now, id);
+        self.counters.attached += 1;
+        self.handle_held(now, held, None);
+        Ok(id)
     }
 
     /// Where frames of the flow go; `None` for a flow nobody told us of.
     pub fn route(&self, flow: &FlowKey) -> Option<Route> {
-        unimplemented!()
+        match self.flows.get(&Packed::new(flow))? {
+            Entry::Connection(id) => Some(Route::Local(id)),
+            Entry::HalfOpen(_) => None,
+            Entry::Capture => Some(Route::Capture),
+            Entry::Hold { .. } => Some(Route::Hold),
+            Entry::Forward { to, .. } => Some(Route::Forward(to)),
+        }
     }
 
     /// Send frames of the flow along `route` from now on; held frames first, in order. Ignored
     /// for a flow with a connection here ([`Stack::detach`] it), and for [`Route::Local`].
     pub fn set_route(&mut self, now: Instant, flow: FlowKey, route: Route) {
-        unimplemented!()
+        let packed = Packed::new(&flow);
+        let Some(entry) = Entry::of(now, route) else {
+            return;
+        };
+        match self.flows.get(&packed) {
+            Some(Entry::Connection(_)) => return,
+            Some(Entry::HalfOpen(serial)) => self.drop_half_open(serial),
+            _ => {}
+        }
+        self.flows.set(packed, entry);
+        if route != Route::Hold {
+            let held = self.flows.take_held(&packed);
+            self.handle_held(now, held, None);
+        }
     }
 
     /// Forget the flow's route. Held frames are then what frames of an unknown flow are without
     /// anyone to ask: answered with RST (RFC 9293 section 3.10.7.1).
     pub fn clear_route(&mut self, now: Instant, flow: &FlowKey) {
-        unimplemented!()
+        self.forget(now, flow, Some(Origin::Refuse));
     }
 
     /// Forget the flow's route and give held frames to our own listener.
     pub fn accept_here(&mut self, now: Instant, flow: &FlowKey) {
-        unimplemented!()
+        self.forget(now, flow, Some(Origin::Accept));
     }
 
     /// Forget the flow's route and drop held frames in silence (nobody could say whose it is).
     pub fn drop_held(&mut self, now: Instant, flow: &FlowKey) {
-        unimplemented!()
+        self.forget(now, flow, None);
+    }
+
+    fn forget(&mut self, now: Instant, flow: &FlowKey, origin: Option<Origin>) {
+        let packed = Packed::new(flow);
+        match self.flows.get(&packed) {
+            Some(Entry::Connection(_) | Entry::HalfOpen(_)) => return,
+            _ => self.flows.remove(&packed),
+        };
+        let held = self.flows.take_held(&packed);
+        match origin {
+            Some(_) => self.handle_held(now, held, origin),
+            None => self.counters.hold_expired += held.len() as u64,
+        }
+    }
+
+    /// Handle frames that were held, in order: along the new route of their flow or, if it has
+    /// none, as `unknown` says.
+    fn handle_held(&mut self, now: Instant, held: VecDeque<Held>, unknown: Option<Origin>) {
+        for Held { frame, injected } in held {
+            let origin = match (unknown, injected) {
+                (Some(unknown), _) => unknown,
+                (None, true) => Origin::Channel,
+                (None, false) => Origin::Wire,
+            };
+            self.handle_ethernet(now, frame, origin);
+        }
     }
 
     /// When a frame of the flow last passed along its [`Route::Forward`] (or the route was set).
     pub fn route_last_used(&self, flow: &FlowKey) -> Option<Instant> {
-        unimplemented!()
+        match self.flows.get(&Packed::new(flow))? {
+            Entry::Forward { used, .. } => Some(used),
+            _ => None,
+        }
     }
 
     /// Whether segments of unknown flows to a service port of a virtual address are held and
     /// reported ([`StackEvent::UnknownFlow`]) rather than accepted or reset here.
     pub fn set_ask_unknown(&mut self, ask: bool) {
-        unimplemented!()
+        self.ask_unknown = ask;
+    }
+
+    /// What is to be added to our clock to read the cluster's, so that all its instances answer
+    /// a SYN alike.
+    pub fn set_clock_offset(&mut self, offset: Duration) {
+        self.numbers.set_clock_offset(offset);
     }
 
     /// Whether to answer ARP and NDP for the virtual addresses. On becoming true they are
     /// announced three times.
     pub fn set_ingress(&mut self, now: Instant, ingress: bool) {
-        unimplemented!()
+        if ingress && !self.ingress {
+            self.ingress = true;
+            self.announce_vips();
+            self.announce = Some((now + ANNOUNCE[0], 1));
+        } else if !ingress {
+            self.ingress = false;
+            self.announce = None;
+        }
+    }
+
+    fn announce_vips(&mut self) {
+        for vip in self.addresses.vips().to_vec() {
+            self.counters.vip_announced += 1;
+            let frame = match vip {
+                IpAddr::V4(vip) => arp::announcement(self.mac, vip),
+                IpAddr::V6(vip) => {
+                    ndp::advertisement(self.mac, self.addresses.link_local(), vip, None)
+                }
+            };
+            self.push_egress(frame);
+        }
+    }
+
+    /// Take over what the DHCP client found out.
+    fn note_lease(&mut self, _now: Instant) {
+        let Some(lease) = self.slow.take_lease() else {
+            return;
+        };
+        let lease = lease.filter(|(cidr, _)| self.addresses.is_host(cidr.address));
+        match lease {
+            Some(_) => self.counters.dhcp_configured += 1,
+            None => self.counters.dhcp_lost += 1,
+        }
+        self.addresses.set_leased(lease);
+        self.slow.set_addresses(&self.addresses);
+        if let Some((
+            Cidr {
+                address: IpAddr::V4(address),
+                ..
+            },
+            _,
+        )) = lease
+        {
+            self.push_egress(arp::announcement(self.mac, address));
+        }
+        self.events.push_back(StackEvent::AddressesChanged);
+    }
+
+    /// Answer a segment that belongs to nothing here with RST, unless it is one itself or too
+    /// many are answered already (RFC 9293 section 3.10.7.1).
+    fn refuse(&mut self, now: Instant, flow: &FlowKey, segment: &Segment) {
+        let Some(reset) = Outgoing::reset_for(segment) else {
+            self.counters.rst_unknown_flow += 1;
+            return;
+        };
+        if !self.rst_limit.allow(now) {
+            self.counters.rst_suppressed += 1;
+            return;
+        }
+        self.counters.rst_sent += 1;
+        self.send_segment(now, flow, reset);
     }
 
     /// Own addresses: configured and leased, no virtual and no link-local ones.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        unimplemented!()
+        self.addresses.own().map(|cidr| cidr.address).collect()
     }
 
     /// Whether `address` is one of the virtual addresses.
     pub fn is_vip(&self, address: IpAddr) -> bool {
-        unimplemented!()
+        self.addresses.is_vip(address)
     }
 
     /// Connections here at the moment.
     pub fn connection_count(&self) -> usize {
-        unimplemented!()
-    }
-
-    /// Half-open connections at the moment.
-    pub fn half_open_count(&self) -> usize {
-        unimplemented!()
+        self.table.len()
     }
 
     /// Every counter by name: what was dropped and why, and what was done.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        unimplemented!()
+        self.counters.list()
+    }
+
+    /// A UDP socket at `port` of the own addresses; `None` if there is one already.
+    pub fn udp_bind(&mut self, port: u16) -> Option<UdpId> {
+        self.slow.bind(port)
+    }
+
+    /// Send a datagram. False if it cannot be sent now.
+    pub fn udp_send(&mut self, now: Instant, socket: UdpId, to: SocketAddr, data: &[u8]) -> bool {
+        self.slow.send(now, socket, to, data)
+    }
+
+    /// The next datagram received, and from whom.
+    pub fn udp_receive(&mut self, socket: UdpId) -> Option<(SocketAddr, Vec<u8>)> {
+        self.slow.receive(socket)
     }
 }

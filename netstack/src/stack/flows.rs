@@ -1,0 +1,341 @@
+//! The demux table: what to do with a segment, by the two ends of its flow; and the frames held
+//! for flows whose place is not known yet.
+
+use alloc::collections::VecDeque;
+use core::hash::{Hash, Hasher};
+use core::net::{IpAddr, SocketAddr};
+
+use hashbrown::HashMap;
+
+use super::frame::RxFrame;
+use super::hash::Keyed;
+use super::timers::Timers;
+use super::{ConnId, FlowKey, Route};
+use crate::time::{Duration, Instant};
+
+/// Frames held for one flow at most.
+const MAX_HELD_FRAMES: usize = 1024;
+/// Octets held for one flow at most: a receive window and a bit.
+const MAX_HELD_OCTETS: usize = 1 << 20;
+/// Octets held for all flows together at most.
+const MAX_HELD_TOTAL: usize = 4 << 20;
+/// What a held frame counts for at least: it pins a receive buffer.
+const MIN_FRAME_COST: usize = 512;
+/// Unknown flows being asked about at most.
+const MAX_ASKED: usize = 1024;
+/// How long a frame waits for a route.
+const HOLD: Duration = Duration::from_secs(3);
+/// How long a question about an unknown flow stays open. The next segment asks again.
+const ASK: Duration = Duration::from_secs(1);
+
+/// A [`FlowKey`] as five words, IPv4 addresses mapped into IPv6: quick to hash and compare.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Packed([u64; 5]);
+
+impl Packed {
+    pub(super) fn new(flow: &FlowKey) -> Packed {
+        let [a, b] = words(flow.local.ip());
+        let [c, d] = words(flow.remote.ip());
+        let ports = u64::from(flow.local.port()) << 16 | u64::from(flow.remote.port());
+        Packed([a, b, c, d, ports])
+    }
+
+    /// The words, for hashing.
+    pub(super) fn words(&self) -> &[u64; 5] {
+        &self.0
+    }
+}
+
+impl Hash for Packed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for word in self.0 {
+            state.write_u64(word);
+        }
+    }
+}
+
+fn words(address: IpAddr) -> [u64; 2] {
+    let bits = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    [(bits >> 64) as u64, bits as u64]
+}
+
+/// What becomes of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Entry {
+    /// It is for a connection here.
+    Connection(ConnId),
+    /// It is for a half-open connection here.
+    HalfOpen(u64),
+    /// Out as an event.
+    Capture,
+    /// Held. `asked`: nobody told us the route yet, [`super::StackEvent::UnknownFlow`] asked for it.
+    Hold { asked: bool },
+    /// Passed on to another instance. `used`: when that last happened.
+    Forward { to: IpAddr, used: Instant },
+}
+
+impl Entry {
+    /// The entry for a route set from outside.
+    pub(super) fn of(now: Instant, route: Route) -> Option<Entry> {
+        match route {
+            Route::Local(_) => None,
+            Route::Capture => Some(Entry::Capture),
+            Route::Hold => Some(Entry::Hold { asked: false }),
+            Route::Forward(to) => Some(Entry::Forward { to, used: now }),
+        }
+    }
+}
+
+/// A held frame and whether it came through the channel.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) frame: RxFrame,
+    pub(super) injected: bool,
+}
+
+/// Why a frame or flow was not held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum HoldError {
+    /// No room for the frame.
+    Full,
+    /// Too many unknown flows.
+    TooManyAsked,
+}
+
+#[derive(Debug)]
+struct Queue {
+    frames: VecDeque<Held>,
+    octets: usize,
+    /// When it began to hold.
+    since: Instant,
+    armed: Option<Instant>,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct Flows {
+    entries: HashMap<Packed, Entry, Keyed>,
+    queues: HashMap<Packed, Queue, Keyed>,
+    timers: Timers<Packed>,
+    asked: usize,
+    octets: usize,
+}
+
+fn cost(frame: &RxFrame) -> usize {
+    frame.bytes.len().max(MIN_FRAME_COST)
+}
+
+impl Flows {
+    pub(super) fn new(keyed: Keyed) -> Flows {
+        Flows {
+            entries: HashMap::with_hasher(keyed),
+            queues: HashMap::with_hasher(keyed),
+            timers: Timers::new(),
+            asked: 0,
+            octets: 0,
+        }
+    }
+
+    pub(super) fn get(&self, flow: &Packed) -> Option<Entry> {
+        self.entries.get(flow).copied()
+    }
+
+    /// Set what becomes of a flow. Its held frames stay where they are: take them out before.
+    pub(super) fn set(&mut self, flow: Packed, entry: Entry) {
+        let old = self.entries.insert(flow, entry);
+        self.account(old, Some(entry));
+    }
+
+    pub(super) fn remove(&mut self, flow: &Packed) -> Option<Entry> {
+        let old = self.entries.remove(flow);
+        self.account(old, None);
+        old
+    }
+
+    fn account(&mut self, old: Option<Entry>, new: Option<Entry>) {
+        let asked = |entry| matches!(entry, Some(Entry::Hold { asked: true }));
+        self.asked = self.asked + usize::from(asked(new)) - usize::from(asked(old));
+    }
+
+    /// Note that a frame was forwarded.
+    pub(super) fn touch(&mut self, flow: &Packed, now: Instant) {
+        if let Some(Entry::Forward { used, .. }) = self.entries.get_mut(flow) {
+            *used = now;
+        }
+    }
+
+    /// Make an unknown flow a held one that was asked about.
+    pub(super) fn ask(&mut self, now: Instant, flow: Packed) -> Result<(), HoldError> {
+        if self.asked >= MAX_ASKED {
+            return Err(HoldError::TooManyAsked);
+        }
+        self.set(flow, Entry::Hold { asked: true });
+        // The queue is there from the start: it carries the question's deadline.
+        self.arm(now, flow, ASK);
+        Ok(())
+    }
+
+    /// Hold a frame.
+    pub(super) fn hold(&mut self, now: Instant, flow: Packed, held: Held) -> Result<(), HoldError> {
+        let cost = cost(&held.frame);
+        let queue = self.queues.get(&flow);
+        let (frames, octets) = queue.map_or((0, 0), |queue| (queue.frames.len(), queue.octets));
+        if self.octets + cost > MAX_HELD_TOTAL
+            || octets + cost > MAX_HELD_OCTETS
+            || frames >= MAX_HELD_FRAMES
+        {
+            return Err(HoldError::Full);
+        }
+        let queue = self.arm(now, flow, HOLD);
+        queue.octets += cost;
+        queue.frames.push_back(held);
+        self.octets += cost;
+        Ok(())
+    }
+
+    /// The queue of a flow, with a deadline `limit` from its start, or sooner.
+    fn arm(&mut self, now: Instant, flow: Packed, limit: Duration) -> &mut Queue {
+        let queue = self.queues.entry(flow).or_insert_with(|| Queue {
+            frames: VecDeque::new(),
+            octets: 0,
+            since: now,
+            armed: None,
+        });
+        let due = queue.since + limit;
+        self.timers.arm(&mut queue.armed, flow, due);
+        queue
+    }
+
+    /// Take out the frames held for a flow.
+    pub(super) fn take_held(&mut self, flow: &Packed) -> VecDeque<Held> {
+        let Some(mut queue) = self.queues.remove(flow) else {
+            return VecDeque::new();
+        };
+        self.timers.disarm(&mut queue.armed, *flow);
+        self.octets = self.octets.saturating_sub(queue.octets);
+        queue.frames
+    }
+
+    /// Drop what was held for too long: the number of frames of one queue whose time is over.
+    /// A flow that was only asked about is forgotten with its frames.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<usize> {
+        loop {
+            let flow = self.timers.pop_due(now)?;
+            let Some(queue) = self.queues.get_mut(&flow) else {
+                continue;
+            };
+            queue.armed = None;
+            let due = queue.since + HOLD;
+            if self.get(&flow) == Some(Entry::Hold { asked: true }) {
+                self.remove(&flow);
+            } else if due > now {
+                // The question was answered with "hold": the frames have their full time.
+                self.arm(now, flow, HOLD);
+                continue;
+            }
+            return Some(self.take_held(&flow).len());
+        }
+    }
+
+    /// When [`Flows::handle_timeout`] is next due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+}
+
+/// The flow of a segment from `remote` to `local`.
+pub(super) fn flow(local: (IpAddr, u16), remote: (IpAddr, u16)) -> FlowKey {
+    FlowKey {
+        local: SocketAddr::new(local.0, local.1),
+        remote: SocketAddr::new(remote.0, remote.1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Flows {
+        Flows::new(Keyed::new([3, 4]))
+    }
+
+    fn key(port: u16) -> Packed {
+        let remote = (IpAddr::from([10, 0, 0, 1]), port);
+        Packed::new(&flow((IpAddr::from([10, 0, 0, 2]), 80), remote))
+    }
+
+    fn held(length: usize) -> Held {
+        Held {
+            frame: RxFrame::new(vec![0; length]),
+            injected: false,
+        }
+    }
+
+    #[test]
+    fn ends_are_told_apart_by_address_port_and_direction() {
+        let a = (IpAddr::from([10, 0, 0, 1]), 1);
+        let b = (IpAddr::from([10, 0, 0, 2]), 2);
+        let base = Packed::new(&flow(a, b));
+        assert_ne!(base, Packed::new(&flow(b, a)));
+        assert_ne!(base, Packed::new(&flow((a.0, 2), b)));
+        assert_ne!(base, Packed::new(&flow(a, (a.0, 2))));
+        assert_eq!(base, Packed::new(&flow(a, b)));
+    }
+
+    #[test]
+    fn one_flow_and_all_flows_together_are_bounded() {
+        let mut flows = table();
+        let mut taken = 0;
+        while flows.hold(Instant::ZERO, key(1), held(60_000)).is_ok() {
+            taken += 1;
+        }
+        assert_eq!(taken, MAX_HELD_OCTETS / 60_000);
+        let mut port = 2;
+        while flows.hold(Instant::ZERO, key(port), held(10)).is_ok() {
+            port += 1;
+        }
+        assert!(flows.octets <= MAX_HELD_TOTAL);
+        assert!(usize::from(port) < MAX_HELD_TOTAL / MIN_FRAME_COST);
+        for port in 1..=port {
+            flows.take_held(&key(port));
+        }
+        assert_eq!(flows.octets, 0);
+    }
+
+    #[test]
+    fn questions_are_bounded_and_lapse() {
+        let mut flows = table();
+        for port in 0..MAX_ASKED as u16 {
+            flows.ask(Instant::ZERO, key(port)).unwrap();
+            flows.hold(Instant::ZERO, key(port), held(60)).unwrap();
+        }
+        let refused = flows.ask(Instant::ZERO, key(60_000));
+        assert_eq!(refused, Err(HoldError::TooManyAsked));
+        // One question is answered in time; the others lapse, and their frames go with them.
+        flows.set(key(5), Entry::Hold { asked: false });
+        let due = flows.poll_timeout().unwrap();
+        let mut dropped = 0;
+        while let Some(count) = flows.handle_timeout(due) {
+            dropped += count;
+        }
+        assert_eq!(dropped, MAX_ASKED - 1);
+        assert_eq!(flows.asked, 0);
+        assert_eq!(flows.get(&key(4)), None);
+        assert_eq!(flows.take_held(&key(5)).len(), 1);
+        assert_eq!(flows.octets, 0);
+    }
+
+    #[test]
+    fn a_deadline_does_not_hit_the_queue_that_came_after() {
+        let mut flows = table();
+        flows.hold(Instant::ZERO, key(1), held(60)).unwrap();
+        assert_eq!(flows.take_held(&key(1)).len(), 1);
+        let later = Instant::from_millis(2_000);
+        flows.hold(later, key(1), held(60)).unwrap();
+        assert_eq!(flows.handle_timeout(Instant::ZERO + HOLD), None);
+        assert_eq!(flows.handle_timeout(later + HOLD), Some(1));
+    }
+}

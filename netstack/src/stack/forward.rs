@@ -1,0 +1,118 @@
+//! Passing frames on to another instance at layer 2, as a router would: own source MAC, the
+//! member's MAC as destination, TTL or hop limit one less, everything else as it came.
+
+use core::net::IpAddr;
+
+use super::checksum::{self, Sum};
+use super::frame::{RxChecksum, RxFrame, TxChecksum, TxFrame};
+use super::wire::{ETHERNET, Ip, TCP};
+use super::{MacAddr, Stack, ndp};
+use crate::time::Instant;
+
+/// Where the checksum lies in a TCP header.
+const TCP_CHECKSUM: usize = 16;
+/// Octets of a TCP header without options.
+const TCP_HEADER: usize = 20;
+
+/// Take one off the TTL or hop limit of the IP header at octet [`ETHERNET`]; false if nothing is
+/// left of it.
+pub(super) fn age(frame: &mut [u8]) -> bool {
+    match frame.get_mut(ETHERNET..) {
+        Some([version, rest @ ..]) if *version >> 4 == 4 => {
+            let Some([ttl, protocol, sum @ ..]) = rest.get_mut(7..11) else {
+                return false;
+            };
+            let ([s0, s1], true) = (sum, *ttl > 1) else {
+                return false;
+            };
+            let old = u16::from_be_bytes([*ttl, *protocol]);
+            *ttl -= 1;
+            let new = u16::from_be_bytes([*ttl, *protocol]);
+            [*s0, *s1] = checksum::update(u16::from_be_bytes([*s0, *s1]), old, new).to_be_bytes();
+            true
+        }
+        Some([_, rest @ ..]) => match rest.get_mut(6) {
+            Some(hops) if *hops > 1 => {
+                *hops -= 1;
+                true
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// The frame to send on for a received one, but for the destination MAC. `None` if its TTL is
+/// used up.
+fn forwarded(frame: &RxFrame, ip: &Ip, mac: MacAddr, offload: bool, cut: bool) -> Option<TxFrame> {
+    let mut out = TxFrame {
+        segmentation: frame.segmentation.filter(|_| cut),
+        ..TxFrame::default()
+    };
+    let transport = ip.payload.start;
+    out.head.extend_from_slice(frame.bytes.get(..transport)?);
+    out.head.get_mut(6..12)?.copy_from_slice(&mac);
+    ndp::set_destination(&mut out, [0; 6]);
+    if !age(&mut out.head) {
+        return None;
+    }
+    let mut rest = ip.payload.clone();
+    // The device vouches for the content, but the field may hold just the pseudo-header's sum.
+    if frame.checksum == RxChecksum::Verified && ip.protocol == TCP && rest.len() >= TCP_HEADER {
+        rest.start += TCP_HEADER;
+        out.head
+            .extend_from_slice(frame.bytes.get(transport..rest.start)?);
+        let field = transport + TCP_CHECKSUM;
+        out.head.get_mut(field..field + 2)?.fill(0);
+        let mut sum = Sum::new();
+        sum.add_pseudo_header(ip.src, ip.dst, TCP, ip.payload.len());
+        let value = if offload || cut {
+            out.checksum = Some(TxChecksum {
+                start: transport as u16,
+                offset: TCP_CHECKSUM as u16,
+            });
+            sum.sum()
+        } else {
+            sum.add(out.head.get(transport..)?);
+            sum.add(frame.bytes.get(rest.clone())?);
+            sum.finish()
+        };
+        out.head
+            .get_mut(field..field + 2)?
+            .copy_from_slice(&value.to_be_bytes());
+    }
+    if !rest.is_empty() {
+        out.payload.push(frame.bytes.slice(rest));
+    }
+    Some(out)
+}
+
+impl Stack {
+    /// Pass a frame on to the instance at `to`.
+    pub(super) fn forward(&mut self, now: Instant, frame: &RxFrame, ip: &Ip, to: IpAddr) {
+        if !self.addresses.is_on_link(to) || self.addresses.is_own(to) {
+            self.counters.tx_no_route += 1;
+            return;
+        }
+        let fits = ip.payload.end - ETHERNET <= usize::from(self.mtu);
+        let cut = frame.segmentation.is_some_and(|segmentation| {
+            let capabilities = &self.capabilities;
+            if segmentation.ipv6 {
+                capabilities.tso6
+            } else {
+                capabilities.tso4
+            }
+        });
+        if !fits && !cut {
+            self.counters.forward_too_big += 1;
+            return;
+        }
+        match forwarded(frame, ip, self.mac, self.capabilities.tx_checksum, cut) {
+            Some(out) => {
+                self.counters.forwarded += 1;
+                self.send_to_neighbour(now, to, out);
+            }
+            None => self.counters.forward_ttl_exceeded += 1,
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Frames in: checked, classified and taken to the connection, the listener or the instance that
+//! they are for.
+
+use core::net::IpAddr;
+
+use super::flows::{self, Entry, Held, HoldError, Packed};
+use super::frame::{RxChecksum, RxFrame};
+use super::wire::{self, ETHERNET, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
+use super::wire::{ICMP, ICMPV6, Ip, IpError, TCP, UDP};
+use super::{ConnId, FlowKey, Stack, StackEvent, forward, solicited_node};
+use crate::tcp::segment::{Ecn, Segment};
+use crate::time::Instant;
+
+/// Octets of captured frames that wait to be polled at most.
+const MAX_CAPTURED: usize = 4 << 20;
+const DHCP_SERVER: u16 = 67;
+const DHCP_CLIENT: u16 = 68;
+
+/// How a frame came to be handled, and so what an unknown flow is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// From the NIC.
+    Wire,
+    /// Through the channel of another instance, which had captured it.
+    Channel,
+    /// From a hold queue: it was decided that new connections are accepted here.
+    Accept,
+    /// From a hold queue: nobody knows the flow.
+    Refuse,
+}
+
+impl Stack {
+    pub(super) fn handle_ethernet(&mut self, now: Instant, frame: RxFrame, origin: Origin) {
+        let Some(ethernet) = Ethernet::parse(&frame.bytes) else {
+            self.counters.rx_malformed += 1;
+            return;
+        };
+        // Frames from the channel were addressed to the instance that captured them.
+        let group = ethernet.dst[0] & 1 != 0;
+        if origin == Origin::Wire && !group && ethernet.dst != self.mac {
+            self.counters.rx_other_station += 1;
+            return;
+        }
+        if !wire::is_unicast(&ethernet.src) || (group && ethernet.src == self.mac) {
+            self.counters.rx_bad_source += 1;
+            return;
+        }
+        match (
+            ethernet.ethertype,
+            frame.bytes.get(ETHERNET).map(|octet| octet >> 4),
+        ) {
+            (ETHERTYPE_ARP, _) if origin == Origin::Wire => self.handle_arp(now, &frame.bytes),
+            (ETHERTYPE_IPV4, Some(4)) | (ETHERTYPE_IPV6, Some(6)) => {
+                self.handle_ip(now, frame, group, origin);
+            }
+            (ETHERTYPE_IPV4 | ETHERTYPE_IPV6, _) => self.counters.rx_malformed += 1,
+            _ => self.counters.rx_unknown_ethertype += 1,
+        }
+    }
+
+    fn handle_ip(&mut self, now: Instant, frame: RxFrame, group: bool, origin: Origin) {
+        let ip = match wire::parse_ip(&frame.bytes, ETHERNET, true) {
+            Ok(ip) => ip,
+            Err(error) => {
+                *match error {
+                    IpError::Malformed => &mut self.counters.rx_malformed,
+                    IpError::BadChecksum => &mut self.counters.rx_bad_checksum,
+                    IpError::Fragment => &mut self.counters.rx_fragment,
+                    IpError::UnknownProtocol => &mut self.counters.rx_unknown_protocol,
+                } += 1;
+                return;
+            }
+        };
+        // A lease may come addressed to the address it is about, so before it is ours.
+        if ip.protocol == UDP && self.slow.has_dhcp() && is_dhcp(&frame, &ip) {
+            self.handle_dhcp(now, &frame, &ip);
+            return;
+        }
+        let unspecified_ok = ip.protocol == ICMPV6 && ip.src.is_unspecified();
+        if !(unspecified_ok || self.addresses.is_host(ip.src))
+            || self.addresses.is_own(ip.src)
+            || (self.addresses.is_vip(ip.src) && self.addresses.is_vip(ip.dst))
+        {
+            self.counters.rx_bad_source += 1;
+            return;
+        }
+        let own = self.addresses.is_own(ip.dst);
+        let unicast = own || self.addresses.is_vip(ip.dst);
+        if !unicast && !self.listens_to_group(ip.dst) {
+            self.counters.rx_other_address += 1;
+            return;
+        }
+        match ip.protocol {
+            TCP if unicast && !group => self.handle_tcp(now, frame, &ip, origin),
+            TCP => self.counters.rx_tcp_not_unicast += 1,
+            ICMP if ip.src.is_ipv4() => self.handle_icmp(now, frame, &ip, origin),
+            ICMPV6 if ip.src.is_ipv6() => self.handle_icmp(now, frame, &ip, origin),
+            UDP if own && !group => self.handle_udp(now, frame, &ip),
+            UDP => self.counters.udp_ignored += 1,
+            _ => self.counters.rx_unknown_protocol += 1,
+        }
+    }
+
+    /// Whether `address` is a group that this stack is in.
+    fn listens_to_group(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.addresses.is_broadcast(address),
+            IpAddr::V6(v6) if v6.is_multicast() && self.addresses.has_ipv6() => {
+                let all_nodes = v6.segments() == [0xff02, 0, 0, 0, 0, 0, 0, 1];
+                let asked_for = |own: IpAddr| match own {
+                    IpAddr::V6(own) => solicited_node(own) == v6,
+                    IpAddr::V4(_) => false,
+                };
+                all_nodes
+                    || asked_for(self.addresses.link_local().into())
+                    || self.addresses.own().any(|cidr| asked_for(cidr.address))
+                    || self.addresses.vips().iter().any(|vip| asked_for(*vip))
+            }
+            IpAddr::V6(_) => false,
+        }
+    }
+
+    fn handle_udp(&mut self, now: Instant, mut frame: RxFrame, ip: &Ip) {
+        let datagram = frame.bytes.get(ip.payload.clone()).unwrap_or_default();
+        let Some([_, _, p0, p1, _, _, c0, c1]) = datagram.first_chunk::<8>().copied() else {
+            self.counters.rx_malformed += 1;
+            return;
+        };
+        // IPv4 allows datagrams without a checksum.
+        let summed = ip.src.is_ipv6() || [c0, c1] != [0, 0];
+        if summed && !self.verify(&mut frame, ip) {
+            return;
+        }
+        // What no socket takes, smoltcp answers with "port unreachable".
+        let port = u16::from_be_bytes([p0, p1]);
+        if !self.slow.is_bound(port) && !self.unreachable_limit.allow(now) {
+            self.counters.udp_ignored += 1;
+            return;
+        }
+        self.counters.udp_received += 1;
+        if let Some(packet) = frame.bytes.get(ETHERNET..ip.payload.end) {
+            self.slow.handle_packet(now, packet);
+        }
+    }
+
+    fn handle_dhcp(&mut self, now: Instant, frame: &RxFrame, ip: &Ip) {
+        let mut frame = frame.clone();
+        if !self.verify(&mut frame, ip) {
+            return;
+        }
+        self.counters.udp_received += 1;
+        if let Some(bytes) = frame.bytes.get(..ip.payload.end) {
+            self.slow.handle_dhcp(now, bytes);
+            self.note_lease(now);
+        }
+    }
+
+    /// Whether the transport checksum is right; counted if not, noted on the frame if so.
+    pub(super) fn verify(&mut self, frame: &mut RxFrame, ip: &Ip) -> bool {
+        if frame.checksum == RxChecksum::Verified {
+            return true;
+        }
+        let transport = frame.bytes.get(ip.payload.clone()).unwrap_or_default();
+        if !wire::transport_checksum_ok(ip, transport) {
+            self.counters.rx_bad_checksum += 1;
+            return false;
+        }
+        frame.checksum = RxChecksum::Verified;
+        true
+    }
+
+    fn handle_tcp(&mut self, now: Instant, mut frame: RxFrame, ip: &Ip, origin: Origin) {
+        let transport = frame.bytes.get(ip.payload.clone()).unwrap_or_default();
+        let Some([r0, r1, l0, l1]) = transport.first_chunk::<4>().copied() else {
+            self.counters.rx_malformed += 1;
+            return;
+        };
+        let local = (ip.dst, u16::from_be_bytes([l0, l1]));
+        let remote = (ip.src, u16::from_be_bytes([r0, r1]));
+        let flow = flows::flow(local, remote);
+        let packed = Packed::new(&flow);
+        match self.flows.get(&packed) {
+            Some(Entry::Connection(id)) => {
+                let Some(segment) = self.parse_segment(&mut frame, ip) else {
+                    return;
+                };
+                self.counters.rx_tcp_segments += 1;
+                if segment.flags.syn() && self.reuse(id, &segment) {
+                    return self.handle_unknown(now, flow, packed, frame, ip, origin);
+                }
+                self.with_connection(now, id, |connection| {
+                    connection.handle_segment(now, &segment);
+                });
+            }
+            Some(Entry::HalfOpen(serial)) => {
+                if let Some(segment) = self.parse_segment(&mut frame, ip) {
+                    self.handle_half_open(now, serial, &segment);
+                }
+            }
+            Some(entry) => self.steer(now, flow, packed, entry, frame, ip, origin),
+            None => self.handle_unknown(now, flow, packed, frame, ip, origin),
+        }
+    }
+
+    /// Make way for a new connection between the ends of one in TIME-WAIT, if its SYN may.
+    fn reuse(&mut self, id: ConnId, syn: &Segment) -> bool {
+        let block = self.table.get(id);
+        let reuse = block.is_some_and(|block| block.connection.may_be_reused_by(syn));
+        if reuse {
+            self.bury(id);
+        }
+        reuse
+    }
+
+    fn parse_segment(&mut self, frame: &mut RxFrame, ip: &Ip) -> Option<Segment> {
+        if !self.verify(frame, ip) {
+            return None;
+        }
+        let Ok((_, mut segment)) = Segment::parse(&frame.bytes.slice(ip.payload.clone())) else {
+            self.counters.rx_malformed += 1;
+            return None;
+        };
+        segment.ecn = Ecn::from_traffic_class(ip.ecn);
+        Some(segment)
+    }
+
+    /// Send a frame along the route of its flow.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of it was found out on the way here"
+    )]
+    pub(super) fn steer(
+        &mut self,
+        now: Instant,
+        flow: FlowKey,
+        packed: Packed,
+        entry: Entry,
+        mut frame: RxFrame,
+        ip: &Ip,
+        origin: Origin,
+    ) {
+        match entry {
+            Entry::Forward { to, .. } => {
+                self.flows.touch(&packed, now);
+                self.forward(now, &frame, ip, to);
+            }
+            Entry::Capture => {
+                if ip.protocol == TCP && !self.verify(&mut frame, ip) {
+                    return;
+                }
+                self.capture(flow, frame, origin);
+            }
+            Entry::Hold { .. } => {
+                if ip.protocol == TCP && !self.verify(&mut frame, ip) {
+                    return;
+                }
+                let injected = origin == Origin::Channel;
+                match self.flows.hold(now, packed, Held { frame, injected }) {
+                    Ok(()) => self.counters.held += 1,
+                    Err(_) => self.counters.hold_overflow += 1,
+                }
+            }
+            // These are for this stack itself.
+            Entry::Connection(_) | Entry::HalfOpen(_) => {}
+        }
+    }
+
+    fn capture(&mut self, flow: FlowKey, mut frame: RxFrame, origin: Origin) {
+        if self.captured_octets + frame.bytes.len() > MAX_CAPTURED {
+            self.counters.capture_overflow += 1;
+            return;
+        }
+        if origin == Origin::Channel {
+            // It may be going round between instances that move a session to and fro.
+            let mut aged = frame.bytes.to_vec();
+            if !forward::age(&mut aged) {
+                self.counters.forward_ttl_exceeded += 1;
+                return;
+            }
+            frame.bytes = aged.into();
+        }
+        self.counters.captured += 1;
+        self.captured_octets += frame.bytes.len();
+        self.events.push_back(StackEvent::Captured { flow, frame });
+    }
+
+    fn handle_unknown(
+        &mut self,
+        now: Instant,
+        flow: FlowKey,
+        packed: Packed,
+        mut frame: RxFrame,
+        ip: &Ip,
+        origin: Origin,
+    ) {
+        let Some(segment) = self.parse_segment(&mut frame, ip) else {
+            return;
+        };
+        let syn = segment.flags.syn() && !segment.flags.ack() && !segment.flags.rst();
+        let decided = matches!(origin, Origin::Accept | Origin::Refuse);
+        if self.ask_unknown && !decided && self.is_service(flow.local) {
+            match self.flows.ask(now, packed) {
+                Ok(()) => {
+                    self.counters.unknown_asked += 1;
+                    self.events.push_back(StackEvent::UnknownFlow { flow, syn });
+                    let entry = Entry::Hold { asked: true };
+                    self.steer(now, flow, packed, entry, frame, ip, origin);
+                }
+                Err(HoldError::TooManyAsked | HoldError::Full) => {
+                    self.counters.unknown_overflow += 1;
+                }
+            }
+        } else if syn && origin != Origin::Refuse {
+            self.handle_syn(now, flow, packed, &segment);
+        } else {
+            self.refuse(now, &flow, &segment);
+        }
+    }
+}
+
+fn is_dhcp(frame: &RxFrame, ip: &Ip) -> bool {
+    let ports = [DHCP_SERVER.to_be_bytes(), DHCP_CLIENT.to_be_bytes()];
+    let datagram = frame.bytes.get(ip.payload.clone()).unwrap_or_default();
+    ip.src.is_ipv4() && datagram.starts_with(ports.as_flattened())
+}

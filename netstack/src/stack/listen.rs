@@ -1,0 +1,226 @@
+//! Listeners and half-open connections. A SYN flood costs a bounded table; its oldest entry makes
+//! room for the newest.
+
+use alloc::collections::BTreeMap;
+use core::net::SocketAddr;
+
+use super::flows::{Entry, Packed};
+use super::timers::Timers;
+use super::{FlowKey, ListenerId, Scope, Stack, StackEvent};
+use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
+use crate::tcp::segment::Segment;
+use crate::time::Instant;
+
+/// A listening port.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) port: u16,
+    pub(super) scope: Scope,
+    pub(super) accepting: bool,
+}
+
+/// A half-open connection and what the stack keeps about it.
+#[derive(Debug)]
+struct Pending {
+    half_open: HalfOpen,
+    flow: FlowKey,
+    packed: Packed,
+    listener: ListenerId,
+    armed: Option<Instant>,
+}
+
+/// The table of half-open connections, oldest first.
+#[derive(Debug)]
+pub(super) struct HalfOpenTable {
+    pending: BTreeMap<u64, Pending>,
+    timers: Timers<u64>,
+    serial: u64,
+}
+
+impl HalfOpenTable {
+    pub(super) fn new() -> HalfOpenTable {
+        HalfOpenTable {
+            pending: BTreeMap::new(),
+            timers: Timers::new(),
+            serial: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    fn insert(&mut self, pending: Pending) -> u64 {
+        self.serial += 1;
+        self.pending.insert(self.serial, pending);
+        self.serial
+    }
+
+    fn arm(&mut self, serial: u64) {
+        if let Some(pending) = self.pending.get_mut(&serial) {
+            let due = pending.half_open.poll_timeout();
+            self.timers.arm(&mut pending.armed, serial, due);
+        }
+    }
+
+    fn remove(&mut self, serial: u64) -> Option<Pending> {
+        let mut pending = self.pending.remove(&serial)?;
+        self.timers.disarm(&mut pending.armed, serial);
+        Some(pending)
+    }
+
+    fn remove_oldest(&mut self) -> Option<Pending> {
+        let serial = *self.pending.first_key_value()?.0;
+        self.remove(serial)
+    }
+}
+
+impl Stack {
+    /// Accept connections at `port`. A second listener on the same port and addresses is found
+    /// only after the first.
+    pub fn listen(&mut self, port: u16, scope: Scope) -> ListenerId {
+        self.listeners.push(Listener {
+            port,
+            scope,
+            accepting: true,
+        });
+        ListenerId((self.listeners.len() - 1) as u32)
+    }
+
+    /// Whether the listener takes new connections; while it does not, SYNs are dropped in
+    /// silence, so that the client tries again and finds another instance.
+    pub fn set_accepting(&mut self, listener: ListenerId, accepting: bool) {
+        if let Some(listener) = self.listeners.get_mut(listener.0 as usize) {
+            listener.accepting = accepting;
+        }
+    }
+
+    /// Half-open connections at the moment.
+    pub fn half_open_count(&self) -> usize {
+        self.half_open.len()
+    }
+
+    fn listener_at(&self, local: SocketAddr) -> Option<(ListenerId, bool)> {
+        let vip = self.addresses.is_vip(local.ip());
+        let no_vips = self.addresses.vips().is_empty();
+        let reached = |scope| match scope {
+            Scope::Service => vip || no_vips,
+            Scope::Own => !vip,
+        };
+        self.listeners
+            .iter()
+            .position(|listener| listener.port == local.port() && reached(listener.scope))
+            .and_then(|at| Some((ListenerId(at as u32), self.listeners.get(at)?.accepting)))
+    }
+
+    /// Whether `local` is a service port of a virtual address.
+    pub(super) fn is_service(&self, local: SocketAddr) -> bool {
+        let here = |l: &Listener| l.port == local.port() && l.scope == Scope::Service;
+        self.addresses.is_vip(local.ip()) && self.listeners.iter().any(here)
+    }
+
+    /// A SYN of an unknown flow.
+    pub(super) fn handle_syn(
+        &mut self,
+        now: Instant,
+        flow: FlowKey,
+        packed: Packed,
+        segment: &Segment,
+    ) {
+        let Some((listener, accepting)) = self.listener_at(flow.local) else {
+            return self.refuse(now, &flow, segment);
+        };
+        if !accepting {
+            self.counters.syn_not_accepting += 1;
+            return;
+        }
+        if self.table.len() >= self.tcp.max_connections as usize {
+            self.counters.syn_too_many += 1;
+            return;
+        }
+        while self.half_open.len() >= (self.tcp.max_half_open as usize).max(1) {
+            if let Some(oldest) = self.half_open.remove_oldest() {
+                self.flows.remove(&oldest.packed);
+                self.counters.half_open_overflow += 1;
+            }
+        }
+        let half_open = HalfOpen::on_syn(now, &self.tcp, &self.numbers, flow, self.mtu, segment);
+        let serial = self.half_open.insert(Pending {
+            half_open,
+            flow,
+            packed,
+            listener,
+            armed: None,
+        });
+        self.flows.set(packed, Entry::HalfOpen(serial));
+        self.counters.syn_received += 1;
+        self.transmit_half_open(now, serial);
+    }
+
+    /// Send what a half-open connection has to send, and see to its deadline.
+    fn transmit_half_open(&mut self, now: Instant, serial: u64) {
+        let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+            return;
+        };
+        let flow = pending.flow;
+        let outgoing = pending.half_open.poll_transmit(now, &self.tcp);
+        self.half_open.arm(serial);
+        if let Some(outgoing) = outgoing {
+            self.send_segment(now, &flow, outgoing);
+        }
+    }
+
+    /// A segment of a half-open connection.
+    pub(super) fn handle_half_open(&mut self, now: Instant, serial: u64, segment: &Segment) {
+        let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+            return;
+        };
+        let (flow, listener) = (pending.flow, pending.listener);
+        match pending.half_open.handle_segment(now, &self.tcp, segment) {
+            HalfOpenEvent::Nothing => self.transmit_half_open(now, serial),
+            HalfOpenEvent::Reply(outgoing) => self.send_segment(now, &flow, outgoing),
+            HalfOpenEvent::Reset => {
+                self.drop_half_open(serial);
+                self.counters.half_open_expired += 1;
+            }
+            HalfOpenEvent::Established(connection) => {
+                if self.table.len() >= self.tcp.max_connections as usize {
+                    // The peer sends again; until then there may be room.
+                    self.counters.syn_too_many += 1;
+                    return;
+                }
+                self.drop_half_open(serial);
+                self.counters.accepted += 1;
+                let conn = self.put_block(*connection, flow);
+                let event = StackEvent::Accepted { listener, conn };
+                self.events.push_back(event);
+                self.settle(now, conn);
+            }
+        }
+    }
+
+    pub(super) fn drop_half_open(&mut self, serial: u64) {
+        if let Some(pending) = self.half_open.remove(serial) {
+            self.flows.remove(&pending.packed);
+        }
+    }
+
+    pub(super) fn handle_half_open_timeout(&mut self, now: Instant) {
+        while let Some(serial) = self.half_open.timers.pop_due(now) {
+            let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+                continue;
+            };
+            pending.armed = None;
+            if pending.half_open.handle_timeout(now, &self.tcp) {
+                self.transmit_half_open(now, serial);
+            } else {
+                self.drop_half_open(serial);
+                self.counters.half_open_expired += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Frames out: the egress queue, the connections that have something to send, next hops and
+//! headers.
+
+use core::net::IpAddr;
+
+use super::checksum::Sum;
+use super::frame::{Head, Segmentation, TxChecksum, TxFrame};
+use super::neighbour::{Released, Resolution, Solicit};
+use super::slow;
+use super::wire::{self, ETHERNET, HOP_LIMIT, IpHeader, TCP};
+use super::{ConnId, FlowKey, MacAddr, Stack, StackEvent, arp, ndp};
+use crate::tcp::segment::{Outgoing, Ports};
+use crate::time::Instant;
+
+/// Frames in the egress queue at most.
+const MAX_EGRESS: usize = 4096;
+/// Octets of IP and TCP headers at most; what is left of an IP packet is for TSO.
+const MAX_IP_TCP: usize = 40 + 60;
+/// Where the checksum lies in a TCP header.
+const TCP_CHECKSUM: u16 = 16;
+/// Segments dropped in one go when a connection's next hop is dead.
+const MAX_DISCARD: usize = 64;
+
+impl Stack {
+    /// The next frame to send.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<TxFrame> {
+        loop {
+            if let Some(frame) = self.egress.pop_front() {
+                self.counters.tx_frames += 1;
+                return Some(frame);
+            }
+            if let Some(out) = self.slow.poll_transmit() {
+                self.send_slow(now, out);
+                continue;
+            }
+            let id = self.ready.pop_front()?;
+            if let Some(frame) = self.transmit_for(now, id) {
+                self.counters.tx_frames += 1;
+                return Some(frame);
+            }
+        }
+    }
+
+    /// One frame of a connection, which then goes to the end of the ready queue.
+    fn transmit_for(&mut self, now: Instant, id: ConnId) -> Option<TxFrame> {
+        let block = self.table.get_mut(id)?;
+        block.ready = false;
+        let remote = block.flow.remote.ip();
+        let next_hop = block.next_hop.or_else(|| self.addresses.next_hop(remote));
+        block.next_hop = next_hop;
+        let mac = match next_hop.map(|hop| (hop, self.resolve(now, hop))) {
+            Some((_, Resolution::Known(mac))) => mac,
+            Some((hop, Resolution::Pending)) => {
+                if let Some(block) = self.table.get_mut(id) {
+                    block.parked = true;
+                    self.neighbours.wait_connection(hop, id);
+                }
+                return None;
+            }
+            Some((_, Resolution::Failed)) => return self.discard(now, id),
+            None => {
+                self.counters.tx_no_route += 1;
+                return self.discard(now, id);
+            }
+        };
+        let max_payload = self.max_payload(remote);
+        let block = self.table.get_mut(id)?;
+        let Some(outgoing) = block.connection.poll_transmit(now, max_payload) else {
+            self.rest(id);
+            return None;
+        };
+        let flow = block.flow;
+        block.ready = true;
+        self.ready.push_back(id);
+        self.arm(now, id);
+        self.counters.tx_tcp_segments += 1;
+        let mut frame = self.tcp_frame(&flow, outgoing);
+        ndp::set_destination(&mut frame, mac);
+        Some(frame)
+    }
+
+    /// The next hop is dead: what a connection sends is lost, and its timers see to the rest.
+    fn discard(&mut self, now: Instant, id: ConnId) -> Option<TxFrame> {
+        for _ in 0..MAX_DISCARD {
+            let block = self.table.get_mut(id)?;
+            if block.connection.poll_transmit(now, 0).is_none() {
+                break;
+            }
+            self.counters.neighbour_unresolved += 1;
+        }
+        self.arm(now, id);
+        self.rest(id);
+        None
+    }
+
+    /// A connection has nothing to send at present. If it is closed too, it is gone.
+    fn rest(&mut self, id: ConnId) {
+        let Some(block) = self.table.get(id) else {
+            return;
+        };
+        if block.connection.is_closed() {
+            self.bury(id);
+        }
+    }
+
+    /// Take out a connection that has come to its end, and say so.
+    pub(super) fn bury(&mut self, id: ConnId) {
+        if let Some(block) = self.take_block(id) {
+            let flow = block.flow;
+            self.events.push_back(StackEvent::Gone { conn: id, flow });
+        }
+    }
+
+    /// Octets of payload in one go; 0 leaves it to the connection's segment size.
+    fn max_payload(&self, remote: IpAddr) -> usize {
+        let segments = match remote {
+            IpAddr::V4(_) => self.capabilities.tso4,
+            IpAddr::V6(_) => self.capabilities.tso6,
+        };
+        if segments && self.capabilities.tx_checksum {
+            usize::from(u16::MAX) - MAX_IP_TCP
+        } else {
+            0
+        }
+    }
+
+    /// The frame for a segment, but for the destination MAC.
+    pub(super) fn tcp_frame(&self, flow: &FlowKey, outgoing: Outgoing) -> TxFrame {
+        let (src, dst) = (flow.local.ip(), flow.remote.ip());
+        let payload_len = outgoing.payload_len();
+        let header_len = outgoing.header_len();
+        let length = header_len + payload_len;
+        let mut head = Head::new();
+        IpHeader {
+            src,
+            dst,
+            protocol: TCP,
+            hop_limit: HOP_LIMIT,
+            ecn: 0,
+            length,
+        }
+        .emit(self.mac, &mut head);
+        let start = head.len();
+        head.resize(start + header_len, 0);
+        let ports = Ports {
+            source: flow.local.port(),
+            destination: flow.remote.port(),
+        };
+        if let Some(out) = head.get_mut(start..) {
+            outgoing.write_header(ports, out);
+        }
+        let mut sum = Sum::new();
+        sum.add_pseudo_header(src, dst, TCP, length);
+        let offload = self.capabilities.tx_checksum;
+        let value = if offload {
+            sum.sum()
+        } else {
+            sum.add(head.get(start..).unwrap_or_default());
+            for slice in &outgoing.payload {
+                sum.add(slice);
+            }
+            sum.finish()
+        };
+        let field = start + usize::from(TCP_CHECKSUM);
+        if let Some(field) = head.get_mut(field..field + 2) {
+            field.copy_from_slice(&value.to_be_bytes());
+        }
+        let segment_size = outgoing.segment_size;
+        let cut = segment_size != 0 && payload_len > usize::from(segment_size);
+        TxFrame {
+            head,
+            payload: outgoing.payload,
+            checksum: offload.then_some(TxChecksum {
+                start: start as u16,
+                offset: TCP_CHECKSUM,
+            }),
+            segmentation: cut.then_some(Segmentation {
+                ipv6: src.is_ipv6(),
+                segment_size,
+            }),
+        }
+    }
+
+    /// Send a segment that belongs to no connection (yet).
+    pub(super) fn send_segment(&mut self, now: Instant, flow: &FlowKey, outgoing: Outgoing) {
+        let frame = self.tcp_frame(flow, outgoing);
+        self.send_ip(now, flow.remote.ip(), frame);
+    }
+
+    /// Send an IP packet on its way to `dst`.
+    pub(super) fn send_ip(&mut self, now: Instant, dst: IpAddr, frame: TxFrame) {
+        match self.addresses.next_hop(dst) {
+            Some(next_hop) => self.send_to_neighbour(now, next_hop, frame),
+            None => self.counters.tx_no_route += 1,
+        }
+    }
+
+    /// Send a frame to a neighbour, at once or when it is known where that is.
+    pub(super) fn send_to_neighbour(&mut self, now: Instant, next_hop: IpAddr, mut frame: TxFrame) {
+        match self.resolve(now, next_hop) {
+            Resolution::Known(mac) => {
+                ndp::set_destination(&mut frame, mac);
+                self.push_egress(frame);
+            }
+            Resolution::Pending => {
+                if !self.neighbours.wait_frame(next_hop, frame) {
+                    self.counters.neighbour_unresolved += 1;
+                }
+            }
+            Resolution::Failed => self.counters.neighbour_unresolved += 1,
+        }
+    }
+
+    /// Put a complete frame into the egress queue.
+    pub(super) fn push_egress(&mut self, frame: TxFrame) {
+        if self.egress.len() >= MAX_EGRESS {
+            self.counters.tx_overflow += 1;
+            return;
+        }
+        self.egress.push_back(frame);
+    }
+
+    fn resolve(&mut self, now: Instant, next_hop: IpAddr) -> Resolution {
+        let (resolution, solicit) = self.neighbours.resolve(now, next_hop);
+        if let Some(solicit) = solicit {
+            self.solicit(solicit);
+        }
+        if resolution == Resolution::Failed && self.neighbours.is_full() {
+            self.counters.neighbour_table_full += 1;
+        }
+        resolution
+    }
+
+    /// Ask a neighbour where it is, from an own address.
+    pub(super) fn solicit(&mut self, solicit: Solicit) {
+        let source = self.addresses.source_for(solicit.address);
+        let frame = match (solicit.address, source) {
+            (IpAddr::V4(target), Some(IpAddr::V4(source))) => {
+                arp::request(self.mac, source, target, solicit.at)
+            }
+            (IpAddr::V6(target), Some(IpAddr::V6(source))) => {
+                ndp::solicitation(self.mac, source, target, solicit.at)
+            }
+            _ => {
+                self.counters.tx_no_route += 1;
+                return;
+            }
+        };
+        self.counters.neighbour_asked += 1;
+        self.push_egress(frame);
+    }
+
+    /// Send what waited for a neighbour that is now known to be at `mac`.
+    pub(super) fn release(&mut self, mac: MacAddr, released: Released) {
+        for mut frame in released.frames {
+            ndp::set_destination(&mut frame, mac);
+            self.push_egress(frame);
+        }
+        self.unpark(released.connections);
+    }
+
+    /// Let connections that waited for a neighbour go on.
+    pub(super) fn unpark(&mut self, connections: impl IntoIterator<Item = ConnId>) {
+        for id in connections {
+            if let Some(block) = self.table.get_mut(id) {
+                block.parked = false;
+                if !block.ready {
+                    block.ready = true;
+                    self.ready.push_back(id);
+                }
+            }
+        }
+    }
+
+    fn send_slow(&mut self, now: Instant, out: slow::Outgoing) {
+        self.counters.slow_sent += 1;
+        let mut frame = TxFrame::default();
+        match out {
+            slow::Outgoing::Group(bytes) => {
+                frame.head.extend_from_slice(&bytes);
+                self.push_egress(frame);
+            }
+            slow::Outgoing::Packet(packet) => {
+                let ethertype = match packet.first().map(|octet| octet >> 4) {
+                    Some(4) => wire::ETHERTYPE_IPV4,
+                    _ => wire::ETHERTYPE_IPV6,
+                };
+                let ethernet = wire::Ethernet {
+                    dst: [0; 6],
+                    src: self.mac,
+                    ethertype,
+                };
+                ethernet.emit(&mut frame.head);
+                frame.head.extend_from_slice(&packet);
+                let Ok(ip) = wire::parse_ip(&frame.head, ETHERNET, true) else {
+                    return;
+                };
+                match wire::group_mac(ip.dst) {
+                    Some(mac) => {
+                        ndp::set_destination(&mut frame, mac);
+                        self.push_egress(frame);
+                    }
+                    None => self.send_ip(now, ip.dst, frame),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The table of connections: slots with generations, so that an id never names two connections.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use super::flows::Packed;
+use super::{ConnId, FlowKey};
+use crate::tcp::Connection;
+use crate::time::Instant;
+
+/// A connection and what the stack keeps about it.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) connection: Connection,
+    pub(super) flow: FlowKey,
+    pub(super) packed: Packed,
+    /// The neighbour its segments go to; chosen when the first is sent.
+    pub(super) next_hop: Option<IpAddr>,
+    /// Its deadline in the timer queue.
+    pub(super) armed: Option<Instant>,
+    /// In the ready queue.
+    pub(super) ready: bool,
+    /// Waiting for a neighbour.
+    pub(super) parked: bool,
+    /// An event says that it was updated.
+    pub(super) announced: bool,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    block: Option<Box<Block>>,
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Table {
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub(super) fn insert(&mut self, block: Block) -> ConnId {
+        let block = Some(Box::new(block));
+        if let Some(index) = self.free.pop()
+            && let Some(slot) = self.slots.get_mut(index as usize)
+        {
+            slot.block = block;
+            return ConnId {
+                index,
+                generation: slot.generation,
+            };
+        }
+        self.slots.push(Slot {
+            generation: 0,
+            block,
+        });
+        ConnId {
+            index: (self.slots.len() - 1) as u32,
+            generation: 0,
+        }
+    }
+
+    pub(super) fn get(&self, id: ConnId) -> Option<&Block> {
+        let slot = self.slots.get(id.index as usize)?;
+        slot.block
+            .as_deref()
+            .filter(|_| slot.generation == id.generation)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Block> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        let current = slot.generation == id.generation;
+        slot.block.as_deref_mut().filter(|_| current)
+    }
+
+    /// The connection in a slot at present, whichever it is.
+    pub(super) fn at(&self, index: u32) -> Option<ConnId> {
+        let slot = self.slots.get(index as usize)?;
+        slot.block.as_ref().map(|_| ConnId {
+            index,
+            generation: slot.generation,
+        })
+    }
+
+    pub(super) fn remove(&mut self, id: ConnId) -> Option<Block> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        let block = slot.block.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(id.index);
+        Some(*block)
+    }
+}

@@ -1,0 +1,302 @@
+//! ARP, NDP and echo, frame by frame.
+
+use super::*;
+use crate::stack::addresses::{link_local, solicited_node};
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr};
+
+const CLIENT: MacAddr = [0x02, 0, 0, 0, 0, 0x99];
+
+fn arp_repr(frame: &[u8]) -> ArpRepr {
+    ArpRepr::parse(&ArpPacket::new_checked(&frame[ETHERNET..]).unwrap()).unwrap()
+}
+
+fn arp_request(source: &str, target: &str) -> RxFrame {
+    let (IpAddr::V4(source), IpAddr::V4(target)) = (ip(source), ip(target)) else {
+        unreachable!()
+    };
+    RxFrame::new(arp::request(CLIENT, source, target, None).to_vec())
+}
+
+fn solicitation(source: IpAddr, target: IpAddr) -> RxFrame {
+    let (IpAddr::V6(source), IpAddr::V6(target)) = (source, target) else {
+        unreachable!()
+    };
+    RxFrame::new(ndp::solicitation(CLIENT, source, target, None).to_vec())
+}
+
+/// An echo request with data of a given length.
+fn ping(from: &str, to: &str, length: usize) -> RxFrame {
+    let (from, to) = (ip(from), ip(to));
+    let mut body = vec![if from.is_ipv4() { 8 } else { 128 }, 0, 0, 0, 1, 2, 0, 9];
+    body.extend((0..length).map(|i| i as u8));
+    let mut sum = Sum::new();
+    if from.is_ipv6() {
+        sum.add_pseudo_header(from, to, wire::ICMPV6, body.len());
+    }
+    sum.add(&body);
+    body[2..4].copy_from_slice(&sum.finish().to_be_bytes());
+    let packet = Packet {
+        from: (CLIENT, from),
+        to: (mac(11), to),
+        protocol: if from.is_ipv4() {
+            wire::ICMP
+        } else {
+            wire::ICMPV6
+        },
+        hop_limit: 64,
+        body: &body,
+    };
+    RxFrame::new(packet.build())
+}
+
+#[test]
+fn arp_for_an_own_address_is_answered_and_the_asker_remembered() {
+    let mut stack = member(11);
+    stack.handle_frame(Instant::ZERO, arp_request("10.77.0.99", "10.77.0.11"));
+    let out = drain(&mut stack, Instant::ZERO);
+    assert_eq!(out.len(), 1);
+    let ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr,
+        source_protocol_addr,
+        target_hardware_addr,
+        target_protocol_addr,
+    } = arp_repr(&out[0])
+    else {
+        unreachable!()
+    };
+    assert_eq!(operation, ArpOperation::Reply);
+    assert_eq!(source_hardware_addr.0, mac(11));
+    assert_eq!(IpAddr::V4(source_protocol_addr), ip("10.77.0.11"));
+    assert_eq!(target_hardware_addr.0, CLIENT);
+    assert_eq!(IpAddr::V4(target_protocol_addr), ip("10.77.0.99"));
+    // No question is needed for a ping from the same host.
+    stack.handle_frame(Instant::ZERO, ping("10.77.0.99", "10.77.0.11", 0));
+    let out = drain(&mut stack, Instant::ZERO);
+    assert_eq!(Ethernet::parse(&out[0]).unwrap().dst, CLIENT);
+}
+
+#[test]
+fn a_virtual_address_is_answered_for_by_the_ingress_alone() {
+    let mut stack = member(11);
+    let questions = || {
+        [
+            arp_request("10.77.0.99", "10.77.0.10"),
+            solicitation(ip("fd77::99"), ip("fd77::10")),
+            ping("10.77.0.99", "10.77.0.10", 8),
+            ping("fd77::99", "fd77::10", 8),
+        ]
+    };
+    for frame in questions() {
+        stack.handle_frame(Instant::ZERO, frame);
+    }
+    assert!(
+        drain(&mut stack, Instant::ZERO).is_empty(),
+        "a silent member"
+    );
+    stack.set_ingress(Instant::ZERO, true);
+    drain(&mut stack, Instant::ZERO);
+    for frame in questions() {
+        stack.handle_frame(Instant::ZERO, frame);
+    }
+    assert_eq!(drain(&mut stack, Instant::ZERO).len(), 4);
+    stack.set_ingress(Instant::ZERO, false);
+    stack.handle_frame(Instant::ZERO, arp_request("10.77.0.99", "10.77.0.10"));
+    assert!(
+        drain(&mut stack, Instant::ZERO).is_empty(),
+        "no longer the ingress"
+    );
+}
+
+#[test]
+fn becoming_ingress_announces_every_virtual_address_three_times() {
+    let mut stack = member(11);
+    let mut now = Instant::ZERO;
+    stack.set_ingress(now, true);
+    let mut announced = drain(&mut stack, now);
+    while let Some(due) = stack.poll_timeout() {
+        now = due;
+        stack.handle_timeout(now);
+        announced.extend(drain(&mut stack, now));
+    }
+    let (arps, advertisements): (Vec<_>, Vec<_>) = announced
+        .iter()
+        .partition(|frame| ethertype(frame) == ETHERTYPE_ARP);
+    assert_eq!((arps.len(), advertisements.len()), (3, 3));
+    for frame in arps {
+        let ArpRepr::EthernetIpv4 {
+            source_protocol_addr,
+            target_protocol_addr,
+            source_hardware_addr,
+            ..
+        } = arp_repr(frame)
+        else {
+            unreachable!()
+        };
+        assert_eq!(IpAddr::V4(source_protocol_addr), ip("10.77.0.10"));
+        assert_eq!(source_protocol_addr, target_protocol_addr);
+        assert_eq!(source_hardware_addr.0, mac(11));
+    }
+    for frame in advertisements {
+        let header = parse(frame);
+        assert_eq!((header.dst, header.hop_limit), (ip("ff02::1"), 255));
+        let message = &frame[header.payload];
+        assert_eq!(message[0], 136);
+        assert_eq!(message[4], 0x20, "override, not solicited");
+    }
+}
+
+#[test]
+fn neighbours_are_asked_from_an_own_address_even_to_speak_for_a_virtual_one() {
+    let mut stack = member(11);
+    stack.set_ingress(Instant::ZERO, true);
+    drain(&mut stack, Instant::ZERO);
+    stack.handle_frame(Instant::ZERO, ping("10.77.0.99", "10.77.0.10", 8));
+    stack.handle_frame(Instant::ZERO, ping("fd77::99", "fd77::10", 8));
+    let out = drain(&mut stack, Instant::ZERO);
+    assert_eq!(out.len(), 2);
+    let ArpRepr::EthernetIpv4 {
+        operation,
+        source_protocol_addr,
+        target_protocol_addr,
+        ..
+    } = arp_repr(&out[0])
+    else {
+        unreachable!()
+    };
+    assert_eq!(operation, ArpOperation::Request);
+    assert_eq!(IpAddr::V4(source_protocol_addr), ip("10.77.0.11"));
+    assert_eq!(IpAddr::V4(target_protocol_addr), ip("10.77.0.99"));
+    let header = parse(&out[1]);
+    let IpAddr::V6(target) = ip("fd77::99") else {
+        unreachable!()
+    };
+    assert_eq!(header.src, ip("fd77::11"));
+    assert_eq!(header.dst, IpAddr::V6(solicited_node(target)));
+    assert_eq!(header.hop_limit, 255);
+    assert_eq!(out[1][..6], [0x33, 0x33, 0xff, 0, 0, 0x99]);
+    // The answer releases the echo reply, from the virtual address.
+    let IpAddr::V6(own) = ip("fd77::11") else {
+        unreachable!()
+    };
+    let answer = ndp::advertisement(CLIENT, target, target, Some(own));
+    let mut answer = answer.to_vec();
+    answer[..6].copy_from_slice(&mac(11));
+    stack.handle_frame(Instant::ZERO, RxFrame::new(answer));
+    let out = drain(&mut stack, Instant::ZERO);
+    assert_eq!(out.len(), 1);
+    let header = parse(&out[0]);
+    assert_eq!((header.src, header.dst), (ip("fd77::10"), ip("fd77::99")));
+    assert_eq!(Ethernet::parse(&out[0]).unwrap().dst, CLIENT);
+}
+
+#[test]
+fn echo_replies_carry_the_data_back_with_right_checksums() {
+    let mut stack = member(11);
+    stack.handle_frame(Instant::ZERO, arp_request("10.77.0.99", "10.77.0.11"));
+    stack.handle_frame(Instant::ZERO, solicitation(ip("fd77::99"), ip("fd77::11")));
+    drain(&mut stack, Instant::ZERO);
+    for (from, to) in [("10.77.0.99", "10.77.0.11"), ("fd77::99", "fd77::11")] {
+        for length in [0, 1, 55, 1400] {
+            let request = ping(from, to, length);
+            stack.handle_frame(Instant::ZERO, request.clone());
+            let out = drain(&mut stack, Instant::ZERO);
+            let header = parse(&out[0]);
+            let message = &out[0][header.payload.clone()];
+            assert_eq!((header.src, header.dst), (ip(to), ip(from)));
+            assert_eq!(message[0], if header.src.is_ipv4() { 0 } else { 129 });
+            assert_eq!(message[4..], request.bytes[header.payload.start + 4..]);
+            if header.src.is_ipv4() {
+                let mut sum = Sum::new();
+                sum.add(message);
+                assert_eq!(sum.finish(), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn echo_beyond_its_rate_and_to_groups_is_not_answered() {
+    let mut stack = member(11);
+    stack.handle_frame(Instant::ZERO, arp_request("10.77.0.99", "10.77.0.11"));
+    drain(&mut stack, Instant::ZERO);
+    let mut answered = 0;
+    for _ in 0..2 * MAX_ECHO {
+        stack.handle_frame(Instant::ZERO, ping("10.77.0.99", "10.77.0.11", 0));
+        answered += drain(&mut stack, Instant::ZERO).len();
+    }
+    assert_eq!(answered, MAX_ECHO as usize);
+    let later = Instant::from_millis(60_000);
+    for group in ["10.77.0.255", "255.255.255.255"] {
+        stack.handle_frame(later, ping("10.77.0.99", group, 0));
+    }
+    assert!(drain(&mut stack, later).is_empty());
+}
+
+#[test]
+fn a_question_for_the_link_local_address_and_for_a_free_one_are_answered_as_due() {
+    let mut stack = member(11);
+    let own = IpAddr::V6(link_local(mac(11)));
+    stack.handle_frame(Instant::ZERO, solicitation(ip("fe80::99"), own));
+    let out = drain(&mut stack, Instant::ZERO);
+    let header = parse(&out[0]);
+    assert_eq!((header.src, header.dst), (own, ip("fe80::99")));
+    assert_eq!(out[0][header.payload][4], 0x60, "solicited and override");
+    // Someone asks whether our address is free: everyone hears that it is not.
+    stack.handle_frame(Instant::ZERO, solicitation(ip("::"), ip("fd77::11")));
+    let out = drain(&mut stack, Instant::ZERO);
+    assert_eq!(parse(&out[0]).dst, ip("ff02::1"));
+}
+
+#[test]
+fn claims_to_our_addresses_and_strange_senders_teach_nothing() {
+    let mut stack = member(11);
+    for source in [
+        "10.77.0.11",
+        "10.77.0.10",
+        "192.0.2.9",
+        "224.0.0.1",
+        "10.77.0.255",
+    ] {
+        stack.handle_frame(Instant::ZERO, arp_request(source, "10.77.0.11"));
+        assert_eq!(stack.neighbours.peek(ip(source)), None, "{source}");
+    }
+    assert_eq!(counter(&stack, "address_conflict"), 1);
+    assert_eq!(counter(&stack, "arp_ignored"), 5);
+    let mut crossed = solicitation(ip("fd77::99"), ip("fd77::11")).bytes.to_vec();
+    crossed[ETHERNET + 7] = 254;
+    stack.handle_frame(Instant::ZERO, RxFrame::new(crossed));
+    assert_eq!(counter(&stack, "ndp_ignored"), 1);
+    assert_eq!(stack.neighbours.peek(ip("fd77::99")), None);
+}
+
+#[test]
+fn the_asker_asks_again_and_then_counts_its_frames_as_lost() {
+    let mut stack = host(11);
+    stack.handle_frame(Instant::ZERO, ping("10.77.0.99", "10.77.0.11", 8));
+    let mut questions = drain(&mut stack, Instant::ZERO).len();
+    while let Some(due) = stack.poll_timeout() {
+        stack.handle_timeout(due);
+        questions += drain(&mut stack, due).len();
+    }
+    assert_eq!(questions, 3);
+    assert_eq!(counter(&stack, "neighbour_failed"), 1);
+    assert_eq!(counter(&stack, "neighbour_unresolved"), 1);
+}
+
+#[test]
+fn far_hosts_are_reached_through_the_gateway() {
+    let mut stack = host(11);
+    stack.handle_frame(Instant::ZERO, ping("192.0.2.7", "10.77.0.11", 8));
+    let out = drain(&mut stack, Instant::ZERO);
+    let ArpRepr::EthernetIpv4 {
+        target_protocol_addr,
+        ..
+    } = arp_repr(&out[0])
+    else {
+        unreachable!()
+    };
+    assert_eq!(IpAddr::V4(target_protocol_addr), ip("10.77.0.1"));
+    stack.handle_frame(Instant::ZERO, ping("2001:db8::7", "fd77::11", 8));
+    assert_eq!(counter(&stack, "tx_no_route"), 1, "no IPv6 gateway");
+}

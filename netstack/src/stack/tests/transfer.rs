@@ -1,0 +1,454 @@
+//! Whole conversations over the wire: two stacks, loss, offloads, moves between stacks, and a
+//! client with another TCP.
+
+use super::hostile::Dice;
+use super::link::*;
+use super::*;
+
+const TOTAL: usize = 400_000;
+
+fn server_at(n: u8) -> Stack {
+    let mut stack = host(n);
+    stack.listen(80, Scope::Service);
+    stack
+}
+
+fn lossy(net: &mut Net, one_in: usize, seed: u64) {
+    let mut dice = Dice(seed);
+    net.loss = Box::new(move |_| dice.below(one_in) == 0);
+}
+
+#[test]
+fn a_conversation_both_ways_over_ipv4_and_ipv6() {
+    for to in ["10.77.0.11:80", "[fd77::11]:80"] {
+        let mut net = Net::new(vec![host(99), server_at(11)]);
+        converse(&mut net, (0, 1), at(to), TOTAL, |_, _| {});
+        assert!(
+            net.now < Instant::from_millis(1_000),
+            "no time-out was needed"
+        );
+        // One question about the server; the client introduced itself with it.
+        let asked: u64 = net
+            .hosts
+            .iter()
+            .map(|h| counter(h, "neighbour_asked"))
+            .sum();
+        assert!(asked <= 2, "{asked} questions");
+        // TIME-WAIT ends, and both stacks forget the connection.
+        net.run_for(Duration::from_secs(130));
+        assert!(net.hosts.iter().all(|host| host.connection_count() == 0));
+        for events in &net.events {
+            let gone = events
+                .iter()
+                .filter(|e| matches!(e, StackEvent::Gone { .. }));
+            assert_eq!(gone.count(), 1);
+        }
+        assert!(
+            net.hosts.iter().all(|host| host.poll_timeout().is_none()),
+            "a forgotten timer"
+        );
+    }
+}
+
+#[test]
+fn a_conversation_over_a_lossy_wire() {
+    for (seed, to) in [
+        (1, "10.77.0.11:80"),
+        (2, "[fd77::11]:80"),
+        (3, "10.77.0.11:80"),
+    ] {
+        let mut net = Net::new(vec![host(99), server_at(11)]);
+        lossy(&mut net, 20, seed);
+        converse(&mut net, (0, 1), at(to), TOTAL, |_, _| {});
+    }
+}
+
+#[test]
+fn devices_that_checksum_and_segment_get_fewer_and_larger_frames() {
+    for to in ["10.77.0.11:80", "[fd77::11]:80"] {
+        let mut frames = Vec::new();
+        for offload in [false, true] {
+            let mut net = Net::new(vec![host(99), server_at(11)]);
+            for host in &mut net.hosts {
+                host.capabilities = DeviceCapabilities {
+                    tx_checksum: offload,
+                    tso4: offload,
+                    tso6: offload,
+                };
+            }
+            converse(&mut net, (0, 1), at(to), TOTAL, |_, _| {});
+            let segmented = net.log.iter().any(|f| f.frame.segmentation.is_some());
+            assert_eq!(segmented, offload);
+            let largest = net.log.iter().map(|f| f.frame.bytes.len()).max();
+            assert!(offload || largest <= Some(1514), "{largest:?}");
+            frames.push(net.log.len());
+        }
+        assert!(frames[1] * 2 < frames[0], "{frames:?}");
+    }
+}
+
+#[test]
+fn many_connections_share_the_way_out_fairly() {
+    let mut net = Net::new(vec![host(99), server_at(11)]);
+    let mut conns = Vec::new();
+    for _ in 0..8 {
+        let now = net.now;
+        conns.push(
+            net.hosts[0]
+                .connect(now, None, at("10.77.0.11:80"))
+                .unwrap(),
+        );
+    }
+    net.run_for(Duration::from_millis(5));
+    let now = net.now;
+    let accepted: Vec<_> = core::iter::from_fn(|| net.accepted(1)).collect();
+    assert_eq!(accepted.len(), 8);
+    for conn in &accepted {
+        let data = bytes::Bytes::from(vec![7; 100_000]);
+        net.hosts[1].update(now, *conn, |c| c.send(now, data).unwrap());
+    }
+    // The first frames out belong to eight different connections.
+    let ports: std::collections::BTreeSet<u16> = (0..8)
+        .map(|_| {
+            let frame = net.hosts[1].poll_transmit(now).unwrap().to_vec();
+            let start = parse(&frame).payload.start;
+            u16::from_be_bytes([frame[start + 2], frame[start + 3]])
+        })
+        .collect();
+    assert_eq!(ports.len(), 8);
+}
+
+/// A client at host 0 and two members, the first of which is the ingress.
+fn cluster() -> Net {
+    let mut net = Net::new(vec![host(99), member(11), member(12)]);
+    for host in 1..3 {
+        net.hosts[host].listen(80, Scope::Service);
+        net.hosts[host].set_ask_unknown(host == 1);
+    }
+    net.hosts[1].set_ingress(Instant::ZERO, true);
+    net
+}
+
+/// Act as the ingress: accept every unknown SYN here.
+fn accept_all(net: &mut Net) {
+    let now = net.now;
+    for host in 1..net.hosts.len() {
+        let events = std::mem::take(&mut net.events[host]);
+        for event in events {
+            match event {
+                StackEvent::UnknownFlow { flow, syn } => {
+                    assert!(syn, "a flow was lost track of");
+                    net.hosts[host].accept_here(now, &flow);
+                }
+                other => net.events[host].push_back(other),
+            }
+        }
+    }
+}
+
+/// Move the conversation's server end to the other member, as the instances do: freeze and
+/// capture; hold at the target; attach, then the captured frames; forward from then on.
+fn hand_over(net: &mut Net, there: &mut Talker) {
+    let (source, target) = (there.host, 3 - there.host);
+    let now = net.now;
+    let flow = net.hosts[source].flow(there.conn).unwrap();
+    let (connection, hop) = net.hosts[source]
+        .detach(now, there.conn, Route::Capture)
+        .unwrap();
+    assert!(
+        net.hosts[source].connection(there.conn).is_none(),
+        "the old id is dead"
+    );
+    net.hosts[target].set_route(now, flow, Route::Hold);
+    net.run_for(Duration::from_micros(330));
+    let now = net.now;
+    let captured: Vec<_> = {
+        let events = std::mem::take(&mut net.events[source]);
+        let mut frames = Vec::new();
+        for event in events {
+            match event {
+                StackEvent::Captured { frame, .. } => frames.push(frame),
+                other => net.events[source].push_back(other),
+            }
+        }
+        frames
+    };
+    let connection = moved(connection, now);
+    let conn = net.hosts[target]
+        .attach(now, connection, hop)
+        .expect("attached");
+    for frame in captured {
+        // Only the octets cross.
+        net.hosts[target].inject(now, RxFrame::new(frame.bytes));
+    }
+    let member = if flow.local.is_ipv4() {
+        ip(if target == 1 {
+            "10.77.0.11"
+        } else {
+            "10.77.0.12"
+        })
+    } else {
+        ip(if target == 1 { "fd77::11" } else { "fd77::12" })
+    };
+    net.hosts[source].set_route(now, flow, Route::Forward(member));
+    assert_eq!(net.hosts[target].route(&flow), Some(Route::Local(conn)));
+    there.host = target;
+    there.conn = conn;
+}
+
+/// The connection as it comes out of a capsule.
+fn moved(connection: Connection, _now: Instant) -> Connection {
+    connection
+}
+
+fn move_during(to: &str, loss: Option<(usize, u64)>, every: usize) -> Net {
+    let mut net = cluster();
+    if let Some((one_in, seed)) = loss {
+        lossy(&mut net, one_in, seed);
+    }
+    let mut next = every;
+    let mut moves = 0;
+    // The handshake needs the ingress's decision.
+    let now = net.now;
+    let conn = net.hosts[0].connect(now, None, at(to)).unwrap();
+    let limit = now + Duration::from_secs(300);
+    let accepted = loop {
+        assert!(net.step(limit), "no connection was accepted");
+        accept_all(&mut net);
+        if let Some(conn) = net.accepted(1) {
+            break conn;
+        }
+    };
+    let mut here = Talker::new(0, conn, (1, 2), TOTAL);
+    let mut there = Talker::new(1, accepted, (2, 1), TOTAL);
+    while !(here.done() && there.done()) {
+        here.talk(&mut net);
+        there.talk(&mut net);
+        accept_all(&mut net);
+        if there.received >= next && net.hosts[there.host].connection(there.conn).is_some() {
+            next += every;
+            moves += 1;
+            hand_over(&mut net, &mut there);
+        }
+        let progress = (here.received, there.received);
+        assert!(net.step(limit), "stuck at {progress:?} after {moves} moves");
+    }
+    assert!(moves >= TOTAL / every / 2, "{moves} moves");
+    assert_eq!(
+        net.flags().filter(|flags| flags & RST != 0).count(),
+        0,
+        "a reset"
+    );
+    net
+}
+
+#[test]
+fn a_connection_moves_between_stacks_mid_transfer_and_the_client_sees_its_bytes() {
+    for to in ["10.77.0.10:80", "[fd77::10]:80"] {
+        let net = move_during(to, None, 20_000);
+        assert!(
+            net.now < Instant::from_millis(1_000),
+            "a move caused a time-out"
+        );
+        // The hint of the client's MAC spared the target a question before its first frame, and
+        // no member ever spoke ARP for the virtual address but to announce it.
+        for on_wire in net
+            .log
+            .iter()
+            .filter(|f| ethertype(&f.frame.bytes) == ETHERTYPE_ARP)
+        {
+            let arp = &on_wire.frame.bytes[ETHERNET..];
+            let (sender, target) = (&arp[14..18], &arp[24..28]);
+            let request = arp[7] == 1;
+            assert!(sender != [10, 77, 0, 10] || !request || sender == target);
+        }
+    }
+}
+
+#[test]
+fn moves_over_a_lossy_wire_lose_nothing() {
+    for seed in 0..4 {
+        let to = if seed % 2 == 0 {
+            "10.77.0.10:80"
+        } else {
+            "[fd77::10]:80"
+        };
+        move_during(to, Some((50, seed)), 50_000);
+    }
+}
+
+#[test]
+fn frames_held_for_a_connection_are_taken_before_newer_ones() {
+    let mut net = cluster();
+    let now = net.now;
+    let conn = net.hosts[0]
+        .connect(now, None, at("10.77.0.10:80"))
+        .unwrap();
+    let mut accepted = None;
+    while accepted.is_none() {
+        assert!(net.step(Instant::from_millis(1_000)));
+        accept_all(&mut net);
+        accepted = net.accepted(1);
+    }
+    net.run_for(Duration::from_millis(100));
+    let now = net.now;
+    let flow = net.hosts[1].flow(accepted.unwrap()).unwrap();
+    let (connection, hop) = net.hosts[1]
+        .detach(now, accepted.unwrap(), Route::Hold)
+        .unwrap();
+    let expected: Vec<u8> = (0..5000).map(|i| (i % 253) as u8).collect();
+    let data = bytes::Bytes::from(expected.clone());
+    net.hosts[0].update(now, conn, |c| c.send(now, data).unwrap());
+    net.run_for(DELAY * 2);
+    // Its SYN was held once, and now four segments.
+    assert_eq!(counter(&net.hosts[1], "held"), 5);
+    let now = net.now;
+    let back = net.hosts[1].attach(now, connection, hop).unwrap();
+    let connection = net.hosts[1].connection(back).unwrap();
+    assert_eq!(connection.receive_available(), 5000, "all of it, at once");
+    assert_eq!(connection.info().counters.out_of_order, 0, "in order");
+    assert_ne!(Some(back), accepted, "a new id");
+    assert_eq!(net.hosts[1].route(&flow), Some(Route::Local(back)));
+    let (_, error) = {
+        let again = net.hosts[1].connection(back).unwrap().clone();
+        net.hosts[1].attach(now, again, None).unwrap_err()
+    };
+    assert_eq!(error, AttachError::Occupied);
+}
+
+#[test]
+fn a_syn_flood_stays_within_the_table_and_the_oldest_makes_room() {
+    let mut config = config(11);
+    config.tcp.max_half_open = 8;
+    let mut stack = Stack::new(config, [1; 32], Instant::ZERO);
+    stack.listen(80, Scope::Service);
+    let syn = |port: u16| {
+        let remote = SocketAddr::new(ip("10.77.0.99"), port);
+        RxFrame::new(tcp(
+            (mac(99), mac(11)),
+            remote,
+            at("10.77.0.11:80"),
+            SYN,
+            1,
+            b"",
+        ))
+    };
+    for port in 1..=100 {
+        stack.handle_frame(Instant::ZERO, syn(port));
+    }
+    assert_eq!(stack.half_open_count(), 8);
+    assert_eq!(counter(&stack, "half_open_overflow"), 92);
+    assert_eq!(counter(&stack, "syn_received"), 100);
+    // All of them are given up in the end.
+    while let Some(due) = stack.poll_timeout() {
+        stack.handle_timeout(due);
+        drain(&mut stack, due);
+    }
+    assert_eq!(stack.half_open_count(), 0);
+    assert_eq!(counter(&stack, "half_open_expired"), 8);
+}
+
+#[test]
+fn a_listener_that_does_not_accept_is_silent() {
+    let mut net = Net::new(vec![host(99), host(11)]);
+    let listener = net.hosts[1].listen(80, Scope::Service);
+    net.hosts[1].set_accepting(listener, false);
+    let conn = net.hosts[0]
+        .connect(Instant::ZERO, None, at("10.77.0.11:80"))
+        .unwrap();
+    net.run_for(Duration::from_millis(500));
+    assert_eq!(counter(&net.hosts[1], "syn_not_accepting"), 1);
+    assert_eq!(net.flags().filter(|flags| flags & RST != 0).count(), 0);
+    // It tries again, and finds the listener open.
+    net.hosts[1].set_accepting(listener, true);
+    net.run_for(Duration::from_secs(3));
+    assert!(
+        net.hosts[0]
+            .connection(conn)
+            .unwrap()
+            .state()
+            .is_synchronized()
+    );
+}
+
+#[test]
+fn a_refused_connection_is_gone_with_its_error_seen() {
+    let mut net = Net::new(vec![host(99), host(11)]);
+    let conn = net.hosts[0]
+        .connect(Instant::ZERO, None, at("10.77.0.11:81"))
+        .unwrap();
+    net.run_for(Duration::from_millis(500));
+    assert!(net.hosts[0].connection(conn).is_none());
+    let events = &net.events[0];
+    assert!(
+        events
+            .iter()
+            .any(|e| matches!(e, StackEvent::Gone { conn: gone, .. } if *gone == conn))
+    );
+}
+
+#[test]
+fn a_connection_to_a_dead_neighbour_times_out_rather_than_hangs() {
+    let mut net = Net::new(vec![host(99)]);
+    let conn = net.hosts[0]
+        .connect(Instant::ZERO, None, at("10.77.0.50:80"))
+        .unwrap();
+    net.run_for(Duration::from_secs(600));
+    assert!(net.hosts[0].connection(conn).is_none());
+    assert_eq!(net.hosts[0].poll_timeout(), None);
+}
+
+#[test]
+fn a_path_with_a_smaller_mtu_is_found_out_by_icmp() {
+    for to in ["10.77.0.11:80", "[fd77::11]:80"] {
+        let mut net = Net::new(vec![host(99), server_at(11)]);
+        // A router that takes 1300 octets at most sits between the two.
+        let limit = 1300;
+        net.loss = Box::new(move |on_wire| on_wire.frame.bytes.len() > ETHERNET + limit);
+        let mut told = 0;
+        converse(&mut net, (0, 1), at(to), 100_000, |net, _| {
+            let from = told;
+            told = net.log.len();
+            let big: Vec<_> = net.log[from..]
+                .iter()
+                .filter(|f| f.frame.bytes.len() > ETHERNET + limit)
+                .map(|f| (f.from, f.frame.bytes.clone()))
+                .collect();
+            for (sender, frame) in big {
+                let error = steering::too_big_about(&frame, limit as u16);
+                let now = net.now;
+                net.hosts[sender].handle_frame(now, error);
+            }
+        });
+        assert!(net.now < Instant::from_millis(5_000), "{:?}", net.now);
+        let big = net
+            .log
+            .iter()
+            .filter(|f| f.frame.bytes.len() > ETHERNET + limit);
+        assert!(
+            big.count() < 60,
+            "it went on with segments that are too big"
+        );
+    }
+}
+
+#[test]
+fn ports_of_connections_opened_here_differ_and_run_out_with_an_error() {
+    let mut stack = host(11);
+    stack.tcp.max_connections = 20_000;
+    let mut ports = std::collections::BTreeSet::new();
+    loop {
+        match stack.connect(Instant::ZERO, None, at("10.77.0.12:80")) {
+            Ok(conn) => assert!(ports.insert(stack.flow(conn).unwrap().local.port())),
+            Err(error) => {
+                assert_eq!(error, ConnectError::NoPort);
+                break;
+            }
+        }
+    }
+    assert_eq!(ports.len(), usize::from(EPHEMERAL.1 - EPHEMERAL.0) + 1);
+    let far = stack.connect(Instant::ZERO, None, at("[2001:db8::1]:80"));
+    assert_eq!(far, Err(ConnectError::NoRoute));
+    let not_ours = stack.connect(Instant::ZERO, Some(ip("10.77.0.50")), at("10.77.0.12:80"));
+    assert_eq!(not_ours, Err(ConnectError::NoAddress));
+}

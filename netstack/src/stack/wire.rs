@@ -1,0 +1,354 @@
+//! Ethernet and IP headers: parsed once, at the border, into typed values; and built.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::ops::Range;
+
+use super::MacAddr;
+use super::checksum::Sum;
+use super::frame::Head;
+
+/// Octets of an Ethernet header.
+pub(super) const ETHERNET: usize = 14;
+/// Octets of an IPv4 header without options.
+pub(super) const IPV4: usize = 20;
+/// Octets of the fixed IPv6 header.
+pub(super) const IPV6: usize = 40;
+/// Hop limit and TTL of packets that start here.
+pub(super) const HOP_LIMIT: u8 = 64;
+/// The broadcast MAC address.
+pub(super) const BROADCAST: MacAddr = [0xff; 6];
+
+pub(super) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(super) const ETHERTYPE_ARP: u16 = 0x0806;
+pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+pub(super) const ICMP: u8 = 1;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+pub(super) const ICMPV6: u8 = 58;
+
+/// Extension headers followed before a packet counts as hostile.
+const MAX_EXTENSIONS: usize = 8;
+
+/// An Ethernet header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ethernet {
+    pub(super) dst: MacAddr,
+    pub(super) src: MacAddr,
+    pub(super) ethertype: u16,
+}
+
+impl Ethernet {
+    /// The header of a frame, if it has one.
+    pub(super) fn parse(frame: &[u8]) -> Option<Ethernet> {
+        let (dst, rest) = frame.split_first_chunk::<6>()?;
+        let (src, rest) = rest.split_first_chunk::<6>()?;
+        let (ethertype, _) = rest.split_first_chunk::<2>()?;
+        Some(Ethernet {
+            dst: *dst,
+            src: *src,
+            ethertype: u16::from_be_bytes(*ethertype),
+        })
+    }
+
+    /// Append the header.
+    pub(super) fn emit(&self, head: &mut Head) {
+        head.extend_from_slice(&self.dst);
+        head.extend_from_slice(&self.src);
+        head.extend_from_slice(&self.ethertype.to_be_bytes());
+    }
+}
+
+/// Whether the address names one station, and not a group or nobody.
+pub(super) fn is_unicast(mac: &MacAddr) -> bool {
+    mac[0] & 1 == 0 && *mac != [0; 6]
+}
+
+/// What the stack needs to know of an IP header.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Ip {
+    pub(super) src: IpAddr,
+    pub(super) dst: IpAddr,
+    pub(super) hop_limit: u8,
+    /// The two ECN bits (RFC 3168).
+    pub(super) ecn: u8,
+    /// Transport protocol, beyond extension headers.
+    pub(super) protocol: u8,
+    /// Where the transport header and payload lie in the frame. Ends before Ethernet padding.
+    pub(super) payload: Range<usize>,
+}
+
+/// Why a packet is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum IpError {
+    Malformed,
+    BadChecksum,
+    Fragment,
+    UnknownProtocol,
+}
+
+/// Parse the IP packet that starts at octet `start` of `frame`. With `whole` unset the packet may
+/// be cut off, as quoted in ICMP errors, and checksums are not looked at.
+pub(super) fn parse_ip(frame: &[u8], start: usize, whole: bool) -> Result<Ip, IpError> {
+    let packet = frame.get(start..).ok_or(IpError::Malformed)?;
+    match packet.first().map(|octet| octet >> 4) {
+        Some(4) => parse_ipv4(packet, start, whole),
+        Some(6) => parse_ipv6(packet, start, whole),
+        _ => Err(IpError::Malformed),
+    }
+}
+
+fn parse_ipv4(packet: &[u8], start: usize, whole: bool) -> Result<Ip, IpError> {
+    let fixed = packet.first_chunk::<IPV4>().ok_or(IpError::Malformed)?;
+    let header = usize::from(fixed[0] & 0x0f) * 4;
+    let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
+    let end = if whole {
+        total
+    } else {
+        total.min(packet.len())
+    };
+    if header < IPV4 || header > end || end > packet.len() {
+        return Err(IpError::Malformed);
+    }
+    if whole {
+        let mut sum = Sum::new();
+        sum.add(packet.get(..header).ok_or(IpError::Malformed)?);
+        if sum.finish() != 0 {
+            return Err(IpError::BadChecksum);
+        }
+    }
+    // More Fragments, or an offset. A quoted first fragment still names its flow.
+    let fragment = u16::from_be_bytes([fixed[6], fixed[7]]);
+    if fragment & 0x1fff != 0 || (whole && fragment & 0x2000 != 0) {
+        return Err(IpError::Fragment);
+    }
+    Ok(Ip {
+        src: IpAddr::V4(Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15])),
+        dst: IpAddr::V4(Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19])),
+        hop_limit: fixed[8],
+        ecn: fixed[1] & 3,
+        protocol: fixed[9],
+        payload: start + header..start + end,
+    })
+}
+
+fn parse_ipv6(packet: &[u8], start: usize, whole: bool) -> Result<Ip, IpError> {
+    let fixed = packet.first_chunk::<IPV6>().ok_or(IpError::Malformed)?;
+    let total = IPV6 + usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
+    let end = if whole {
+        total
+    } else {
+        total.min(packet.len())
+    };
+    let body = packet.get(..end).ok_or(IpError::Malformed)?;
+    let mut protocol = fixed[6];
+    let mut at = IPV6;
+    for _ in 0..MAX_EXTENSIONS {
+        match protocol {
+            // Hop-by-hop options, destination options: skipped. Routing: only if used up.
+            0 | 43 | 60 => {
+                let extension = body.get(at..at + 4).ok_or(IpError::Malformed)?;
+                if protocol == 43 && extension.get(3) != Some(&0) {
+                    return Err(IpError::UnknownProtocol);
+                }
+                protocol = extension.first().copied().unwrap_or(59);
+                at += 8 + 8 * usize::from(extension.get(1).copied().unwrap_or(0));
+                if at > end {
+                    return Err(IpError::Malformed);
+                }
+            }
+            44 => return Err(IpError::Fragment),
+            _ => {
+                return Ok(Ip {
+                    src: IpAddr::V6(address_v6(fixed, 8)),
+                    dst: IpAddr::V6(address_v6(fixed, 24)),
+                    hop_limit: fixed[7],
+                    ecn: (fixed[1] >> 4) & 3,
+                    protocol,
+                    payload: start + at..start + end,
+                });
+            }
+        }
+    }
+    Err(IpError::UnknownProtocol)
+}
+
+fn address_v6(header: &[u8; IPV6], at: usize) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    for (place, octet) in octets.iter_mut().zip(header.iter().skip(at)) {
+        *place = *octet;
+    }
+    Ipv6Addr::from(octets)
+}
+
+/// Whether the transport checksum of TCP, UDP or ICMPv6 in `transport` is right.
+pub(super) fn transport_checksum_ok(ip: &Ip, transport: &[u8]) -> bool {
+    let mut sum = Sum::new();
+    sum.add_pseudo_header(ip.src, ip.dst, ip.protocol, transport.len());
+    sum.add(transport);
+    sum.finish() == 0
+}
+
+/// A packet to start an IP header for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IpHeader {
+    pub(super) src: IpAddr,
+    pub(super) dst: IpAddr,
+    pub(super) protocol: u8,
+    pub(super) hop_limit: u8,
+    pub(super) ecn: u8,
+    /// Octets of transport header and payload.
+    pub(super) length: usize,
+}
+
+impl IpHeader {
+    /// Append an Ethernet header from `mac` (the destination is filled in when the next hop is
+    /// known) and the IP header. Source and destination are of one family.
+    pub(super) fn emit(&self, mac: MacAddr, head: &mut Head) {
+        let ethertype = match self.src {
+            IpAddr::V4(_) => ETHERTYPE_IPV4,
+            IpAddr::V6(_) => ETHERTYPE_IPV6,
+        };
+        Ethernet {
+            dst: [0; 6],
+            src: mac,
+            ethertype,
+        }
+        .emit(head);
+        match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => self.emit_v4(src, dst, head),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => self.emit_v6(src, dst, head),
+            _ => debug_assert!(false, "addresses of two families"),
+        }
+    }
+
+    fn emit_v4(&self, src: Ipv4Addr, dst: Ipv4Addr, head: &mut Head) {
+        let total = (IPV4 + self.length).min(usize::from(u16::MAX)) as u16;
+        let [t0, t1] = total.to_be_bytes();
+        // Never fragmented, so the identification means nothing (RFC 6864).
+        let mut header = [0u8; IPV4];
+        header[..12].copy_from_slice(&[
+            0x45,
+            self.ecn,
+            t0,
+            t1,
+            0,
+            0,
+            0x40,
+            0,
+            self.hop_limit,
+            self.protocol,
+            0,
+            0,
+        ]);
+        header[12..16].copy_from_slice(&src.octets());
+        header[16..20].copy_from_slice(&dst.octets());
+        let mut sum = Sum::new();
+        sum.add(&header);
+        header[10..12].copy_from_slice(&sum.finish().to_be_bytes());
+        head.extend_from_slice(&header);
+    }
+
+    fn emit_v6(&self, src: Ipv6Addr, dst: Ipv6Addr, head: &mut Head) {
+        let [l0, l1] = (self.length.min(usize::from(u16::MAX)) as u16).to_be_bytes();
+        head.extend_from_slice(&[
+            0x60,
+            self.ecn << 4,
+            0,
+            0,
+            l0,
+            l1,
+            self.protocol,
+            self.hop_limit,
+        ]);
+        head.extend_from_slice(&src.octets());
+        head.extend_from_slice(&dst.octets());
+    }
+}
+
+/// The MAC address a multicast or broadcast IP address maps to (RFC 1112, RFC 2464).
+pub(super) fn group_mac(address: IpAddr) -> Option<MacAddr> {
+    match address {
+        IpAddr::V4(v4) if v4.is_broadcast() => Some(BROADCAST),
+        IpAddr::V4(v4) if v4.is_multicast() => {
+            let [_, b, c, d] = v4.octets();
+            Some([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+        }
+        IpAddr::V6(v6) if v6.is_multicast() => {
+            let octets = v6.octets();
+            Some([0x33, 0x33, octets[12], octets[13], octets[14], octets[15]])
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(src: IpAddr, dst: IpAddr, body: &[u8]) -> Vec<u8> {
+        let mut head = Head::new();
+        IpHeader {
+            src,
+            dst,
+            protocol: TCP,
+            hop_limit: 9,
+            ecn: 2,
+            length: body.len(),
+        }
+        .emit([2, 0, 0, 0, 0, 1], &mut head);
+        head.extend_from_slice(body);
+        head.to_vec()
+    }
+
+    #[test]
+    fn headers_read_back_as_written_and_padding_is_not_payload() {
+        let v4 = IpAddr::from([10, 0, 0, 1]);
+        let v6 = IpAddr::V6("fd00::1".parse().unwrap());
+        for address in [v4, v6] {
+            let mut frame = packet(address, address, b"seven!!");
+            frame.extend_from_slice(&[0xee; 19]);
+            let ip = parse_ip(&frame, ETHERNET, true).unwrap();
+            assert_eq!((ip.src, ip.dst), (address, address));
+            assert_eq!((ip.hop_limit, ip.ecn, ip.protocol), (9, 2, TCP));
+            assert_eq!(&frame[ip.payload], b"seven!!");
+        }
+    }
+
+    #[test]
+    fn a_truncated_packet_is_malformed_unless_quoted() {
+        let v6 = IpAddr::V6("fd00::1".parse().unwrap());
+        for address in [IpAddr::from([10, 0, 0, 1]), v6] {
+            let frame = packet(address, address, b"0123456789");
+            let cut = &frame[..frame.len() - 2];
+            assert_eq!(parse_ip(cut, ETHERNET, true), Err(IpError::Malformed));
+            let quoted = parse_ip(cut, ETHERNET, false).unwrap();
+            assert_eq!(&cut[quoted.payload], b"01234567");
+        }
+    }
+
+    #[test]
+    fn fragments_and_endless_extension_headers_are_refused() {
+        let v4 = IpAddr::from([10, 0, 0, 1]);
+        let mut frame = packet(v4, v4, b"x");
+        frame[ETHERNET + 6] = 0x20;
+        let sum = super::super::checksum::update(
+            u16::from_be_bytes([frame[24], frame[25]]),
+            0x4000,
+            0x2000,
+        );
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(parse_ip(&frame, ETHERNET, true), Err(IpError::Fragment));
+
+        let v6 = IpAddr::V6("fd00::1".parse().unwrap());
+        let mut frame = packet(v6, v6, &[0; 200]);
+        frame[ETHERNET + 6] = 60;
+        for option in frame[ETHERNET + IPV6..].chunks_mut(8) {
+            option[0] = 60;
+        }
+        assert_eq!(
+            parse_ip(&frame, ETHERNET, true),
+            Err(IpError::UnknownProtocol)
+        );
+    }
+}
