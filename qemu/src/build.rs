@@ -35,7 +35,7 @@ impl Service {
 
 /// Builds the bootable image of a service and returns its path.
 pub fn image(service: Service) -> Result<PathBuf> {
-    bail!("there is no bootable image of {} yet", service.name())
+    crate::image::build_image(service.name())
 }
 
 /// Builds the Linux process that serves any service on a TAP device and returns its path.

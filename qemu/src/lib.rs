@@ -6,6 +6,7 @@ pub mod build;
 pub mod content;
 pub mod ctl;
 pub mod demo;
+pub mod image;
 pub mod net;
 pub mod progress;
 pub mod run;

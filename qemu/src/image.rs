@@ -1,0 +1,125 @@
+//! Building bootable images: a nested cargo call with the flags an image needs, then a pass over the
+//! linked ELF that drops what only debuggers use and adds the table of function names the image's
+//! own panic reports need.
+
+mod elf;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const PROFILE: &str = "image";
+/// No image is larger than this.
+const MAX_IMAGE: usize = 3 << 19;
+
+/// Builds the image of a service (a binary of `images/vm`) and returns its path. What cargo has to
+/// say goes to standard error.
+pub fn build_image(service: &str) -> Result<PathBuf> {
+    let root = workspace()?;
+    let target_dir = root.join("target").join("images");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(&root)
+        .args(["build", "--quiet", "--package", "godwit-image"])
+        .args(["--profile", PROFILE, "--target", TARGET, "--bin", service])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&root).join("\x1f"))
+        // The flags of whoever runs us are not for the image.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_BUILD_TARGET")
+        .env_remove("CARGO_PROFILE_IMAGE_DEBUG")
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "building the {service} image failed");
+
+    let linked = target_dir.join(TARGET).join(PROFILE).join(service);
+    let bytes = fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
+    let image = finish(&bytes).with_context(|| format!("cannot finish {}", linked.display()))?;
+    if image.len() > MAX_IMAGE {
+        bail!(
+            "the {service} image is {} bytes long, the limit is {MAX_IMAGE}",
+            image.len()
+        );
+    }
+    let path = target_dir.join(format!("{service}.elf"));
+    // Somebody else may be reading or building it at this moment.
+    let temporary = target_dir.join(format!("{service}.elf.{}", std::process::id()));
+    fs::write(&temporary, &image)
+        .and_then(|()| fs::rename(&temporary, &path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// The flags an image is compiled and linked with (`ARCHITECTURE.md` has the reasons).
+fn rust_flags(root: &Path) -> Vec<String> {
+    let script = root.join("images").join("vm").join("link.ld");
+    let mut flags: Vec<String> = [
+        "--cfg=godwit_image",
+        "-Crelocation-model=static",
+        "-Cforce-frame-pointers=yes",
+        "-Clink-arg=-nostartfiles",
+        "-Clink-arg=-nostdlib",
+        "-Clink-arg=-static",
+        "-Clink-arg=-no-pie",
+        "-Clink-arg=-Wl,--build-id=none",
+    ]
+    .map(String::from)
+    .to_vec();
+    flags.push(format!("-Clink-arg=-Wl,-T,{}", script.display()));
+    // Reports name files as they are called in the workspace, whoever built the image.
+    flags.push(format!("--remap-path-prefix={}=", root.display()));
+    flags
+}
+
+/// The workspace this command was built from.
+fn workspace() -> Result<PathBuf> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest
+        .parent()
+        .filter(|root| root.join("images").join("vm").join("link.ld").is_file())
+        .map(Path::to_path_buf)
+        .with_context(|| format!("no workspace around {}", manifest.display()))
+}
+
+/// Strips a linked image and appends its symbol table.
+fn finish(linked: &[u8]) -> Result<Vec<u8>> {
+    let table = symbol_table(linked)?;
+    elf::rewrite(linked, &table)
+}
+
+/// The table of `kernel/src/symbols.rs`, which has its layout.
+fn symbol_table(linked: &[u8]) -> Result<Vec<u8>> {
+    let file = object::File::parse(linked)?;
+    let text = file
+        .section_by_name(".text")
+        .context("an image without code")?;
+    let text_end = u32::try_from(text.address() + text.size())?;
+    let mut functions = BTreeMap::new();
+    for symbol in file.symbols() {
+        let inside = symbol.section_index() == Some(text.index());
+        if inside && symbol.kind() == SymbolKind::Text {
+            let name = symbol.name().unwrap_or_default();
+            let name = format!("{:#}", rustc_demangle::demangle(name));
+            functions.insert(u32::try_from(symbol.address())?, name);
+        }
+    }
+    let names: String = functions.values().map(String::as_str).collect();
+    let mut table = b"GWSYMS\x01\0".to_vec();
+    table.extend(u32::try_from(functions.len())?.to_le_bytes());
+    table.extend(u32::try_from(names.len())?.to_le_bytes());
+    let mut at = 0u32;
+    for (address, name) in &functions {
+        table.extend(address.to_le_bytes());
+        table.extend(at.to_le_bytes());
+        at += u32::try_from(name.len())?;
+    }
+    table.extend(text_end.to_le_bytes());
+    table.extend(at.to_le_bytes());
+    table.extend(names.bytes());
+    Ok(table)
+}
