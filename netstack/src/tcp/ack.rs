@@ -177,6 +177,7 @@ impl Connection {
         self.attempts = 0;
         self.rtt.backoff = 0;
         self.recovery.rack.on_progress(ack);
+        self.recovery.undo.on_progress(ack);
         self.updated = true;
     }
 
@@ -219,6 +220,7 @@ impl Connection {
         self.recovery.phase = Phase::Open;
         self.recovery.duplicate_acks = 0;
         self.snd.reno_sacked = 0;
+        self.recovery.undo.until = Some(self.snd.nxt);
         self.recovery.rack.on_recovered();
     }
 
@@ -344,6 +346,24 @@ impl Connection {
         }
         if news {
             self.arm_probe(now);
+        }
+    }
+
+    /// The last probe was acknowledged and no duplicate reported since: it repaired a loss. With
+    /// new octets on their way the answer is not waited for any longer (nor are they left without
+    /// a probe of their own).
+    pub(crate) fn settle_probe(&mut self) {
+        if self
+            .recovery
+            .tlp
+            .end
+            .is_some_and(|end| self.snd.una.at_or_after(end))
+        {
+            self.recovery.tlp.end = None;
+            if self.recovery.phase == Phase::Open {
+                self.congestion.on_congestion(u32::from(self.mss()));
+                self.congestion.cwnd = self.congestion.ssthresh;
+            }
         }
     }
 

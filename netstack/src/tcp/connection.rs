@@ -318,8 +318,8 @@ impl Connection {
         let iss = numbers.sequence(now, &flow);
         let irs = SeqNumber::default();
         let mut connection = Connection::new(now, config, flow, mtu, State::SynSent, iss, irs);
-        connection.sack = true;
-        connection.timestamps = Some(TimestampState {
+        connection.sack = config.sack;
+        connection.timestamps = config.timestamps.then(|| TimestampState {
             offset: numbers.timestamp_offset(&flow),
             recent: 0,
             recent_at: now,

@@ -1,6 +1,8 @@
 //! [`HalfOpen`]: what is kept of a passive handshake until it completes. Small and without
 //! buffers, so that many of them cost little.
 
+use alloc::boxed::Box;
+
 use super::TcpConfig;
 use super::connection::{
     Connection, MAX_SCALE, TimestampState, default_mss, is_older, mss_of, scale_of,
@@ -42,13 +44,17 @@ pub struct HalfOpen {
 /// What a segment makes of a half-open connection.
 #[derive(Debug)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "short-lived, and a reply must not cost an allocation"
+)]
 pub enum HalfOpenEvent {
     /// Nothing: it is still half open ([`HalfOpen::poll_transmit`] may have something to send).
     Nothing,
     /// Send this; it is still half open.
     Reply(Outgoing),
     /// The handshake is complete; the segment's payload has been taken in already.
-    Established(alloc::boxed::Box<Connection>),
+    Established(Box<Connection>),
     /// The peer gave up: forget it.
     Reset,
 }
@@ -63,7 +69,6 @@ impl HalfOpen {
         mtu: u16,
         syn: &Segment,
     ) -> HalfOpen {
-        let _ = config;
         HalfOpen {
             flow,
             mtu,
@@ -72,8 +77,12 @@ impl HalfOpen {
             window: syn.window,
             peer_mss: syn.options.mss.unwrap_or(default_mss(&flow)),
             peer_scale: syn.options.window_scale.map(|shift| shift.min(MAX_SCALE)),
-            sack: syn.options.sack_permitted,
-            recent: syn.options.timestamps.map(|timestamps| timestamps.value),
+            sack: config.sack && syn.options.sack_permitted,
+            recent: syn
+                .options
+                .timestamps
+                .filter(|_| config.timestamps)
+                .map(|timestamps| timestamps.value),
             timestamp_offset: numbers.timestamp_offset(&flow),
             created: now,
             deadline: now + INITIAL_RTO,
@@ -173,7 +182,7 @@ impl HalfOpen {
         };
         let in_window = segment
             .seq
-            .in_window(expected, config.receive_buffer.min(0xffff).max(1));
+            .in_window(expected, config.receive_buffer.clamp(1, 0xffff));
         if segment.flags.rst() {
             return match segment.seq == expected {
                 true => HalfOpenEvent::Reset,
@@ -196,7 +205,7 @@ impl HalfOpen {
         }
         let mut connection = self.establish(now, config);
         connection.handle_segment(now, segment);
-        HalfOpenEvent::Established(alloc::boxed::Box::new(connection))
+        HalfOpenEvent::Established(Box::new(connection))
     }
 
     fn establish(&self, now: Instant, config: &TcpConfig) -> Connection {

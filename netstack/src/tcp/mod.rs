@@ -63,6 +63,10 @@ pub struct TcpConfig {
     pub max_syn_retransmits: u8,
     /// Congestion control of new connections.
     pub congestion: CongestionAlgorithm,
+    /// Offer and accept SACK (RFC 2018).
+    pub sack: bool,
+    /// Offer and accept timestamps (RFC 7323).
+    pub timestamps: bool,
     /// What connections start with.
     pub socket: SocketOptions,
 }
@@ -77,6 +81,8 @@ impl Default for TcpConfig {
             max_retransmits: 15,
             max_syn_retransmits: 5,
             congestion: CongestionAlgorithm::default(),
+            sack: true,
+            timestamps: true,
             socket: SocketOptions::default(),
         }
     }

@@ -8,8 +8,6 @@ use crate::time::{Duration, Instant};
 pub(crate) struct Timer(Option<Instant>);
 
 impl Timer {
-    pub const UNSET: Timer = Timer(None);
-
     /// Due at `at`.
     pub fn at(at: Instant) -> Timer {
         Timer(Some(at))

@@ -49,7 +49,7 @@ impl Cubic {
     pub fn reduce(&mut self, cwnd: u32) -> u32 {
         self.w_max = match cwnd < self.w_max {
             true => (u64::from(cwnd) * 17 / 20) as u32,
-            false => cwnd,
+            false => cwnd.min(super::MAX_WINDOW),
         };
         self.prior = cwnd;
         self.restart();
@@ -73,7 +73,7 @@ impl Cubic {
                 cube_root(u64::from(gap) * 10_000_000_000 / (4 * u64::from(mss.max(1))))
             }
             _ => {
-                self.w_max = cwnd;
+                self.w_max = cwnd.min(super::MAX_WINDOW);
                 0
             }
         };

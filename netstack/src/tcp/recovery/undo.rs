@@ -9,6 +9,8 @@ use crate::seq::SeqNumber;
 pub(crate) struct Undo {
     /// SND.UNA when the episode began; `None` when there is nothing to undo.
     pub from: Option<SeqNumber>,
+    /// SND.NXT when the episode ended: duplicates are reported within a round trip of it.
+    pub until: Option<SeqNumber>,
     /// Window before.
     pub cwnd: u32,
     /// Threshold before.
@@ -26,6 +28,7 @@ impl Undo {
     pub fn begin(from: SeqNumber, cwnd: u32, ssthresh: u32) -> Undo {
         Undo {
             from: Some(from),
+            until: None,
             cwnd,
             ssthresh,
             stamp: None,
@@ -51,6 +54,13 @@ impl Undo {
             self.unreported = self
                 .unreported
                 .saturating_sub(range.end.distance_from(range.start));
+        }
+    }
+
+    /// SND.UNA is `una` now: a round trip after its end the episode is beyond doubt.
+    pub fn on_progress(&mut self, una: SeqNumber) {
+        if self.until.is_some_and(|until| una.after(until)) {
+            *self = Undo::default();
         }
     }
 
