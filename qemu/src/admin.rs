@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::net::Network;
 
 /// Where instances listen for their operator.
 pub const PORT: u16 = 9100;
@@ -115,14 +117,16 @@ pub struct Move {
 /// The admin port of one instance.
 #[derive(Clone, Debug)]
 pub struct Admin {
+    network: Network,
     address: SocketAddr,
     token: String,
 }
 
 impl Admin {
-    /// The instance at `address` that expects `token`.
-    pub fn new(address: SocketAddr, token: &str) -> Self {
+    /// The instance at `address`, reached from `network`, that expects `token`.
+    pub fn new(network: Network, address: SocketAddr, token: &str) -> Self {
         Self {
+            network,
             address,
             token: token.into(),
         }
@@ -153,11 +157,7 @@ impl Admin {
 
     /// Sends a request and returns the answer's JSON; an error status is an error.
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)
-            .with_context(|| format!("cannot reach the admin port at {}", self.address))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut stream = self.network.connect(self.address, PATIENCE)?;
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
@@ -262,7 +262,7 @@ mod tests {
     /// An instance that answers one request; the request's text comes back.
     fn instance(answer: &'static str) -> (Admin, std::thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let admin = Admin::new(listener.local_addr().unwrap(), "secret");
+        let admin = Admin::new(Network::Host, listener.local_addr().unwrap(), "secret");
         let served = std::thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
             let mut reader = BufReader::new(stream);

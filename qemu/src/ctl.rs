@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::admin::{self, Admin};
+use crate::net::Network;
 
 /// Options of `godwit ctl`.
 #[derive(Args, Clone, Debug)]
@@ -45,7 +46,7 @@ enum Command {
 
 /// Sends the command and prints the answer as JSON.
 pub fn run(options: &Options) -> Result<()> {
-    let admin = Admin::new(resolve(&options.address)?, &options.token);
+    let admin = Admin::new(Network::Host, resolve(&options.address)?, &options.token);
     let answer: Value = match &options.command {
         Command::Status => admin.request("GET", "/status", None)?,
         Command::Move { session, to } => json!({ "started": admin.start_move(session, *to)? }),

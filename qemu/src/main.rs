@@ -62,7 +62,8 @@ fn execute(command: Command) -> Result<u8> {
         }
         Command::Demo(options) => {
             setup::ensure()?;
-            net::become_root_of_own()?;
+            // Without it the demo still has a client, and says so.
+            let _ = net::become_root_of_own();
             return Ok(u8::from(!demo::run(&options)?.broken().is_empty()));
         }
         Command::Ctl(options) => ctl::run(&options)?,

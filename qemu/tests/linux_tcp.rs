@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use godwit_qemu::content::{Check, digest, fill};
-use godwit_qemu::net::{Namespace, open_tap};
+use godwit_qemu::net::{Namespace, Network, UserStack, open_tap};
 use godwit_qemu::switch::{
     Attachment, Impairment, PortConfig, PortStats, SwitchBuilder, pcap::Capture,
 };
@@ -191,4 +191,59 @@ fn a_capture_holds_every_frame_of_the_port() {
     std::fs::remove_file(&path).unwrap();
     assert!(frames > 0);
     assert!(length >= 24 + frames * 16 + bytes);
+}
+
+/// Where there is no Linux client, the stack that plays it must be one that can be relied on.
+#[test]
+fn the_stack_that_plays_the_client_echoes_through_a_lossy_link() {
+    const SIZE: u64 = 1 << 20;
+    let Some((server, tap)) = side(&["10.77.0.2/24"]) else {
+        return;
+    };
+    let (cable, end) = Attachment::in_process().unwrap();
+    let mut builder = SwitchBuilder::new(1);
+    for (name, attachment) in [("client", cable), ("server", Attachment::Packet(tap))] {
+        let impairment = Impairment {
+            loss: 0.005,
+            ..Impairment::default()
+        };
+        builder.port(PortConfig {
+            name: name.into(),
+            attachment,
+            impairment,
+            observers: vec![],
+        });
+    }
+    let _switch = builder.start().unwrap();
+    let stack = UserStack::start(end, "10.77.0.1".parse().unwrap(), 24, 7).unwrap();
+    let address: SocketAddr = "10.77.0.2:7".parse().unwrap();
+    let (listening, wait) = channel();
+    let serving = server.spawn("echo", move || {
+        let listener = TcpListener::bind(address)?;
+        listening.send(())?;
+        let (mut stream, _) = listener.accept()?;
+        let mut sink = stream.try_clone()?;
+        Ok(std::io::copy(&mut stream, &mut sink)?)
+    });
+    wait.recv().unwrap();
+    let patience = Duration::from_secs(20);
+    let mut sending = Network::User(stack.clone())
+        .connect(address, patience)
+        .unwrap();
+    let mut receiving = sending.another().unwrap();
+    let sender = std::thread::spawn(move || {
+        let mut content = vec![0; SIZE as usize];
+        fill(0, &mut content);
+        sending.write_all(&content).unwrap();
+        sending.close_sending().unwrap();
+    });
+    let mut echoed = Vec::new();
+    receiving.read_to_end(&mut echoed).unwrap();
+    sender.join().unwrap();
+    assert_eq!(serving.unwrap().join().unwrap().unwrap(), SIZE);
+    let mut check = Check::default();
+    check.add(&echoed);
+    assert_eq!(check.finish(), digest(SIZE));
+    let refused = stack.connect("10.77.0.2:8".parse().unwrap(), patience);
+    assert!(refused.is_err(), "nobody listens there");
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::client::Curl;
+use super::client::Download;
 use super::lab::Lab;
 use super::live::{Live, Meter};
 use super::mover::Mover;
@@ -28,7 +28,7 @@ pub(super) fn run(
     let mover = Mover::new(&lab, server, &meter);
     let live = Live::start("download", size, moves, Arc::clone(&meter));
     let begun = Instant::now();
-    let curl = Curl::start(&lab.namespace, server, &format!("/gen/{size}"), &meter)?;
+    let curl = Download::start(&lab.network, server, &format!("/gen/{size}"), &meter)?;
     let moved = mover.run(size, moves, &|| curl.is_over());
     let received = curl.wait();
     let seconds = begun.elapsed().as_secs_f64();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::client::{Curl, Received};
+use super::client::{Download, Received};
 use super::lab::Lab;
 use super::live::{Live, Meter};
 use super::mover::{Moved, Mover, other};
@@ -29,7 +29,7 @@ pub(super) fn run(mut lab: Lab, size: u64, expected: &Receiver<String>) -> Resul
     let mover = Mover::new(&lab, server, &meter);
     let live = Live::start("drain", size, 1, Arc::clone(&meter));
     let begun = Instant::now();
-    let curl = Curl::start(&lab.namespace, server, &format!("/gen/{size}"), &meter)?;
+    let curl = Download::start(&lab.network, server, &format!("/gen/{size}"), &meter)?;
     let drained = drain(&mut lab, &mover, &meter, &curl, size);
     let received: Result<Received> = curl.wait();
     let seconds = begun.elapsed().as_secs_f64();
@@ -72,7 +72,13 @@ struct Drained {
     moved: Vec<Moved>,
 }
 
-fn drain(lab: &mut Lab, mover: &Mover, meter: &Meter, curl: &Curl, size: u64) -> Result<Drained> {
+fn drain(
+    lab: &mut Lab,
+    mover: &Mover,
+    meter: &Meter,
+    curl: &Download,
+    size: u64,
+) -> Result<Drained> {
     let is_over = || curl.is_over();
     let (mut owner, mut session) = mover.find(&is_over)?;
     // The ingress stays: handing on that role is another story than giving away a session.

@@ -1,23 +1,21 @@
 //! Scenario: a socket of the Linux kernel's sends a long stream and gets it back at the same
 //! time, while the connection moves.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::client::{PATIENCE, hash};
 use super::lab::Lab;
 use super::live::{Live, Meter};
 use super::mover::Mover;
 use super::report::{Evidence, ScenarioReport};
 use crate::content::{Check, fill};
-
-/// Nothing at all for this long is an end, not a pause.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::net::Network;
 
 pub(super) fn run(
     lab: Lab,
@@ -34,9 +32,8 @@ pub(super) fn run(
     let live = Live::start("echo", size, moves, Arc::clone(&meter));
     let begun = Instant::now();
     let client = {
-        let meter = Arc::clone(&meter);
-        lab.namespace
-            .spawn("client", move || exchange(server, size, &meter))?
+        let (network, meter) = (lab.network.clone(), Arc::clone(&meter));
+        thread::spawn(move || exchange(&network, server, size, &meter))
     };
     let moved = mover.run(size, moves, &|| client.is_finished());
     let echoed = client
@@ -63,39 +60,23 @@ pub(super) fn run(
 }
 
 /// Sends `size` bytes and closes that half; returns what came back until the other half closed.
-fn exchange(server: SocketAddr, size: u64, meter: &Meter) -> Result<Check> {
-    let stream = TcpStream::connect_timeout(&server, Duration::from_secs(10))
-        .context("cannot connect to the echo service")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut reader = stream.try_clone()?;
+fn exchange(network: &Network, server: SocketAddr, size: u64, meter: &Meter) -> Result<Check> {
+    let mut sending = network.connect(server, PATIENCE)?;
+    let receiving = sending.another()?;
     let sender = thread::spawn(move || -> Result<()> {
-        let mut stream = stream;
         let mut buffer = vec![0; 64 << 10];
         let mut offset = 0;
         while offset < size {
             let len = (size - offset).min(buffer.len() as u64) as usize;
             fill(offset, &mut buffer[..len]);
-            stream
+            sending
                 .write_all(&buffer[..len])
                 .context("the echo service takes no more")?;
             offset += len as u64;
         }
-        stream.shutdown(Shutdown::Write)?;
-        Ok(())
+        sending.close_sending()
     });
-    let mut check = Check::default();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let read = reader.read(&mut buffer);
-        match read.with_context(|| format!("the echo broke off after {} bytes", check.bytes()))? {
-            0 => break,
-            n => {
-                check.add(&buffer[..n]);
-                meter.set_bytes(check.bytes());
-            }
-        }
-    }
+    let check = hash(receiving, Check::default(), u64::MAX, meter)?;
     sender
         .join()
         .map_err(|_| anyhow!("the sender's thread panicked"))??;

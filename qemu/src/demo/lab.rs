@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::client::Client;
 use super::options::{Family, Platform};
 use crate::admin::{self, Admin, Status};
 use crate::build::Service;
-use crate::net::{Namespace, open_packet_socket, open_tap};
+use crate::net::{Namespace, Network, UserStack, open_packet_socket, open_tap};
 use crate::scratch::Scratch;
 use crate::switch::{Attachment, Impairment, PortConfig, Switch, SwitchBuilder, pcap::Capture};
 use crate::vm::{Accelerator, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
@@ -47,6 +48,8 @@ pub struct LabSpec {
     pub impairment: Impairment,
     /// The seed of the links' chance.
     pub seed: u64,
+    /// Who the client is.
+    pub client: Client,
     /// What runs the VMs.
     pub accelerator: Accelerator,
     /// Show the VMs' consoles.
@@ -65,6 +68,23 @@ enum Node {
 const HOSTED_TAP: &str = "instance0";
 
 impl LabSpec {
+    /// Prepares the client's network and its link to the switch.
+    fn plug_client(&self) -> Result<(Network, Attachment)> {
+        let (address, prefix) = (self.family.address(1), self.family.prefix());
+        match &self.client {
+            Client::Linux(_) => {
+                let namespace = Namespace::create()?;
+                let tap = open_tap(&namespace, "godwit0", &[&format!("{address}/{prefix}")])?;
+                Ok((Network::Namespace(namespace), Attachment::Packet(tap)))
+            }
+            Client::Harness(_) => {
+                let (cable, end) = Attachment::in_process()?;
+                let stack = UserStack::start(end, address, prefix, self.seed)?;
+                Ok((Network::User(stack), cable))
+            }
+        }
+    }
+
     /// Prepares an instance's link: its end, and the switch's end.
     fn plug(&self, id: u32, scratch: &Scratch) -> Result<(Node, Attachment)> {
         if self.machine.machine().is_some() {
@@ -126,8 +146,8 @@ impl LabSpec {
 
 /// A running lab.
 pub struct Lab {
-    /// The client's namespace.
-    pub namespace: Namespace,
+    /// Where the client's connections come from.
+    pub network: Network,
     /// What crosses the client's link.
     pub trace: SharedTrace,
     /// The virtual address.
@@ -140,7 +160,7 @@ pub struct Lab {
     _scratch: Scratch,
 }
 
-/// The admin ports of all instances, to be used within the client's namespace.
+/// The admin ports of all instances.
 #[derive(Clone, Debug)]
 pub struct Admins(Vec<Admin>);
 
@@ -172,10 +192,7 @@ impl Lab {
     pub fn start(spec: &LabSpec, capture: Option<&Capture>) -> Result<Self> {
         let scratch = Scratch::new("lab")?;
         let family = spec.family;
-        let namespace = Namespace::create()?;
-        let own = format!("{}/{}", family.address(1), family.prefix());
-        let tap = open_tap(&namespace, "godwit0", &[&own])?;
-
+        let (network, cable) = spec.plug_client()?;
         let trace = SharedTrace::default();
         let mut builder = SwitchBuilder::new(spec.seed);
         let mut port = |name: String, attachment, observers| {
@@ -189,7 +206,7 @@ impl Lab {
         };
         let mut observers: Vec<Box<dyn crate::switch::Observer>> = vec![Box::new(trace.clone())];
         observers.extend(capture.map(Capture::observer));
-        port("client".into(), Attachment::Packet(tap), observers);
+        port("client".into(), cable, observers);
         let mut nodes = Vec::new();
         for id in INSTANCES {
             let (node, attachment) = spec.plug(id, &scratch)?;
@@ -216,12 +233,13 @@ impl Lab {
         }
         let admins = INSTANCES.map(|id| {
             Admin::new(
+                network.clone(),
                 SocketAddr::new(family.address(10 + id as u8), admin::PORT),
                 &token,
             )
         });
         let lab = Self {
-            namespace,
+            network,
             trace,
             virtual_ip: family.virtual_ip(),
             admins: Admins(admins.to_vec()),
@@ -249,8 +267,7 @@ impl Lab {
 
     /// What the instances say of themselves.
     pub fn statuses(&self) -> Result<Vec<Status>> {
-        self.namespace
-            .run(|| self.admins.0.iter().map(Admin::status).collect())
+        self.admins.0.iter().map(Admin::status).collect()
     }
 
     /// The VM of an instance.

@@ -5,7 +5,7 @@
 //! commands the moves and a [`live`] line that shows them, and judges it by what the client
 //! received and what crossed its wire ([`report`]).
 
-mod client;
+pub mod client;
 mod download;
 mod drain;
 mod echo;
@@ -28,6 +28,7 @@ use crate::progress::Progress;
 use crate::switch::pcap::Capture;
 use crate::vm::Accelerator;
 use crate::{build, content};
+use client::Client;
 use lab::{Lab, LabSpec};
 
 /// Images by service name.
@@ -43,17 +44,21 @@ pub fn run(options: &Options) -> Result<Report> {
     let scenarios = options.scenarios();
     let images = build_images(options, &scenarios)?;
     let accelerator = options.machine.machine().map(|_| Accelerator::best());
+    let client = Client::find()?;
     let sizes = options.sizes();
     println!(
-        "  {}, one address {}, client: {} / Linux",
+        "  {}, one address {}, client: {}",
         options.describe_instances(accelerator),
         options.family().virtual_ip(),
-        client::curl_version()?,
+        client.name(),
     );
+    if let Client::Harness(why) = &client {
+        println!("  no real client, because this system does not permit it: {why}");
+    }
     println!("  links: {}\n", options.describe_links());
 
     let capture = options.pcap.as_deref().map(Capture::create).transpose()?;
-    let mut report = Report::new(options, accelerator);
+    let mut report = Report::new(options, &client, accelerator);
     for scenario in scenarios {
         let size = sizes.of(scenario);
         let expected = digest_in_background(size);
@@ -70,6 +75,7 @@ pub fn run(options: &Options) -> Result<Report> {
             family: options.family(),
             impairment: options.impairment(),
             seed: options.seed,
+            client: client.clone(),
             accelerator: accelerator.unwrap_or(Accelerator::Tcg),
             verbose: options.verbose,
         };

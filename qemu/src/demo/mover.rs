@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use super::lab::{Admins, INSTANCES, Lab};
 use super::live::Meter;
 use crate::admin::{Move, Session};
-use crate::net::Namespace;
 use crate::wire::SharedTrace;
 use crate::wire::silence::MoveWindow;
 
@@ -38,7 +37,6 @@ pub(super) struct Moved {
 /// What moves a client's connection.
 #[derive(Clone)]
 pub(super) struct Mover {
-    namespace: Namespace,
     admins: Admins,
     trace: SharedTrace,
     server: SocketAddr,
@@ -49,7 +47,6 @@ impl Mover {
     /// For the connection to `server`.
     pub fn new(lab: &Lab, server: SocketAddr, meter: &Arc<Meter>) -> Self {
         Self {
-            namespace: lab.namespace.clone(),
             admins: lab.admins.clone(),
             trace: lab.trace.clone(),
             server,
@@ -65,7 +62,7 @@ impl Mover {
                 .trace
                 .with(|t| t.flows_to(self.server).next().map(|f| f.client));
             if let Some(client) = client
-                && let Some(found) = self.namespace.run(|| self.admins.find(client))?
+                && let Some(found) = self.admins.find(client)?
             {
                 self.meter.set_owner(found.0);
                 return Ok(found);
@@ -115,7 +112,7 @@ impl Mover {
         let mut known = session.epoch;
         for _ in 0..ATTEMPTS {
             let begin = self.trace.clock(Instant::now());
-            if let Err(error) = self.namespace.run(|| admin.start_move(&session.id, target)) {
+            if let Err(error) = admin.start_move(&session.id, target) {
                 if is_over() {
                     return Ok(None);
                 }
@@ -154,7 +151,7 @@ impl Mover {
         loop {
             thread::sleep(pause);
             pause = (pause * 2).min(LATER_LOOKS);
-            let status = self.namespace.run(|| admin.status())?;
+            let status = admin.status()?;
             let is_it = |m: &&Move| m.session == session.id && m.epoch > known;
             if let Some(report) = status.moves.iter().rev().find(is_it) {
                 return Ok(Some(report.clone()));
@@ -176,7 +173,7 @@ impl Mover {
     pub fn ingress(&self) -> Result<u32> {
         for id in INSTANCES {
             let admin = self.admins.of(id)?;
-            if self.namespace.run(|| admin.status())?.ingress {
+            if admin.status()?.ingress {
                 return Ok(id);
             }
         }
@@ -186,7 +183,7 @@ impl Mover {
     /// An instance's sessions include this one.
     pub fn owns(&self, id: u32, session: &str) -> Result<bool> {
         let admin = self.admins.of(id)?;
-        let status = self.namespace.run(|| admin.status())?;
+        let status = admin.status()?;
         Ok(status.sessions.iter().any(|s| s.id == session))
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::client::curl_version;
+use super::client::Client;
 use super::mover::Moved;
 use super::options::{Options, Scenario};
 use crate::admin::Move;
@@ -252,11 +252,14 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(options: &Options, accelerator: Option<Accelerator>) -> Self {
-        let curl = curl_version().unwrap_or_else(|_| "curl".into());
+    pub(super) fn new(
+        options: &Options,
+        client: &Client,
+        accelerator: Option<Accelerator>,
+    ) -> Self {
         Self {
             head: ScenarioReport::default(),
-            client: format!("{curl} / Linux"),
+            client: client.name(),
             accel: accelerator.map_or("none", Accelerator::name),
             machine: options.machine.name(),
             nic: options.nic_name(),

@@ -19,7 +19,7 @@ pub mod pcap;
 mod port;
 mod table;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,6 +60,16 @@ pub enum Attachment {
     /// A descriptor that gives one frame per read and takes one per write: a TAP device, or one
     /// end of a pair of `SOCK_SEQPACKET` sockets.
     Packet(OwnedFd),
+}
+
+impl Attachment {
+    /// For the process itself: one frame per send and receive on the returned (blocking)
+    /// `SOCK_SEQPACKET` socket.
+    pub fn in_process() -> Result<(Self, OwnedFd)> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        Ok((Self::Packet(ours), theirs))
+    }
 }
 
 /// One port, before the switch starts.
@@ -144,25 +154,6 @@ impl SwitchBuilder {
     pub fn port(&mut self, config: PortConfig) -> PortId {
         self.ports.push(config);
         PortId(self.ports.len() - 1)
-    }
-
-    /// Adds a port for the process itself: one frame per send and receive on the returned
-    /// (blocking) `SOCK_SEQPACKET` socket.
-    pub fn in_process(&mut self, name: &str) -> Result<(PortId, OwnedFd)> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
-        port::set_nonblocking(ours.as_fd())?;
-        let id = self.port(PortConfig {
-            name: name.into(),
-            attachment: Attachment::Packet(ours),
-            impairment: Impairment::default(),
-            observers: Vec::new(),
-        });
-        Ok((id, theirs))
     }
 
     /// Starts the switch's thread. Sockets to listen on exist when this returns.

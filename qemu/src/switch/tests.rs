@@ -39,11 +39,17 @@ impl Plug {
 
 fn three_ports() -> (Switch, [Plug; 3], [PortId; 3]) {
     let mut builder = SwitchBuilder::new(1);
-    let (ids, plugs): (Vec<_>, Vec<_>) = ["a", "b", "c"]
-        .map(|name| builder.in_process(name).unwrap())
-        .into_iter()
-        .map(|(id, end)| (id, Plug(end)))
-        .unzip();
+    let mut add = |name: &str| {
+        let (attachment, end) = Attachment::in_process().unwrap();
+        let id = builder.port(PortConfig {
+            name: name.into(),
+            attachment,
+            impairment: Impairment::default(),
+            observers: Vec::new(),
+        });
+        (id, Plug(end))
+    };
+    let (ids, plugs): (Vec<_>, Vec<_>) = ["a", "b", "c"].map(&mut add).into_iter().unzip();
     let switch = builder.start().unwrap();
     (
         switch,
