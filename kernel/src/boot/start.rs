@@ -26,6 +26,9 @@ use crate::{Machine, clock, console, entropy, fw_cfg, mm, pci};
 
 /// The configuration file the host may supply.
 const CONFIG_FILE: &str = "opt/godwit/config";
+/// Where windows of PCI devices go that firmware has not placed: in the hole below 4 GiB, behind
+/// what QEMU's machines have there.
+const PCI_SPACE: core::ops::Range<u32> = 0xd000_0000..0xe000_0000;
 const MAX_VIRTIO: usize = 24;
 
 unsafe extern "Rust" {
@@ -237,12 +240,16 @@ impl Devices {
             );
             let _ = functions.push(function);
         });
+        let mut space = PCI_SPACE;
         for function in &functions {
             match virtio_pci::device_type(function) {
                 Some(kind @ (DeviceType::Network | DeviceType::EntropySource)) => {
                     let vector = (kind == DeviceType::Network)
                         .then(interrupts::message_vector)
                         .flatten();
+                    if !function.place_windows(&mut config, &mut space) {
+                        log::error!("{}: no room for its registers", function.address);
+                    }
                     match virtio_pci::PciTransport::bind(&mut config, function, vector) {
                         Ok(transport) => {
                             let interrupts = transport.interrupts();

@@ -10,6 +10,8 @@ pub mod msix;
 
 pub use access::{Access, Address, ConfigSpace};
 
+use core::ops::Range;
+
 use crate::acpi::tables::Ecam;
 
 /// A type 0 function, as found by enumeration.
@@ -44,6 +46,7 @@ mod register {
     pub const CAPABILITIES: u16 = 0x34;
 }
 
+const COMMAND_PORTS: u32 = 1;
 const COMMAND_MEMORY: u32 = 1 << 1;
 const COMMAND_MASTER: u32 = 1 << 2;
 const COMMAND_NO_INTX: u32 = 1 << 10;
@@ -115,6 +118,42 @@ impl Function {
         (address != 0).then_some(address)
     }
 
+    /// Gives every memory window that firmware has not placed (fast boot loaders place none) an
+    /// address from `space`. `false` if there is no room.
+    pub fn place_windows(&self, config: &mut impl ConfigSpace, space: &mut Range<u32>) -> bool {
+        let command = config.read32(self.address, register::COMMAND) & 0xffff;
+        let decoding = COMMAND_MEMORY | COMMAND_PORTS;
+        // Sizing writes nonsense into the registers: nothing may be decoded meanwhile.
+        config.write32(self.address, register::COMMAND, command & !decoding);
+        let mut all = true;
+        let mut index = 0;
+        while index < 6 {
+            let at = register::BAR + index * 4;
+            let low = config.read32(self.address, at);
+            let memory = low & 1 == 0;
+            let wide = memory && (low >> 1) & 0b11 == 0b10;
+            let high = if wide && index < 5 {
+                config.read32(self.address, at + 4)
+            } else {
+                0
+            };
+            if memory && low & !0xf == 0 && high == 0 {
+                config.write32(self.address, at, u32::MAX);
+                let size = (!(config.read32(self.address, at) & !0xf)).wrapping_add(1);
+                let place = if size == 0 {
+                    Some(0)
+                } else {
+                    carve(space, size)
+                };
+                all &= place.is_some();
+                config.write32(self.address, at, place.unwrap_or(0) | (low & 0xf));
+            }
+            index += if wide { 2 } else { 1 };
+        }
+        config.write32(self.address, register::COMMAND, command);
+        all
+    }
+
     /// Turns on memory decoding and bus mastering, and legacy interrupts off.
     pub fn enable(&self, config: &mut impl ConfigSpace) {
         let command = config.read32(self.address, register::COMMAND) & 0xffff;
@@ -149,6 +188,18 @@ impl Function {
         }
         found
     }
+}
+
+/// Takes a naturally aligned piece of `size` bytes (a power of two) out of `space`.
+fn carve(space: &mut Range<u32>, size: u32) -> Option<u32> {
+    if !size.is_power_of_two() {
+        return None; // no device has such a window
+    }
+    let size = size.max(4096); // no two devices in a page
+    let start = space.start.checked_next_multiple_of(size)?;
+    let end = start.checked_add(size).filter(|&end| end <= space.end)?;
+    space.start = end;
+    Some(start)
 }
 
 /// Configuration space of this machine: memory-mapped where ACPI says so, else through ports.
@@ -232,6 +283,51 @@ pub(crate) mod tests {
         assert_eq!(device.memory_bar(&fake, 4), None);
         assert_eq!(device.memory_bar(&fake, 5), None);
         assert_eq!(device.memory_bar(&fake, 6), None);
+    }
+
+    /// A device whose base address registers have fixed low bits, as sizing shows them.
+    struct Sized(Fake, [u32; 6]);
+
+    impl ConfigSpace for Sized {
+        fn read32(&self, address: Address, offset: u16) -> u32 {
+            self.0.read32(address, offset)
+        }
+        fn write32(&mut self, address: Address, offset: u16, value: u32) {
+            let mask = match offset {
+                0x10..0x28 => self.1[usize::from(offset - 0x10) / 4],
+                _ => u32::MAX,
+            };
+            let fixed = self.0.read32(address, offset) & !mask & 0xf;
+            self.0.write32(address, offset, (value & mask) | fixed);
+        }
+    }
+
+    #[test]
+    fn windows_nobody_placed_get_distinct_aligned_places() {
+        let mut fake = Fake::default();
+        let device = function(&mut fake, 0, 1, 0x1041_1af4);
+        fake.write32(device.address, 0x10, 1); // ports
+        fake.write32(device.address, 0x20, 0x0c); // 64 bits
+        let masks = [0xffff_ffe0, 0xffff_f000, 0, 0, 0xffff_c000, u32::MAX];
+        let mut config = Sized(fake, masks);
+        let mut space = 0xd000_1000..0xe000_0000;
+        assert!(device.place_windows(&mut config, &mut space));
+        assert_eq!(device.memory_bar(&config, 1), Some(0xd000_1000));
+        assert_eq!(device.memory_bar(&config, 4), Some(0xd000_4000));
+        assert_eq!(device.memory_bar(&config, 0), None);
+        let before = space.clone();
+        assert!(device.place_windows(&mut config, &mut space));
+        assert_eq!(space, before, "what is placed stays");
+    }
+
+    #[test]
+    fn a_window_that_does_not_fit_is_reported() {
+        let mut fake = Fake::default();
+        let device = function(&mut fake, 0, 1, 0x1041_1af4);
+        fake.write32(device.address, 0x10, 0);
+        let mut config = Sized(fake, [0xfff0_0000, 0, 0, 0, 0, 0]);
+        assert!(!device.place_windows(&mut config, &mut (0xd000_0000..0xd008_0000)));
+        assert_eq!(device.memory_bar(&config, 0), None);
     }
 
     #[test]
