@@ -105,7 +105,13 @@ impl Setup {
         }
     }
 
-    fn prefix(&self) -> u8 {
+    /// The client's address.
+    pub fn client_address(&self) -> IpAddr {
+        self.address(250)
+    }
+
+    /// Length of the link's prefix.
+    pub fn prefix(&self) -> u8 {
         if self.ipv6 { 64 } else { 24 }
     }
 
@@ -233,7 +239,7 @@ impl Cluster {
         let client = Host::new(
             HostConfig {
                 mac: [2, 0, 0, 0, 2, 1],
-                addresses: vec![(setup.address(250), setup.prefix())],
+                addresses: vec![(setup.client_address(), setup.prefix())],
                 mtu: setup.mtu.into(),
                 seed: Rng::new(setup.seed).split(0x636c, 0).draw(),
                 serves: false,

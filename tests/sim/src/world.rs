@@ -98,6 +98,9 @@ pub struct World {
     hash: u64,
     frames: u64,
     pcap: Option<Pcap>,
+    /// Print every segment of watched flows to standard error; at first, whether the variable
+    /// `GODWIT_SIM_TRACE` is set.
+    pub trace: bool,
     /// Steps taken without time going on.
     standstill: u32,
 }
@@ -123,6 +126,7 @@ impl World {
             hash: 0,
             frames: 0,
             pcap: None,
+            trace: std::env::var_os("GODWIT_SIM_TRACE").is_some(),
             standstill: 0,
         }
     }
@@ -211,6 +215,9 @@ impl World {
 
     /// A checker and the flows it was told of.
     pub fn note(&mut self, note: Note) {
+        if self.trace {
+            eprintln!("{:>10.3} {note:?}", self.now.as_nanos() as f64 / 1e6);
+        }
         for check in &mut self.checks {
             check.note(self.now, note, &self.flows, &mut self.findings);
         }
@@ -460,6 +467,9 @@ impl World {
             .flows
             .place(self.now, port, emitted, is_server, &segment);
         if let Some(seen) = placed {
+            if self.trace {
+                eprintln!("{seen}");
+            }
             for check in &mut self.checks {
                 check.segment(&seen, &self.flows, &mut self.findings);
             }

@@ -21,7 +21,8 @@ pub struct History {
 
 impl Check for History {
     fn segment(&mut self, seen: &Seen<'_>, _flows: &Flows, findings: &mut Findings) {
-        if !seen.server_speaks() || seen.segment.rst || seen.segment.syn {
+        let says_something = !seen.segment.payload.is_empty() || seen.segment.fin;
+        if !seen.server_speaks() || seen.segment.rst || seen.segment.syn || !says_something {
             return;
         }
         debug_assert_eq!(seen.from, Side::Server);

@@ -86,6 +86,36 @@ impl Seen<'_> {
     }
 }
 
+impl fmt::Display for Seen<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.at.as_nanos() as f64 / 1e6;
+        let direction = match (self.emitted, self.forwarded) {
+            (true, false) => "sends",
+            (true, true) => "passes on",
+            (false, _) => "gets",
+        };
+        let flags: String = [
+            (self.segment.syn, 'S'),
+            (self.segment.fin, 'F'),
+            (self.segment.rst, 'R'),
+        ]
+        .into_iter()
+        .filter_map(|(set, name)| set.then_some(name))
+        .collect();
+        write!(
+            f,
+            "{millis:>10.3} party {} {direction} {:?} {flags} {}+{} ack {:?} window {} ts {:?}",
+            self.port,
+            self.from,
+            self.seq,
+            self.segment.payload.len(),
+            self.ack,
+            self.window,
+            self.segment.timestamps,
+        )
+    }
+}
+
 /// What the scenario did or saw that a checker must know of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {

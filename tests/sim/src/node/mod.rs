@@ -3,6 +3,7 @@
 //! Either the [`crate::script`] service driven by hand ([`Node::scripted`]), or the SDK's drive loop with
 //! a real service ([`Node::sdk`]). By convention the member with id `n` sits at port `n - 1`.
 
+mod bare;
 mod nic;
 mod scripted;
 mod sdk;
@@ -20,6 +21,7 @@ use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{MacAddr, RxFrame};
 use godwit_netstack::{Instance, Instant};
 
+pub use bare::{Bare, Luggage};
 pub use nic::on_the_wire;
 pub use scripted::Habits;
 pub use sdk::Machine;
