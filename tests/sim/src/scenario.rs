@@ -135,6 +135,12 @@ impl Setup {
         Rng::new(self.seed).split(0x6b65, 0).seed()
     }
 
+    /// How far a member's clock is ahead of the world's: no two machines booted together.
+    pub fn clock(&self, id: MemberId) -> Duration {
+        let mut rng = Rng::new(self.seed).split(0x636b, id.0.into());
+        Duration::from_micros(rng.below(5_000_000_000_000))
+    }
+
     /// What a member is built from.
     pub fn instance(&self, id: MemberId) -> InstanceConfig {
         let members = self.nodes + self.strangers;
@@ -232,8 +238,9 @@ impl Cluster {
         let mut world = World::new(setup.seed, check::always());
         world.watch(setup.service());
         for id in (1..=setup.nodes).map(MemberId) {
-            let node = setup.node(id, world.now());
-            let port = world.attach(Box::new(node), setup.node_link);
+            let ahead = setup.clock(id);
+            let node = setup.node(id, world.now() + ahead);
+            let port = world.attach_with_clock(Box::new(node), setup.node_link, ahead);
             debug_assert_eq!(port, port_of(id));
         }
         let client = Host::new(

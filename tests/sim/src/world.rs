@@ -46,6 +46,14 @@ struct Slot {
     deadline: Option<Instant>,
     plugged: bool,
     frozen_until: Option<Instant>,
+    /// How far its clock is ahead of the world's.
+    clock: Duration,
+}
+
+impl Slot {
+    fn time(&self, now: Instant) -> Instant {
+        now + self.clock
+    }
 }
 
 enum Place {
@@ -133,6 +141,16 @@ impl World {
 
     /// Attach a party over a link with `rules` in both directions.
     pub fn attach(&mut self, party: Box<dyn Party>, rules: Rules) -> Port {
+        self.attach_with_clock(party, rules, Duration::ZERO)
+    }
+
+    /// The same, with a clock of its own that is `ahead` of the world's.
+    pub fn attach_with_clock(
+        &mut self,
+        party: Box<dyn Party>,
+        rules: Rules,
+        ahead: Duration,
+    ) -> Port {
         let port = self.slots.len();
         self.slots.push(Slot {
             party,
@@ -140,8 +158,9 @@ impl World {
             deadline: None,
             plugged: true,
             frozen_until: None,
+            clock: ahead,
         });
-        self.slots[port].party.handle_timeout(self.now);
+        self.call_timeout(port);
         self.settle(port);
         port
     }
@@ -239,12 +258,12 @@ impl World {
 
     /// Do something to a party from outside, then let it act on it.
     pub fn with<P: Party, R>(&mut self, port: Port, act: impl FnOnce(&mut P, Instant) -> R) -> R {
-        let party = &mut *self.slots[port].party as &mut dyn Any;
-        let result = act(
-            party.downcast_mut().expect("the party has this type"),
-            self.now,
-        );
-        self.slots[port].party.handle_timeout(self.now);
+        let slot = &mut self.slots[port];
+        let time = slot.time(self.now);
+        let party = &mut *slot.party as &mut dyn Any;
+        let party = party.downcast_mut().expect("the party has this type");
+        let result = act(party, time);
+        self.call_timeout(port);
         self.settle(port);
         result
     }
@@ -315,7 +334,7 @@ impl World {
                 self.in_flight.extend(other);
                 if let Some((_, port)) = self.deadlines.first().copied() {
                     self.slots[port].frozen_until = None;
-                    self.slots[port].party.handle_timeout(self.now);
+                    self.call_timeout(port);
                     self.settle(port);
                 }
             }
@@ -385,10 +404,17 @@ impl World {
                     return;
                 }
                 self.observe(port, false, &frame);
-                self.slots[port].party.handle_frame(self.now, &frame);
+                let time = self.slots[port].time(self.now);
+                self.slots[port].party.handle_frame(time, &frame);
                 self.settle(port);
             }
         }
+    }
+
+    fn call_timeout(&mut self, port: Port) {
+        let slot = &mut self.slots[port];
+        let time = slot.time(self.now);
+        slot.party.handle_timeout(time);
     }
 
     /// Take what a party sends, and note when it wants to be called.
@@ -398,7 +424,8 @@ impl World {
                 while let Some(note) = self.slots[port].party.poll_note(&self.flows) {
                     self.note(note);
                 }
-                let Some(frame) = self.slots[port].party.poll_transmit(self.now) else {
+                let time = self.slots[port].time(self.now);
+                let Some(frame) = self.slots[port].party.poll_transmit(time) else {
                     break;
                 };
                 self.emit(port, frame);
@@ -411,7 +438,7 @@ impl World {
         if slot.plugged {
             let wanted = match slot.frozen_until {
                 Some(until) => Some(until),
-                None => slot.party.poll_timeout(),
+                None => slot.party.poll_timeout().map(|at| at - slot.clock),
             };
             slot.deadline = wanted.map(|at| at.max(self.now));
         }

@@ -11,7 +11,7 @@ use godwit_netstack::Instant;
 use godwit_netstack::stack::{
     ConnId, MacAddr, Route, RxFrame, Scope, Stack, StackConfig, StackEvent,
 };
-use godwit_netstack::tcp::{Connection, TcpConfig};
+use godwit_netstack::tcp::{Connection, ConnectionState, TcpConfig};
 
 use super::{SCRIPT_PORT, on_the_wire};
 use crate::script::Script;
@@ -21,6 +21,7 @@ use crate::world::Party;
 pub struct Bare {
     mac: MacAddr,
     tcp: TcpConfig,
+    mtu: u16,
     stack: Stack,
     scripts: BTreeMap<ConnId, Script>,
     out: VecDeque<Bytes>,
@@ -30,7 +31,7 @@ pub struct Bare {
 
 /// A connection between two stacks.
 pub struct Luggage {
-    state: Connection,
+    state: ConnectionState,
     next_hop: Option<MacAddr>,
     script: Script,
 }
@@ -38,13 +39,14 @@ pub struct Luggage {
 impl Bare {
     /// A stack; `ingress` answers for the virtual addresses.
     pub fn new(config: StackConfig, ingress: bool, seed: [u8; 32], now: Instant) -> Bare {
-        let (mac, tcp) = (config.mac, config.tcp.clone());
+        let (mac, mtu, tcp) = (config.mac, config.mtu, config.tcp.clone());
         let mut stack = Stack::new(config, seed, now);
         stack.listen(SCRIPT_PORT, Scope::Service);
         stack.set_ingress(now, ingress);
         Bare {
             mac,
             tcp,
+            mtu,
             stack,
             scripts: BTreeMap::new(),
             out: VecDeque::new(),
@@ -72,7 +74,7 @@ impl Bare {
         let script = self.scripts.remove(&conn)?;
         let (connection, next_hop) = self.stack.detach(now, conn, Route::Forward(to))?;
         Some(Luggage {
-            state: connection,
+            state: connection.export(now),
             next_hop,
             script,
         })
@@ -83,7 +85,8 @@ impl Bare {
     /// # Panics
     /// If it does not go in.
     pub fn put(&mut self, now: Instant, luggage: Luggage) {
-        let connection = luggage.state;
+        let connection =
+            Connection::import(luggage.state, now, &self.tcp, self.mtu).expect("import");
         let Ok(conn) = self.stack.attach(now, connection, luggage.next_hop) else {
             panic!("attach");
         };
