@@ -202,9 +202,10 @@ fn map_outside_ram(base: u64, len: u64, flags: Flags) -> Option<()> {
     if live.frames.ram.overlaps(range.clone()) || range.start == 0 {
         return None;
     }
-    live.table.map(range, flags, &mut live.frames).ok()?;
-    // SAFETY: the same tables again, for a TLB without what was there before.
-    unsafe { cpu::load_page_table(live.table.root()) };
+    if live.table.map(range, flags, &mut live.frames).ok()? {
+        // SAFETY: the same tables again, for a TLB without what was there before.
+        unsafe { cpu::load_page_table(live.table.root()) };
+    }
     Some(())
 }
 

@@ -92,13 +92,13 @@ impl PageTable {
 
     /// Maps `range` to itself with `flags`, replacing what was there.
     ///
-    /// The caller invalidates the TLB if any of it was mapped before.
+    /// `true`: some of it was mapped otherwise before, so the caller must invalidate the TLB.
     pub fn map(
         &mut self,
         range: Range<u64>,
         flags: Flags,
         frames: &mut impl FrameSource,
-    ) -> Result<(), MapError> {
+    ) -> Result<bool, MapError> {
         if range.start >= range.end
             || range.end > LIMIT
             || !range.start.is_multiple_of(PAGE)
@@ -107,18 +107,35 @@ impl PageTable {
             return Err(MapError::BadRange);
         }
         let mut at = range.start;
+        let mut replaced = false;
         while at < range.end {
-            let large = at.is_multiple_of(LARGE) && range.end - at >= LARGE;
+            let next = (at + LARGE) & !(LARGE - 1);
+            let end = next.min(range.end);
+            let slot = self.level2_entry(at, frames)?;
+            // SAFETY: `slot` points into a live table of this tree, which `&mut self` owns.
+            let old = unsafe { *slot };
             // A large page replaces a table of small ones only if there is none: tables are never
             // freed, and guard pages made earlier must survive.
-            if large && self.set_large(at, flags, frames)? {
-                at += LARGE;
-                continue;
+            if end - at == LARGE && (old == 0 || old & Flags::LARGE.bits() != 0) {
+                let new = at | flags.bits() | Flags::LARGE.bits();
+                replaced |= old != 0 && old != new;
+                // SAFETY: as above.
+                unsafe { *slot = new };
+            } else {
+                let table = small_pages(slot, frames)?;
+                for page in (at..end).step_by(PAGE as usize) {
+                    let entry = entry(table, page >> 12);
+                    let new = page | flags.bits();
+                    // SAFETY: `table` is a live table of this tree.
+                    unsafe {
+                        replaced |= *entry != 0 && *entry != new;
+                        *entry = new;
+                    }
+                }
             }
-            self.set_small(at, at | flags.bits(), frames)?;
-            at += PAGE;
+            at = end;
         }
-        Ok(())
+        Ok(replaced)
     }
 
     /// Takes one page out, so that touching it faults. The caller invalidates the TLB.
@@ -126,7 +143,10 @@ impl PageTable {
         if page >= LIMIT || !page.is_multiple_of(PAGE) {
             return Err(MapError::BadRange);
         }
-        self.set_small(page, 0, frames)
+        let table = small_pages(self.level2_entry(page, frames)?, frames)?;
+        // SAFETY: `table` is a live table of this tree, which `&mut self` owns.
+        unsafe { *entry(table, page >> 12) = 0 };
+        Ok(())
     }
 
     /// What `address` is mapped with, or `None` if touching it faults.
@@ -168,64 +188,14 @@ impl PageTable {
         }
     }
 
-    fn set_large(
-        &mut self,
-        at: u64,
-        flags: Flags,
-        frames: &mut impl FrameSource,
-    ) -> Result<bool, MapError> {
-        let l2 = self.level2(at, frames)?;
-        let entry = entry(l2, at >> 21);
-        // SAFETY: `entry` points into a live table of this tree, which `&mut self` owns.
-        unsafe {
-            let old = *entry;
-            if old != 0 && old & Flags::LARGE.bits() == 0 {
-                return Ok(false);
-            }
-            *entry = at | flags.bits() | Flags::LARGE.bits();
-        }
-        Ok(true)
-    }
-
-    fn set_small(
-        &mut self,
-        at: u64,
-        value: u64,
-        frames: &mut impl FrameSource,
-    ) -> Result<(), MapError> {
-        let l2 = self.level2(at, frames)?;
-        let slot = entry(l2, at >> 21);
-        // SAFETY: `slot` points into a live table of this tree, which `&mut self` owns.
-        let old = unsafe { *slot };
-        let l1 = if old == 0 {
-            let table = new_table(frames)?;
-            // SAFETY: as above.
-            unsafe { *slot = table.as_ptr() as u64 | TABLE };
-            table
-        } else if old & Flags::LARGE.bits() != 0 {
-            let table = new_table(frames)?;
-            for i in 0..ENTRIES as u64 {
-                // SAFETY: the table is new and ours; the large page is split into equal parts.
-                unsafe { *entry(table, i) = (old & !Flags::LARGE.bits()) + i * PAGE };
-            }
-            // SAFETY: as above.
-            unsafe { *slot = table.as_ptr() as u64 | TABLE };
-            table
-        } else {
-            child(old)
-        };
-        // SAFETY: `l1` is a live table of this tree.
-        unsafe { *entry(l1, at >> 12) = value };
-        Ok(())
-    }
-
-    fn level2(
+    /// The entry for the 2 MiB around `at`.
+    fn level2_entry(
         &mut self,
         at: u64,
         frames: &mut impl FrameSource,
-    ) -> Result<NonNull<[u64; ENTRIES]>, MapError> {
+    ) -> Result<*mut u64, MapError> {
         let l3 = descend(self.root, at >> 39, frames)?;
-        descend(l3, at >> 30, frames)
+        Ok(entry(descend(l3, at >> 30, frames)?, at >> 21))
     }
 
     fn table(&self, table: NonNull<[u64; ENTRIES]>) -> &[u64; ENTRIES] {
@@ -249,6 +219,29 @@ fn entry(table: NonNull<[u64; ENTRIES]>, index: u64) -> *mut u64 {
             .cast::<u64>()
             .add(index as usize & (ENTRIES - 1))
     }
+}
+
+/// The table of small pages behind a level 2 entry; made, or made out of a large page, if there is
+/// none. `slot` must point into a live table.
+fn small_pages(
+    slot: *mut u64,
+    frames: &mut impl FrameSource,
+) -> Result<NonNull<[u64; ENTRIES]>, MapError> {
+    // SAFETY: the caller got `slot` from `level2_entry`.
+    let old = unsafe { *slot };
+    if old != 0 && old & Flags::LARGE.bits() == 0 {
+        return Ok(child(old));
+    }
+    let table = new_table(frames)?;
+    if old != 0 {
+        for i in 0..ENTRIES as u64 {
+            // SAFETY: the table is new and ours; the large page is split into equal parts.
+            unsafe { *entry(table, i) = (old & !Flags::LARGE.bits()) + i * PAGE };
+        }
+    }
+    // SAFETY: as above.
+    unsafe { *slot = table.as_ptr() as u64 | TABLE };
+    Ok(table)
 }
 
 fn descend(
@@ -316,6 +309,18 @@ mod tests {
         assert_eq!(table.flags(0x20_0fff), Some(Flags::DATA));
         assert_eq!(table.flags(0x20_1800), None);
         assert_eq!(table.flags(0x20_2000), Some(Flags::DATA));
+    }
+
+    #[test]
+    fn only_a_change_asks_for_the_tlb_to_be_invalidated() {
+        let mut frames = Frames(64);
+        let mut table = PageTable::new(&mut frames).unwrap();
+        let mut map = |range, flags| table.map(range, flags, &mut frames);
+        assert_eq!(map(0x1000..0x60_0000, Flags::DATA), Ok(false));
+        assert_eq!(map(0x1000..0x60_0000, Flags::DATA), Ok(false));
+        assert_eq!(map(0x1000..0x2000, Flags::TEXT), Ok(true));
+        assert_eq!(map(0x20_1000..0x20_2000, Flags::DATA), Ok(false));
+        assert_eq!(map(0x20_1000..0x20_2000, Flags::RODATA), Ok(true));
     }
 
     #[test]
