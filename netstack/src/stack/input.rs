@@ -151,7 +151,7 @@ impl Stack {
         self.counters.udp_received += 1;
         if let Some(bytes) = frame.bytes.get(..ip.payload.end) {
             self.slow.handle_dhcp(now, bytes);
-            self.note_lease(now);
+            self.note_lease();
         }
     }
 
@@ -298,7 +298,7 @@ impl Stack {
         };
         let syn = segment.flags.syn() && !segment.flags.ack() && !segment.flags.rst();
         let decided = matches!(origin, Origin::Accept | Origin::Refuse);
-        if self.ask_unknown && !decided && self.is_service(flow.local) {
+        if self.ask_unknown && !decided && self.may_be_elsewhere(flow.local, syn) {
             match self.flows.ask(now, packed) {
                 Ok(()) => {
                     self.counters.unknown_asked += 1;

@@ -117,10 +117,11 @@ impl Stack {
             .and_then(|at| Some((ListenerId(at as u32), self.listeners.get(at)?.accepting)))
     }
 
-    /// Whether `local` is a service port of a virtual address.
-    pub(super) fn is_service(&self, local: SocketAddr) -> bool {
+    /// Whether a segment to `local` may be another instance's: one for a service port of a
+    /// virtual address, or within a connection that may have been opened from there.
+    pub(super) fn may_be_elsewhere(&self, local: SocketAddr, syn: bool) -> bool {
         let here = |l: &Listener| l.port == local.port() && l.scope == Scope::Service;
-        self.addresses.is_vip(local.ip()) && self.listeners.iter().any(here)
+        self.addresses.is_vip(local.ip()) && (!syn || self.listeners.iter().any(here))
     }
 
     /// A SYN of an unknown flow.

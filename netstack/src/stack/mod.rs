@@ -5,6 +5,7 @@
 //! not know why: sessions, transfers and the cluster are [`crate::instance`]'s concern.
 
 mod addresses;
+mod announce;
 mod arp;
 mod checksum;
 mod counters;
@@ -19,6 +20,7 @@ mod listen;
 mod ndp;
 mod neighbour;
 mod output;
+mod routes;
 mod slow;
 mod table;
 #[cfg(test)]
@@ -34,7 +36,7 @@ use crate::tcp::{Connection, InitialNumbers, Outgoing, Segment, TcpConfig};
 use crate::time::{Duration, Instant};
 use addresses::{Addresses, solicited_node};
 pub use counters::Counters;
-use flows::{Entry, Flows, Held, Packed};
+use flows::{Entry, Flows, Packed};
 pub use frame::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
 use hash::Keyed;
 use input::Origin;
@@ -155,9 +157,9 @@ pub enum StackEvent {
         /// The frame as received.
         frame: RxFrame,
     },
-    /// A segment to a service port of a virtual address belongs to no known flow and the stack is
-    /// told to ask ([`Stack::set_ask_unknown`]). The frame is held ([`Route::Hold`]) until the
-    /// route is set or cleared.
+    /// A segment to a virtual address belongs to no known flow and the stack is told to ask
+    /// ([`Stack::set_ask_unknown`]). The frame is held ([`Route::Hold`]) until the route is set
+    /// or cleared.
     UnknownFlow {
         /// The flow.
         flow: FlowKey,
@@ -196,9 +198,6 @@ pub enum AttachError {
 const MAX_RST: u32 = 1_000;
 const MAX_ECHO: u32 = 1_000;
 const MAX_UNREACHABLE: u32 = 100;
-/// Gaps between the announcements of virtual addresses. The last is longer than the second for
-/// which Linux keeps to an entry it has just learnt.
-const ANNOUNCE: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(1_200)];
 /// A deadline that is over and stays over is looked at again after this long.
 const TICK: Duration = Duration::from_millis(1);
 /// First and last local port of connections opened from here (RFC 6335 section 6).
@@ -292,22 +291,6 @@ impl Stack {
         stack
     }
 
-    /// Ask whether someone else has our IPv6 addresses (RFC 4862 section 5.4). The answer is
-    /// counted; the addresses are used meanwhile.
-    fn probe_own_ipv6(&mut self) {
-        if !self.addresses.has_ipv6() {
-            return;
-        }
-        let mut own: Vec<_> = self.addresses.own().map(|cidr| cidr.address).collect();
-        own.push(self.addresses.link_local().into());
-        for address in own {
-            if let IpAddr::V6(v6) = address {
-                let nobody = core::net::Ipv6Addr::UNSPECIFIED;
-                self.push_egress(ndp::solicitation(self.mac, nobody, v6, None));
-            }
-        }
-    }
-
     /// Take in a frame from the NIC.
     pub fn handle_frame(&mut self, now: Instant, frame: RxFrame) {
         self.counters.rx_frames += 1;
@@ -356,15 +339,10 @@ impl Stack {
         while let Some(dropped) = self.flows.handle_timeout(now) {
             self.counters.hold_expired += dropped as u64;
         }
-        if let Some((due, done)) = self.announce
-            && due <= now
-        {
-            self.announce_vips();
-            self.announce = ANNOUNCE.get(done).map(|gap| (now + *gap, done + 1));
-        }
+        self.announce_again(now);
         if self.slow.poll_timeout().is_some_and(|due| due <= now) {
             self.slow.handle_timeout(now);
-            self.note_lease(now);
+            self.note_lease();
         }
     }
 
@@ -532,146 +510,9 @@ impl Stack {
         self.table.get(conn).map(|block| block.flow)
     }
 
-    /// Take the connection out, with the MAC address its frames went to. From now on nothing is
-    /// sent for it, its id is dead (no [`StackEvent::Gone`]) and frames of its flow go along
-    /// `route` ([`Route::Local`] makes no sense here and removes the flow).
-    pub fn detach(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        route: Route,
-    ) -> Option<(Connection, Option<MacAddr>)> {
-        let block = self.take_block(conn)?;
-        if let Some(entry) = Entry::of(now, route) {
-            self.flows.set(block.packed, entry);
-        }
-        self.counters.detached += 1;
-        let next_hop = block
-            .next_hop
-            .or_else(|| self.addresses.next_hop(block.flow.remote.ip()));
-        let mac = next_hop.and_then(|next_hop| self.neighbours.peek(next_hop));
-        Some((block.connection, mac))
-    }
-
-    /// Put a connection in; its flow is local from now on. `next_hop` is the MAC address to use
-    /// until the neighbour answers for itself. Frames held for the flow are processed, in order,
-    /// before this returns.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the connection goes back as it came"
-    )]
-    pub fn attach(
-        &mut self,
-        now: Instant,
-        connection: Connection,
-        next_hop: Option<MacAddr>,
-    ) -> Result<ConnId, (Connection, AttachError)> {
-        let flow = connection.flow();
-        let packed = Packed::new(&flow);
-        match self.flows.get(&packed) {
-            Some(Entry::Connection(_)) => return Err((connection, AttachError::Occupied)),
-            Some(Entry::HalfOpen(serial)) => self.drop_half_open(serial),
-            _ => {}
-        }
-        if self.table.len() >= self.tcp.max_connections as usize {
-            return Err((connection, AttachError::TooMany));
-        }
-        if let (Some(mac), Some(hop)) = (next_hop, self.addresses.next_hop(flow.remote.ip()))
-            && wire::is_unicast(&mac)
-            && let Some(released) = self.neighbours.hint(now, hop, mac)
-        {
-            self.release(mac, released);
-        }
-        let held = self.flows.take_held(&packed);
-        let id = self.put_block(connection, flow);
-        self.settle(now, id);
-        self.counters.attached += 1;
-        self.handle_held(now, held, None);
-        Ok(id)
-    }
-
-    /// Where frames of the flow go; `None` for a flow nobody told us of.
-    pub fn route(&self, flow: &FlowKey) -> Option<Route> {
-        match self.flows.get(&Packed::new(flow))? {
-            Entry::Connection(id) => Some(Route::Local(id)),
-            Entry::HalfOpen(_) => None,
-            Entry::Capture => Some(Route::Capture),
-            Entry::Hold { .. } => Some(Route::Hold),
-            Entry::Forward { to, .. } => Some(Route::Forward(to)),
-        }
-    }
-
-    /// Send frames of the flow along `route` from now on; held frames first, in order. Ignored
-    /// for a flow with a connection here ([`Stack::detach`] it), and for [`Route::Local`].
-    pub fn set_route(&mut self, now: Instant, flow: FlowKey, route: Route) {
-        let packed = Packed::new(&flow);
-        let Some(entry) = Entry::of(now, route) else {
-            return;
-        };
-        match self.flows.get(&packed) {
-            Some(Entry::Connection(_)) => return,
-            Some(Entry::HalfOpen(serial)) => self.drop_half_open(serial),
-            _ => {}
-        }
-        self.flows.set(packed, entry);
-        if route != Route::Hold {
-            let held = self.flows.take_held(&packed);
-            self.handle_held(now, held, None);
-        }
-    }
-
-    /// Forget the flow's route. Held frames are then what frames of an unknown flow are without
-    /// anyone to ask: answered with RST (RFC 9293 section 3.10.7.1).
-    pub fn clear_route(&mut self, now: Instant, flow: &FlowKey) {
-        self.forget(now, flow, Some(Origin::Refuse));
-    }
-
-    /// Forget the flow's route and give held frames to our own listener.
-    pub fn accept_here(&mut self, now: Instant, flow: &FlowKey) {
-        self.forget(now, flow, Some(Origin::Accept));
-    }
-
-    /// Forget the flow's route and drop held frames in silence (nobody could say whose it is).
-    pub fn drop_held(&mut self, now: Instant, flow: &FlowKey) {
-        self.forget(now, flow, None);
-    }
-
-    fn forget(&mut self, now: Instant, flow: &FlowKey, origin: Option<Origin>) {
-        let packed = Packed::new(flow);
-        match self.flows.get(&packed) {
-            Some(Entry::Connection(_) | Entry::HalfOpen(_)) => return,
-            _ => self.flows.remove(&packed),
-        };
-        let held = self.flows.take_held(&packed);
-        match origin {
-            Some(_) => self.handle_held(now, held, origin),
-            None => self.counters.hold_expired += held.len() as u64,
-        }
-    }
-
-    /// Handle frames that were held, in order: along the new route of their flow or, if it has
-    /// none, as `unknown` says.
-    fn handle_held(&mut self, now: Instant, held: VecDeque<Held>, unknown: Option<Origin>) {
-        for Held { frame, injected } in held {
-            let origin = match (unknown, injected) {
-                (Some(unknown), _) => unknown,
-                (None, true) => Origin::Channel,
-                (None, false) => Origin::Wire,
-            };
-            self.handle_ethernet(now, frame, origin);
-        }
-    }
-
-    /// When a frame of the flow last passed along its [`Route::Forward`] (or the route was set).
-    pub fn route_last_used(&self, flow: &FlowKey) -> Option<Instant> {
-        match self.flows.get(&Packed::new(flow))? {
-            Entry::Forward { used, .. } => Some(used),
-            _ => None,
-        }
-    }
-
-    /// Whether segments of unknown flows to a service port of a virtual address are held and
-    /// reported ([`StackEvent::UnknownFlow`]) rather than accepted or reset here.
+    /// Whether segments of unknown flows to a virtual address are held and reported
+    /// ([`StackEvent::UnknownFlow`]) rather than accepted or reset here. A SYN to a port without
+    /// a service is refused at once all the same.
     pub fn set_ask_unknown(&mut self, ask: bool) {
         self.ask_unknown = ask;
     }
@@ -680,57 +521,6 @@ impl Stack {
     /// a SYN alike.
     pub fn set_clock_offset(&mut self, offset: Duration) {
         self.numbers.set_clock_offset(offset);
-    }
-
-    /// Whether to answer ARP and NDP for the virtual addresses. On becoming true they are
-    /// announced three times.
-    pub fn set_ingress(&mut self, now: Instant, ingress: bool) {
-        if ingress && !self.ingress {
-            self.ingress = true;
-            self.announce_vips();
-            self.announce = Some((now + ANNOUNCE[0], 1));
-        } else if !ingress {
-            self.ingress = false;
-            self.announce = None;
-        }
-    }
-
-    fn announce_vips(&mut self) {
-        for vip in self.addresses.vips().to_vec() {
-            self.counters.vip_announced += 1;
-            let frame = match vip {
-                IpAddr::V4(vip) => arp::announcement(self.mac, vip),
-                IpAddr::V6(vip) => {
-                    ndp::advertisement(self.mac, self.addresses.link_local(), vip, None)
-                }
-            };
-            self.push_egress(frame);
-        }
-    }
-
-    /// Take over what the DHCP client found out.
-    fn note_lease(&mut self, _now: Instant) {
-        let Some(lease) = self.slow.take_lease() else {
-            return;
-        };
-        let lease = lease.filter(|(cidr, _)| self.addresses.is_host(cidr.address));
-        match lease {
-            Some(_) => self.counters.dhcp_configured += 1,
-            None => self.counters.dhcp_lost += 1,
-        }
-        self.addresses.set_leased(lease);
-        self.slow.set_addresses(&self.addresses);
-        if let Some((
-            Cidr {
-                address: IpAddr::V4(address),
-                ..
-            },
-            _,
-        )) = lease
-        {
-            self.push_egress(arp::announcement(self.mac, address));
-        }
-        self.events.push_back(StackEvent::AddressesChanged);
     }
 
     /// Answer a segment that belongs to nothing here with RST, unless it is one itself or too

@@ -3,6 +3,7 @@
 mod hostile;
 mod link;
 mod neighbours;
+mod peers;
 mod steering;
 mod transfer;
 

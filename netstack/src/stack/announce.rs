@@ -1,0 +1,91 @@
+//! Saying which addresses are ours: virtual ones as the ingress, leased ones, and asking for
+//! doubles of our IPv6 addresses.
+
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv6Addr};
+
+use super::{Cidr, Stack, StackEvent, arp, ndp};
+use crate::time::{Duration, Instant};
+
+/// Gaps between the announcements of virtual addresses. The last is longer than the second for
+/// which Linux keeps to an entry it has just learnt.
+const ANNOUNCE: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(1_200)];
+
+impl Stack {
+    /// Ask whether someone else has our IPv6 addresses (RFC 4862 section 5.4). The answer is
+    /// counted; the addresses are used meanwhile.
+    pub(super) fn probe_own_ipv6(&mut self) {
+        if !self.addresses.has_ipv6() {
+            return;
+        }
+        let mut own: Vec<_> = self.addresses.own().map(|cidr| cidr.address).collect();
+        own.push(self.addresses.link_local().into());
+        for address in own {
+            if let IpAddr::V6(v6) = address {
+                let nobody = Ipv6Addr::UNSPECIFIED;
+                self.push_egress(ndp::solicitation(self.mac, nobody, v6, None));
+            }
+        }
+    }
+
+    /// Whether to answer ARP and NDP for the virtual addresses. On becoming true they are
+    /// announced three times.
+    pub fn set_ingress(&mut self, now: Instant, ingress: bool) {
+        if ingress && !self.ingress {
+            self.ingress = true;
+            self.announce_vips();
+            self.announce = Some((now + ANNOUNCE[0], 1));
+        } else if !ingress {
+            self.ingress = false;
+            self.announce = None;
+        }
+    }
+
+    /// Repeat the announcement when that is due.
+    pub(super) fn announce_again(&mut self, now: Instant) {
+        if let Some((due, done)) = self.announce
+            && due <= now
+        {
+            self.announce_vips();
+            self.announce = ANNOUNCE.get(done).map(|gap| (now + *gap, done + 1));
+        }
+    }
+
+    fn announce_vips(&mut self) {
+        for vip in self.addresses.vips().to_vec() {
+            self.counters.vip_announced += 1;
+            let frame = match vip {
+                IpAddr::V4(vip) => arp::announcement(self.mac, vip),
+                IpAddr::V6(vip) => {
+                    ndp::advertisement(self.mac, self.addresses.link_local(), vip, None)
+                }
+            };
+            self.push_egress(frame);
+        }
+    }
+
+    /// Take over what the DHCP client found out.
+    pub(super) fn note_lease(&mut self) {
+        let Some(lease) = self.slow.take_lease() else {
+            return;
+        };
+        let lease = lease.filter(|(cidr, _)| self.addresses.is_host(cidr.address));
+        match lease {
+            Some(_) => self.counters.dhcp_configured += 1,
+            None => self.counters.dhcp_lost += 1,
+        }
+        self.addresses.set_leased(lease);
+        self.slow.set_addresses(&self.addresses);
+        if let Some((
+            Cidr {
+                address: IpAddr::V4(address),
+                ..
+            },
+            _,
+        )) = lease
+        {
+            self.push_egress(arp::announcement(self.mac, address));
+        }
+        self.events.push_back(StackEvent::AddressesChanged);
+    }
+}
