@@ -548,6 +548,16 @@ impl Stack {
         self.addresses.is_vip(address)
     }
 
+    /// Octets of an IP packet the link carries.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Limits and defaults of connections here.
+    pub fn tcp_config(&self) -> &TcpConfig {
+        &self.tcp
+    }
+
     /// Connections here at the moment.
     pub fn connection_count(&self) -> usize {
         self.table.len()

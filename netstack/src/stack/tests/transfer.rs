@@ -159,6 +159,7 @@ fn hand_over(net: &mut Net, there: &mut Talker) {
         net.hosts[source].connection(there.conn).is_none(),
         "the old id is dead"
     );
+    let state = connection.export(now);
     net.hosts[target].set_route(now, flow, Route::Hold);
     net.run_for(Duration::from_micros(330));
     let now = net.now;
@@ -173,7 +174,7 @@ fn hand_over(net: &mut Net, there: &mut Talker) {
         }
         frames
     };
-    let connection = moved(connection, now);
+    let connection = Connection::import(state, now, &TcpConfig::default(), 1500).expect("imported");
     let conn = net.hosts[target]
         .attach(now, connection, hop)
         .expect("attached");
@@ -194,11 +195,6 @@ fn hand_over(net: &mut Net, there: &mut Talker) {
     assert_eq!(net.hosts[target].route(&flow), Some(Route::Local(conn)));
     there.host = target;
     there.conn = conn;
-}
-
-/// The connection as it comes out of a capsule.
-fn moved(connection: Connection, _now: Instant) -> Connection {
-    connection
 }
 
 fn move_during(to: &str, loss: Option<(usize, u64)>, every: usize) -> Net {
@@ -234,6 +230,19 @@ fn move_during(to: &str, loss: Option<(usize, u64)>, every: usize) -> Net {
         assert!(net.step(limit), "stuck at {progress:?} after {moves} moves");
     }
     assert!(moves >= TOTAL / every / 2, "{moves} moves");
+    if loss.is_none() {
+        for (host, conn) in [(0, conn), (there.host, there.conn)] {
+            let Some(connection) = net.hosts[host].connection(conn) else {
+                continue;
+            };
+            let counters = connection.info().counters;
+            assert_eq!(counters.timeouts, 0, "a move caused a time-out");
+            assert_eq!(
+                counters.retransmits, 0,
+                "nothing was lost, nor thought lost"
+            );
+        }
+    }
     assert_eq!(
         net.flags().filter(|flags| flags & RST != 0).count(),
         0,
