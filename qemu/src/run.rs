@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -19,6 +19,9 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// How long to wait for the readiness line before saying so.
 const BOOT: Duration = Duration::from_secs(30);
+
+/// The exit status without a verdict.
+const NO_VERDICT: u8 = 125;
 
 /// Options of `godwit run`.
 #[derive(Args, Clone, Debug)]
@@ -94,10 +97,14 @@ pub fn run(options: &Options) -> Result<u8> {
     };
     let mut vm = Vm::start(&spec, Accelerator::best(), |line| println!("{line}"))?;
     pass_input_on(&mut vm);
-    let (_, elapsed) = vm.wait_ready(BOOT)?;
+    let started = Instant::now();
+    if vm.console().wait_ready(BOOT).is_none() {
+        // The console has been on the screen.
+        return Ok(end(vm.wait_exit(Duration::from_secs(1))));
+    }
     eprintln!(
         "\n  ready {:.0} ms after QEMU's start; now try:",
-        elapsed.as_secs_f64() * 1e3
+        started.elapsed().as_secs_f64() * 1e3
     );
     match options.service {
         Service::Http => eprintln!("    curl localhost:{port}"),
@@ -108,12 +115,16 @@ pub fn run(options: &Options) -> Result<u8> {
         options.admin_port
     );
     eprintln!("  Ctrl-C ends it.\n");
-    let outcome = vm.wait_exit(Duration::MAX);
-    eprintln!("  {outcome}");
-    Ok(match outcome {
+    Ok(end(vm.wait_exit(Duration::MAX)))
+}
+
+/// Shows how it ended, and turns that into an exit status.
+fn end(outcome: Outcome) -> u8 {
+    eprintln!("\n  {outcome}");
+    match outcome {
         Outcome::Verdict(verdict) => verdict.code,
-        Outcome::Infrastructure(_) => 125,
-    })
+        Outcome::Infrastructure(_) => NO_VERDICT,
+    }
 }
 
 /// What is typed goes to the guest's serial port.
