@@ -153,6 +153,8 @@ pub enum Message {
     WhoOwns(Flow),
     /// Not mine.
     NotMine(Flow),
+    /// It was mine and has ended a moment ago: what is still on its way needs no answer.
+    Ended(Flow),
     /// These flows are so owned (to the ingress, and as the answer to [`Message::WhoOwns`]).
     Owns(Vec<Ownership>),
     /// These flows have ended, with the session each belonged to.

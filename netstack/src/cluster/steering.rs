@@ -4,7 +4,7 @@
 //! This is bookkeeping only. The routes themselves are in the stack, and [`crate::instance`] keeps
 //! the two in step.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use super::MemberId;
@@ -12,6 +12,10 @@ use super::message::Flow;
 use crate::session::SessionId;
 use crate::time::{Duration, Instant};
 
+/// How long a flow that ended is remembered.
+pub const QUIET: Duration = Duration::from_secs(3);
+/// Ended flows remembered at most.
+pub const MAX_ENDED: usize = 4096;
 /// Flows the table holds at most.
 pub const MAX_FLOWS: usize = 1 << 20;
 /// Questions open at a time at most; further unknown flows are dropped in silence.
@@ -33,6 +37,8 @@ pub struct Entry {
 pub struct Steering {
     table: BTreeMap<Flow, Entry>,
     queries: BTreeMap<Flow, Query>,
+    ended: BTreeMap<Flow, Instant>,
+    ended_order: VecDeque<(Instant, Flow)>,
 }
 
 #[derive(Debug)]
@@ -100,6 +106,27 @@ impl Steering {
     /// Forget a flow.
     pub fn remove(&mut self, flow: &Flow) -> Option<Entry> {
         self.table.remove(flow)
+    }
+
+    /// A flow of ours has ended: what of it is still on its way (a duplicate of the last ACK, say,
+    /// that went round by an earlier owner) is to be dropped rather than answered with RST.
+    pub fn end(&mut self, now: Instant, flow: Flow) {
+        while let Some((until, oldest)) = self.ended_order.front().copied()
+            && (until <= now || self.ended_order.len() >= MAX_ENDED)
+        {
+            self.ended_order.pop_front();
+            if self.ended.get(&oldest) == Some(&until) {
+                self.ended.remove(&oldest);
+            }
+        }
+        let until = now + QUIET;
+        self.ended.insert(flow, until);
+        self.ended_order.push_back((until, flow));
+    }
+
+    /// Whether the flow has ended here a moment ago.
+    pub fn has_ended(&self, now: Instant, flow: &Flow) -> bool {
+        self.ended.get(flow).is_some_and(|until| *until > now)
     }
 
     /// Begin to ask `members` about a flow. `false` if it is being asked about already, or too
@@ -209,6 +236,19 @@ mod tests {
             "the same member twice is one answer"
         );
         assert_eq!(steering.answer_no(&flow(), MemberId(3)), QueryState::Nobody);
+    }
+
+    #[test]
+    fn ended_flows_are_remembered_for_a_moment_and_in_bounds() {
+        let mut steering = Steering::default();
+        steering.end(Instant::ZERO, flow());
+        assert!(steering.has_ended(Instant::ZERO, &flow()));
+        assert!(!steering.has_ended(Instant::ZERO + QUIET, &flow()));
+        for port in 0..10_000 {
+            let remote = ([10, 0, 0, 9], port).into();
+            steering.end(Instant::ZERO, Flow { remote, ..flow() });
+        }
+        assert!(steering.ended.len() <= MAX_ENDED && steering.ended_order.len() <= MAX_ENDED);
     }
 
     #[test]

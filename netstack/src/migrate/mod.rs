@@ -6,5 +6,7 @@
 //! Export and import of a connection are [`crate::tcp`]'s; carrying messages and frames is
 //! [`crate::instance`]'s.
 
+pub mod capsule;
 pub mod rope;
+mod sum;
 pub mod transfer;

@@ -1,0 +1,427 @@
+//! Channels to the peers: connecting, greeting, carrying octets between TCP and the channel.
+
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use super::{Instance, Use};
+use crate::cluster::channel::{Channel, ChannelError, Ends};
+use crate::cluster::members::{HEARTBEAT, SILENCE};
+use crate::cluster::message::{Heartbeat, Message};
+use crate::cluster::noise::NoiseError;
+use crate::cluster::{CHANNEL_PORT, MemberId};
+use crate::migrate::rope::Rope;
+use crate::migrate::transfer::Answer;
+use crate::stack::ConnId;
+use crate::tcp::{Connection, SocketOptions, State};
+use crate::time::{Duration, Instant};
+
+/// Octets handed to TCP ahead of what it has sent. More only waits, and could not be overtaken.
+const AHEAD: usize = 256 * 1024;
+/// Octets that may wait in front of TCP before captured frames are dropped.
+pub(super) const MAX_QUEUED: usize = 8 * 1024 * 1024;
+/// A channel that is not up after this time is closed.
+const GREETING: Duration = Duration::from_secs(3);
+/// Channels from one peer that may be in their handshake at a time.
+const MAX_HANDSHAKES: usize = 4;
+
+/// What a channel's connection is tuned to: a local link, small messages that must not wait.
+fn tuned() -> SocketOptions {
+    SocketOptions {
+        nagle: false,
+        ack_delay: Duration::ZERO,
+        peer_ack_delay: Duration::ZERO,
+        min_rto: Duration::from_millis(10),
+        ..SocketOptions::default()
+    }
+}
+
+/// One TCP connection to a peer and the channel in it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) channel: Channel,
+    since: Instant,
+}
+
+impl Instance {
+    fn ends(&mut self, peer: MemberId) -> Option<Ends> {
+        let member = self.members.get_mut(peer)?;
+        member.generation += 1;
+        Some(Ends {
+            us: self.id,
+            boot: self.boot,
+            generation: member.generation,
+            peer,
+        })
+    }
+
+    /// The link of the channel that is up with `peer`.
+    pub(super) fn link_to(&mut self, peer: MemberId) -> Option<&mut Link> {
+        let member = self.members.get(peer).filter(|member| member.is_up())?;
+        self.links.get_mut(&member.link?)
+    }
+
+    /// Queue a message to `peer`; `false` if there is no channel, or the message is too long.
+    pub(super) fn send(&mut self, peer: MemberId, message: &Message) -> bool {
+        self.send_with(peer, message, Rope::new())
+    }
+
+    /// Queue a message with a tail.
+    pub(super) fn send_with(&mut self, peer: MemberId, message: &Message, tail: Rope) -> bool {
+        self.link_to(peer)
+            .is_some_and(|link| link.channel.send(message, tail).is_some())
+    }
+
+    /// Queue a message to every peer whose channel is up.
+    pub(super) fn broadcast(&mut self, message: &Message) {
+        let up: Vec<MemberId> = self
+            .members
+            .iter()
+            .filter(|member| member.is_up())
+            .map(|member| member.id)
+            .collect();
+        for peer in up {
+            self.send(peer, message);
+        }
+    }
+
+    /// Tell every peer how we are.
+    pub(super) fn beat(&mut self) {
+        let limit = self.tcp.max_connections as usize;
+        let room = limit.saturating_sub(self.stack.connection_count());
+        let heartbeat = Heartbeat {
+            sessions: self.sessions.len() as u32,
+            room: room as u32,
+            draining: self.is_draining(),
+            ingress: self.members.ingress,
+            term: self.members.term,
+        };
+        self.broadcast(&Message::Heartbeat(heartbeat));
+    }
+
+    pub(super) fn channel_timeout(&self) -> Option<Instant> {
+        self.key?;
+        let beat = (!self.links.is_empty()).then_some(self.heartbeat_at);
+        let id = self.id;
+        let retry = self
+            .members
+            .iter()
+            .filter(|member| member.id > id)
+            .filter_map(|member| member.retry_at())
+            .min();
+        beat.into_iter().chain(retry).min()
+    }
+
+    pub(super) fn run_channel_timers(&mut self, now: Instant) {
+        let Some(key) = self.key else {
+            return;
+        };
+        if self.heartbeat_at <= now {
+            self.heartbeat_at = now + HEARTBEAT;
+            self.beat();
+            self.close_silent_links(now);
+        }
+        // The lower id connects, so that two members do not end up with two channels.
+        let due: Vec<(MemberId, SocketAddr)> = self
+            .members
+            .iter()
+            .filter(|member| member.id > self.id)
+            .filter(|member| member.retry_at().is_some_and(|at| at <= now))
+            .map(|member| (member.id, SocketAddr::new(member.address, CHANNEL_PORT)))
+            .collect();
+        for (peer, remote) in due {
+            self.connect_channel(now, peer, remote, &key);
+        }
+    }
+
+    fn connect_channel(
+        &mut self,
+        now: Instant,
+        peer: MemberId,
+        remote: SocketAddr,
+        key: &[u8; 32],
+    ) {
+        let conn = self.stack.connect(now, None, remote);
+        let (Ok(conn), Some(ends)) = (conn, self.ends(peer)) else {
+            // No address yet, for one.
+            if let Some(member) = self.members.get_mut(peer) {
+                member.link_lost(now);
+            }
+            return;
+        };
+        self.stack
+            .update(now, conn, |connection| connection.set_options(now, tuned()));
+        let channel = Channel::initiator(ends, key, self.rng.array());
+        self.uses.insert(conn, Use::Channel);
+        self.links.insert(
+            conn,
+            Link {
+                channel,
+                since: now,
+            },
+        );
+        if let Some(member) = self.members.get_mut(peer) {
+            member.link = Some(conn);
+        }
+    }
+
+    /// A TCP connection to the channel's port: a channel begins if it comes from a member's
+    /// address. Whether it is the member, the handshake shows.
+    pub(super) fn accept_channel(&mut self, now: Instant, conn: ConnId) {
+        let peer = self
+            .flow_of(conn)
+            .and_then(|flow| self.members.by_address(flow.remote.ip()));
+        let ends = peer.and_then(|peer| self.ends(peer));
+        let (Some(key), Some(ends)) = (self.key, ends) else {
+            self.counters.add("channel_strangers");
+            self.stack
+                .update(now, conn, |connection| connection.abort(now));
+            return;
+        };
+        let mut young = self.links.iter().filter(|(_, link)| {
+            link.channel.peer_id() == ends.peer && link.channel.peer().is_none()
+        });
+        if young.clone().count() >= MAX_HANDSHAKES
+            && let Some(oldest) = young.next().map(|(conn, _)| *conn)
+        {
+            self.close_link(now, oldest);
+        }
+        self.stack
+            .update(now, conn, |connection| connection.set_options(now, tuned()));
+        let channel = Channel::responder(ends, &key, self.rng.array());
+        self.uses.insert(conn, Use::Channel);
+        self.links.insert(
+            conn,
+            Link {
+                channel,
+                since: now,
+            },
+        );
+        self.read_channel(now, conn);
+    }
+
+    fn close_silent_links(&mut self, now: Instant) {
+        let silent = |(conn, link): (&ConnId, &Link)| {
+            let heard = match self.members.get(link.channel.peer_id()) {
+                Some(member) if member.link == Some(*conn) && member.is_up() => {
+                    member.heard + SILENCE
+                }
+                _ => link.since + GREETING,
+            };
+            (heard <= now).then_some(*conn)
+        };
+        let silent: Vec<ConnId> = self.links.iter().filter_map(silent).collect();
+        for conn in silent {
+            self.counters.add("channel_timeouts");
+            self.close_link(now, conn);
+        }
+    }
+
+    /// Something changed on a channel's connection: take in what arrived.
+    pub(super) fn read_channel(&mut self, now: Instant, conn: ConnId) {
+        let received = self.stack.update(now, conn, |connection| {
+            let mut received = Vec::new();
+            while let Some(data) = connection.receive_peek(0).filter(|data| !data.is_empty()) {
+                connection.receive_consume(now, data.len());
+                received.push(data);
+            }
+            let over = connection.receive_finished() || connection.error().is_some();
+            (received, over)
+        });
+        let Some((received, over)) = received else {
+            return;
+        };
+        for data in received {
+            let clock = self.clock;
+            let Some(link) = self.links.get_mut(&conn) else {
+                return;
+            };
+            let result = link
+                .channel
+                .handle_data(data, || clock.map_or(now, |clock| clock()))
+                .and_then(|()| self.read_messages(now, conn));
+            if let Err(error) = result {
+                self.channel_failed(now, conn, error);
+                return;
+            }
+        }
+        if over {
+            self.close_link(now, conn);
+        }
+    }
+
+    fn read_messages(&mut self, now: Instant, conn: ConnId) -> Result<(), ChannelError> {
+        while let Some(link) = self.links.get_mut(&conn) {
+            let Some((message, tail, opening)) = link.channel.poll_message()? else {
+                break;
+            };
+            let peer = link.channel.peer_id();
+            if let Message::Hello(_) = message {
+                self.link_up(now, peer, conn);
+                continue;
+            }
+            if let Some(member) = self.members.get_mut(peer) {
+                member.heard = now;
+            }
+            self.handle_message(now, peer, message, tail, opening);
+        }
+        Ok(())
+    }
+
+    fn channel_failed(&mut self, now: Instant, conn: ConnId, error: ChannelError) {
+        self.counters.add(match error {
+            ChannelError::Noise(NoiseError::Handshake) => "channel_wrong_key",
+            ChannelError::Noise(_) => "channel_bad_records",
+            ChannelError::Message(_) => "channel_bad_messages",
+            ChannelError::Greeting => "channel_bad_greetings",
+        });
+        self.close_link(now, conn);
+    }
+
+    /// The peer proved itself: this is the channel to it from now on.
+    fn link_up(&mut self, now: Instant, peer: MemberId, conn: ConnId) {
+        let hello = self
+            .links
+            .get(&conn)
+            .and_then(|link| link.channel.peer().cloned());
+        let (Some(member), Some(hello)) = (self.members.get_mut(peer), hello) else {
+            return;
+        };
+        let boot = hello.boot;
+        let former = member.link.filter(|former| *former != conn);
+        member.link_up(now, conn, hello);
+        if let Some(former) = former {
+            self.drop_link(now, former);
+        }
+        self.counters.add("channels_up");
+        log::info!(target: "cluster", "channel to member {peer} is up");
+        self.beat();
+        self.ask_in_doubt(now, peer, boot);
+        if !self.is_ingress() && self.members.ingress == peer {
+            self.claim_all_flows();
+        }
+    }
+
+    /// Close a link and, if it was the member's, note that the member is down.
+    pub(super) fn close_link(&mut self, now: Instant, conn: ConnId) {
+        self.drop_link(now, conn);
+    }
+
+    /// The stack says the link's connection is gone.
+    pub(super) fn link_gone(&mut self, now: Instant, conn: ConnId) {
+        self.drop_link(now, conn);
+    }
+
+    fn drop_link(&mut self, now: Instant, conn: ConnId) {
+        self.uses.remove(&conn);
+        self.stack
+            .update(now, conn, |connection| connection.abort(now));
+        let Some(link) = self.links.remove(&conn) else {
+            return;
+        };
+        let peer = link.channel.peer_id();
+        let Some(member) = self.members.get_mut(peer) else {
+            return;
+        };
+        if member.link == Some(conn) {
+            if member.is_up() {
+                log::warn!(target: "cluster", "channel to member {peer} is down");
+            }
+            member.link_lost(now);
+        }
+        if link.channel.peer().is_some() {
+            self.doubt(peer);
+        }
+    }
+
+    /// Hand queued octets to TCP as far as it has room. Whether anything was.
+    pub(super) fn flush_channels(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for (conn, link) in &mut self.links {
+            loop {
+                let tcp = self.stack.connection(*conn);
+                let room = |tcp: &Connection| {
+                    !matches!(tcp.state(), State::SynSent | State::SynReceived)
+                        && tcp.send_queued() < AHEAD
+                };
+                if !tcp.is_some_and(room) {
+                    break;
+                }
+                let Some(octets) = link.channel.poll_output() else {
+                    break;
+                };
+                let taken = self
+                    .stack
+                    .update(now, *conn, |connection| connection.send(now, octets));
+                any |= matches!(taken, Some(Ok(())));
+            }
+        }
+        any
+    }
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        message: Message,
+        tail: Rope,
+        opening: Duration,
+    ) {
+        match message {
+            Message::Hello(_) => {}
+            Message::Heartbeat(heartbeat) => self.handle_heartbeat(now, from, heartbeat),
+            Message::Transfer(transfer) => self.take_in(now, from, transfer, tail, opening),
+            Message::Frame(attempt) => self.handle_relayed(now, attempt, tail),
+            Message::Accepted {
+                attempt,
+                open,
+                import,
+            } => {
+                let times = (Duration::from_nanos(open), Duration::from_nanos(import));
+                self.handle_answer(now, from, attempt, Answer::Affirmed, times);
+            }
+            Message::Refused { attempt, reason } => {
+                self.answered(now, from, attempt, Answer::Refused(reason));
+            }
+            Message::Doubt(attempt) => self.resolve(from, attempt),
+            Message::Owned(attempt) => self.answered(now, from, attempt, Answer::Affirmed),
+            Message::NotOwner(attempt) => self.answered(now, from, attempt, Answer::NotOwner),
+            Message::Forgotten(attempt) => self.answered(now, from, attempt, Answer::Forgotten),
+            Message::WhoOwns(flow) => self.tell_owner(now, from, flow),
+            Message::NotMine(flow) => self.handle_not_mine(now, from, flow),
+            Message::Ended(flow) => self.handle_ended(now, flow),
+            Message::Owns(list) => {
+                for ownership in list {
+                    self.handle_owns(now, ownership);
+                }
+            }
+            Message::Released(list) => {
+                for (flow, session) in list {
+                    self.handle_released(now, flow, session);
+                }
+            }
+            Message::HandoverTable(list) => {
+                for ownership in list {
+                    self.steer_to(now, ownership);
+                }
+            }
+            Message::Handover { term } => self.become_ingress(now, term),
+            Message::Ingress { term } => self.learn_ingress(now, from, term),
+            Message::Leaving => {
+                if let Some(member) = self.members.get_mut(from) {
+                    member.left = member.last_boot;
+                }
+                self.forget_owner(now, from);
+            }
+        }
+    }
+
+    fn handle_heartbeat(&mut self, now: Instant, from: MemberId, heartbeat: Heartbeat) {
+        if let Some(member) = self.members.get_mut(from) {
+            member.heartbeat = Some(heartbeat);
+            member.given = 0;
+        }
+        if heartbeat.ingress == from {
+            self.learn_ingress(now, from, heartbeat.term);
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Leaving: every session moves to the peers, then the ingress role, then nothing is left to do
+//! but to pass on what still arrives.
+
+use alloc::collections::VecDeque;
+
+use super::{Event, Instance};
+use crate::cluster::message::Message;
+use crate::session::SessionId;
+use crate::stack::{RxFrame, Scope};
+use crate::time::{Duration, Instant};
+
+/// Time between two looks at what a drain waits for.
+const TICK: Duration = Duration::from_millis(20);
+/// A session that was refused is offered again after this time.
+const RETRY: Duration = Duration::from_millis(100);
+/// Sessions that cannot move are waited for this long, then reset.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Half-open connections are waited for this long.
+const SETTLE: Duration = Duration::from_secs(2);
+/// A successor that does not answer is asked again, or another one, after this time.
+const HANDOVER: Duration = Duration::from_secs(1);
+/// Handovers tried.
+const HANDOVERS: u32 = 5;
+/// Without a frame for the virtual addresses for this long, nobody takes us for the ingress.
+const QUIET: Duration = Duration::from_millis(300);
+/// Frames for the virtual addresses are passed on this long at most.
+const GRACE: Duration = Duration::from_secs(2);
+/// Time to get the farewell out.
+const FAREWELL: Duration = Duration::from_millis(50);
+/// Octets waiting in a channel beyond which no further session is put in.
+const CHANNEL_ROOM: usize = 1024 * 1024;
+
+/// How far a drain is.
+#[derive(Debug)]
+enum Stage {
+    /// Sessions are moving.
+    Moving,
+    /// The ingress role was offered to a peer so many times, last at that time.
+    HandingOver(u32, Instant),
+    /// Frames for the virtual addresses are still passed on.
+    Grace { since: Instant, heard: Instant },
+    /// The farewell is on its way.
+    Farewell(Instant),
+    /// Nothing is left.
+    Done,
+}
+
+/// Whether the instance is leaving.
+#[derive(Debug)]
+pub(super) enum Drain {
+    /// It is not.
+    No,
+    /// It is.
+    Leaving(Leave),
+}
+
+/// A drain.
+#[derive(Debug)]
+pub(super) struct Leave {
+    stage: Stage,
+    since: Instant,
+    tick: Instant,
+    /// The ingress role was handed on.
+    was_ingress: bool,
+    /// Sessions to be moved, with the earliest time.
+    queue: VecDeque<(Instant, SessionId)>,
+}
+
+impl Drain {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Drain::Leaving(leave) if !matches!(leave.stage, Stage::Done) => Some(leave.tick),
+            _ => None,
+        }
+    }
+}
+
+impl Instance {
+    /// Stop taking new sessions, move all sessions to the peers, hand the ingress role on; then
+    /// [`Event::Drained`].
+    pub fn drain(&mut self, now: Instant) {
+        if self.is_draining() {
+            return;
+        }
+        log::info!(target: "cluster", "draining {} sessions", self.sessions.len());
+        self.counters.add("drains");
+        let queue = self.sessions.keys().map(|id| (now, *id)).collect();
+        self.drain = Drain::Leaving(Leave {
+            stage: Stage::Moving,
+            since: now,
+            tick: now,
+            was_ingress: false,
+            queue,
+        });
+        if self.members.is_empty() || self.key.is_none() {
+            for service in &self.services {
+                if service.spec.scope == Scope::Service {
+                    self.stack.set_accepting(service.listener, false);
+                }
+            }
+        }
+        self.beat();
+        self.pump(now);
+    }
+
+    /// Whether a drain is going on or complete.
+    pub fn is_draining(&self) -> bool {
+        matches!(self.drain, Drain::Leaving(_))
+    }
+
+    /// Whether the drain is past the point where sessions may begin here.
+    pub(super) fn has_left(&self) -> bool {
+        matches!(&self.drain, Drain::Leaving(leave) if !matches!(leave.stage, Stage::Moving))
+    }
+
+    /// A session is here while we are leaving: it has to go too.
+    pub(super) fn drain_session(&mut self, now: Instant, session: SessionId) {
+        if let Drain::Leaving(leave) = &mut self.drain {
+            // At once if it is new, after a pause if it was refused.
+            let fresh = self.sessions.get(&session).is_some_and(|s| s.epoch == 1);
+            let at = if fresh { now } else { now + RETRY };
+            leave.queue.push_back((at, session));
+        }
+    }
+
+    /// Note frames for the virtual addresses while the drain waits for them to end.
+    pub(super) fn note_vip_frame(&mut self, now: Instant, frame: &RxFrame) {
+        if let Drain::Leaving(Leave {
+            stage: Stage::Grace { heard, .. },
+            ..
+        }) = &mut self.drain
+            && destination(&frame.bytes).is_some_and(|ip| self.vips.contains(&ip))
+        {
+            *heard = now;
+        }
+    }
+
+    /// Another member is the ingress now.
+    pub(super) fn ingress_left(&mut self, now: Instant) {
+        if let Drain::Leaving(leave) = &mut self.drain
+            && matches!(leave.stage, Stage::HandingOver(..))
+        {
+            leave.was_ingress = true;
+            leave.stage = Stage::Grace {
+                since: now,
+                heard: now,
+            };
+        }
+    }
+
+    /// Whether this drain has handed the ingress role on.
+    pub(super) fn was_ingress(&self) -> bool {
+        matches!(&self.drain, Drain::Leaving(leave) if leave.was_ingress)
+    }
+
+    /// Take the drain as far as it goes now.
+    pub(super) fn step_drain(&mut self, now: Instant) {
+        self.offer_next(now);
+        let movable_left = || {
+            !self.moving.is_empty()
+                || self
+                    .sessions
+                    .values()
+                    .any(|session| self.is_movable(session))
+        };
+        let Drain::Leaving(leave) = &self.drain else {
+            return;
+        };
+        if leave.tick > now {
+            return;
+        }
+        let since = leave.since;
+        let next = match leave.stage {
+            Stage::Moving if movable_left() => {
+                if now.since(since) >= DEADLINE {
+                    self.force_end(now);
+                }
+                None
+            }
+            Stage::Moving if self.stack.half_open_count() > 0 && now.since(since) < SETTLE => None,
+            Stage::Moving if self.key.is_none() => Some(Stage::Farewell(now)),
+            Stage::Moving if self.is_ingress() => Some(Stage::HandingOver(0, now)),
+            Stage::Moving => Some(Stage::Grace {
+                since: now,
+                heard: now,
+            }),
+            Stage::HandingOver(tries, at) if at <= now => {
+                match self.members.choose(&mut self.rng, self.id, None, None) {
+                    Some(successor) if tries < HANDOVERS => {
+                        self.hand_over(successor);
+                        Some(Stage::HandingOver(tries + 1, now + HANDOVER))
+                    }
+                    // Alone: nobody to go on.
+                    _ => Some(Stage::Farewell(now)),
+                }
+            }
+            Stage::Grace { since, heard }
+                if now.since(heard) >= QUIET || now.since(since) >= GRACE =>
+            {
+                Some(Stage::Farewell(now + FAREWELL))
+            }
+            Stage::Farewell(at) if at <= now => Some(Stage::Done),
+            Stage::HandingOver(..) | Stage::Grace { .. } | Stage::Farewell(_) | Stage::Done => None,
+        };
+        match next {
+            Some(Stage::Farewell(_)) => self.broadcast(&Message::Leaving),
+            Some(Stage::Done) => {
+                log::info!(target: "cluster", "drained");
+                self.events.push_back(Event::Drained);
+            }
+            _ => {}
+        }
+        if let Drain::Leaving(leave) = &mut self.drain {
+            leave.tick = now + TICK;
+            if let Some(stage) = next {
+                leave.stage = stage;
+            }
+        }
+    }
+
+    /// Put as many sessions on their way as there is room for.
+    fn offer_next(&mut self, now: Instant) {
+        while self.moving.len() < super::moves::MAX_MOVING {
+            let Drain::Leaving(leave) = &mut self.drain else {
+                return;
+            };
+            let Some((at, id)) = leave.queue.pop_front() else {
+                return;
+            };
+            if at > now {
+                leave.queue.push_front((at, id));
+                return;
+            }
+            let Some(session) = self.sessions.get(&id) else {
+                continue;
+            };
+            if !self.is_movable(session) {
+                continue;
+            }
+            let at = session.movable_at(now);
+            let to = self.members.choose(&mut self.rng, self.id, None, None);
+            let to = to.filter(|to| {
+                let link = self.members.get(*to).and_then(|member| member.link);
+                let link = link.and_then(|link| self.links.get(&link));
+                link.is_some_and(|link| link.channel.queued() < CHANNEL_ROOM)
+            });
+            let begun = match to {
+                Some(to) if at <= now => {
+                    if let Some(member) = self.members.get_mut(to) {
+                        member.given += 1;
+                    }
+                    self.freeze(now, id, to).is_ok()
+                }
+                _ => false,
+            };
+            if !begun && let Drain::Leaving(leave) = &mut self.drain {
+                leave.queue.push_back((at.max(now + TICK), id));
+            }
+        }
+    }
+}
+
+/// The destination of the IP packet in an Ethernet frame.
+fn destination(frame: &[u8]) -> Option<core::net::IpAddr> {
+    match frame.get(12..14)? {
+        [0x08, 0x00] => {
+            let octets: [u8; 4] = frame.get(30..34)?.try_into().ok()?;
+            Some(octets.into())
+        }
+        [0x86, 0xdd] => {
+            let octets: [u8; 16] = frame.get(38..54)?.try_into().ok()?;
+            Some(octets.into())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,301 @@
+//! One instance: stack, sessions, transfers and cluster composed, still without IO.
+//!
+//! Drain it in this order after every `handle_*` or command: [`Instance::poll_event`] until
+//! `None` (run what it wakes), [`Instance::poll_transmit`] until `None`, then sleep until
+//! [`Instance::poll_timeout`] or the next frame.
+//!
+//! The other rooms decide, this one carries things between them:
+//! - `sessions`: a session's side, and what TCP reports about its connections;
+//! - `channels`: octets between TCP and the channels, and who is up;
+//! - `moves`: transfers, at the source and at the target;
+//! - `steer`: routes of flows that are not local, the ingress role;
+//! - `drain`: leaving;
+//! - `status`: what pages show.
+
+mod channels;
+mod drain;
+mod moves;
+mod sessions;
+mod status;
+mod steer;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use crate::cluster::members::Members;
+use crate::cluster::message::Flow;
+use crate::cluster::rng::Rng;
+use crate::cluster::steering::Steering;
+use crate::cluster::{BootId, CHANNEL_PORT, MemberId};
+use crate::migrate::transfer::Epochs;
+use crate::session::{Session, SessionId};
+use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Scope, Stack, StackEvent, TxFrame};
+use crate::tcp::TcpConfig;
+use crate::time::{Duration, Instant};
+
+use channels::Link;
+use drain::Drain;
+use moves::Moving;
+pub use types::*;
+
+/// Time between two looks at what may have become useless.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What a connection of the stack is used for.
+#[derive(Clone, Copy, Debug)]
+enum Use {
+    /// The numbered connection of a session.
+    Session(SessionId, u16),
+    /// A channel to a peer.
+    Channel,
+}
+
+#[derive(Debug)]
+struct Service {
+    spec: ServiceSpec,
+    listener: ListenerId,
+}
+
+/// Counts by name.
+#[derive(Debug, Default)]
+struct Counters(BTreeMap<&'static str, u64>);
+
+impl Counters {
+    fn add(&mut self, name: &'static str) {
+        let count = self.0.entry(name).or_default();
+        *count = count.saturating_add(1);
+    }
+}
+
+/// One running image.
+pub struct Instance {
+    id: MemberId,
+    boot: BootId,
+    key: Option<[u8; 32]>,
+    vips: Vec<IpAddr>,
+    tcp: TcpConfig,
+    mtu: u16,
+    clock: Option<fn() -> Instant>,
+    rng: Rng,
+    stack: Stack,
+
+    services: Vec<Service>,
+    sessions: BTreeMap<SessionId, Session>,
+    uses: BTreeMap<ConnId, Use>,
+    opened: u64,
+
+    moving: BTreeMap<SessionId, Moving>,
+    frozen: BTreeMap<Flow, SessionId>,
+    deferred: BTreeSet<(Instant, SessionId)>,
+    epochs: Epochs,
+    reports: VecDeque<MoveReport>,
+
+    channel_listener: Option<ListenerId>,
+    members: Members,
+    links: BTreeMap<ConnId, Link>,
+    heartbeat_at: Instant,
+
+    steering: Steering,
+    sweep_at: Instant,
+    swept: Option<Flow>,
+    drain: Drain,
+
+    events: VecDeque<Event>,
+    woken: BTreeSet<SessionId>,
+    counters: Counters,
+}
+
+impl core::fmt::Debug for Instance {
+    // By hand: the key is nobody's business.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Instance")
+            .field("id", &self.id)
+            .field("boot", &self.boot)
+            .field("sessions", &self.sessions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Instance {
+    /// An instance that has just booted. `seed` feeds everything random in it and must never be
+    /// used for another boot.
+    pub fn new(config: InstanceConfig, seed: [u8; 32], now: Instant) -> Instance {
+        let mut rng = Rng::new(&seed, b"instance");
+        let boot = BootId(rng.array());
+        let vips = config.stack.vips.clone();
+        let tcp = config.stack.tcp.clone();
+        let mtu = config.stack.mtu;
+        let mut stack = Stack::new(config.stack, rng.array(), now);
+        let peers = config.peers.iter().map(|peer| (peer.id, peer.address));
+        let members = Members::new(
+            peers.filter(|(id, _)| *id != config.id),
+            config.ingress,
+            now,
+        );
+        let clustered = config.cluster_key.is_some() && !members.is_empty();
+        let channel_listener = clustered.then(|| stack.listen(CHANNEL_PORT, Scope::Own));
+        stack.set_ask_unknown(clustered);
+        stack.set_ingress(now, config.ingress == config.id || !clustered);
+        Instance {
+            id: config.id,
+            boot,
+            key: config.cluster_key.filter(|_| clustered),
+            vips,
+            tcp,
+            mtu,
+            clock: None,
+            rng,
+            stack,
+            services: Vec::new(),
+            sessions: BTreeMap::new(),
+            uses: BTreeMap::new(),
+            opened: 0,
+            moving: BTreeMap::new(),
+            frozen: BTreeMap::new(),
+            deferred: BTreeSet::new(),
+            epochs: Epochs::new(),
+            reports: VecDeque::new(),
+            channel_listener,
+            members,
+            links: BTreeMap::new(),
+            heartbeat_at: now,
+            steering: Steering::default(),
+            sweep_at: now + SWEEP,
+            swept: None,
+            drain: Drain::No,
+            events: VecDeque::new(),
+            woken: BTreeSet::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// A finer clock than the `now` of calls, to measure what happens within one call (move
+    /// reports). Nothing else depends on it; without it such times are zero.
+    pub fn set_clock(&mut self, clock: fn() -> Instant) {
+        self.clock = Some(clock);
+    }
+
+    /// The finest time there is.
+    fn measure(&self, now: Instant) -> Instant {
+        self.clock.map_or(now, |clock| clock())
+    }
+
+    /// Take in a frame from the NIC.
+    pub fn handle_frame(&mut self, now: Instant, frame: RxFrame) {
+        self.note_vip_frame(now, &frame);
+        self.stack.handle_frame(now, frame);
+        self.pump(now);
+    }
+
+    /// Fire timers that are due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.stack.handle_timeout(now);
+        self.pump(now);
+        self.run_deferred_moves(now);
+        self.run_channel_timers(now);
+        self.expire_queries(now);
+        if self.sweep_at <= now {
+            self.sweep_at = now + SWEEP;
+            self.sweep_flows(now);
+        }
+        self.pump(now);
+    }
+
+    /// When [`Instance::handle_timeout`] is next due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.stack.poll_timeout(),
+            self.deferred.first().map(|(at, _)| *at),
+            self.channel_timeout(),
+            self.steering.poll_timeout(),
+            (!self.steering.is_empty()).then_some(self.sweep_at),
+            self.drain.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The next thing to report.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        loop {
+            let event = self.events.pop_front()?;
+            let about = match event {
+                Event::SessionWoken(session) => {
+                    self.woken.remove(&session);
+                    Some(session)
+                }
+                Event::SessionStarted { session, .. } => Some(session),
+                Event::SessionStopped(_) | Event::Drained => None,
+            };
+            // Gone again before anyone heard of it.
+            if about.is_some_and(|session| !self.sessions.contains_key(&session)) {
+                continue;
+            }
+            return Some(event);
+        }
+    }
+
+    /// The next frame to send.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<TxFrame> {
+        self.stack.poll_transmit(now)
+    }
+
+    /// Carry everything that can be carried: the stack's events, the channels' output, the next
+    /// steps of a drain.
+    fn pump(&mut self, now: Instant) {
+        loop {
+            while let Some(event) = self.stack.poll_event() {
+                self.handle_stack_event(now, event);
+            }
+            self.step_drain(now);
+            if !self.flush_channels(now) {
+                break;
+            }
+        }
+    }
+
+    fn handle_stack_event(&mut self, now: Instant, event: StackEvent) {
+        match event {
+            StackEvent::Accepted { listener, conn } => {
+                if Some(listener) == self.channel_listener {
+                    self.accept_channel(now, conn);
+                } else {
+                    self.open_session(now, listener, conn);
+                }
+            }
+            StackEvent::Updated(conn) => match self.uses.get(&conn) {
+                Some(Use::Session(session, number)) => {
+                    let (session, number) = (*session, *number);
+                    self.connection_updated(session, number, conn);
+                }
+                Some(Use::Channel) => self.read_channel(now, conn),
+                None => {}
+            },
+            StackEvent::Gone { conn, .. } => match self.uses.remove(&conn) {
+                Some(Use::Session(session, number)) => self.connection_gone(now, session, number),
+                Some(Use::Channel) => self.link_gone(now, conn),
+                None => {}
+            },
+            StackEvent::Captured { flow, frame } => self.relay(now, flow, frame),
+            StackEvent::UnknownFlow { flow, syn } => self.place(now, flow, syn),
+            StackEvent::AddressesChanged => {}
+        }
+    }
+
+    /// A service to be reached at its port from now on.
+    pub fn add_service(&mut self, spec: ServiceSpec) -> ServiceId {
+        let id = ServiceId(self.services.len() as u32);
+        let listener = self.stack.listen(spec.port, spec.scope);
+        self.services.push(Service { spec, listener });
+        id
+    }
+
+    fn flow_of(&self, conn: ConnId) -> Option<FlowKey> {
+        self.stack.flow(conn)
+    }
+}

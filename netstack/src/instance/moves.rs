@@ -1,0 +1,641 @@
+//! Transfers: freezing and offering a session, taking one in, what follows from the answers.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::{Event, Instance, MoveError, MoveReport, ServiceId, Use};
+use crate::cluster::channel::Channel;
+use crate::cluster::message::{Attempt, Message, Ownership, Transfer};
+use crate::cluster::{BootId, MemberId};
+use crate::migrate::capsule::{Capsule, CapsuleConnection};
+use crate::migrate::rope::Rope;
+use crate::migrate::transfer::{Answer, Decision, Memory, Phase, RefuseReason, Source, Verdict};
+use crate::session::{Residence, Session, SessionConnection, SessionError, SessionId};
+use crate::stack::{FlowKey, Route, RxFrame, Scope};
+use crate::tcp::{Connection, ImportError};
+use crate::time::{Duration, Instant};
+
+/// Finished moves remembered.
+const MAX_REPORTS: usize = 256;
+/// Captured frames kept of a frozen session, in case it thaws.
+const MAX_KEPT: usize = 512;
+/// Sessions frozen at a time; further moves wait. The reason is memory, not protocol.
+pub(super) const MAX_MOVING: usize = 256;
+
+/// A session frozen for a transfer.
+#[derive(Debug)]
+pub(super) struct Moving {
+    pub(super) source: Source,
+    /// The session without its connections.
+    pub(super) session: Session,
+    /// Its connections at the freeze, shared with the capsule.
+    connections: Vec<CapsuleConnection>,
+    /// Frames that arrived since, as many as are kept.
+    kept: Vec<(FlowKey, RxFrame)>,
+    frozen_at: Instant,
+    capsule_bytes: u32,
+    export: Duration,
+    seal: Duration,
+}
+
+impl Moving {
+    /// The session as it is offered.
+    fn capsule(&self, service: &str) -> Capsule {
+        Capsule {
+            session: self.session.id,
+            epoch: self.source.epoch,
+            service: service.into(),
+            state: self.session.committed.clone(),
+            finished: self.session.finished.is_some(),
+            connections: self.connections.clone(),
+        }
+    }
+}
+
+impl Instance {
+    /// Freeze the session and offer it to `to`. Deferred while the session has just been imported
+    /// (first commit or 100 ms).
+    pub fn move_session(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        to: MemberId,
+    ) -> Result<(), MoveError> {
+        if self.moving.contains_key(&session) {
+            return Err(MoveError::NotMovable);
+        }
+        let entry = self.sessions.get(&session).ok_or(MoveError::NoSession)?;
+        if !self.is_movable(entry) {
+            return Err(MoveError::NotMovable);
+        }
+        let member = self.members.get(to).ok_or(MoveError::NoMember)?;
+        if !member.is_up() {
+            return Err(MoveError::Unreachable);
+        }
+        let at = entry.movable_at(now);
+        if at > now || self.moving.len() >= MAX_MOVING {
+            if let Some(entry) = self.sessions.get_mut(&session) {
+                entry.wanted = Some(to);
+                self.deferred.insert((at, session));
+            }
+            return Ok(());
+        }
+        self.freeze(now, session, to)?;
+        self.pump(now);
+        Ok(())
+    }
+
+    /// Begin the moves that had to wait.
+    pub(super) fn run_deferred_moves(&mut self, now: Instant) {
+        while let Some((at, id)) = self.deferred.first().copied()
+            && at <= now
+            && self.moving.len() < MAX_MOVING
+        {
+            self.deferred.pop_first();
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
+            let at = session.movable_at(now);
+            if at > now {
+                self.deferred.insert((at, id));
+                continue;
+            }
+            if let Some(to) = session.wanted.take()
+                && self.freeze(now, id, to).is_err()
+            {
+                self.counters.add("moves_not_begun");
+                self.drain_session(now, id);
+            }
+        }
+    }
+
+    // --- the source ------------------------------------------------------------------------------
+
+    pub(super) fn freeze(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        to: MemberId,
+    ) -> Result<(), MoveError> {
+        let peer = self.members.get(to).and_then(|member| member.hello.clone());
+        let peer = peer.ok_or(MoveError::Unreachable)?;
+        let session = self.sessions.get(&id).ok_or(MoveError::NoSession)?;
+        let whole = |connection: &SessionConnection| {
+            let tcp = connection.conn.and_then(|conn| self.stack.connection(conn));
+            connection.failure.is_none()
+                && tcp.is_some_and(|tcp| tcp.error().is_none() && tcp.state().is_synchronized())
+        };
+        if !session.connections.iter().all(whole) {
+            return Err(MoveError::NotMovable);
+        }
+        let Some(mut session) = self.sessions.remove(&id) else {
+            return Err(MoveError::NoSession);
+        };
+        session.wanted = None;
+        let frozen_at = self.measure(now);
+        let mut connections = Vec::with_capacity(session.connections.len());
+        for connection in &mut session.connections {
+            let Some(conn) = connection.conn.take() else {
+                continue;
+            };
+            self.uses.remove(&conn);
+            connection.pending.rollback();
+            if let Some((tcp, next_hop)) = self.stack.detach(now, conn, Route::Capture) {
+                self.frozen.insert(connection.flow.into(), id);
+                connections.push(CapsuleConnection {
+                    next_hop,
+                    end_read: connection.end_read,
+                    shut_down: connection.shut_down,
+                    tcp: tcp.export(now),
+                });
+            }
+        }
+        let mut moving = Moving {
+            source: Source::new(to, peer.boot, peer.generation, session.epoch + 1),
+            session,
+            connections,
+            kept: Vec::new(),
+            frozen_at,
+            capsule_bytes: 0,
+            export: Duration::ZERO,
+            seal: Duration::ZERO,
+        };
+        let encoded = self.capsule_of(&moving).encode();
+        let exported_at = self.measure(now);
+        moving.export = exported_at.since(frozen_at);
+        moving.capsule_bytes = encoded.as_ref().map_or(0, Rope::len) as u32;
+        let transfer = Transfer {
+            session: id,
+            epoch: moving.source.epoch,
+            boot: moving.source.boot,
+            generation: moving.source.generation,
+        };
+        if moving.session.finished.is_none() {
+            self.events.push_back(Event::SessionStopped(id));
+        }
+        self.counters.add("moves_begun");
+        let sent = match encoded {
+            Ok(capsule) => self.send_with(to, &Message::Transfer(transfer), capsule),
+            Err(_) => false,
+        };
+        if !sent {
+            // Never offered to anyone: as good as a refusal.
+            self.counters.add("moves_not_offered");
+            self.thaw(now, moving);
+            return Err(MoveError::NotMovable);
+        }
+        self.flush_channels(now);
+        moving.seal = self.measure(now).since(exported_at);
+        self.moving.insert(id, moving);
+        Ok(())
+    }
+
+    /// The session as it is offered.
+    pub(super) fn capsule_of(&self, moving: &Moving) -> Capsule {
+        let service = self.services.get(moving.session.service);
+        moving.capsule(service.map_or("", |service| service.spec.name))
+    }
+
+    /// A frame of a frozen session arrived: it follows the capsule, and a copy is kept for the
+    /// case of a thaw.
+    pub(super) fn relay(&mut self, now: Instant, flow: FlowKey, frame: RxFrame) {
+        let id = self.frozen.get(&flow.into()).copied();
+        let moving = id.and_then(|id| Some((id, self.moving.get_mut(&id)?)));
+        let Some((id, moving)) = moving else {
+            // Captured just before the answer came: it goes where the flow is now.
+            self.stack.inject(now, frame);
+            return;
+        };
+        if moving.kept.len() < MAX_KEPT {
+            moving.kept.push((flow, frame.clone()));
+        } else {
+            self.counters.add("frames_not_kept");
+        }
+        if moving.source.phase() == Phase::Offered {
+            let (to, epoch) = (moving.source.target, moving.source.epoch);
+            self.send_frame(to, Attempt { session: id, epoch }, frame);
+        }
+    }
+
+    fn send_frame(&mut self, to: MemberId, attempt: Attempt, frame: RxFrame) {
+        let room = self
+            .link_to(to)
+            .is_some_and(|link| link.channel.queued() < super::channels::MAX_QUEUED);
+        if room && self.send_with(to, &Message::Frame(attempt), Rope::from(frame.bytes)) {
+            self.counters.add("frames_relayed");
+        } else {
+            self.counters.add("frames_not_relayed");
+        }
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        attempt: Attempt,
+        answer: Answer,
+    ) {
+        self.handle_answer(now, from, attempt, answer, (Duration::ZERO, Duration::ZERO));
+    }
+
+    /// A target answered. `times` are what it took to open and to import.
+    pub(super) fn handle_answer(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        attempt: Attempt,
+        answer: Answer,
+        times: (Duration, Duration),
+    ) {
+        let boot = self.members.get(from).and_then(|member| member.last_boot);
+        let (Some(moving), Some(boot)) = (self.moving.get_mut(&attempt.session), boot) else {
+            self.counters.add("answers_late");
+            return;
+        };
+        let doubted = moving.source.phase() == Phase::Doubt;
+        let verdict = moving
+            .source
+            .handle_answer(from, boot, attempt.epoch, answer);
+        self.conclude(now, attempt.session, verdict, doubted, times);
+    }
+
+    fn conclude(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        verdict: Verdict,
+        doubted: bool,
+        times: (Duration, Duration),
+    ) {
+        if verdict == Verdict::None {
+            return;
+        }
+        let Some(moving) = self.moving.remove(&id) else {
+            return;
+        };
+        let result = match verdict {
+            Verdict::Thaw(Some(reason)) => "refused: ".to_string() + reason.as_str(),
+            Verdict::Thaw(None) => "refused: never arrived".to_string(),
+            Verdict::Lost => "lost: the target restarted".to_string(),
+            Verdict::Unknown => "unknown: the target forgot".to_string(),
+            Verdict::Moved | Verdict::None => "accepted".to_string(),
+        };
+        self.report(now, &moving, result, times);
+        match verdict {
+            Verdict::Moved => {
+                self.counters.add("moves_accepted");
+                self.follow(now, moving, doubted);
+            }
+            Verdict::Thaw(_) => {
+                self.counters.add("moves_refused");
+                self.thaw(now, moving);
+                self.drain_session(now, id);
+            }
+            Verdict::Lost => {
+                self.counters.add("sessions_lost");
+                self.thaw(now, moving);
+                self.abort(now, id);
+            }
+            Verdict::Unknown | Verdict::None => {
+                self.counters.add("sessions_unknown");
+                for connection in &moving.session.connections {
+                    self.frozen.remove(&connection.flow.into());
+                    self.stack.drop_held(now, &connection.flow);
+                }
+            }
+        }
+    }
+
+    fn report(
+        &mut self,
+        now: Instant,
+        moving: &Moving,
+        result: String,
+        (open, import): (Duration, Duration),
+    ) {
+        let total = self.measure(now).since(moving.frozen_at);
+        if self.reports.len() >= MAX_REPORTS {
+            self.reports.pop_front();
+        }
+        self.reports.push_back(MoveReport {
+            session: moving.session.id,
+            to: moving.source.target,
+            epoch: moving.source.epoch,
+            result,
+            capsule_bytes: moving.capsule_bytes,
+            export: moving.export,
+            seal: moving.seal,
+            link: total.saturating_sub(moving.export + moving.seal + open + import),
+            open,
+            import,
+            total,
+        });
+    }
+
+    /// The target owns the session: its flows go there from now on.
+    fn follow(&mut self, now: Instant, moving: Moving, doubted: bool) {
+        let Moving {
+            source,
+            session,
+            kept,
+            ..
+        } = moving;
+        let attempt = Attempt {
+            session: session.id,
+            epoch: source.epoch,
+        };
+        if doubted {
+            // Whatever was lost with the channel: sent again, TCP sorts it out.
+            for (_, frame) in kept {
+                self.send_frame(source.target, attempt, frame);
+            }
+        }
+        for connection in &session.connections {
+            let owner = Ownership {
+                flow: connection.flow.into(),
+                owner: source.target,
+                session: session.id,
+                epoch: source.epoch,
+            };
+            self.leave_tombstone(now, connection.flow, owner);
+        }
+    }
+
+    /// The session never left: go on with it here, under an epoch above the attempt's.
+    fn thaw(&mut self, now: Instant, moving: Moving) {
+        let Moving {
+            source,
+            mut session,
+            connections,
+            kept,
+            ..
+        } = moving;
+        let id = session.id;
+        session.epoch = source.epoch + 1;
+        for (number, (connection, carried)) in
+            session.connections.iter_mut().zip(connections).enumerate()
+        {
+            self.frozen.remove(&connection.flow.into());
+            let attached = Connection::import(carried.tcp, now, &self.tcp, self.mtu)
+                .ok()
+                .and_then(|tcp| self.stack.attach(now, tcp, carried.next_hop).ok());
+            connection.conn = attached;
+            match attached {
+                Some(conn) => {
+                    self.uses.insert(conn, Use::Session(id, number as u16));
+                }
+                None => {
+                    self.counters.add("thaws_failed");
+                    connection.failure = Some(SessionError::Reset);
+                    self.stack.clear_route(now, &connection.flow);
+                }
+            }
+        }
+        if session.is_over() {
+            self.release_flows(now, &session);
+            return;
+        }
+        let service = ServiceId(session.service as u32);
+        let serving = session.finished.is_none();
+        self.sessions.insert(id, session);
+        self.counters.add("sessions_thawed");
+        if serving {
+            self.events.push_back(Event::SessionStarted {
+                session: id,
+                service,
+            });
+        }
+        self.claim_flows(id);
+        for (_, frame) in kept {
+            self.stack.inject(now, frame);
+        }
+    }
+
+    /// The channel to `peer` broke: what was offered through it is in doubt.
+    pub(super) fn doubt(&mut self, peer: MemberId) {
+        for moving in self.moving.values_mut() {
+            if moving.source.target == peer {
+                moving.source.handle_channel_lost();
+            }
+        }
+    }
+
+    /// A channel to `peer` is up: ask about what is in doubt.
+    pub(super) fn ask_in_doubt(&mut self, now: Instant, peer: MemberId, boot: BootId) {
+        let mut verdicts = Vec::new();
+        for (id, moving) in &mut self.moving {
+            if moving.source.target == peer {
+                let verdict = moving.source.handle_channel_up(boot);
+                verdicts.push((*id, moving.source.epoch, verdict));
+            }
+        }
+        for (session, epoch, verdict) in verdicts {
+            if verdict == Verdict::None {
+                self.counters.add("transfers_in_doubt");
+                self.send(peer, &Message::Doubt(Attempt { session, epoch }));
+            } else {
+                let times = (Duration::ZERO, Duration::ZERO);
+                self.conclude(now, session, verdict, true, times);
+            }
+        }
+    }
+
+    // --- the target ------------------------------------------------------------------------------
+
+    /// Answer a source in doubt.
+    pub(super) fn resolve(&mut self, from: MemberId, attempt: Attempt) {
+        let here = self.sessions.get(&attempt.session);
+        let frozen = self.moving.get(&attempt.session);
+        let epoch = here
+            .or(frozen.map(|moving| &moving.session))
+            .map(|session| session.epoch);
+        let memory = match epoch {
+            Some(epoch) if epoch >= attempt.epoch => Memory::Owned,
+            _ => self.epochs.ask(attempt.session, attempt.epoch),
+        };
+        let answer = match memory {
+            Memory::Owned => Message::Owned(attempt),
+            Memory::Denied => Message::NotOwner(attempt),
+            Memory::Forgotten => Message::Forgotten(attempt),
+        };
+        self.send(from, &answer);
+    }
+
+    /// A session is offered.
+    pub(super) fn take_in(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        transfer: Transfer,
+        capsule: Rope,
+        opening: Duration,
+    ) {
+        let attempt = Attempt {
+            session: transfer.session,
+            epoch: transfer.epoch,
+        };
+        let generation = self
+            .link_to(from)
+            .map(|link| Channel::generation(&link.channel));
+        let meant = transfer.boot == self.boot && Some(transfer.generation) == generation;
+        let start = self.measure(now);
+        let mut decoded_at = start;
+        let result = match self.epochs.decide(attempt.session, attempt.epoch) {
+            Decision::Affirm => {
+                self.counters.add("transfer_replayed");
+                Ok(())
+            }
+            Decision::Deny => Err(RefuseReason::EpochBurned),
+            Decision::Import if !meant => Err(RefuseReason::Void),
+            Decision::Import => Capsule::decode(capsule)
+                .map_err(RefuseReason::from)
+                .and_then(|capsule| {
+                    decoded_at = self.measure(now);
+                    self.import(now, from, attempt, capsule)
+                }),
+        };
+        let answer = match result {
+            Ok(()) => Message::Accepted {
+                attempt,
+                open: (opening + decoded_at.since(start)).as_nanos() as u64,
+                import: self.measure(now).since(decoded_at).as_nanos() as u64,
+            },
+            Err(reason) => {
+                self.epochs.deny(attempt.session, attempt.epoch);
+                self.counters.add(reason.counter());
+                Message::Refused { attempt, reason }
+            }
+        };
+        self.send(from, &answer);
+    }
+
+    /// Whether this instance can serve what the capsule holds: the service's index.
+    fn admit(&self, attempt: Attempt, capsule: &Capsule) -> Result<usize, RefuseReason> {
+        if capsule.session != attempt.session || capsule.epoch != attempt.epoch {
+            return Err(RefuseReason::Mismatch);
+        }
+        if self.is_draining() {
+            return Err(RefuseReason::Draining);
+        }
+        let service = self.services.iter().position(|service| {
+            *service.spec.name == *capsule.service && service.spec.scope == Scope::Service
+        });
+        let service = service.ok_or(RefuseReason::NoService)?;
+        let reads = self.services.get(service).map(|s| s.spec.state_version);
+        if let Some((version, _)) = &capsule.state
+            && reads != Some(*version)
+        {
+            return Err(RefuseReason::StateVersion);
+        }
+        let room =
+            (self.tcp.max_connections as usize).saturating_sub(self.stack.connection_count());
+        if capsule.connections.is_empty() || capsule.connections.len() > room {
+            return Err(RefuseReason::Capacity);
+        }
+        if self.sessions.contains_key(&capsule.session)
+            || self.moving.contains_key(&capsule.session)
+        {
+            return Err(RefuseReason::Occupied);
+        }
+        for connection in &capsule.connections {
+            let flow = connection.flow();
+            if !self.vips.contains(&flow.local.ip()) {
+                return Err(RefuseReason::NoAddress);
+            }
+            if let Some(Route::Local(_) | Route::Capture) = self.stack.route(&flow) {
+                return Err(RefuseReason::Occupied);
+            }
+        }
+        Ok(service)
+    }
+
+    fn import(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        attempt: Attempt,
+        capsule: Capsule,
+    ) -> Result<(), RefuseReason> {
+        let service = self.admit(attempt, &capsule)?;
+        let mut ready = Vec::with_capacity(capsule.connections.len());
+        for carried in capsule.connections {
+            let flow = carried.flow();
+            let tcp = Connection::import(carried.tcp, now, &self.tcp, self.mtu)
+                .map_err(import_refusal)?;
+            ready.push((
+                flow,
+                carried.next_hop,
+                (carried.end_read, carried.shut_down),
+                tcp,
+            ));
+        }
+        let mut connections = Vec::with_capacity(ready.len());
+        for (flow, next_hop, (end_read, shut_down), tcp) in ready {
+            let Ok(conn) = self.stack.attach(now, tcp, next_hop) else {
+                self.take_back(now, from, connections);
+                return Err(RefuseReason::Occupied);
+            };
+            let mut connection = SessionConnection::new(flow, conn, self.tcp.receive_buffer);
+            connection.end_read = end_read;
+            connection.shut_down = shut_down;
+            connections.push(connection);
+        }
+        let id = attempt.session;
+        for (number, connection) in connections.iter().enumerate() {
+            if let Some(conn) = connection.conn {
+                self.uses.insert(conn, Use::Session(id, number as u16));
+            }
+            self.flow_is_local(now, connection.flow);
+        }
+        let mut session = Session {
+            id,
+            service,
+            epoch: attempt.epoch,
+            connections,
+            committed: capsule.state,
+            finished: capsule.finished.then_some(now),
+            residence: Residence::Settled,
+            wanted: None,
+        };
+        session.settle_in(now);
+        self.epochs.own(id, attempt.epoch);
+        self.sessions.insert(id, session);
+        self.counters.add("sessions_imported");
+        if !capsule.finished {
+            self.events.push_back(Event::SessionStarted {
+                session: id,
+                service: ServiceId(service as u32),
+            });
+        }
+        self.claim_flows(id);
+        Ok(())
+    }
+
+    /// One connection of a session found no place: the others leave again, before anything was
+    /// sent for them.
+    fn take_back(&mut self, now: Instant, from: MemberId, connections: Vec<SessionConnection>) {
+        let Some(source) = self.members.get(from).map(|member| member.address) else {
+            return;
+        };
+        for conn in connections.iter().filter_map(|c| c.conn) {
+            self.stack.detach(now, conn, Route::Forward(source));
+        }
+    }
+
+    /// A frame followed its capsule.
+    pub(super) fn handle_relayed(&mut self, now: Instant, attempt: Attempt, frame: Rope) {
+        if self.epochs.has_owned(attempt.session, attempt.epoch) {
+            self.stack.inject(now, RxFrame::new(frame.into_bytes()));
+        } else {
+            // The capsule was refused; the source has kept the frame.
+            self.counters.add("frames_of_refused");
+        }
+    }
+}
+
+fn import_refusal(error: ImportError) -> RefuseReason {
+    match error {
+        ImportError::WindowTooLarge => RefuseReason::Window,
+        _ => RefuseReason::BadConnection,
+    }
+}

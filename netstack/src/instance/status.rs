@@ -1,0 +1,87 @@
+//! What status pages show of an instance.
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use super::{ConnectionStatus, Instance, MemberStatus, MoveReport, SessionStatus};
+use crate::cluster::MemberId;
+use crate::session::Session;
+use crate::stack::ConnId;
+
+impl Instance {
+    /// This instance.
+    pub fn id(&self) -> MemberId {
+        self.id
+    }
+
+    /// This boot.
+    pub fn boot_id(&self) -> [u8; 16] {
+        self.boot.0
+    }
+
+    /// Own addresses as they are now (DHCP may have added one).
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.stack.addresses()
+    }
+
+    /// The other members.
+    pub fn members(&self) -> Vec<MemberStatus> {
+        let status = |member: &crate::cluster::members::Member| MemberStatus {
+            id: member.id,
+            address: member.address,
+            up: member.is_up(),
+        };
+        self.members.iter().map(status).collect()
+    }
+
+    fn connection_status(&self, conn: ConnId) -> Option<ConnectionStatus> {
+        let tcp = self.stack.connection(conn)?;
+        let info = tcp.info();
+        Some(ConnectionStatus {
+            local: tcp.local(),
+            remote: tcp.remote(),
+            state: info.state.name(),
+            tx_bytes: info.tx_bytes,
+            rx_bytes: info.rx_bytes,
+            cwnd: info.cwnd,
+            srtt: info.srtt.unwrap_or_default(),
+            rto: info.rto,
+            retransmits: info.counters.retransmits,
+        })
+    }
+
+    fn session_status(&self, session: &Session, frozen: bool) -> SessionStatus {
+        let service = self.services.get(session.service);
+        let conns = session.connections.iter().filter_map(|c| c.conn);
+        SessionStatus {
+            id: session.id,
+            service: service.map_or("", |service| service.spec.name),
+            epoch: session.epoch,
+            frozen,
+            connections: conns
+                .filter_map(|conn| self.connection_status(conn))
+                .collect(),
+        }
+    }
+
+    /// The sessions here, served and frozen.
+    pub fn sessions(&self) -> Vec<SessionStatus> {
+        let served = self.sessions.values();
+        let served = served.map(|session| self.session_status(session, false));
+        let frozen = self.moving.values();
+        let frozen = frozen.map(|moving| self.session_status(&moving.session, true));
+        served.chain(frozen).collect()
+    }
+
+    /// The last finished moves, oldest first (bounded).
+    pub fn moves(&self) -> Vec<MoveReport> {
+        self.reports.iter().cloned().collect()
+    }
+
+    /// Every counter of every room, by name.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut all = self.stack.counters();
+        all.extend(self.counters.0.iter().map(|(name, count)| (*name, *count)));
+        all
+    }
+}

@@ -1,0 +1,391 @@
+//! Flows that are not local: placing new ones, asking about unknown ones, the ingress role.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use super::Instance;
+use crate::cluster::MemberId;
+use crate::cluster::message::{Flow, MAX_ENTRIES, Message, Ownership};
+use crate::cluster::steering::{Entry, QueryState};
+use crate::session::{Session, SessionId};
+use crate::stack::{FlowKey, Route};
+use crate::time::{Duration, Instant};
+
+/// How long a route to another member is kept without a frame passing, unless the ingress was
+/// told of its owner.
+const UNUSED: Duration = Duration::from_secs(60);
+/// Entries looked at in one sweep.
+const SWEEP_STEP: usize = 4096;
+
+impl Instance {
+    /// Whether this instance answers for the virtual addresses.
+    pub fn is_ingress(&self) -> bool {
+        self.members.ingress == self.id || self.key.is_none()
+    }
+
+    // --- flows of our own ------------------------------------------------------------------------
+
+    /// The session whose flow this is here, served or frozen.
+    fn owner_here(&self, flow: &FlowKey) -> Option<(SessionId, u64)> {
+        if let Some(Route::Local(conn)) = self.stack.route(flow) {
+            let Some(super::Use::Session(id, _)) = self.uses.get(&conn) else {
+                return None;
+            };
+            return self.sessions.get(id).map(|session| (*id, session.epoch));
+        }
+        let id = self.frozen.get(&Flow::from(*flow))?;
+        let moving = self.moving.get(id)?;
+        Some((*id, moving.session.epoch))
+    }
+
+    /// A flow has its connection here now: what was known of it elsewhere is over.
+    pub(super) fn flow_is_local(&mut self, _now: Instant, flow: FlowKey) {
+        self.steering.remove(&flow.into());
+        self.steering.close(&flow.into());
+    }
+
+    fn ownerships(&self, session: &Session) -> Vec<Ownership> {
+        session
+            .connections
+            .iter()
+            .map(|connection| Ownership {
+                flow: connection.flow.into(),
+                owner: self.id,
+                session: session.id,
+                epoch: session.epoch,
+            })
+            .collect()
+    }
+
+    /// Tell the ingress that a session's flows are ours.
+    pub(super) fn claim_flows(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        if !self.is_ingress() && self.is_movable(session) {
+            let message = Message::Owns(self.ownerships(session));
+            self.send(self.members.ingress, &message);
+        }
+    }
+
+    /// Tell the ingress of all our sessions' flows.
+    pub(super) fn claim_all_flows(&mut self) {
+        let all: Vec<Ownership> = self
+            .sessions
+            .values()
+            .filter(|session| self.is_movable(session))
+            .flat_map(|session| self.ownerships(session))
+            .collect();
+        for part in all.chunks(MAX_ENTRIES) {
+            self.send(self.members.ingress, &Message::Owns(part.to_vec()));
+        }
+    }
+
+    /// Tell the ingress that a session has ended.
+    pub(super) fn release_flows(&mut self, now: Instant, session: &Session) {
+        for connection in &session.connections {
+            self.steering.end(now, connection.flow.into());
+        }
+        if !self.is_ingress() && self.is_movable(session) {
+            let flows = session.connections.iter();
+            let flows = flows.map(|connection| (connection.flow.into(), session.id));
+            let message = Message::Released(flows.collect());
+            self.send(self.members.ingress, &message);
+        }
+    }
+
+    // --- flows of others -------------------------------------------------------------------------
+
+    /// Send a flow's frames to its owner, if that is news.
+    pub(super) fn steer_to(&mut self, now: Instant, ownership: Ownership) {
+        let Ownership {
+            flow,
+            owner,
+            session,
+            epoch,
+        } = ownership;
+        let key = FlowKey::from(flow);
+        if self.owner_here(&key).is_some() || !self.steering.is_news(&flow, session, epoch) {
+            return;
+        }
+        let Some(address) = self.members.get(owner).map(|member| member.address) else {
+            return;
+        };
+        // Epoch 0: steered there, and not claimed yet (part of a handed-over table).
+        let claim = (epoch > 0).then_some((session, epoch));
+        if self.steering.set(flow, Entry { owner, claim }) {
+            self.steering.close(&flow);
+            self.stack.set_route(now, key, Route::Forward(address));
+        } else {
+            self.counters.add("steering_table_full");
+        }
+    }
+
+    /// A session moved away from here: its flows follow it.
+    pub(super) fn leave_tombstone(&mut self, now: Instant, flow: FlowKey, owner: Ownership) {
+        self.frozen.remove(&flow.into());
+        self.steering.remove(&flow.into());
+        self.steer_to(now, owner);
+    }
+
+    pub(super) fn handle_owns(&mut self, now: Instant, ownership: Ownership) {
+        // Only the ingress needs to know of flows it did not ask about.
+        let known = self.steering.get(&ownership.flow).is_some();
+        if self.is_ingress() || known || self.steering.is_asking(&ownership.flow) {
+            self.steer_to(now, ownership);
+        }
+    }
+
+    pub(super) fn handle_released(&mut self, now: Instant, flow: Flow, session: SessionId) {
+        let claim = self.steering.get(&flow).and_then(|entry| entry.claim);
+        if claim.is_some_and(|(claimed, _)| claimed == session) {
+            self.forget_flow(now, flow);
+        }
+    }
+
+    fn forget_flow(&mut self, now: Instant, flow: Flow) {
+        self.steering.remove(&flow);
+        let key = FlowKey::from(flow);
+        if let Some(Route::Forward(_) | Route::Hold) = self.stack.route(&key) {
+            self.stack.drop_held(now, &key);
+        }
+    }
+
+    /// A member left, and owns nothing any more.
+    pub(super) fn forget_owner(&mut self, now: Instant, owner: MemberId) {
+        let flows: Vec<Flow> = self
+            .steering
+            .iter()
+            .filter(|(_, entry)| entry.owner == owner)
+            .map(|(flow, _)| *flow)
+            .collect();
+        for flow in flows {
+            self.forget_flow(now, flow);
+        }
+    }
+
+    /// Forget routes nobody uses; a part of the table each time.
+    pub(super) fn sweep_flows(&mut self, now: Instant) {
+        let ingress = self.is_ingress();
+        let mut looked = 0;
+        let mut last = None;
+        let mut useless = Vec::new();
+        for (flow, entry) in self.steering.after(self.swept).take(SWEEP_STEP) {
+            looked += 1;
+            last = Some(*flow);
+            let used = self.stack.route_last_used(&FlowKey::from(*flow));
+            let unused = used.is_none_or(|used| now.since(used) > UNUSED);
+            let member = self.members.get(entry.owner);
+            let gone = member.is_none_or(|member| member.owns_nothing());
+            // The ingress keeps what an owner told it, until the owner releases it.
+            if unused && (!ingress || entry.claim.is_none() || gone) {
+                useless.push(*flow);
+            }
+        }
+        self.swept = if looked < SWEEP_STEP { None } else { last };
+        for flow in useless {
+            self.forget_flow(now, flow);
+        }
+    }
+
+    // --- flows nobody here knows -----------------------------------------------------------------
+
+    /// A segment of an unknown flow is held: place it if it is new, ask about it if not.
+    pub(super) fn place(&mut self, now: Instant, flow: FlowKey, syn: bool) {
+        if self.stack.route(&flow) != Some(Route::Hold) {
+            // Decided meanwhile.
+            return;
+        }
+        if syn {
+            self.place_new(now, flow);
+        } else {
+            self.ask(now, flow);
+        }
+    }
+
+    fn place_new(&mut self, now: Instant, flow: FlowKey) {
+        let leaving = self.is_draining();
+        if !self.is_ingress() {
+            self.place_steered(now, flow);
+            return;
+        }
+        let own = (!leaving).then_some(self.sessions.len() as u32);
+        let chosen = self.members.choose(&mut self.rng, self.id, own, None);
+        let Some(member) = chosen.and_then(|id| self.members.get_mut(id)) else {
+            match chosen {
+                Some(_) => self.stack.accept_here(now, &flow),
+                None => self.stack.drop_held(now, &flow),
+            }
+            return;
+        };
+        member.given += 1;
+        let (owner, address) = (member.id, member.address);
+        if self.steering.set(flow.into(), Entry { owner, claim: None }) {
+            self.counters.add("flows_steered");
+            self.stack.set_route(now, flow, Route::Forward(address));
+        } else if leaving {
+            self.stack.drop_held(now, &flow);
+        } else {
+            self.stack.accept_here(now, &flow);
+        }
+    }
+
+    /// A new flow reached us though another member is the ingress.
+    fn place_steered(&mut self, now: Instant, flow: FlowKey) {
+        let ingress = self.members.get(self.members.ingress);
+        let ingress = ingress.filter(|ingress| ingress.is_up());
+        match (self.has_left(), self.was_ingress(), ingress) {
+            (false, ..) => self.stack.accept_here(now, &flow),
+            // The client does not know yet who the ingress is.
+            (true, true, Some(ingress)) => {
+                let route = Route::Forward(ingress.address);
+                self.stack.set_route(now, flow, route);
+            }
+            // The ingress did not know yet that we leave; the client will try again.
+            _ => self.stack.drop_held(now, &flow),
+        }
+    }
+
+    /// Ask every other member whose flow this is. Meanwhile its frames are held; RST needs every
+    /// member's no.
+    fn ask(&mut self, now: Instant, flow: FlowKey) {
+        if self.steering.has_ended(now, &flow.into()) {
+            self.stack.drop_held(now, &flow);
+            return;
+        }
+        let others: BTreeSet<MemberId> = self
+            .members
+            .iter()
+            .filter(|member| !member.owns_nothing())
+            .map(|member| member.id)
+            .collect();
+        if others.is_empty() {
+            self.stack.clear_route(now, &flow);
+            return;
+        }
+        if !self.steering.ask(now, flow.into(), others.clone()) {
+            self.counters.add("unknown_flows_dropped");
+            self.stack.drop_held(now, &flow);
+            return;
+        }
+        self.counters.add("unknown_flows_asked");
+        for member in others {
+            self.send(member, &Message::WhoOwns(flow.into()));
+        }
+    }
+
+    pub(super) fn tell_owner(&mut self, now: Instant, from: MemberId, flow: Flow) {
+        let ours = self.owner_here(&flow.into()).map(|claim| (self.id, claim));
+        let entry = self.steering.get(&flow);
+        let others = entry.and_then(|entry| Some((entry.owner, entry.claim?)));
+        let answer = match ours.or(others) {
+            // Pointing back at whoever asks would say nothing.
+            Some((owner, (session, epoch))) if owner != from => {
+                Message::Owns(alloc::vec![Ownership {
+                    flow,
+                    owner,
+                    session,
+                    epoch,
+                }])
+            }
+            _ if self.steering.has_ended(now, &flow) => Message::Ended(flow),
+            _ => Message::NotMine(flow),
+        };
+        self.send(from, &answer);
+    }
+
+    pub(super) fn handle_not_mine(&mut self, now: Instant, from: MemberId, flow: Flow) {
+        if self.steering.answer_no(&flow, from) == QueryState::Nobody {
+            self.counters.add("unknown_flows_reset");
+            self.stack.clear_route(now, &flow.into());
+        }
+    }
+
+    pub(super) fn handle_ended(&mut self, now: Instant, flow: Flow) {
+        if self.steering.is_asking(&flow) {
+            self.steering.close(&flow);
+            self.stack.drop_held(now, &flow.into());
+        }
+    }
+
+    /// Not everyone answered in time: silence is not a no.
+    pub(super) fn expire_queries(&mut self, now: Instant) {
+        for flow in self.steering.expire(now) {
+            self.counters.add("unknown_flows_unanswered");
+            self.stack.drop_held(now, &flow.into());
+        }
+    }
+
+    // --- the ingress role ------------------------------------------------------------------------
+
+    /// Answer for the virtual addresses from now on, under `term`.
+    pub(super) fn become_ingress(&mut self, now: Instant, term: u64) {
+        if term <= self.members.term {
+            return;
+        }
+        log::info!(target: "cluster", "this is the ingress now (term {term})");
+        self.counters.add("ingress_taken");
+        self.members.term = term;
+        self.members.ingress = self.id;
+        self.stack.set_ingress(now, true);
+        self.broadcast(&Message::Ingress { term });
+        self.beat();
+    }
+
+    /// A member says it is the ingress under `term`.
+    pub(super) fn learn_ingress(&mut self, now: Instant, from: MemberId, term: u64) {
+        let known = (self.members.term, self.members.ingress);
+        if known == (term, from) {
+            return;
+        }
+        // Of two that were configured differently, the lower id.
+        let newer = term > known.0 || (term == known.0 && from < known.1);
+        let was = self.is_ingress();
+        if newer {
+            log::info!(target: "cluster", "member {from} is the ingress (term {term})");
+            self.members.term = term;
+            self.members.ingress = from;
+            if was {
+                self.stack.set_ingress(now, false);
+                self.ingress_left(now);
+            }
+            self.claim_all_flows();
+        } else if was {
+            // It has taken up the role in ignorance, and clients may believe it: tell both.
+            self.counters.add("ingress_contested");
+            self.stack.set_ingress(now, false);
+            self.stack.set_ingress(now, true);
+            self.beat();
+        }
+    }
+
+    /// Hand the ingress role to `successor`: the table, then the order to take over.
+    pub(super) fn hand_over(&mut self, successor: MemberId) {
+        let mut all: Vec<Ownership> = self
+            .steering
+            .iter()
+            .map(|(flow, entry)| {
+                let (session, epoch) = entry.claim.unwrap_or_default();
+                Ownership {
+                    flow: *flow,
+                    owner: entry.owner,
+                    session,
+                    epoch,
+                }
+            })
+            .collect();
+        for session in self.sessions.values() {
+            if self.is_movable(session) {
+                all.extend(self.ownerships(session));
+            }
+        }
+        for moving in self.moving.values() {
+            all.extend(self.ownerships(&moving.session));
+        }
+        for part in all.chunks(MAX_ENTRIES) {
+            self.send(successor, &Message::HandoverTable(part.to_vec()));
+        }
+        let term = self.members.term + 1;
+        self.send(successor, &Message::Handover { term });
+    }
+}

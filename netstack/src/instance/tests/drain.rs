@@ -1,0 +1,73 @@
+//! Leaving.
+
+use super::*;
+
+#[test]
+fn a_drained_ingress_leaves_its_sessions_and_its_role() {
+    let mut net = Net::new(2, 11);
+    net.settle();
+    for _ in 0..4 {
+        net.connect(BULK, Vec::new(), false);
+        net.connect(ECHO, stream(0, 60_000), true);
+    }
+    net.run_for(Duration::from_millis(3));
+    let now = net.now;
+    net.node(1).drain(now);
+    net.run_until(Duration::from_secs(20), |net| net.nodes[0].drained);
+    assert!(net.node(2).is_ingress() && !net.node(1).is_ingress());
+    assert_eq!(net.node(1).sessions().len(), 0);
+    // The machine is gone; its peer serves on, and new clients too.
+    net.cut.insert(1);
+    net.connect(ECHO, stream(0, 500), true);
+    net.run_until(Duration::from_secs(60), |net| {
+        net.conns.iter().all(|conn| conn.ended)
+    });
+    for conn in &net.conns[..8] {
+        let expected = match conn.to_send.len() {
+            0 => stream(0, BULK_OCTETS),
+            n => stream(0, n as u64),
+        };
+        assert_eq!(conn.received, expected);
+    }
+    assert_eq!(net.conns[8].received, stream(0, 500));
+    assert_eq!(net.resets, 0);
+}
+
+#[test]
+fn a_drained_member_that_is_not_the_ingress_is_steered_around() {
+    let mut net = Net::new(3, 12);
+    net.settle();
+    for _ in 0..9 {
+        net.connect(ECHO, stream(0, 100), false);
+    }
+    net.run_until_received(Duration::from_secs(5), 100);
+    let now = net.now;
+    net.node(2).drain(now);
+    net.run_until(Duration::from_secs(20), |net| net.nodes[1].drained);
+    for _ in 0..6 {
+        net.connect(ECHO, stream(0, 100), false);
+    }
+    net.run_until_received(Duration::from_secs(5), 100);
+    assert_eq!(net.node(2).sessions().len(), 0);
+    assert!(net.node(1).sessions().len() > 4 && net.node(3).sessions().len() > 4);
+    assert_eq!(net.resets, 0);
+}
+
+#[test]
+fn an_instance_without_peers_waits_for_its_sessions_and_then_goes() {
+    let alone = InstanceConfig {
+        peers: Vec::new(),
+        ..config(1, 1)
+    };
+    let now = Instant::from_millis(1_000);
+    let mut net = Net::with(alloc::vec![Node::new(alone, 3, now)], 13, now);
+    net.connect(BULK, Vec::new(), false);
+    net.run_until_received(Duration::from_secs(5), 10_000);
+    let now = net.now;
+    net.node(1).drain(now);
+    net.run_until(Duration::from_secs(5), |net| net.conns[0].ended);
+    assert!(!net.nodes[0].drained || net.node(1).sessions().is_empty());
+    assert_eq!(net.conns[0].received, stream(0, BULK_OCTETS));
+    net.allow_resets = true;
+    net.run_until(Duration::from_secs(90), |net| net.nodes[0].drained);
+}

@@ -1,0 +1,185 @@
+//! Moves at every moment of a connection's life.
+
+use super::*;
+
+fn payload(octets: u64) -> Vec<u8> {
+    stream(7, 7 + octets)
+}
+
+/// Move every session to the other instance of two, wherever it is.
+fn swap_all(net: &mut Net) -> usize {
+    let now = net.now;
+    let mut begun = 0;
+    for (session, owner) in net.sessions() {
+        let Some(owner) = owner else {
+            continue;
+        };
+        let to = MemberId(3 - owner);
+        begun += usize::from(net.node(owner).move_session(now, session, to).is_ok());
+    }
+    begun
+}
+
+#[test]
+fn a_session_moves_and_the_client_sees_one_stream() {
+    let mut net = Net::new(2, 1);
+    net.settle();
+    net.connect(ECHO, payload(30_000), false);
+    net.run_until_received(Duration::from_secs(5), 10_000);
+    let [(session, Some(owner))] = net.sessions()[..] else {
+        panic!("one session with an owner");
+    };
+    assert_eq!(swap_all(&mut net), 1);
+    net.run_until(Duration::from_secs(1), |net| {
+        net.owner(session) == Some(3 - owner)
+    });
+    net.run_until_received(Duration::from_secs(5), 30_000);
+    assert_eq!(net.conns[0].received, payload(30_000));
+    let moves = net.node(owner).moves();
+    assert_eq!(moves.len(), 1);
+    assert_eq!((moves[0].result.as_str(), moves[0].epoch), ("accepted", 2));
+}
+
+/// An echo and a download, with a swap at every `every`-th packet.
+fn exchange(seed: u8, every: u64, first: u64, faults: Faults) -> u64 {
+    let mut net = Net::new(2, seed);
+    net.settle();
+    net.faults = faults;
+    net.connect(ECHO, payload(40_000), true);
+    net.connect(BULK, Vec::new(), false);
+    let mut next = net.packets + first;
+    let mut moves = 0;
+    net.run_until(Duration::from_secs(120), |net| {
+        if net.packets >= next {
+            let begun = swap_all(net) as u64;
+            moves += begun;
+            if begun > 0 {
+                next = net.packets + every;
+            }
+        }
+        assert!(
+            net.conns.iter().all(|conn| !conn.failed),
+            "a connection failed"
+        );
+        net.conns.iter().all(|conn| conn.ended)
+    });
+    assert_eq!(net.conns[0].received, payload(40_000), "echo");
+    assert_eq!(net.conns[1].received, stream(0, BULK_OCTETS), "bulk");
+    assert_eq!(net.resets, 0);
+    moves
+}
+
+#[test]
+fn moves_at_every_packet_keep_the_streams_exact() {
+    for first in 0..40 {
+        let moves = exchange(2, 1_000_000, first, Faults::default());
+        assert!(moves > 0, "nothing moved at packet {first}");
+    }
+}
+
+#[test]
+fn moving_to_and_fro_all_the_time_still_gets_on() {
+    for every in [3, 7, 20] {
+        let moves = exchange(3, every, 1, Faults::default());
+        assert!(moves > 3, "only {moves} moves, every {every} packets");
+    }
+}
+
+#[test]
+fn moves_under_loss_duplication_and_reordering_keep_the_streams_exact() {
+    for seed in 0..12 {
+        let faults = Faults {
+            loss: 30,
+            duplicate: 30,
+            reorder: 100,
+        };
+        exchange(40 + seed, 9 + u64::from(seed), u64::from(seed), faults);
+    }
+}
+
+/// Move the only session to and fro, beginning when it is in `state`.
+fn move_in(state: &str, port: u16, octets: u64, close: bool, pause: bool) {
+    let mut net = Net::new(2, 5);
+    net.settle();
+    net.connect(port, payload(octets), close);
+    let reached = |net: &Net| {
+        let sessions = net.nodes.iter().flat_map(|node| node.instance.sessions());
+        sessions
+            .flat_map(|s| s.connections)
+            .any(|c| c.state == state)
+    };
+    for node in &mut net.nodes {
+        node.paused = pause;
+    }
+    net.run_until(Duration::from_secs(20), |net| reached(net));
+    for round in 0..3 {
+        // It may end on the way.
+        let begun = swap_all(&mut net);
+        assert!(begun == 1 || round > 0, "{state}");
+        net.run_for(Duration::from_millis(150));
+    }
+    for node in &mut net.nodes {
+        node.paused = false;
+        node.resume(net.now);
+    }
+    net.run_until(Duration::from_secs(20), |net| net.conns[0].ended);
+    net.run_for(Duration::from_secs(150));
+    let expected = match port {
+        ECHO => payload(octets),
+        _ => stream(0, BULK_OCTETS),
+    };
+    assert_eq!(net.conns[0].received, expected, "{state}");
+    assert_eq!(net.sessions(), [], "sessions end wherever they are");
+    assert_eq!(net.resets, 0);
+}
+
+#[test]
+fn a_session_moves_in_every_closing_state() {
+    move_in("CLOSE-WAIT", ECHO, 2_000, true, true);
+    move_in("LAST-ACK", ECHO, 2_000, true, false);
+    move_in("FIN-WAIT-1", BULK, 0, false, false);
+    move_in("FIN-WAIT-2", BULK, 250_000, false, false);
+    move_in("TIME-WAIT", BULK, 0, false, false);
+}
+
+#[test]
+fn a_session_goes_round_three_instances() {
+    let mut net = Net::new(3, 6);
+    net.settle();
+    net.connect(BULK, Vec::new(), false);
+    net.run_until_received(Duration::from_secs(5), 5_000);
+    for _ in 0..7 {
+        let (session, owner) = net.sessions()[0];
+        let Some(owner) = owner else {
+            break;
+        };
+        let to = owner % 3 + 1;
+        let now = net.now;
+        if net
+            .node(owner)
+            .move_session(now, session, MemberId(to))
+            .is_err()
+        {
+            break;
+        }
+        net.run_until(Duration::from_secs(2), |net| net.owner(session) == Some(to));
+    }
+    net.run_until(Duration::from_secs(20), |net| net.conns[0].ended);
+    assert_eq!(net.conns[0].received, stream(0, BULK_OCTETS));
+}
+
+#[test]
+fn a_new_session_goes_to_the_less_loaded_member() {
+    let mut net = Net::new(2, 8);
+    net.settle();
+    for _ in 0..10 {
+        net.connect(ECHO, payload(100), false);
+        net.run_for(Duration::from_millis(300));
+    }
+    let loads: Vec<usize> = net
+        .nodes
+        .iter()
+        .map(|node| node.instance.sessions().len())
+        .collect();
+    assert_eq!(loads, [5, 5]);
+}

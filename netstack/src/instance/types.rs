@@ -1,0 +1,175 @@
+//! What an instance is told and what it tells.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{IpAddr, SocketAddr};
+
+use crate::cluster::MemberId;
+use crate::session::SessionId;
+use crate::stack::{Scope, StackConfig};
+use crate::time::Duration;
+
+/// A member other than this instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Its id.
+    pub id: MemberId,
+    /// Its own address (the channel's end).
+    pub address: IpAddr,
+}
+
+/// What an instance is built from.
+#[derive(Clone, Debug)]
+pub struct InstanceConfig {
+    /// This instance.
+    pub id: MemberId,
+    /// Addresses, device and TCP limits.
+    pub stack: StackConfig,
+    /// The other members.
+    pub peers: Vec<Peer>,
+    /// The member that answers for the virtual addresses at the start.
+    pub ingress: MemberId,
+    /// Key all members share. Without it the instance has no channel and takes no sessions.
+    pub cluster_key: Option<[u8; 32]>,
+}
+
+/// A service as the instance needs to know it.
+#[derive(Clone, Debug)]
+pub struct ServiceSpec {
+    /// Its name: a capsule goes to the service of the same name.
+    pub name: &'static str,
+    /// The port it listens at.
+    pub port: u16,
+    /// The addresses it is reached by; [`Scope::Own`] services never move.
+    pub scope: Scope,
+    /// Version of the state it commits.
+    pub state_version: u32,
+}
+
+/// A service of an [`Instance`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ServiceId(pub u32);
+
+/// What an instance reports.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A session is to be served: a new connection, or (with committed state) one that arrived
+    /// from another instance.
+    SessionStarted {
+        /// The session.
+        session: SessionId,
+        /// The service it belongs to.
+        service: ServiceId,
+    },
+    /// Something changed that the session's task may wait for. Coalesced.
+    SessionWoken(SessionId),
+    /// The session is not served here any more (frozen for a transfer, moved, reset or ended): drop its task.
+    SessionStopped(SessionId),
+    /// A drain is complete: every session is gone and may the machine go too.
+    Drained,
+}
+
+/// Why a move or drain could not start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum MoveError {
+    /// No such session here.
+    NoSession,
+    /// No such member.
+    NoMember,
+    /// The channel to the member is not up.
+    Unreachable,
+    /// The session is already being moved, or belongs to a service that never moves.
+    NotMovable,
+}
+
+/// A finished move, as its source saw it.
+#[derive(Clone, Debug)]
+pub struct MoveReport {
+    /// What moved.
+    pub session: SessionId,
+    /// Where to.
+    pub to: MemberId,
+    /// The epoch of the attempt.
+    pub epoch: u64,
+    /// `accepted`, or `refused: ` and the reason.
+    pub result: String,
+    /// Octets of the capsule before sealing.
+    pub capsule_bytes: u32,
+    /// Time to export (freeze to capsule).
+    pub export: Duration,
+    /// Time to seal at the source.
+    pub seal: Duration,
+    /// Time on the link, both ways: everything not accounted for elsewhere.
+    pub link: Duration,
+    /// Time to open and decode at the target.
+    pub open: Duration,
+    /// Time to import at the target.
+    pub import: Duration,
+    /// Freeze to answer.
+    pub total: Duration,
+}
+
+/// One connection of a session, for status pages.
+#[derive(Clone, Debug)]
+pub struct ConnectionStatus {
+    /// Our end.
+    pub local: SocketAddr,
+    /// The client's end.
+    pub remote: SocketAddr,
+    /// State by its RFC 9293 name.
+    pub state: &'static str,
+    /// Payload octets sent and acknowledged, over all owners.
+    pub tx_bytes: u64,
+    /// Payload octets received in order, over all owners.
+    pub rx_bytes: u64,
+    /// Congestion window in octets.
+    pub cwnd: u32,
+    /// Smoothed round-trip time; zero before the first sample.
+    pub srtt: Duration,
+    /// Retransmission time-out.
+    pub rto: Duration,
+    /// Segments retransmitted, over all owners.
+    pub retransmits: u64,
+}
+
+/// One session, for status pages.
+#[derive(Clone, Debug)]
+pub struct SessionStatus {
+    /// The session.
+    pub id: SessionId,
+    /// Its service's name.
+    pub service: &'static str,
+    /// Count of owners so far.
+    pub epoch: u64,
+    /// Whether it is frozen for a transfer.
+    pub frozen: bool,
+    /// Its connections.
+    pub connections: Vec<ConnectionStatus>,
+}
+
+/// A member as this instance sees it.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    /// The member.
+    pub id: MemberId,
+    /// Its own address.
+    pub address: IpAddr,
+    /// Whether the channel to it is up.
+    pub up: bool,
+}
+
+impl fmt::Display for MoveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MoveError::NoSession => "no such session here",
+            MoveError::NoMember => "no such member",
+            MoveError::Unreachable => "the channel to that member is not up",
+            MoveError::NotMovable => "the session cannot be moved now",
+        })
+    }
+}
+
+impl core::error::Error for MoveError {}
