@@ -16,29 +16,34 @@
 //! Everything that needs the bare machine is behind `cfg(godwit_image)`; the rest, drivers and
 //! parsers included, compiles and is tested on the host.
 #![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
 
 extern crate alloc;
 
 pub mod acpi;
+#[allow(unsafe_code, reason = "talks to the processor")]
 pub mod arch;
+#[allow(unsafe_code, reason = "reads what the boot loader left in memory")]
 pub mod boot;
 pub mod clock;
 pub mod console;
+#[allow(unsafe_code, reason = "lends memory to devices")]
 pub mod dma;
-#[deny(unsafe_code)]
 pub mod drivers;
 pub mod entropy;
 pub mod exit;
 pub mod fw_cfg;
 mod machine;
+#[allow(unsafe_code, reason = "manages memory")]
 pub mod mm;
+#[allow(unsafe_code, reason = "turns addresses of registers into windows")]
 pub mod mmio;
 #[cfg(godwit_image)]
 mod panic;
-#[deny(unsafe_code)]
 pub mod pci;
 pub mod probe;
 pub mod symbols;
+#[allow(unsafe_code, reason = "shares by lock and by once-written cell")]
 pub mod sync;
 
 pub use bytes;

@@ -86,13 +86,3 @@ fn backtrace(first: Option<u64>, mut frame: u64) {
         frame = next;
     }
 }
-
-/// Precompiled `core` refers to it; nothing unwinds here.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}
-
-/// As above.
-#[unsafe(no_mangle)]
-extern "C" fn _Unwind_Resume() -> ! {
-    cpu::stop()
-}

@@ -7,7 +7,8 @@
 
 /// The first bytes of a table.
 pub const MAGIC: [u8; 8] = *b"GWSYMS\x01\0";
-const HEADER: usize = 16;
+/// The length of what comes before the pairs.
+pub(crate) const HEADER: usize = 16;
 const PAIR: usize = 8;
 
 /// A symbol table in memory.
@@ -48,13 +49,14 @@ fn decode(pair: &[u8; PAIR]) -> (u32, u32) {
     )
 }
 
-struct Header {
+/// What the first bytes of a table say about it.
+pub(crate) struct Header {
     count: usize,
     names: usize,
 }
 
 impl Header {
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let rest = bytes.strip_prefix(&MAGIC)?;
         let (numbers, _) = rest.split_first_chunk::<8>()?;
         let (count, names) = decode(numbers);
@@ -68,43 +70,17 @@ impl Header {
         self.count.checked_add(1)?.checked_mul(PAIR)
     }
 
+    /// The length of the whole table, in bytes.
     #[cfg_attr(not(godwit_image), allow(dead_code))]
-    fn len(&self) -> Option<usize> {
+    pub(crate) fn len(&self) -> Option<usize> {
         self.pairs()?.checked_add(self.names)?.checked_add(HEADER)
     }
 }
 
+/// The table of the running image.
 #[cfg(godwit_image)]
-pub use image::{range, table};
-
-#[cfg(godwit_image)]
-#[allow(unsafe_code)]
-mod image {
-    use core::ops::Range;
-    use core::slice;
-
-    use super::{HEADER, Header, Table};
-
-    unsafe extern "C" {
-        static __symbols_start: u8;
-    }
-
-    /// Where the table lies; empty if the image has none.
-    pub fn range() -> Range<u64> {
-        let start = &raw const __symbols_start;
-        // SAFETY: the linker script keeps a page for the table, so a header can be read.
-        let header = unsafe { slice::from_raw_parts(start, HEADER) };
-        let len = Header::parse(header).and_then(|header| header.len());
-        start as u64..start as u64 + len.unwrap_or(0) as u64
-    }
-
-    /// The image's table.
-    pub fn table() -> Option<Table<'static>> {
-        let range = range();
-        let len = (range.end - range.start) as usize;
-        // SAFETY: the loader put the whole segment there, and it is never written.
-        Table::parse(unsafe { slice::from_raw_parts(range.start as *const u8, len) })
-    }
+pub fn table() -> Option<Table<'static>> {
+    Table::parse(crate::mm::symbols())
 }
 
 #[cfg(test)]

@@ -5,11 +5,8 @@
 //! and switching off. The ACPI crates need nightly Rust or an interpreter with a heap; all this
 //! needs is bytes.
 
-#[deny(unsafe_code)]
 pub mod dsdt;
-#[deny(unsafe_code)]
 pub mod power;
-#[deny(unsafe_code)]
 pub mod tables;
 
 /// Physical memory with tables in it.

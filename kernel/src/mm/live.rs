@@ -10,6 +10,7 @@ use super::map::MemoryMap;
 use super::paging::{Flags, FrameSource, MapError, PageTable};
 use super::{PAGE, page_down, page_up};
 use crate::arch::x86_64::{cpu, entry, tables};
+use crate::symbols::{HEADER, Header};
 use crate::sync::Lock;
 
 /// A stack with a page below it that faults when touched.
@@ -78,6 +79,7 @@ unsafe extern "C" {
     static __rodata_end: u8;
     static __data_start: u8;
     static __data_end: u8;
+    static __symbols_start: u8;
 }
 
 macro_rules! linker_range {
@@ -86,9 +88,26 @@ macro_rules! linker_range {
     };
 }
 
+/// The image's symbol table; empty if it has none.
+pub(crate) fn symbols() -> &'static [u8] {
+    let start = &raw const __symbols_start;
+    // SAFETY: the linker script keeps a page for the table, so there is a header to be read; if it
+    // is one, the loader put as many bytes there as it says, and they are never written.
+    unsafe {
+        let header = slice::from_raw_parts(start, HEADER);
+        let len = Header::parse(header).and_then(|header| header.len());
+        slice::from_raw_parts(start, len.unwrap_or(0))
+    }
+}
+
+fn symbols_range() -> Range<u64> {
+    let range = symbols().as_ptr_range();
+    range.start as u64..range.end as u64
+}
+
 /// The range the image occupies, its symbol table included.
 pub(crate) fn image() -> Range<u64> {
-    let symbols = crate::symbols::range();
+    let symbols = symbols_range();
     let data = linker_range!(__data_start, __data_end);
     let start = &raw const __text_start as u64;
     start..data.end.max(symbols.end)
@@ -112,7 +131,7 @@ pub(crate) fn install(mut map: MemoryMap) -> Result<(), MapError> {
         (linker_range!(__text_start, __text_end), Flags::TEXT),
         (linker_range!(__rodata_start, __rodata_end), Flags::RODATA),
         (linker_range!(__data_start, __data_end), Flags::DATA),
-        (crate::symbols::range(), Flags::RODATA),
+        (symbols_range(), Flags::RODATA),
     ];
     let ram: heapless::Vec<Range<u64>, { super::map::MAX_RANGES }> = frames.ram.ranges().collect();
     for range in ram {

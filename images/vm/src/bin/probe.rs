@@ -17,7 +17,7 @@ godwit_kernel::entry!(run);
 fn run(mut machine: Machine) -> ! {
     boot::chart::mark("probe");
     console::line(format_args!(
-        "GODWIT READY {{\"service\":\"probe\",\"ready_us\":{}}}",
+        "GODWIT READY {{\"id\":0,\"service\":\"probe\",\"ip\":[],\"ready_us\":{}}}",
         clock::now_ns() / 1000
     ));
     boot::chart::print();

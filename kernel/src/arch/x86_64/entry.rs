@@ -93,3 +93,13 @@ global_asm!(
     main = sym crate::boot::from_assembly,
     options(att_syntax)
 );
+
+/// Precompiled `core` refers to it; nothing unwinds here.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
+
+/// As above.
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume() -> ! {
+    super::cpu::stop()
+}

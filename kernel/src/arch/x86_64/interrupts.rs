@@ -132,12 +132,32 @@ pub fn init(local: Mmio, io: impl Iterator<Item = (Mmio, u32)>) {
     use super::port::{PIC1_MASK, PIC2_MASK};
     PIC1_MASK.write(0xff);
     PIC2_MASK.write(0xff);
+    enable_in_memory();
     let _ = LOCAL_APIC.set(LocalApic::new(local));
     let mut apics = heapless::Vec::new();
     for (registers, base) in io {
         let _ = apics.push(IoApic::new(registers, base));
     }
     let _ = IO_APICS.set(apics);
+}
+
+/// Makes the local APIC answer in memory: some boot loaders leave it off or in x2APIC mode, from
+/// which the way back leads through off (Intel SDM volume 3, section 11.12.5).
+fn enable_in_memory() {
+    const APIC_BASE: u32 = 0x1b;
+    const ENABLE: u64 = 1 << 11;
+    const X2APIC: u64 = 1 << 10;
+    // SAFETY: the register exists wherever there is a local APIC, which x86-64 demands; interrupts
+    // are off and nobody uses the APIC yet.
+    unsafe {
+        let base = cpu::read_msr(APIC_BASE);
+        if base & X2APIC != 0 {
+            cpu::write_msr(APIC_BASE, base & !(ENABLE | X2APIC));
+        }
+        if base & (ENABLE | X2APIC) != ENABLE {
+            cpu::write_msr(APIC_BASE, base & !X2APIC | ENABLE);
+        }
+    }
 }
 
 /// The local APIC, once [`init`] has run.

@@ -13,7 +13,7 @@ use core::arch::{asm, global_asm};
 /// # Safety
 ///
 /// Both ranges must be valid.
-#[unsafe(no_mangle)]
+#[cfg_attr(godwit_image, unsafe(no_mangle))]
 pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
     // SAFETY: the ranges are valid; each branch touches exactly `len` bytes, some of them twice.
     unsafe {
@@ -74,7 +74,7 @@ unsafe fn copy_words_forward(to: *mut u8, from: *const u8, len: usize) {
 /// # Safety
 ///
 /// Both ranges must be valid.
-#[unsafe(no_mangle)]
+#[cfg_attr(godwit_image, unsafe(no_mangle))]
 pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
     let distance = (to as usize).wrapping_sub(from as usize);
     // SAFETY: short copies load everything before they store; a forward copy is right if `to` is
@@ -112,7 +112,7 @@ pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *m
 /// # Safety
 ///
 /// The range must be valid.
-#[unsafe(no_mangle)]
+#[cfg_attr(godwit_image, unsafe(no_mangle))]
 pub unsafe extern "C" fn memset(to: *mut u8, byte: i32, len: usize) -> *mut u8 {
     let word = u64::from(byte as u8) * 0x0101_0101_0101_0101;
     // SAFETY: the range is valid; each branch touches exactly `len` bytes, some of them twice.
@@ -134,10 +134,10 @@ pub unsafe extern "C" fn memset(to: *mut u8, byte: i32, len: usize) -> *mut u8 {
 
 // Comparison loops: assembly, or the compiler would turn them into calls of themselves.
 global_asm!(
-    ".globl memcmp",
-    ".globl bcmp",
-    "memcmp:",
-    "bcmp:",
+    ".pushsection .text.memory_functions, \"ax\", @progbits",
+    ".globl godwit_memcmp",
+    ".globl godwit_strlen",
+    "godwit_memcmp:",
     "cmp rdx, 8",
     "jb 3f",
     "2:",
@@ -166,15 +166,14 @@ global_asm!(
     "xor eax, eax",
     "7:",
     "ret",
-    "5:",
+    "5:", // the first different byte decides, and it is the lowest
     "bswap rax",
     "bswap rcx",
     "cmp rax, rcx",
     "sbb eax, eax",
     "or eax, 1",
     "ret",
-    ".globl strlen",
-    "strlen:",
+    "godwit_strlen:",
     "xor eax, eax",
     "8:",
     "cmp byte ptr [rdi + rax], 0",
@@ -183,4 +182,89 @@ global_asm!(
     "jmp 8b",
     "9:",
     "ret",
+    ".popsection",
 );
+
+#[cfg(godwit_image)]
+global_asm!(
+    ".globl memcmp",
+    ".globl bcmp",
+    ".globl strlen",
+    ".set memcmp, godwit_memcmp",
+    ".set bcmp, godwit_memcmp",
+    ".set strlen, godwit_strlen",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    unsafe extern "C" {
+        fn godwit_memcmp(a: *const u8, b: *const u8, len: usize) -> i32;
+        fn godwit_strlen(text: *const u8) -> usize;
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+    }
+
+    #[test]
+    fn copies_of_every_short_length_are_exact() {
+        for len in 0..300 {
+            let from = pattern(len);
+            let mut to = vec![0xee; len + 2];
+            // SAFETY: `to` has room for `len` bytes from 1 on.
+            unsafe { memcpy(to.as_mut_ptr().add(1), from.as_ptr(), len) };
+            assert_eq!(to[1..=len], from[..], "{len}");
+            assert_eq!((to[0], to[len + 1]), (0xee, 0xee), "{len}: outside");
+        }
+    }
+
+    #[test]
+    fn fills_of_every_short_length_are_exact() {
+        for len in 0..100 {
+            let mut to = vec![0xee; len + 2];
+            // SAFETY: `to` has room for `len` bytes from 1 on.
+            unsafe { memset(to.as_mut_ptr().add(1), 0x15a, len) };
+            assert!(to[1..=len].iter().all(|&byte| byte == 0x5a), "{len}");
+            assert_eq!((to[0], to[len + 1]), (0xee, 0xee), "{len}: outside");
+        }
+    }
+
+    #[test]
+    fn a_string_ends_at_its_zero() {
+        // SAFETY: the strings end.
+        unsafe {
+            assert_eq!(godwit_strlen(c"".as_ptr().cast()), 0);
+            assert_eq!(godwit_strlen(c"godwit".as_ptr().cast()), 6);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn overlapping_moves_are_as_if_through_a_copy(
+            from in 0usize..600, to in 0usize..600, len in 0usize..600,
+        ) {
+            let mut memory = pattern(1200);
+            let mut expected = memory.clone();
+            expected.copy_within(from..from + len, to);
+            // SAFETY: both ranges lie inside `memory`.
+            unsafe { memmove(memory.as_mut_ptr().add(to), memory.as_ptr().add(from), len) };
+            prop_assert_eq!(memory, expected);
+        }
+
+        #[test]
+        fn comparison_orders_like_slices(
+            a in prop::collection::vec(0u8..3, 0..40), b in prop::collection::vec(0u8..3, 0..40),
+            high in any::<bool>(),
+        ) {
+            let spread = |v: &[u8]| v.iter().map(|&x| if high { x.wrapping_mul(127) } else { x }).collect::<Vec<_>>();
+            let (a, b) = (spread(&a), spread(&b));
+            let len = a.len().min(b.len());
+            // SAFETY: both have `len` bytes.
+            let result = unsafe { godwit_memcmp(a.as_ptr(), b.as_ptr(), len) };
+            prop_assert_eq!(result.cmp(&0), a[..len].cmp(&b[..len]));
+        }
+    }
+}

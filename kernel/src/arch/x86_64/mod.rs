@@ -6,7 +6,7 @@ pub mod cpu;
 pub(crate) mod entry;
 #[cfg(godwit_image)]
 pub mod interrupts;
-#[cfg(godwit_image)]
+#[cfg(any(godwit_image, test))]
 mod memory_functions;
 #[cfg(godwit_image)]
 pub(crate) mod offence;
