@@ -49,7 +49,9 @@ impl Connection {
         let window_moved = self.update_window(segment);
         let outstanding = self.snd.outstanding();
         if outstanding == 0 {
-            // Nothing to acknowledge: the common case of a receiver.
+            // Nothing to acknowledge: the common case of a receiver. If it answers a probe, the
+            // peer is there.
+            self.attempts = 0;
             return true;
         }
         let progress = ack != self.snd.una;
@@ -122,7 +124,7 @@ impl Connection {
         let echo = self.echo(segment);
         let rack = &mut self.recovery.rack;
         let with_sack = self.sack;
-        let mut each = |sent: &SentSegment| {
+        self.snd.acknowledge(segment.ack, |sent| {
             if sent.marks.has(Marks::SACKED) {
                 return;
             }
@@ -134,10 +136,13 @@ impl Connection {
                 };
                 rack.on_delivered(now, sent, ambiguous, min_rtt);
             }
-        };
-        self.snd.acknowledge(segment.ack, &mut each);
+        });
         let sacked = match with_sack && !segment.options.sack.is_empty() {
-            true => self.snd.apply_sack(&segment.options.sack, &mut each),
+            true => self.snd.apply_sack(&segment.options.sack, |sent| {
+                delivery.add(sent);
+                // Octets out of order are not what TSecr echoes: it cannot tell transmissions apart.
+                rack.on_delivered(now, sent, false, min_rtt);
+            }),
             false => 0,
         };
         (delivery, sacked)

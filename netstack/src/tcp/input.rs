@@ -178,7 +178,10 @@ impl Connection {
                     && now.since(ours.recent_at) < TIMESTAMP_LIFETIME =>
             {
                 self.counters.paws += 1;
+                let overtaken = segment.is_empty() && segment.ack.at_or_before(self.snd.una);
                 match segment.is_empty() {
+                    // An ACK that later ones overtook on its way asks for no answer.
+                    true if overtaken => {}
                     true => self.challenge(now),
                     false => self.owed.ack = true,
                 }

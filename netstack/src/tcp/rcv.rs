@@ -148,9 +148,13 @@ impl Rcv {
     /// The edge is kept against the loss of low bits to scaling: the field is rounded up where
     /// rounding down would take back what was promised, within an eighth of the buffer.
     pub fn advertise(&mut self) -> u16 {
-        let worth = (self.buffer / 2).min(u32::from(self.full_size));
-        if self.gain() >= worth {
-            self.edge = self.edge.later(self.target());
+        let full_size = u32::from(self.full_size);
+        let gain = self.gain();
+        if gain >= full_size && self.buffer >= 8 * full_size {
+            // Whole segments: what is left over would tempt the peer to send a small one.
+            self.edge = self.edge.add(gain / full_size * full_size);
+        } else if gain >= full_size.min(self.buffer / 2) {
+            self.edge = self.edge.add(gain);
         }
         let window = self.window();
         let unit = 1u32 << self.scale;

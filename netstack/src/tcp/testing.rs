@@ -370,7 +370,8 @@ impl Pair {
         }
     }
 
-    fn read(&mut self, end: usize) {
+    /// Read all there is, if reading.
+    pub fn read(&mut self, end: usize) {
         let now = self.now;
         let End {
             connection: Some(connection),

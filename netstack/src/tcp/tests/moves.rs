@@ -83,6 +83,10 @@ fn exchange_moving(seed: u64, link: Link, len: usize, moves: u32, config: TcpCon
             break;
         }
     }
+    for end in [CLIENT, SERVER] {
+        pair.ends[end].reading = true;
+        pair.read(end);
+    }
     pair.check_received(CLIENT, len);
     pair.check_received(SERVER, len);
     pair

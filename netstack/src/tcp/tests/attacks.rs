@@ -1,0 +1,185 @@
+//! Segments nobody sent leave connections intact (RFC 5961, RFC 7323 section 5).
+
+use super::super::testing::*;
+use super::super::*;
+use crate::time::Duration;
+
+/// What the server answers to a forged segment.
+fn answer(pair: &mut Pair, segment: Segment) -> Vec<Segment> {
+    let before = pair.log.len();
+    pair.inject(SERVER, segment);
+    pair.sent(SERVER, before)
+}
+
+fn is_plain_ack(answers: &[Segment]) -> bool {
+    matches!(answers, [ack] if ack.flags == Flags::ACK && ack.payload.is_empty())
+}
+
+#[test]
+fn an_rst_is_believed_only_at_the_exact_number() {
+    let mut pair = Pair::open();
+    let mut reset = pair.forged(SERVER);
+    reset.flags = Flags::RST;
+    let exact = reset.seq;
+    reset.seq = exact.add(1);
+    assert!(is_plain_ack(&answer(&mut pair, reset.clone())), "challenge");
+    reset.seq = exact.sub(1);
+    assert!(answer(&mut pair, reset.clone()).is_empty());
+    reset.seq = exact.add(1 << 30);
+    assert!(answer(&mut pair, reset.clone()).is_empty());
+    assert_eq!(pair.state(SERVER), State::Established);
+    reset.seq = exact;
+    assert!(answer(&mut pair, reset).is_empty());
+    assert_eq!(pair.end(SERVER).error(), Some(ConnectionError::Reset));
+}
+
+#[test]
+fn a_syn_is_challenged_and_a_client_that_restarted_gets_its_reset() {
+    let mut pair = Pair::open();
+    let mut syn = pair.forged(SERVER);
+    syn.flags = Flags::SYN;
+    syn.seq = syn.seq.add(5);
+    assert!(is_plain_ack(&answer(&mut pair, syn)));
+    assert_eq!(pair.state(SERVER), State::Established);
+}
+
+#[test]
+fn acknowledgements_of_nothing_are_challenged() {
+    let mut pair = Pair::open();
+    let mut beyond = pair.forged(SERVER);
+    beyond.ack = beyond.ack.add(1);
+    beyond.payload = pattern(0, 10);
+    assert!(is_plain_ack(&answer(&mut pair, beyond)));
+    let mut ancient = pair.forged(SERVER);
+    ancient.ack = ancient.ack.sub(1 << 25);
+    ancient.payload = pattern(0, 10);
+    assert!(is_plain_ack(&answer(&mut pair, ancient)));
+    assert_eq!(pair.end(SERVER).receive_available(), 0, "injected octets");
+    assert_eq!(pair.end(SERVER).info().counters.bad_acks, 2);
+}
+
+#[test]
+fn challenges_are_limited() {
+    let mut pair = Pair::open();
+    let mut total = 0;
+    for _ in 0..100 {
+        let mut syn = pair.forged(SERVER);
+        syn.flags = Flags::SYN;
+        total += answer(&mut pair, syn).len();
+    }
+    assert_eq!(total, 10);
+    assert_eq!(pair.end(SERVER).info().counters.challenges_limited, 90);
+    pair.run_for(Duration::from_secs(2));
+    let mut syn = pair.forged(SERVER);
+    syn.flags = Flags::SYN;
+    assert_eq!(answer(&mut pair, syn).len(), 1);
+}
+
+#[test]
+fn old_timestamps_are_dropped_and_acknowledged() {
+    let mut pair = Pair::open();
+    pair.run_for(Duration::from_secs(5));
+    pair.send(CLIENT, 0, 10);
+    pair.run_for(Duration::from_secs(1));
+    let mut old = pair.forged(SERVER);
+    old.payload = pattern(10, 10);
+    if let Some(timestamps) = &mut old.options.timestamps {
+        timestamps.value = timestamps.value.wrapping_sub(3_000);
+    }
+    assert!(is_plain_ack(&answer(&mut pair, old.clone())));
+    assert_eq!(pair.end(SERVER).info().counters.paws, 1);
+    old.options.timestamps = None;
+    assert!(
+        answer(&mut pair, old).is_empty(),
+        "timestamps were agreed on"
+    );
+    pair.run_for(Duration::from_secs(1));
+    pair.check_received(SERVER, 10);
+}
+
+#[test]
+fn octets_outside_the_window_are_not_taken() {
+    let mut pair = Pair::open();
+    for offset in [300_000u32, 1 << 30, u32::MAX - 5000] {
+        let mut segment = pair.forged(SERVER);
+        segment.seq = segment.seq.add(offset);
+        segment.payload = pattern(0, 100);
+        assert!(is_plain_ack(&answer(&mut pair, segment)));
+    }
+    let info = pair.end(SERVER).info();
+    assert_eq!((info.out_of_order, info.rx_bytes), (0, 0));
+    assert_eq!(info.counters.out_of_window, 3);
+}
+
+#[test]
+fn a_segment_without_ack_is_dropped() {
+    let mut pair = Pair::open();
+    let mut segment = pair.forged(SERVER);
+    segment.flags = Flags::NONE;
+    segment.payload = pattern(0, 100);
+    assert!(answer(&mut pair, segment).is_empty());
+    assert_eq!(pair.end(SERVER).info().rx_bytes, 0);
+}
+
+#[test]
+fn sack_ranges_of_nothing_are_ignored() {
+    let mut pair = Pair::open();
+    pair.send(SERVER, 0, 10_000);
+    pair.flush();
+    let mut lie = pair.forged(SERVER);
+    lie.ack = pair.end(SERVER).snd.una;
+    let nxt = pair.end(SERVER).snd.nxt;
+    for (start, end) in [(5, 10), (0x7000_0000, 0x7000_0010), (0, 0)] {
+        lie.options.sack.push(SackRange {
+            start: nxt.add(start),
+            end: nxt.add(end),
+        });
+    }
+    pair.inject(SERVER, lie);
+    let info = pair.end(SERVER).info();
+    assert_eq!((info.sacked, info.lost), (0, 0));
+    pair.run_for(Duration::from_secs(2));
+    pair.check_received(CLIENT, 10_000);
+}
+
+/// Any segment at all: nothing panics, and what was agreed on stays.
+#[test]
+fn random_segments_never_panic() {
+    for seed in 0..200 {
+        let mut pair = Pair::open();
+        let mut random = Random::new(seed);
+        pair.send(SERVER, 0, 50_000);
+        pair.send(CLIENT, 0, 50_000);
+        for _ in 0..30 {
+            pair.step();
+            let mut segment = pair.forged(SERVER);
+            let near = |random: &mut Random, number: crate::seq::SeqNumber| match random.below(4) {
+                0 => number,
+                1 => number.add(random.below(70_000) as u32),
+                2 => number.sub(random.below(70_000) as u32),
+                _ => number.add(random.next() as u32),
+            };
+            segment.seq = near(&mut random, segment.seq);
+            segment.ack = near(&mut random, segment.ack);
+            segment.flags = Flags::from_bits((random.next() & !4) as u8);
+            segment.window = random.next() as u16;
+            segment.payload = pattern(0, random.below(3_000) as usize);
+            for _ in 0..random.below(5) {
+                let start = near(&mut random, segment.ack);
+                let end = near(&mut random, start);
+                segment.options.sack.push(SackRange { start, end });
+            }
+            if random.per_mille(100) {
+                segment.options.timestamps = None;
+            }
+            let now = pair.now;
+            let server = pair.end(SERVER);
+            server.handle_segment(now, &segment);
+            let snd = &server.snd;
+            assert_eq!(snd.recount(), (snd.sacked, snd.lost, snd.retransmitted));
+            let outstanding: u32 = snd.sent.iter().map(|sent| sent.len).sum();
+            assert_eq!(outstanding, snd.outstanding());
+            while server.poll_transmit(now, 1448).is_some() {}
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Losses are repaired, each in the cheapest way it can be.
+
+use alloc::boxed::Box;
+
+use super::super::testing::*;
+use super::super::*;
+use crate::time::Duration;
+
+/// Drop the `n`th (from 0) segments with payload that `from` sends, as listed.
+fn drop_data(pair: &mut Pair, from: usize, list: &'static [usize]) {
+    let mut count = 0;
+    pair.filter = Some(Box::new(move |sent| {
+        if sent.from != from || sent.segment.payload.is_empty() {
+            return false;
+        }
+        count += 1;
+        list.contains(&(count - 1))
+    }));
+}
+
+/// A pair that has exchanged enough to know its round trip.
+fn warm() -> Pair {
+    let mut pair = Pair::open();
+    pair.send(CLIENT, 0, 50_000);
+    pair.run_for(Duration::from_secs(1));
+    pair.check_received(SERVER, 50_000);
+    pair
+}
+
+/// Send `len` octets more; how long until they have arrived.
+fn send_and_time(pair: &mut Pair, len: usize) -> Duration {
+    let start = pair.now;
+    let before = pair.ends[SERVER].received.len();
+    pair.send(CLIENT, before as u64, len);
+    pair.run_until(Duration::from_secs(30), |pair| {
+        pair.ends[SERVER].received.len() == before + len
+    });
+    pair.check_received(SERVER, before + len);
+    pair.now.since(start)
+}
+
+#[test]
+fn a_loss_in_the_middle_is_repaired_in_one_round_trip() {
+    let mut pair = warm();
+    drop_data(&mut pair, CLIENT, &[2]);
+    let took = send_and_time(&mut pair, 10 * 1448);
+    let info = pair.end(CLIENT).info();
+    assert_eq!((info.counters.retransmits, info.counters.timeouts), (1, 0));
+    assert_eq!(info.counters.recoveries, 1);
+    assert!(took < Duration::from_millis(60), "{took:?}");
+    assert!(info.cwnd < u32::MAX && info.ssthresh < u32::MAX);
+}
+
+#[test]
+fn a_lost_tail_is_repaired_by_a_probe_not_by_a_time_out() {
+    for tail in [&[9][..], &[8, 9], &[7, 8, 9]] {
+        let tail: &'static [usize] = Box::leak(tail.to_vec().into_boxed_slice());
+        let mut pair = warm();
+        drop_data(&mut pair, CLIENT, tail);
+        let took = send_and_time(&mut pair, 10 * 1448);
+        let info = pair.end(CLIENT).info();
+        assert_eq!(info.counters.timeouts, 0, "{tail:?}");
+        assert_eq!(info.counters.probes, 1);
+        assert_eq!(info.counters.retransmits, tail.len() as u64);
+        assert!(took < Duration::from_millis(220), "{tail:?}: {took:?}");
+    }
+}
+
+#[test]
+fn a_lone_segment_lost_is_repaired_by_a_probe_again_and_again() {
+    let mut pair = warm();
+    for _ in 0..5 {
+        drop_data(&mut pair, CLIENT, &[0]);
+        let took = send_and_time(&mut pair, 500);
+        assert!(took < Duration::from_millis(220), "{took:?}");
+        pair.run_for(Duration::from_millis(300));
+    }
+    let info = pair.end(CLIENT).info();
+    assert_eq!((info.counters.probes, info.counters.timeouts), (5, 0));
+}
+
+#[test]
+fn a_probe_that_is_lost_too_leaves_the_time_out() {
+    let mut pair = warm();
+    drop_data(&mut pair, CLIENT, &[0, 1]);
+    send_and_time(&mut pair, 500);
+    let info = pair.end(CLIENT).info();
+    assert_eq!((info.counters.probes, info.counters.timeouts), (1, 1));
+}
+
+#[test]
+fn a_burst_is_repaired_without_a_time_out() {
+    let mut pair = warm();
+    drop_data(&mut pair, CLIENT, &[5, 6, 7, 8, 9, 10, 11, 12]);
+    send_and_time(&mut pair, 40 * 1448);
+    let info = pair.end(CLIENT).info();
+    assert_eq!(info.counters.timeouts, 0);
+    assert_eq!(info.counters.retransmits, 8);
+    assert_eq!(info.counters.recoveries, 1, "one reduction for one burst");
+}
+
+#[test]
+fn a_lost_retransmission_is_retransmitted_without_a_time_out() {
+    let mut pair = warm();
+    // The 3rd segment and its retransmission, which is the 41st with payload or so: drop by seq.
+    let mut dropped = 0;
+    let first = pair.end(CLIENT).info().snd_nxt.add(2 * 1448);
+    pair.filter = Some(Box::new(move |sent| {
+        let hit = sent.from == CLIENT && sent.segment.seq == first && dropped < 2;
+        dropped += u32::from(hit);
+        hit
+    }));
+    send_and_time(&mut pair, 60 * 1448);
+    let info = pair.end(CLIENT).info();
+    assert_eq!(info.counters.timeouts, 0);
+    assert_eq!(info.counters.retransmits, 2);
+}
+
+#[test]
+fn without_sack_duplicate_acks_do_it() {
+    let config = TcpConfig {
+        sack: false,
+        ..TcpConfig::default()
+    };
+    let mut pair = Pair::with(8, config.clone(), config, Link::default());
+    pair.establish();
+    pair.send(CLIENT, 0, 50_000);
+    pair.run_for(Duration::from_secs(1));
+    drop_data(&mut pair, CLIENT, &[3, 6]);
+    send_and_time(&mut pair, 20 * 1448);
+    let info = pair.end(CLIENT).info();
+    assert!(!info.sack);
+    assert_eq!(info.counters.timeouts, 0);
+    assert_eq!(info.counters.retransmits, 2);
+}
+
+#[test]
+fn a_silent_path_backs_off_and_gives_up_in_the_end() {
+    let mut pair = warm();
+    pair.filter = Some(Box::new(|_| true));
+    pair.send(CLIENT, 50_000, 1000);
+    let before = pair.log.len();
+    pair.run_for(Duration::from_secs(20));
+    let times: Vec<_> = pair.log[before..].iter().map(|sent| sent.at).collect();
+    assert!(times.len() < 10, "{}", times.len());
+    let gaps: Vec<_> = times
+        .windows(2)
+        .map(|pair| pair[1].since(pair[0]))
+        .collect();
+    for pair in gaps[1..].windows(2) {
+        assert!(pair[1] >= pair[0] * 19 / 10, "{gaps:?}");
+    }
+    pair.run_for(Duration::from_secs(2000));
+    assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::TimedOut));
+}
+
+#[test]
+fn a_spurious_time_out_is_taken_back() {
+    let mut pair = warm();
+    // The path holds everything back for longer than the time-out, then lets it go.
+    pair.link.delay = Duration::from_millis(600);
+    pair.send(CLIENT, 50_000, 10 * 1448);
+    pair.run_for(Duration::from_secs(3));
+    pair.check_received(SERVER, 50_000 + 10 * 1448);
+    let info = pair.end(CLIENT).info();
+    assert!(info.counters.timeouts > 0);
+    assert!(info.counters.undos > 0);
+    assert!(info.cwnd >= 10 * 1448, "{}", info.cwnd);
+    assert_eq!(info.ssthresh.max(20 * 1448), info.ssthresh);
+}
+
+#[test]
+fn reordering_is_learnt_and_costs_no_window() {
+    let link = Link {
+        delay: Duration::from_millis(10),
+        jitter: Duration::from_millis(4),
+        ..Link::default()
+    };
+    let mut pair = Pair::with(12, TcpConfig::default(), TcpConfig::default(), link);
+    pair.establish();
+    pair.send(CLIENT, 0, 2_000_000);
+    pair.run_for(Duration::from_secs(20));
+    pair.check_received(SERVER, 2_000_000);
+    let info = pair.end(CLIENT).info();
+    assert!(info.reordering);
+    assert_eq!(info.counters.timeouts, 0);
+    let needless = info.counters.retransmits;
+    assert!(needless < 60, "{needless} of 1400 retransmitted");
+}
+
+#[test]
+fn duplicates_are_reported_and_heard() {
+    let link = Link {
+        duplicate: 200,
+        ..Link::default()
+    };
+    let mut pair = Pair::with(31, TcpConfig::default(), TcpConfig::default(), link);
+    pair.establish();
+    pair.send(CLIENT, 0, 100_000);
+    pair.run_for(Duration::from_secs(5));
+    let info = pair.end(CLIENT).info();
+    assert!(info.counters.duplicates_reported > 5);
+    assert_eq!(info.counters.retransmits, 0, "a duplicate is no loss");
+}
+
+#[test]
+fn random_loss_does_not_lead_to_time_outs() {
+    let mut timeouts = 0;
+    for seed in 0..20 {
+        let link = Link {
+            delay: Duration::from_millis(5),
+            loss: 10,
+            ..Link::default()
+        };
+        let mut pair = Pair::with(seed, TcpConfig::default(), TcpConfig::default(), link);
+        pair.establish();
+        pair.send(CLIENT, 0, 1_000_000);
+        pair.run_until(Duration::from_secs(60), |pair| {
+            pair.ends[SERVER].received.len() == 1_000_000
+        });
+        timeouts += pair.end(CLIENT).info().counters.timeouts;
+    }
+    assert!(
+        timeouts <= 1,
+        "{timeouts} time-outs in 14,000 segments at 1% loss"
+    );
+}
+
+#[test]
+fn bursts_left_to_the_nic_are_repaired_as_well() {
+    for seed in 0..10 {
+        let link = Link {
+            delay: Duration::from_millis(2),
+            loss: 20,
+            jitter: Duration::from_micros(500),
+            ..Link::default()
+        };
+        let mut pair = Pair::with(seed, TcpConfig::default(), TcpConfig::default(), link);
+        for end in &mut pair.ends {
+            end.max_payload = 65_535;
+        }
+        pair.establish();
+        pair.send(CLIENT, 0, 1_000_000);
+        pair.run_until(Duration::from_secs(60), |pair| {
+            pair.ends[SERVER].received.len() == 1_000_000
+        });
+        pair.check_received(SERVER, 1_000_000);
+        pair.run_for(Duration::from_secs(1));
+        let info = pair.end(CLIENT).info();
+        assert_eq!((info.in_flight, info.sacked, info.lost), (0, 0, 0));
+    }
+}
+
+#[test]
+fn on_a_local_link_a_lost_tail_costs_milliseconds() {
+    let config = TcpConfig {
+        socket: SocketOptions::local_link(),
+        ..TcpConfig::default()
+    };
+    let link = Link {
+        delay: Duration::from_micros(200),
+        ..Link::default()
+    };
+    let mut pair = Pair::with(3, config.clone(), config, link);
+    pair.establish();
+    pair.send(CLIENT, 0, 50_000);
+    pair.run_for(Duration::from_secs(1));
+    for _ in 0..10 {
+        drop_data(&mut pair, CLIENT, &[0]);
+        let took = send_and_time(&mut pair, 500);
+        assert!(took < Duration::from_millis(6), "{took:?}");
+        pair.run_for(Duration::from_millis(50));
+    }
+    assert_eq!(pair.end(CLIENT).info().counters.timeouts, 0);
+}

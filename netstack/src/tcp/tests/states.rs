@@ -1,0 +1,306 @@
+//! Opening and closing, in every order (RFC 9293 section 3.3.2).
+
+use alloc::boxed::Box;
+
+use bytes::Bytes;
+
+use super::super::testing::*;
+use super::super::*;
+use crate::time::Duration;
+
+fn states(pair: &Pair) -> (State, State) {
+    (pair.state(CLIENT), pair.state(SERVER))
+}
+
+#[test]
+fn the_handshake_agrees_on_options() {
+    let mut pair = Pair::open();
+    for end in [CLIENT, SERVER] {
+        let info = pair.end(end).info();
+        assert!(info.sack && info.timestamps);
+        assert_eq!(info.mss, 1448);
+        assert_eq!(pair.end(end).snd.scale, 3);
+        assert!(info.srtt.is_some(), "the handshake is a round trip");
+    }
+    assert_eq!(pair.log.len(), 3);
+    let syn = &pair.log[0].segment;
+    assert_eq!(syn.options.mss, Some(1460));
+    let window = pair.end(SERVER).info().snd_wnd;
+    assert!((255 * 1024..=256 * 1024).contains(&window), "{window}");
+}
+
+#[test]
+fn a_peer_without_options_is_served_without() {
+    let plain = TcpConfig {
+        sack: false,
+        timestamps: false,
+        ..TcpConfig::default()
+    };
+    for (client, server) in [
+        (plain.clone(), TcpConfig::default()),
+        (TcpConfig::default(), plain),
+    ] {
+        let mut pair = Pair::with(2, client, server, Link::default());
+        pair.establish();
+        for end in [CLIENT, SERVER] {
+            let info = pair.end(end).info();
+            assert!(!info.sack && !info.timestamps);
+            assert_eq!(info.mss, 1460);
+        }
+        pair.send(CLIENT, 0, 100_000);
+        pair.run_for(Duration::from_secs(2));
+        pair.check_received(SERVER, 100_000);
+        assert!(
+            pair.log[2..]
+                .iter()
+                .all(|sent| sent.segment.options == Options::default())
+        );
+    }
+}
+
+#[test]
+fn lost_handshake_segments_are_repeated() {
+    for lost in 0..3 {
+        let mut pair = Pair::open();
+        let (client, server) = (
+            pair.ends[CLIENT].config.clone(),
+            pair.ends[SERVER].config.clone(),
+        );
+        pair = Pair::with(6, client, server, Link::default());
+        let mut count = 0;
+        pair.filter = Some(Box::new(move |_| {
+            count += 1;
+            count - 1 == lost
+        }));
+        pair.connect();
+        pair.send(CLIENT, 0, 10);
+        pair.run_until(Duration::from_secs(10), |pair| {
+            pair.ends[SERVER].received.len() == 10
+        });
+        pair.check_received(SERVER, 10);
+    }
+}
+
+#[test]
+fn nobody_there_is_found_out() {
+    let mut pair = Pair::open();
+    pair = Pair::with(
+        6,
+        pair.ends[CLIENT].config.clone(),
+        pair.ends[SERVER].config.clone(),
+        Link::default(),
+    );
+    pair.filter = Some(Box::new(|_| true));
+    pair.connect();
+    pair.run_for(Duration::from_secs(300));
+    assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::TimedOut));
+    assert!(pair.end(CLIENT).take_updates());
+}
+
+#[test]
+fn a_refusal_is_believed_only_if_it_answers_our_syn() {
+    let mut pair = Pair::open();
+    pair = Pair::with(
+        6,
+        pair.ends[CLIENT].config.clone(),
+        pair.ends[SERVER].config.clone(),
+        Link::default(),
+    );
+    pair.connect();
+    pair.filter = Some(Box::new(|_| true));
+    pair.flush();
+    let iss = pair.log[0].segment.seq;
+    let reset = |ack| Segment {
+        ack,
+        flags: Flags::RST | Flags::ACK,
+        ..Segment::default()
+    };
+    pair.inject(CLIENT, reset(iss.add(2)));
+    assert_eq!(pair.state(CLIENT), State::SynSent);
+    pair.inject(CLIENT, reset(iss.add(1)));
+    assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::Refused));
+}
+
+#[test]
+fn closing_first_leads_through_fin_wait_to_time_wait() {
+    let mut pair = Pair::open();
+    pair.close(CLIENT);
+    pair.flush();
+    assert_eq!(pair.state(CLIENT), State::FinWait1);
+    pair.run_for(Duration::from_millis(25));
+    assert_eq!(states(&pair), (State::FinWait2, State::CloseWait));
+    assert!(pair.end(SERVER).receive_finished());
+    pair.close(SERVER);
+    pair.flush();
+    assert_eq!(pair.state(SERVER), State::LastAck);
+    pair.run_for(Duration::from_millis(25));
+    assert_eq!(states(&pair), (State::TimeWait, State::Closed));
+    pair.run_for(Duration::from_secs(59));
+    assert_eq!(pair.state(CLIENT), State::TimeWait);
+    pair.run_for(Duration::from_secs(2));
+    assert_eq!(pair.state(CLIENT), State::Closed);
+    assert_eq!(pair.end(CLIENT).error(), None);
+}
+
+#[test]
+fn a_half_closed_connection_still_carries_the_other_direction() {
+    let mut pair = Pair::open();
+    pair.send(CLIENT, 0, 1000);
+    pair.close(CLIENT);
+    pair.run_for(Duration::from_secs(1));
+    pair.send(SERVER, 0, 500_000);
+    pair.run_for(Duration::from_secs(10));
+    pair.check_received(CLIENT, 500_000);
+    assert_eq!(states(&pair), (State::FinWait2, State::CloseWait));
+    let now = pair.now;
+    assert_eq!(
+        pair.end(CLIENT).send(now, Bytes::from_static(b"x")),
+        Err(SendError::Closed)
+    );
+}
+
+#[test]
+fn closing_at_once_leads_through_closing() {
+    let mut pair = Pair::open();
+    pair.close(CLIENT);
+    pair.close(SERVER);
+    pair.run_for(Duration::from_millis(15));
+    assert_eq!(states(&pair), (State::Closing, State::Closing));
+    pair.run_for(Duration::from_millis(15));
+    assert_eq!(states(&pair), (State::TimeWait, State::TimeWait));
+}
+
+#[test]
+fn opening_at_once_makes_one_connection() {
+    let mut pair = Pair::open();
+    pair = Pair::with(
+        6,
+        pair.ends[CLIENT].config.clone(),
+        pair.ends[SERVER].config.clone(),
+        Link::default(),
+    );
+    pair.connect();
+    let now = pair.now;
+    let flow = pair.ends[CLIENT].connection.as_ref().unwrap().flow();
+    let flow = crate::stack::FlowKey {
+        local: flow.remote,
+        remote: flow.local,
+    };
+    let server = &mut pair.ends[SERVER];
+    server.connection = Some(Connection::connect(
+        now,
+        &server.config,
+        &server.numbers,
+        flow,
+        1500,
+    ));
+    pair.run_for(Duration::from_millis(100));
+    assert_eq!(states(&pair), (State::Established, State::Established));
+    pair.send(CLIENT, 0, 30_000);
+    pair.send(SERVER, 0, 30_000);
+    pair.run_for(Duration::from_secs(1));
+    pair.check_received(CLIENT, 30_000);
+    pair.check_received(SERVER, 30_000);
+}
+
+#[test]
+fn a_repeated_fin_is_acknowledged_again_in_time_wait() {
+    let mut pair = Pair::open();
+    pair.close(CLIENT);
+    pair.run_for(Duration::from_millis(100));
+    pair.close(SERVER);
+    // The last ACK is lost.
+    let mut lost = false;
+    pair.filter = Some(Box::new(move |sent| {
+        let hit = sent.from == CLIENT && !lost;
+        lost |= hit;
+        hit
+    }));
+    pair.run_for(Duration::from_millis(25));
+    assert_eq!(states(&pair), (State::TimeWait, State::LastAck));
+    pair.run_for(Duration::from_secs(2));
+    assert_eq!(states(&pair), (State::TimeWait, State::Closed));
+}
+
+#[test]
+fn octets_before_fin_arrive_though_fin_comes_first() {
+    let mut pair = Pair::open();
+    let mut lost = false;
+    pair.filter = Some(Box::new(move |sent| {
+        let hit = sent.from == CLIENT && !sent.segment.flags.fin() && !lost;
+        lost |= hit;
+        hit
+    }));
+    pair.send(CLIENT, 0, 2_000);
+    pair.close(CLIENT);
+    pair.run_for(Duration::from_millis(12));
+    assert!(!pair.end(SERVER).receive_finished());
+    assert_eq!(pair.state(SERVER), State::Established);
+    pair.run_for(Duration::from_secs(1));
+    pair.check_received(SERVER, 2_000);
+    assert_eq!(states(&pair), (State::FinWait2, State::CloseWait));
+}
+
+#[test]
+fn an_abort_resets_the_peer() {
+    let mut pair = Pair::open();
+    let now = pair.now;
+    pair.end(CLIENT).abort(now);
+    pair.run_for(Duration::from_millis(100));
+    assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::Aborted));
+    assert_eq!(pair.end(SERVER).error(), Some(ConnectionError::Reset));
+}
+
+#[test]
+fn a_released_connection_does_not_wait_for_ever() {
+    let mut pair = Pair::open();
+    let now = pair.now;
+    pair.end(SERVER).release(now);
+    pair.send(CLIENT, 0, 600_000);
+    pair.run_for(Duration::from_secs(5));
+    assert_eq!(pair.state(SERVER), State::FinWait2);
+    assert_eq!(pair.end(CLIENT).send_queued(), 0, "what comes is dropped");
+    pair.run_for(Duration::from_secs(70));
+    assert!(pair.end(SERVER).is_closed());
+}
+
+#[test]
+fn time_wait_gives_way_to_a_newer_syn_only() {
+    let mut pair = Pair::open();
+    pair.close(CLIENT);
+    pair.run_for(Duration::from_millis(100));
+    pair.close(SERVER);
+    pair.run_for(Duration::from_millis(100));
+    let mut syn = pair.forged(CLIENT);
+    syn.flags = Flags::SYN;
+    let client = pair.ends[CLIENT].connection.as_ref().unwrap();
+    let mut newer = syn.clone();
+    newer.seq = client.rcv.nxt.add(1000);
+    assert!(client.may_be_reused_by(&newer));
+    let mut older = syn;
+    older.seq = client.rcv.nxt.sub(1000);
+    if let Some(timestamps) = &mut older.options.timestamps {
+        timestamps.value = client.timestamps.unwrap().recent.wrapping_sub(1);
+    }
+    assert!(!client.may_be_reused_by(&older));
+}
+
+#[test]
+fn a_silent_peer_is_found_out_by_keepalive() {
+    let mut pair = Pair::open();
+    let now = pair.now;
+    let options = SocketOptions {
+        keepalive: Some(Keepalive {
+            idle: Duration::from_secs(10),
+            interval: Duration::from_secs(2),
+            probes: 3,
+        }),
+        ..SocketOptions::default()
+    };
+    pair.end(SERVER).set_options(now, options);
+    pair.run_for(Duration::from_secs(100));
+    assert_eq!(pair.state(SERVER), State::Established, "the peer answers");
+    pair.filter = Some(Box::new(|_| true));
+    pair.run_for(Duration::from_secs(30));
+    assert_eq!(pair.end(SERVER).error(), Some(ConnectionError::TimedOut));
+}

@@ -1,0 +1,185 @@
+//! Flow control: scaling, zero windows and probes, silly windows, Nagle, delayed ACKs.
+
+use alloc::boxed::Box;
+
+use super::super::testing::*;
+use super::super::*;
+use crate::time::Duration;
+
+fn with_buffer(receive_buffer: u32) -> Pair {
+    let config = TcpConfig {
+        receive_buffer,
+        ..TcpConfig::default()
+    };
+    let mut pair = Pair::with(21, config.clone(), config, Link::default());
+    pair.establish();
+    pair
+}
+
+#[test]
+fn a_scaled_window_lets_a_long_fat_path_be_filled() {
+    let config = TcpConfig {
+        receive_buffer: 4 << 20,
+        ..TcpConfig::default()
+    };
+    let link = Link {
+        delay: Duration::from_millis(50),
+        ..Link::default()
+    };
+    let mut pair = Pair::with(1, config.clone(), config, link);
+    pair.establish();
+    pair.send(CLIENT, 0, 8 << 20);
+    pair.run_until(Duration::from_secs(60), |pair| {
+        pair.end(CLIENT).info().in_flight > 1 << 20
+    });
+}
+
+#[test]
+fn a_full_reader_stops_the_sender_and_a_probe_finds_the_room_later() {
+    let mut pair = with_buffer(6 * 1448);
+    pair.ends[SERVER].reading = false;
+    pair.send(CLIENT, 0, 100_000);
+    pair.run_for(Duration::from_secs(3));
+    assert_eq!(pair.end(SERVER).receive_available(), 6 * 1448);
+    let before = pair.log.len();
+    pair.run_for(Duration::from_secs(100));
+    let probes = pair.sent(CLIENT, before);
+    assert!((2..20).contains(&probes.len()), "{}", probes.len());
+    assert!(
+        probes.iter().all(Segment::is_empty),
+        "probes carry nothing that could get lost"
+    );
+    // Room comes back, but the update is lost.
+    pair.filter = Some(Box::new(|sent| sent.from == SERVER));
+    pair.ends[SERVER].reading = true;
+    pair.step();
+    pair.filter = None;
+    pair.run_for(Duration::from_secs(130));
+    pair.check_received(SERVER, 100_000);
+    assert_eq!(pair.end(CLIENT).error(), None);
+}
+
+#[test]
+fn a_closed_window_is_probed_for_as_long_as_the_peer_answers() {
+    let mut pair = with_buffer(6 * 1448);
+    pair.ends[SERVER].reading = false;
+    pair.send(CLIENT, 0, 100_000);
+    pair.run_for(Duration::from_secs(24 * 3600));
+    assert_eq!(pair.state(CLIENT), State::Established);
+    pair.filter = Some(Box::new(|_| true));
+    pair.run_for(Duration::from_secs(3600));
+    assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::TimedOut));
+}
+
+#[test]
+fn a_slow_reader_gets_no_silly_segments() {
+    let mut pair = with_buffer(20_000);
+    pair.ends[SERVER].reading = false;
+    pair.send(CLIENT, 0, 60_000);
+    pair.run_for(Duration::from_secs(2));
+    let before = pair.log.len();
+    let mut read = 0;
+    while read < 40_000 {
+        let now = pair.now;
+        let server = pair.end(SERVER);
+        if server.receive_available() >= 100 {
+            server.receive_consume(now, 100);
+            read += 100;
+        }
+        pair.run_for(Duration::from_millis(30));
+    }
+    let segments = pair.sent(CLIENT, before);
+    let small = segments
+        .iter()
+        .filter(|segment| (1..1000).contains(&segment.payload.len()))
+        .count();
+    assert!(small <= 2, "{small} small segments of {}", segments.len());
+}
+
+#[test]
+fn a_window_that_stays_small_is_used_after_a_while() {
+    let mut pair = with_buffer(2_000);
+    pair.send(CLIENT, 0, 20_000);
+    pair.run_for(Duration::from_secs(60));
+    pair.check_received(SERVER, 20_000);
+}
+
+#[test]
+fn nagle_gathers_small_writes_and_is_off_by_default() {
+    for nagle in [false, true] {
+        let mut pair = Pair::open();
+        let now = pair.now;
+        let options = SocketOptions {
+            nagle,
+            ..SocketOptions::default()
+        };
+        pair.end(CLIENT).set_options(now, options);
+        let before = pair.log.len();
+        for n in 0..20 {
+            pair.send(CLIENT, n * 10, 10);
+            pair.flush();
+        }
+        pair.run_for(Duration::from_secs(1));
+        pair.check_received(SERVER, 200);
+        let count = pair
+            .sent(CLIENT, before)
+            .iter()
+            .filter(|segment| !segment.payload.is_empty())
+            .count();
+        assert_eq!(count, if nagle { 2 } else { 20 });
+    }
+}
+
+#[test]
+fn every_second_full_segment_is_acknowledged() {
+    let mut pair = Pair::open();
+    pair.send(CLIENT, 0, 500_000);
+    pair.run_for(Duration::from_secs(3));
+    let acks = pair
+        .log
+        .iter()
+        .filter(|sent| sent.from == SERVER && sent.segment.payload.is_empty())
+        .count();
+    assert!((170..250).contains(&acks), "{acks} ACKs for 346 segments");
+}
+
+#[test]
+fn push_ends_what_was_queued() {
+    let mut pair = Pair::open();
+    pair.send(CLIENT, 0, 5_000);
+    pair.run_for(Duration::from_secs(1));
+    let data: Vec<Segment> = pair
+        .sent(CLIENT, 3)
+        .into_iter()
+        .filter(|segment| !segment.payload.is_empty())
+        .collect();
+    let (last, rest) = data.split_last().unwrap();
+    assert!(last.flags.contains(Flags::PSH));
+    assert!(
+        rest.iter()
+            .all(|segment| !segment.flags.contains(Flags::PSH))
+    );
+}
+
+#[test]
+fn urgent_octets_are_delivered_in_line() {
+    let mut pair = Pair::open();
+    let mut segment = pair.forged(SERVER);
+    segment.flags |= Flags::URG;
+    segment.urgent = 3;
+    segment.payload = pattern(0, 10);
+    pair.inject(SERVER, segment);
+    assert_eq!(pair.end(SERVER).receive_peek(0), Some(pattern(0, 10)));
+}
+
+#[test]
+fn the_window_is_not_reduced_while_the_application_is_what_limits() {
+    let mut pair = Pair::open();
+    let before = pair.end(CLIENT).info().cwnd;
+    for n in 0..50 {
+        pair.send(CLIENT, n * 100, 100);
+        pair.run_for(Duration::from_millis(30));
+    }
+    let after = pair.end(CLIENT).info().cwnd;
+    assert_eq!(before, after, "an unused window must not grow");
+}
