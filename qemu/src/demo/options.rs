@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 
 use crate::switch::Impairment;
 use crate::vm::{Accelerator, Machine, NicModel};
@@ -166,6 +166,17 @@ impl Sizes {
 }
 
 impl Options {
+    /// The options as they would be read from a command line.
+    pub fn from_words(words: &[&str]) -> Result<Self, clap::Error> {
+        #[derive(Parser)]
+        #[command(no_binary_name = true)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        Ok(Line::try_parse_from(words)?.options)
+    }
+
     /// The scenarios to run, in order.
     pub fn scenarios(&self) -> Vec<Scenario> {
         let mut all = Scenario::value_variants().to_vec();

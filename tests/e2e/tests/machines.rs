@@ -1,0 +1,174 @@
+//! The demo in small, and images that must give up: in QEMU, with real clients.
+//!
+//! `cargo test -p godwit-e2e --test machines [FILTER]`
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use godwit_qemu::build::{self, Service};
+use godwit_qemu::demo::{self, Options};
+use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
+use godwit_qemu::{net, setup};
+
+type Test = (&'static str, fn() -> Result<()>);
+
+const TESTS: &[Test] = &[
+    ("a_download_moves_on_microvm", || {
+        demo(&["--only", "download", "--size", "24M", "--moves", "6"])
+    }),
+    ("an_echo_moves_on_microvm", || {
+        demo(&["--only", "echo", "--size", "48M", "--moves", "6"])
+    }),
+    ("a_power_button_drains_on_microvm", || {
+        demo(&["--only", "drain", "--size", "128M"])
+    }),
+    ("a_download_moves_on_q35_over_ipv6", || {
+        demo(&[
+            "--only",
+            "download",
+            "--size",
+            "24M",
+            "--moves",
+            "6",
+            "--machine",
+            "q35",
+            "--ip",
+            "6",
+        ])
+    }),
+    ("a_download_moves_over_lossy_links", || {
+        let links = ["--loss", "1%", "--delay", "2ms"];
+        demo(
+            &[
+                &["--only", "download", "--size", "4M", "--moves", "6"][..],
+                &links,
+            ]
+            .concat(),
+        )
+    }),
+    ("a_machine_without_a_nic_says_so", no_nic),
+    (
+        "a_wrong_configuration_is_refused_by_name",
+        bad_configuration,
+    ),
+    ("sixteen_mib_are_enough", small_memory),
+];
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(*f));
+    let tests: Vec<&Test> = TESTS.iter().filter(|(name, _)| wanted(name)).collect();
+    if words.iter().any(|word| word == "--list") {
+        for (name, _) in tests {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    if tests.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = setup::ensure() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    // Without it the clients are played by the harness, which the output says.
+    let _ = net::become_root_of_own();
+    println!("\nrunning {} tests", tests.len());
+    let mut failed = 0;
+    for (name, test) in tests {
+        let begun = Instant::now();
+        match test() {
+            Ok(()) => println!(
+                "test {name} ... ok ({:.1} s)",
+                begun.elapsed().as_secs_f32()
+            ),
+            Err(error) => {
+                failed += 1;
+                println!("test {name} ... FAILED\n{error:#}");
+            }
+        }
+    }
+    println!("\ntest result: {failed} failed\n");
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn demo(words: &[&str]) -> Result<()> {
+    let report = demo::run(&Options::from_words(words)?)?;
+    let broken = report.broken();
+    ensure!(broken.is_empty(), "{}", broken.join("\n"));
+    Ok(())
+}
+
+fn http(config: &str) -> Result<VmSpec> {
+    let image = build::image(Service::Http)?;
+    Ok(VmSpec {
+        config: config.into(),
+        ..VmSpec::new("http", &image)
+    })
+}
+
+fn nic() -> Nic {
+    let (model, netdev) = (NicModel::Virtio, Netdev::User(Vec::new()));
+    Nic {
+        model,
+        mac: [2, 0, 0, 0, 0, 1],
+        netdev,
+    }
+}
+
+/// Runs a VM that must end by itself with this exit code.
+fn ends_with(spec: &VmSpec, code: u8) -> Result<String> {
+    let mut vm = Vm::start(spec, Accelerator::best(), |_| ())?;
+    match vm.wait_exit(Duration::from_secs(30)) {
+        Outcome::Verdict(verdict) if verdict.code == code => Ok(verdict.reason),
+        other => bail!("ended with {other}\n{}", vm.console().tail(20).join("\n")),
+    }
+}
+
+fn no_nic() -> Result<()> {
+    for machine in [Machine::Microvm, Machine::Q35] {
+        ends_with(
+            &VmSpec {
+                machine,
+                ..http("id=1\nip=10.0.2.15/24\n")?
+            },
+            11,
+        )?;
+    }
+    Ok(())
+}
+
+fn bad_configuration() -> Result<()> {
+    let spec = VmSpec {
+        nics: vec![nic()],
+        ..http("id=1\nip=10.0.2.15/24\nport=many\n")?
+    };
+    let reason = ends_with(&spec, 13)?;
+    ensure!(reason.contains("port"), "the key must be named: {reason}");
+    Ok(())
+}
+
+fn small_memory() -> Result<()> {
+    let spec = VmSpec {
+        memory: 16,
+        nics: vec![nic()],
+        ..http("id=1\nip=10.0.2.15/24\ngw=10.0.2.2\nadmin_token=t\n")?
+    };
+    let mut vm = Vm::start(&spec, Accelerator::best(), |_| ())?;
+    let (ready, _) = vm.wait_ready(Duration::from_secs(30))?;
+    for stage in vm.console().boot_chart() {
+        println!("    {:>8} us  {}", stage.us, stage.stage);
+    }
+    println!("    {:>8} us  ready", ready.ready_us);
+    vm.press_power_button().context("power button")?;
+    match vm.wait_exit(Duration::from_secs(10)) {
+        Outcome::Verdict(verdict) if verdict.code == 0 => Ok(()),
+        other => bail!("ended with {other}"),
+    }
+}
