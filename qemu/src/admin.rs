@@ -101,17 +101,17 @@ pub struct Move {
     /// Size of the capsule.
     pub capsule_bytes: u64,
     /// Freezing and encoding.
-    pub export_us: u64,
+    pub export_us: f64,
     /// Encryption.
-    pub seal_us: u64,
+    pub seal_us: f64,
     /// From the first byte sent to the answer, without the target's work.
-    pub link_us: u64,
+    pub link_us: f64,
     /// Decryption at the target.
-    pub open_us: u64,
+    pub open_us: f64,
     /// Decoding and taking over at the target.
-    pub import_us: u64,
+    pub import_us: f64,
     /// From the freeze to the answer.
-    pub total_us: u64,
+    pub total_us: f64,
 }
 
 /// The admin port of one instance.
@@ -312,10 +312,10 @@ mod tests {
         let status: Status = serde_json::from_str(
             r#"{"id":1,"state":"serving","new":{},"sessions":[{"id":"1-7","epoch":3,"phase":"live",
                 "connections":[{"local":"[fd77::10]:80","remote":"[fd77::1]:4000","cwnd":10}]}],
-                "moves":[{"session":"1-7","to":2,"epoch":4,"result":"accepted","link_us":30}]}"#,
+                "moves":[{"session":"1-7","to":2,"epoch":4,"result":"accepted","link_us":30.5}]}"#,
         )
         .unwrap();
         assert_eq!(status.sessions[0].connections[0].more["cwnd"], 10);
-        assert_eq!(status.moves[0].link_us, 30);
+        assert_eq!(status.moves[0].link_us, 30.5);
     }
 }

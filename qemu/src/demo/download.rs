@@ -35,7 +35,7 @@ pub(super) fn run(
     live.finish();
     let (moved, received) = match (moved, received) {
         (Ok(moved), Ok(received)) => (moved, received),
-        (Err(error), Ok(_)) | (_, Err(error)) => return Err(error.context(lab.consoles())),
+        (Err(error), Ok(_)) | (_, Err(error)) => return Err(lab.explain(&error)),
     };
     let mut evidence = Evidence {
         server,

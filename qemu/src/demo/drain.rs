@@ -36,7 +36,7 @@ pub(super) fn run(mut lab: Lab, size: u64, expected: &Receiver<String>) -> Resul
     live.finish();
     let (drained, received) = match (drained, received) {
         (Ok(drained), Ok(received)) => (drained, received),
-        (Err(error), Ok(_)) | (_, Err(error)) => return Err(error.context(lab.consoles())),
+        (Err(error), Ok(_)) | (_, Err(error)) => return Err(lab.explain(&error)),
     };
     println!(
         "           instance {} powered off {:.0} ms after the button: {}",

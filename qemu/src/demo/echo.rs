@@ -43,7 +43,7 @@ pub(super) fn run(
     live.finish();
     let (moved, echoed) = match (moved, echoed) {
         (Ok(moved), Ok(echoed)) => (moved, echoed),
-        (Err(error), Ok(_)) | (_, Err(error)) => return Err(error.context(lab.consoles())),
+        (Err(error), Ok(_)) | (_, Err(error)) => return Err(lab.explain(&error)),
     };
     let mut evidence = Evidence {
         server,

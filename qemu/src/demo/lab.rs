@@ -278,15 +278,15 @@ impl Lab {
             .with_context(|| format!("no instance {id}"))
     }
 
-    /// The last lines of the instances' consoles, for an explanation.
-    pub fn consoles(&self) -> String {
-        let mut text = String::new();
+    /// An error with the last lines of the instances' consoles.
+    pub fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
+        let mut text = format!("{error:#}\n");
         for vm in &self.vms {
             for line in vm.console().tail(15) {
                 let _ = writeln!(text, "    {} | {line}", vm.name());
             }
         }
-        text
+        anyhow!(text)
     }
 
     /// Powers off what still runs and returns what was not as it should be.

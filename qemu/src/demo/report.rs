@@ -198,9 +198,9 @@ impl ScenarioReport {
 const AROUND: u64 = crate::wire::silence::AFTERMATH;
 
 fn transfer(moved: &[Moved]) -> BTreeMap<&'static str, Quantiles> {
-    type Figure = fn(&Move) -> u64;
+    type Figure = fn(&Move) -> f64;
     let pick: [(&str, Figure); 7] = [
-        ("capsule_bytes", |m| m.capsule_bytes),
+        ("capsule_bytes", |m| m.capsule_bytes as f64),
         ("export_us", |m| m.export_us),
         ("seal_us", |m| m.seal_us),
         ("link_us", |m| m.link_us),
@@ -218,7 +218,10 @@ fn transfer(moved: &[Moved]) -> BTreeMap<&'static str, Quantiles> {
         .map(|(name, get)| {
             (
                 name,
-                Quantiles::of(reported.iter().map(|m| get(m)).collect(), 1.0),
+                Quantiles::of(
+                    reported.iter().map(|m| (get(m) * 1e3) as u64).collect(),
+                    1e3,
+                ),
             )
         })
         .collect()
