@@ -77,7 +77,14 @@ impl SipHasher {
 }
 
 impl Hasher for SipHasher {
-    fn write(&mut self, octets: &[u8]) {
+    fn write(&mut self, mut octets: &[u8]) {
+        if self.length & 7 == 0 {
+            while let Some((word, rest)) = octets.split_first_chunk::<8>() {
+                self.length = self.length.wrapping_add(8);
+                self.absorb(u64::from_le_bytes(*word));
+                octets = rest;
+            }
+        }
         for &octet in octets {
             self.tail |= u64::from(octet) << (8 * (self.length & 7));
             self.length = self.length.wrapping_add(1);

@@ -461,7 +461,11 @@ impl Stack {
             None => self.addresses.source_for(remote.ip()),
         };
         let local = local.ok_or(ConnectError::NoAddress)?;
-        if !self.addresses.is_host(remote.ip()) || self.addresses.next_hop(remote.ip()).is_none() {
+        // Nothing here leads back to ourselves.
+        if !self.addresses.is_host(remote.ip())
+            || self.addresses.is_own(remote.ip())
+            || self.addresses.next_hop(remote.ip()).is_none()
+        {
             return Err(ConnectError::NoRoute);
         }
         let flow = self.free_port(local, remote).ok_or(ConnectError::NoPort)?;

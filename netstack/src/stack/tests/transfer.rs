@@ -287,6 +287,152 @@ fn moves_over_a_lossy_wire_lose_nothing() {
 }
 
 #[test]
+fn a_flow_steered_from_its_syn_on_is_answered_directly_by_its_owner() {
+    for (to, owner) in [
+        ("10.77.0.10:80", "10.77.0.12"),
+        ("[fd77::10]:80", "fd77::12"),
+    ] {
+        let mut net = cluster();
+        let now = net.now;
+        let conn = net.hosts[0].connect(now, None, at(to)).unwrap();
+        let limit = Instant::from_millis(60_000);
+        let accepted = loop {
+            assert!(net.step(limit), "no connection was accepted");
+            let now = net.now;
+            for event in std::mem::take(&mut net.events[1]) {
+                if let StackEvent::UnknownFlow { flow, syn: true } = event {
+                    net.hosts[1].set_route(now, flow, Route::Forward(ip(owner)));
+                }
+            }
+            if let Some(conn) = net.accepted(2) {
+                break conn;
+            }
+        };
+        let mut here = Talker::new(0, conn, (1, 2), TOTAL);
+        let mut there = Talker::new(2, accepted, (2, 1), TOTAL);
+        while !(here.done() && there.done()) {
+            here.talk(&mut net);
+            there.talk(&mut net);
+            assert!(net.step(limit), "stuck");
+        }
+        assert!(counter(&net.hosts[1], "forwarded") > 100);
+        assert_eq!(counter(&net.hosts[1], "tx_tcp_segments"), 0);
+        // To the client the virtual address is at the ingress, and nowhere else.
+        assert_eq!(net.hosts[0].neighbours.peek(at(to).ip()), Some(mac(11)));
+        for on_wire in &net.log {
+            let frame = &on_wire.frame.bytes;
+            if ethertype(frame) == ETHERTYPE_ARP || parse(frame).protocol != wire::TCP {
+                continue;
+            }
+            let ethernet = Ethernet::parse(frame).unwrap();
+            match on_wire.from {
+                0 => assert_eq!(ethernet.dst, mac(11), "the client speaks to the ingress"),
+                1 => assert_eq!((ethernet.dst, parse(frame).hop_limit), (mac(12), 63)),
+                _ => assert_eq!((ethernet.dst, parse(frame).src), (mac(99), at(to).ip())),
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_copies_of_segments_do_not_disturb_a_conversation() {
+    for (seed, to) in [(1, "10.77.0.11:80"), (2, "[fd77::11]:80")] {
+        let mut net = Net::new(vec![host(99), server_at(11)]);
+        let mut dice = Dice(seed);
+        let mut seen = 0;
+        converse(&mut net, (0, 1), at(to), TOTAL, |net, _| {
+            let fresh: Vec<_> = net.log[seen..]
+                .iter()
+                .map(|on_wire| (on_wire.from, on_wire.frame.bytes.to_vec()))
+                .collect();
+            seen = net.log.len();
+            let now = net.now;
+            for (from, mut frame) in fresh {
+                // One bit anywhere but in the addresses of the Ethernet header.
+                let at = 12 + dice.below(frame.len() - 12);
+                frame[at] ^= 1 << dice.below(8);
+                net.hosts[1 - from].handle_frame(now, RxFrame::new(frame));
+            }
+        });
+        assert!(counter(&net.hosts[1], "rx_bad_checksum") > 100);
+    }
+}
+
+#[test]
+fn hostile_segments_with_right_checksums_never_panic() {
+    for seed in 0..6 {
+        let to = if seed % 2 == 0 {
+            "10.77.0.11:80"
+        } else {
+            "[fd77::11]:80"
+        };
+        let mut net = Net::new(vec![host(99), server_at(11)]);
+        let mut dice = Dice(seed);
+        net.hosts[0].connect(Instant::ZERO, None, at(to)).unwrap();
+        net.run_for(Duration::from_millis(1));
+        let accepted = net.accepted(1).unwrap();
+        for round in 0..3_000 {
+            let now = net.now;
+            if net.hosts[1].connection(accepted).is_none() {
+                break;
+            }
+            let data = bytes::Bytes::from(vec![1; dice.below(3000)]);
+            let _ = net.hosts[1].update(now, accepted, |c| c.send(now, data));
+            net.run_for(Duration::from_micros(dice.roll() % 300));
+            let last = net.log.iter().rev().find(|f| f.from == 0).unwrap();
+            let mut frame = last.frame.bytes.to_vec();
+            if ethertype(&frame) == ETHERTYPE_ARP || parse(&frame).protocol != wire::TCP {
+                continue;
+            }
+            let header = parse(&frame).payload.start;
+            for _ in 0..1 + dice.below(3) {
+                // Not the ports: the segment is for this connection. RST and SYN are rare.
+                let at = header + 4 + dice.below(frame.len() - header - 4);
+                if at != header + 13 || round % 50 == 0 {
+                    frame[at] = dice.roll() as u8;
+                }
+            }
+            let mut frame = RxFrame::new(frame);
+            frame.checksum = RxChecksum::Verified;
+            let now = net.now;
+            net.hosts[1].handle_frame(now, frame);
+            net.pump();
+        }
+    }
+}
+
+#[test]
+fn updates_are_reported_once_until_they_are_looked_at() {
+    let mut net = Net::new(vec![host(99), server_at(11)]);
+    let conn = net.hosts[0]
+        .connect(Instant::ZERO, None, at("10.77.0.11:80"))
+        .unwrap();
+    net.run_for(Duration::from_millis(1));
+    let accepted = net.accepted(1).unwrap();
+    let now = net.now;
+    let data = bytes::Bytes::from(vec![1; 8_000]);
+    net.hosts[0].update(now, conn, |c| c.send(now, data).unwrap());
+    let frames = drain(&mut net.hosts[0], now);
+    assert!(frames.len() > 4);
+    events(&mut net.hosts[1]);
+    for frame in frames {
+        net.hosts[1].handle_frame(now, RxFrame::new(frame));
+    }
+    let reported = events(&mut net.hosts[1]);
+    assert!(matches!(reported[..], [StackEvent::Updated(id)] if id == accepted));
+    // A connection taken out reports nothing more, under an id that stays dead.
+    net.hosts[1].update(now, accepted, |c| c.abort(now));
+    net.hosts[1].detach(now, accepted, Route::Hold).unwrap();
+    assert!(events(&mut net.hosts[1]).is_empty());
+    assert!(net.hosts[1].update(now, accepted, |_| ()).is_none());
+    assert!(net.hosts[1].detach(now, accepted, Route::Hold).is_none());
+    assert!(
+        drain(&mut net.hosts[1], now).is_empty(),
+        "frozen means silent"
+    );
+}
+
+#[test]
 fn frames_held_for_a_connection_are_taken_before_newer_ones() {
     let mut net = cluster();
     let now = net.now;
@@ -458,6 +604,8 @@ fn ports_of_connections_opened_here_differ_and_run_out_with_an_error() {
     assert_eq!(ports.len(), usize::from(EPHEMERAL.1 - EPHEMERAL.0) + 1);
     let far = stack.connect(Instant::ZERO, None, at("[2001:db8::1]:80"));
     assert_eq!(far, Err(ConnectError::NoRoute));
+    let ourselves = stack.connect(Instant::ZERO, None, at("10.77.0.11:80"));
+    assert_eq!(ourselves, Err(ConnectError::NoRoute));
     let not_ours = stack.connect(Instant::ZERO, Some(ip("10.77.0.50")), at("10.77.0.12:80"));
     assert_eq!(not_ours, Err(ConnectError::NoAddress));
 }
