@@ -39,6 +39,8 @@ const TRANSMIT: u16 = 1;
 pub const QUEUE_SIZE: usize = 256;
 /// Buffers beyond the ring's, for frames in use.
 const SPARE: u32 = 128;
+/// Buffers the ring gets at a time: filling it at once would be a good part of the boot.
+const BATCH: usize = 64;
 /// When fewer buffers than this are free, frames are copied.
 const LOW: usize = 16;
 
@@ -166,9 +168,9 @@ impl<T: Transport + Send> VirtioNet<T> {
         self.fault
     }
 
-    /// Gives the ring as many buffers as it is short of, and there are.
+    /// Gives the ring a batch of the buffers it is short of.
     fn refill(&mut self) {
-        while self.missing > 0 {
+        for _ in 0..self.missing.min(BATCH) {
             let Some(buffer) = self.pool.take() else {
                 break;
             };

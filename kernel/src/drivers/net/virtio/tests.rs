@@ -9,7 +9,11 @@ const CONFIG: [u8; 12] = [0x52, 0x54, 0, 1, 2, 3, 1, 0, 1, 0, 0xdc, 5];
 
 fn card() -> (FakeDevice, VirtioNet<FakeTransport>) {
     let device = FakeDevice::new(256).offer(MODERN, &CONFIG);
-    let card = VirtioNet::bind(FakeTransport::new(&device), true, [2; 6]).unwrap();
+    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, [2; 6]).unwrap();
+    while card.missing > 0 {
+        card.arm();
+    }
+    card.disarm();
     (device, card)
 }
 
@@ -34,6 +38,18 @@ fn the_card_says_what_the_device_says() {
     assert!(card.link_up());
     assert_eq!(device.accepted(), MODERN);
     assert_eq!(device.status(), 0b1111); // DRIVER_OK and all before it
+}
+
+#[test]
+fn the_ring_is_filled_bit_by_bit() {
+    let device = FakeDevice::new(256).offer(MODERN, &CONFIG);
+    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, [2; 6]).unwrap();
+    let available = || core::iter::from_fn(|| device.next_head(RECEIVE)).count();
+    assert_eq!(available(), BATCH);
+    for _ in 0..10 {
+        card.arm();
+    }
+    assert_eq!(available(), QUEUE_SIZE - BATCH);
 }
 
 #[test]
