@@ -92,6 +92,9 @@ impl Node {
             seed,
             now,
         );
+        if let Some(clock) = platform.stopwatch() {
+            instance.set_clock(clock);
+        }
         let service: Rc<dyn AnyService> = Rc::new(service);
         let spec = service.spec(config.port, Scope::Service);
         let service_name = spec.name;

@@ -37,6 +37,12 @@ pub trait Platform {
     /// the time of the readiness line is the time it took to boot).
     fn now(&mut self) -> Instant;
 
+    /// The same clock for measuring what happens within one call of the stack (the parts of a
+    /// move). A world of virtual time has none: there a call takes no time.
+    fn stopwatch(&self) -> Option<fn() -> Instant> {
+        None
+    }
+
     /// The NIC.
     fn device(&self) -> Device;
 

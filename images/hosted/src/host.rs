@@ -13,20 +13,20 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
+use crate::clock;
 use crate::tap::Tap;
 
 /// The world of a hosted instance.
 pub struct Host {
     tap: Tap,
     mac: MacAddr,
-    started: std::time::Instant,
     signals: SignalFd,
     failed: bool,
 }
 
 impl Host {
     /// A world around a TAP device. SIGTERM is taken over; call this before starting threads.
-    pub fn new(tap: Tap, mac: MacAddr, started: std::time::Instant) -> io::Result<Host> {
+    pub fn new(tap: Tap, mac: MacAddr) -> io::Result<Host> {
         let mut power = SigSet::empty();
         power.add(Signal::SIGTERM);
         power.thread_block()?;
@@ -34,7 +34,6 @@ impl Host {
         Ok(Host {
             tap,
             mac,
-            started,
             signals,
             failed: false,
         })
@@ -43,7 +42,11 @@ impl Host {
 
 impl Platform for Host {
     fn now(&mut self) -> Instant {
-        Instant::from_nanos(self.started.elapsed().as_nanos() as u64)
+        clock::now()
+    }
+
+    fn stopwatch(&self) -> Option<fn() -> Instant> {
+        Some(clock::now)
     }
 
     fn device(&self) -> Device {

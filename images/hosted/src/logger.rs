@@ -1,11 +1,9 @@
 //! Log lines on standard error, in the form the images print them on their console.
 
+use crate::clock;
 use std::io::Write;
-use std::time::Instant;
 
-struct Logger {
-    started: Instant,
-}
+struct Logger;
 
 impl log::Log for Logger {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
@@ -13,11 +11,11 @@ impl log::Log for Logger {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        let time = self.started.elapsed();
+        let time = clock::now().as_micros();
         let line = format!(
             "[{:4}.{:06}] {:<5} {}: {}\n",
-            time.as_secs(),
-            time.subsec_micros(),
+            time / 1_000_000,
+            time % 1_000_000,
             record.level(),
             record.target(),
             record.args()
@@ -30,9 +28,9 @@ impl log::Log for Logger {
 }
 
 /// Log from now on; what is logged is the configuration's to say.
-pub fn install(started: Instant) {
+pub fn install() {
     // Fails only if a logger is installed already.
-    if log::set_boxed_logger(Box::new(Logger { started })).is_ok() {
+    if log::set_boxed_logger(Box::new(Logger)).is_ok() {
         log::set_max_level(log::LevelFilter::Info);
     }
 }

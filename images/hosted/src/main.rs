@@ -11,12 +11,12 @@
 //! is the verdict's code.
 
 mod arguments;
+mod clock;
 mod host;
 mod logger;
 mod tap;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use godwit::{Code, Verdict};
 
@@ -25,19 +25,20 @@ use host::Host;
 use tap::Tap;
 
 fn main() -> ExitCode {
-    let started = Instant::now();
-    logger::install(started);
+    // The first reading is where the clock starts.
+    let _ = clock::now();
+    logger::install();
     let verdict = match Arguments::read(std::env::args().skip(1)) {
-        Ok(arguments) => serve(&arguments, started),
+        Ok(arguments) => serve(&arguments),
         Err(reason) => Verdict::new(Code::BadConfig, reason),
     };
     host::print_line(format_args!("{}", verdict.line()));
     ExitCode::from(verdict.code.number())
 }
 
-fn serve(arguments: &Arguments, started: Instant) -> Verdict {
+fn serve(arguments: &Arguments) -> Verdict {
     let host = Tap::open(&arguments.tap, arguments.mtu, arguments.offload)
-        .and_then(|tap| Host::new(tap, arguments.mac, started));
+        .and_then(|tap| Host::new(tap, arguments.mac));
     let mut host = match host {
         Ok(host) => host,
         Err(error) => {

@@ -39,6 +39,10 @@ impl Platform for KernelPlatform {
         Instant::from_nanos(clock::now_ns())
     }
 
+    fn stopwatch(&self) -> Option<fn() -> Instant> {
+        Some(|| Instant::from_nanos(clock::now_ns()))
+    }
+
     fn device(&self) -> Device {
         let nic = self.machine.nics.first();
         let capabilities = nic.map(|nic| nic.capabilities()).unwrap_or_default();
