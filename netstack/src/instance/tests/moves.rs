@@ -40,6 +40,20 @@ fn a_session_moves_and_the_client_sees_one_stream() {
     assert_eq!((moves[0].result.as_str(), moves[0].epoch), ("accepted", 2));
 }
 
+#[test]
+fn the_capsule_of_an_idle_session_is_small() {
+    let mut net = Net::new(2, 9);
+    net.settle();
+    net.connect(ECHO, payload(30_000), false);
+    net.run_until_received(Duration::from_secs(5), 30_000);
+    net.run_for(Duration::from_secs(30));
+    swap_all(&mut net);
+    net.run_for(Duration::from_secs(1));
+    let moves = [net.node(1).moves(), net.node(2).moves()].concat();
+    let size = moves[0].capsule_bytes;
+    assert!((100..=220).contains(&size), "{size} octets");
+}
+
 /// An echo and a download, with a swap at every `every`-th packet.
 fn exchange(seed: u8, every: u64, first: u64, faults: Faults) -> u64 {
     let mut net = Net::new(2, seed);

@@ -12,7 +12,7 @@
 //!                 all lengths are in the header
 //! ```
 //!
-//! Nothing follows the payload. Times are durations in nanoseconds, relative to the freeze.
+//! Nothing follows the payload. Times are relative to the freeze; their unit is said at each.
 
 mod capped;
 mod connection;

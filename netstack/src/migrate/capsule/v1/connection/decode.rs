@@ -1,0 +1,333 @@
+//! From the wire form to [`crate::tcp`]'s description.
+
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
+
+use super::super::{CapsuleError, MAX_QUEUE};
+use super::*;
+use crate::migrate::rope::Rope;
+use crate::seq::SeqNumber;
+use crate::tcp::export::*;
+use crate::tcp::{Counters, Keepalive, SocketOptions};
+use crate::time::Duration;
+
+/// The number `distance` from `base`.
+fn at(base: SeqNumber, distance: i32) -> SeqNumber {
+    base.add(distance as u32)
+}
+
+fn value<T: Copy>(list: &[T], code: u8) -> Result<T, CapsuleError> {
+    list.get(usize::from(code))
+        .copied()
+        .ok_or(CapsuleError::Malformed)
+}
+
+impl ConnectionV1 {
+    /// Octets of payload, each length checked.
+    pub fn payload(&self) -> Result<usize, CapsuleError> {
+        let QueuesV1 {
+            send,
+            unread,
+            out_of_order,
+        } = &self.queues;
+        let out_of_order = out_of_order
+            .0
+            .iter()
+            .try_fold(0usize, |sum, (_, len)| sum.checked_add(*len as usize))
+            .ok_or(CapsuleError::Oversize)?;
+        let (send, unread) = (*send as usize, *unread as usize);
+        if send > MAX_QUEUE || unread > MAX_QUEUE || out_of_order > MAX_QUEUE {
+            return Err(CapsuleError::Oversize);
+        }
+        Ok(send + unread + out_of_order)
+    }
+
+    /// TCP's description, with octets from the front of `payload`.
+    pub fn decode(self, payload: &mut Rope) -> Result<ConnectionState, CapsuleError> {
+        let ConnectionV1 {
+            ends,
+            ports,
+            state,
+            flags,
+            path_mtu,
+            options,
+            timestamps,
+            snd,
+            rcv,
+            rtt,
+            congestion,
+            recovery,
+            timers,
+            duplicate_acks,
+            attempts,
+            heard_age,
+            counters,
+            queues,
+        } = self;
+        if flags & !flag::ALL != 0 {
+            return Err(CapsuleError::Malformed);
+        }
+        let has = |bit: u32| flags & bit != 0;
+        let (local, remote): (IpAddr, IpAddr) = match ends {
+            Ends::V4(local, remote) => (local.into(), remote.into()),
+            Ends::V6(local, remote) => (local.into(), remote.into()),
+        };
+        let una = SeqNumber::new(snd.una);
+        let nxt = SeqNumber::new(rcv.nxt);
+        let header = ConnectionHeader {
+            local: SocketAddr::new(local, ports.0),
+            remote: SocketAddr::new(remote, ports.1),
+            state: value(&STATES, state)?,
+            options: decode_options(options.unwrap_or(default_options()), has(flag::NAGLE)),
+            path_mtu,
+            sack: has(flag::SACK),
+            timestamps: timestamps.map(|timestamps| TimestampHeader {
+                value: timestamps.value,
+                recent: timestamps.recent,
+                recent_age: Duration::from_millis(timestamps.recent_age),
+            }),
+            snd: decode_snd(snd, una, nxt, has(flag::CWND_LIMITED))?,
+            rcv: decode_rcv(rcv, nxt, has(flag::DISCARD))?,
+            rtt: RttHeader {
+                srtt: rtt.srtt.map(Duration::from_nanos),
+                rttvar: Duration::from_nanos(rtt.rttvar),
+                backoff: rtt.backoff,
+                min: rtt
+                    .min
+                    .map(|(min, age)| (Duration::from_nanos(min), Duration::from_millis(age))),
+            },
+            congestion: decode_congestion(congestion),
+            recovery: decode_recovery(recovery, una, has(flag::REORDERING))?,
+            timers: decode_timers(timers),
+            owed: OwedHeader {
+                ack: has(flag::ACK),
+                duplicate_acks,
+                probe: has(flag::PROBE),
+                push: has(flag::PUSH),
+            },
+            attempts,
+            heard_age: Duration::from_millis(heard_age),
+            counters: decode_counters(counters),
+        };
+        Ok(ConnectionState {
+            header,
+            queues: decode_queues(queues, payload)?,
+        })
+    }
+}
+
+fn decode_options(options: OptionsV1, nagle: bool) -> SocketOptions {
+    SocketOptions {
+        nagle,
+        ack_delay: Duration::from_micros(options.ack_delay),
+        peer_ack_delay: Duration::from_micros(options.peer_ack_delay),
+        min_rto: Duration::from_micros(options.min_rto),
+        keepalive: options.keepalive.map(|(idle, interval, probes)| Keepalive {
+            idle: Duration::from_micros(idle),
+            interval: Duration::from_micros(interval),
+            probes,
+        }),
+        user_timeout: options.user_timeout.map(Duration::from_micros),
+    }
+}
+
+fn decode_snd(
+    snd: SndV1,
+    una: SeqNumber,
+    rcv_nxt: SeqNumber,
+    cwnd_limited: bool,
+) -> Result<SndHeader, CapsuleError> {
+    let mut age = 0i64;
+    let mut sent = Vec::with_capacity(snd.sent.0.len());
+    for (len, step, retransmits, marks) in snd.sent.0 {
+        age = age.wrapping_add(step);
+        let micros = u64::try_from(age).map_err(|_| CapsuleError::Malformed)?;
+        sent.push(SentHeader {
+            len,
+            age: Duration::from_micros(micros),
+            retransmits,
+            marks,
+        });
+    }
+    Ok(SndHeader {
+        iss: una.sub(span(snd.offset).wrapping_add(snd.from_iss as u32)),
+        una,
+        nxt: una.add(snd.outstanding),
+        window: snd.window,
+        wl1: at(rcv_nxt, snd.wl1),
+        wl2: at(una, snd.wl2),
+        max_window: snd.window.wrapping_add(snd.max_window as u32),
+        scale: snd.scale,
+        peer_mss: snd.peer_mss,
+        offset: snd.offset,
+        end: value(&SND_ENDS, snd.end)?,
+        sent,
+        reno_sacked: snd.reno_sacked,
+        last_sent_age: snd.last_sent_age.map(Duration::from_micros),
+        cwnd_limited,
+    })
+}
+
+fn decode_rcv(rcv: RcvV1, nxt: SeqNumber, discard: bool) -> Result<RcvHeader, CapsuleError> {
+    Ok(RcvHeader {
+        irs: nxt.sub(span(rcv.offset).wrapping_add(rcv.from_irs as u32)),
+        nxt,
+        edge: nxt.add(rcv.window),
+        scale: rcv.scale,
+        buffer: rcv.buffer,
+        offset: rcv.offset,
+        end: match (rcv.end_ahead, rcv.ended) {
+            (None, false) => RcvEnd::Open,
+            (Some(distance), false) => RcvEnd::Ahead(nxt.add(distance)),
+            (None, true) => RcvEnd::Received,
+            (Some(_), true) => return Err(CapsuleError::Malformed),
+        },
+        last_ack: nxt.sub(rcv.unconfirmed),
+        duplicate: rcv.duplicate.map(|(start, length)| {
+            let start = at(nxt, start);
+            (start, start.add(length))
+        }),
+        unacked: rcv.unacked,
+        full_size: rcv.full_size,
+        quick: rcv.quick,
+        discard,
+    })
+}
+
+fn decode_congestion(congestion: CongestionV1) -> CongestionHeader {
+    CongestionHeader {
+        cwnd: congestion.cwnd,
+        ssthresh: congestion.ssthresh.unwrap_or(u32::MAX),
+        algorithm: match congestion.algorithm {
+            AlgorithmV1::Cubic {
+                w_max,
+                prior,
+                epoch_age,
+                k_ms,
+                w_est,
+                credit,
+                paused_age,
+            } => AlgorithmHeader::Cubic {
+                w_max,
+                prior,
+                epoch_age: epoch_age.map(Duration::from_micros),
+                k_ms,
+                w_est,
+                credit,
+                paused_age: paused_age.map(Duration::from_micros),
+            },
+            AlgorithmV1::NewReno { credit } => AlgorithmHeader::NewReno { credit },
+        },
+    }
+}
+
+fn decode_recovery(
+    recovery: RecoveryV1,
+    una: SeqNumber,
+    reordering_seen: bool,
+) -> Result<RecoveryHeader, CapsuleError> {
+    let place = |distance: i32| at(una, distance);
+    let (tlp_end, retransmission, due) = recovery.tlp.unwrap_or((None, false, false));
+    Ok(RecoveryHeader {
+        phase: value(&PHASES, recovery.phase)?,
+        point: place(recovery.point),
+        rack: RackHeader {
+            xmit_age: recovery.xmit_age.map(Duration::from_micros),
+            end: place(recovery.end),
+            rtt: Duration::from_nanos(recovery.rtt),
+            fack: place(recovery.fack),
+            reordering_seen,
+            dsack_round: recovery.dsack_round.map(place),
+            multiplier: recovery.multiplier,
+            persist: recovery.persist,
+        },
+        tlp: TlpHeader {
+            end: tlp_end.map(place),
+            retransmission,
+            due,
+        },
+        prr: recovery.prr.unwrap_or((0, 0, 1)),
+        undo: match recovery.undo {
+            Some(undo) => UndoHeader {
+                from: undo.from.map(place),
+                cwnd: undo.cwnd,
+                ssthresh: undo.ssthresh,
+                until: undo.until.map(place),
+                stamp: undo.stamp,
+                retransmitted: undo.retransmitted,
+                unreported: undo.unreported,
+            },
+            None => UndoHeader {
+                from: None,
+                cwnd: 0,
+                ssthresh: 0,
+                until: None,
+                stamp: None,
+                retransmitted: false,
+                unreported: 0,
+            },
+        },
+        duplicate_acks: recovery.duplicate_acks,
+    })
+}
+
+fn decode_timers(timers: Option<TimersV1>) -> TimersHeader {
+    let time = |micros: Option<u64>| micros.map(Duration::from_micros);
+    let part = |pick: fn(&TimersV1) -> Option<u64>| time(timers.as_ref().and_then(pick));
+    TimersHeader {
+        retransmit: part(|timers| timers.retransmit),
+        probe: part(|timers| timers.probe),
+        reorder: part(|timers| timers.reorder),
+        persist: part(|timers| timers.persist),
+        delayed_ack: part(|timers| timers.delayed_ack),
+        linger: part(|timers| timers.linger),
+        keepalive: part(|timers| timers.keepalive),
+    }
+}
+
+fn decode_counters(counters: CountersV1) -> Counters {
+    let rare = counters.rare.unwrap_or_default();
+    Counters {
+        segments_in: counters.segments_in,
+        segments_out: counters.segments_out,
+        retransmits: rare.retransmits,
+        timeouts: rare.timeouts,
+        probes: rare.probes,
+        recoveries: rare.recoveries,
+        undos: rare.undos,
+        duplicates_reported: rare.duplicates_reported,
+        paws: rare.paws,
+        out_of_window: rare.out_of_window,
+        challenges: rare.challenges,
+        challenges_limited: rare.challenges_limited,
+        bad_acks: rare.bad_acks,
+        out_of_order: rare.out_of_order,
+        moves: counters.moves,
+    }
+}
+
+fn decode_queues(queues: QueuesV1, payload: &mut Rope) -> Result<Queues, CapsuleError> {
+    let mut take = |count: u32| {
+        let taken = payload.take(count as usize);
+        match taken.len() == count as usize {
+            true => Ok(taken),
+            false => Err(CapsuleError::Truncated),
+        }
+    };
+    let unacked_and_unsent = take(queues.send)?.into_pieces().collect();
+    let unread = take(queues.unread)?.into_pieces().collect();
+    let mut out_of_order = Vec::new();
+    for (distance, length) in queues.out_of_order.0 {
+        let mut at = distance;
+        for piece in take(length)?.into_pieces() {
+            let len = piece.len() as u32;
+            out_of_order.push((at, piece));
+            at = at.checked_add(len).ok_or(CapsuleError::Malformed)?;
+        }
+    }
+    Ok(Queues {
+        unacked_and_unsent,
+        unread,
+        out_of_order,
+    })
+}
