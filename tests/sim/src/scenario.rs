@@ -449,7 +449,12 @@ impl Cluster {
         if self.violations().is_empty() {
             return;
         }
-        let list: Vec<String> = self.violations().iter().map(ToString::to_string).collect();
+        let list: Vec<String> = self
+            .violations()
+            .iter()
+            .take(8)
+            .map(ToString::to_string)
+            .collect();
         panic!(
             "{run} (seed {}): {} violations\n{}",
             self.setup.seed,

@@ -5,6 +5,8 @@ use super::{Check, Findings, Flows, PerFlow, Seen};
 
 const RULE: &str = "acknowledgement";
 
+/// What an instance passes on for a client is the client's affair, as with any router.
+///
 /// Follows the acknowledgement number of the server side, over all its speakers: a byte that was
 /// acknowledged once stays acknowledged.
 #[derive(Debug, Default)]
@@ -14,7 +16,7 @@ pub struct Acknowledgement {
 
 impl Check for Acknowledgement {
     fn segment(&mut self, seen: &Seen<'_>, flows: &Flows, findings: &mut Findings) {
-        if !seen.emitted {
+        if !seen.emitted || seen.forwarded {
             return;
         }
         if !seen.segment.checksums_right {

@@ -75,6 +75,8 @@ pub struct Node {
     mac: MacAddr,
     engine: Box<dyn Engine>,
     out: VecDeque<Bytes>,
+    /// Clients of the sessions; a frozen session does not tell its connections any more.
+    clients: BTreeMap<SessionId, SocketAddr>,
     /// Where sessions were told to move.
     destinations: BTreeMap<SessionId, Port>,
     frozen: BTreeMap<SessionId, Leaving>,
@@ -87,6 +89,7 @@ impl Node {
             mac,
             engine,
             out: VecDeque::new(),
+            clients: BTreeMap::new(),
             destinations: BTreeMap::new(),
             frozen: BTreeMap::new(),
             notes: VecDeque::new(),
@@ -145,6 +148,7 @@ impl Node {
         session: SessionId,
         to: MemberId,
     ) -> Result<(), MoveError> {
+        self.learn_clients();
         self.instance_mut().move_session(now, session, to)?;
         self.destinations.insert(session, port_of(to));
         Ok(())
@@ -152,7 +156,16 @@ impl Node {
 
     /// Leave the cluster cleanly.
     pub fn drain(&mut self, now: Instant) {
+        self.learn_clients();
         self.engine.drain(now);
+    }
+
+    fn learn_clients(&mut self) {
+        for status in self.engine.instance().sessions() {
+            if let Some(connection) = status.connections.first() {
+                self.clients.insert(status.id, connection.remote);
+            }
+        }
     }
 
     fn turn(&mut self, now: Instant) {
@@ -168,20 +181,20 @@ impl Node {
         if !watching {
             return;
         }
+        self.learn_clients();
         let sessions = self.engine.instance().sessions();
         for status in &sessions {
-            let Some(connection) = status.connections.first() else {
+            let Some(client) = self.clients.get(&status.id).copied() else {
                 continue;
             };
             let was = self.frozen.contains_key(&status.id);
             if status.frozen && !was {
                 let to = self.destinations.remove(&status.id);
-                let client = connection.remote;
                 self.frozen.insert(status.id, Leaving { client, to });
                 self.notes.push_back((client, NoteKind::Frozen(to)));
             } else if !status.frozen && was {
                 self.frozen.remove(&status.id);
-                self.notes.push_back((connection.remote, NoteKind::Thawed));
+                self.notes.push_back((client, NoteKind::Thawed));
             }
         }
         let here = |id: &SessionId| sessions.iter().any(|status| status.id == *id);
