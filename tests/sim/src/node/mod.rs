@@ -34,13 +34,16 @@ use crate::world::Party;
 /// Port of the script service.
 pub const SCRIPT_PORT: u16 = 4000;
 
+/// Turns of a drive loop at one instant.
+const TURNS: u32 = 10_000;
+
 /// What drives the instance.
 trait Engine {
     fn instance(&self) -> Ref<'_, Instance>;
     fn instance_mut(&mut self) -> RefMut<'_, Instance>;
     fn receive(&mut self, now: Instant, frame: RxFrame);
-    /// Fire timers, run the service.
-    fn turn(&mut self, now: Instant);
+    /// One turn of the drive loop: fire timers, run the service. Whether to call it again at once.
+    fn turn(&mut self, now: Instant) -> bool;
     /// The next frames for the wire; none if there are none for now.
     fn transmit(&mut self, now: Instant) -> Vec<Bytes>;
     fn due(&self) -> Option<Instant>;
@@ -65,6 +68,12 @@ enum NoteKind {
     Accepted(Option<Port>),
 }
 
+/// What leaves a node, in its order: frames, and word of what happened between them.
+enum Out {
+    Frame(Bytes),
+    Note(SocketAddr, NoteKind),
+}
+
 /// The port of a member.
 pub fn port_of(member: MemberId) -> Port {
     member.0 as usize - 1
@@ -74,13 +83,12 @@ pub fn port_of(member: MemberId) -> Port {
 pub struct Node {
     mac: MacAddr,
     engine: Box<dyn Engine>,
-    out: VecDeque<Bytes>,
+    out: VecDeque<Out>,
     /// Clients of the sessions; a frozen session does not tell its connections any more.
     clients: BTreeMap<SessionId, SocketAddr>,
     /// Where sessions were told to move.
     destinations: BTreeMap<SessionId, Port>,
     frozen: BTreeMap<SessionId, Leaving>,
-    notes: VecDeque<(SocketAddr, NoteKind)>,
 }
 
 impl Node {
@@ -92,7 +100,6 @@ impl Node {
             clients: BTreeMap::new(),
             destinations: BTreeMap::new(),
             frozen: BTreeMap::new(),
-            notes: VecDeque::new(),
         }
     }
 
@@ -169,8 +176,30 @@ impl Node {
     }
 
     fn turn(&mut self, now: Instant) {
-        self.engine.turn(now);
-        self.watch_moves();
+        // Bounded: a service that never waits must not stop the world.
+        for _ in 0..TURNS {
+            let more = self.engine.turn(now);
+            self.watch_moves();
+            let mut quiet = true;
+            loop {
+                let frames = self.engine.transmit(now);
+                if frames.is_empty() {
+                    break;
+                }
+                quiet = false;
+                self.out.extend(frames.into_iter().map(Out::Frame));
+            }
+            if quiet && !more {
+                return;
+            }
+        }
+    }
+
+    /// Whether the last move of a session was accepted.
+    fn left(&self, session: SessionId) -> bool {
+        let moves = self.engine.instance().moves();
+        let last = moves.iter().rev().find(|report| report.session == session);
+        last.is_some_and(|report| report.result == "accepted")
     }
 
     /// Notice sessions that froze, thawed or left.
@@ -191,18 +220,26 @@ impl Node {
             if status.frozen && !was {
                 let to = self.destinations.remove(&status.id);
                 self.frozen.insert(status.id, Leaving { client, to });
-                self.notes.push_back((client, NoteKind::Frozen(to)));
+                self.out.push_back(Out::Note(client, NoteKind::Frozen(to)));
             } else if !status.frozen && was {
-                self.frozen.remove(&status.id);
-                self.notes.push_back((client, NoteKind::Thawed));
+                // It may also have left and come back since we last looked.
+                let to = self
+                    .frozen
+                    .remove(&status.id)
+                    .and_then(|leaving| leaving.to);
+                let kind = match self.left(status.id) {
+                    true => NoteKind::Accepted(to),
+                    false => NoteKind::Thawed,
+                };
+                self.out.push_back(Out::Note(client, kind));
             }
         }
         let here = |id: &SessionId| sessions.iter().any(|status| status.id == *id);
         let left: Vec<SessionId> = self.frozen.keys().filter(|id| !here(id)).copied().collect();
         for session in left {
             if let Some(leaving) = self.frozen.remove(&session) {
-                self.notes
-                    .push_back((leaving.client, NoteKind::Accepted(leaving.to)));
+                self.out
+                    .push_back(Out::Note(leaving.client, NoteKind::Accepted(leaving.to)));
             }
         }
     }
@@ -226,11 +263,14 @@ impl Party for Node {
         self.turn(now);
     }
 
-    fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
-        if self.out.is_empty() {
-            self.out.extend(self.engine.transmit(now));
+    fn poll_transmit(&mut self, _now: Instant) -> Option<Bytes> {
+        match self.out.pop_front()? {
+            Out::Frame(frame) => Some(frame),
+            note => {
+                self.out.push_front(note);
+                None
+            }
         }
-        self.out.pop_front()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -239,7 +279,13 @@ impl Party for Node {
 
     fn poll_note(&mut self, flows: &Flows) -> Option<Note> {
         loop {
-            let (client, kind) = self.notes.pop_front()?;
+            let (client, kind) = match self.out.pop_front()? {
+                Out::Note(client, kind) => (client, kind),
+                frame => {
+                    self.out.push_front(frame);
+                    return None;
+                }
+            };
             let Some(flow) = flows.of_client(client) else {
                 continue;
             };

@@ -202,7 +202,7 @@ impl Engine for Scripted {
         self.instance.get_mut().handle_frame(now, frame);
     }
 
-    fn turn(&mut self, now: Instant) {
+    fn turn(&mut self, now: Instant) -> bool {
         let instance = self.instance.get_mut();
         if instance.poll_timeout().is_some_and(|at| at <= now) {
             instance.handle_timeout(now);
@@ -218,6 +218,7 @@ impl Engine for Scripted {
             self.advance(now, session);
         }
         self.events(now);
+        false
     }
 
     fn transmit(&mut self, now: Instant) -> Vec<Bytes> {

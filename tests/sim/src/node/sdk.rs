@@ -121,20 +121,14 @@ impl Engine for Sdk {
         self.board.received.push_back(frame);
     }
 
-    fn turn(&mut self, now: Instant) {
+    fn turn(&mut self, now: Instant) -> bool {
         self.board.now = now;
-        let node = &mut self.node;
-        // Bounded: a task that never waits must not stop the world.
-        for _ in 0..10_000 {
-            if node.verdict().is_some() {
-                self.due = None;
-                return;
-            }
-            self.due = node.step(&mut self.board);
-            if self.due.is_none_or(|at| at > now) {
-                return;
-            }
+        if self.node.verdict().is_some() {
+            self.due = None;
+            return false;
         }
+        self.due = self.node.step(&mut self.board);
+        self.due.is_some_and(|at| at <= now)
     }
 
     fn transmit(&mut self, _now: Instant) -> Vec<Bytes> {

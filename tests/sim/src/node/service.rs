@@ -35,7 +35,10 @@ impl Service for Scripts {
                 return Err(SessionError::Reset.into());
             }
             client.consume_input(consumed)?;
-            client.write_bytes(output)?;
+            // After the shutdown even nothing cannot be written.
+            if !output.is_empty() {
+                client.write_bytes(output)?;
+            }
             if shutdown {
                 client.shutdown()?;
             }
