@@ -282,7 +282,13 @@ impl Lab {
     pub fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
         let mut text = format!("{error:#}\n");
         for vm in &self.vms {
-            for line in vm.console().tail(15) {
+            for line in vm
+                .console()
+                .tail(15)
+                .iter()
+                .map(String::as_str)
+                .chain(vm.errors().lines())
+            {
                 let _ = writeln!(text, "    {} | {line}", vm.name());
             }
         }

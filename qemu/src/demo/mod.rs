@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> Result<Report> {
 
     let capture = options.pcap.as_deref().map(Capture::create).transpose()?;
     let mut report = Report::new(options, &client, accelerator);
-    for scenario in scenarios {
+    for (number, scenario) in scenarios.into_iter().enumerate() {
         let size = sizes.of(scenario);
         let expected = digest_in_background(size);
         let (service, image) = match scenario {
@@ -74,7 +74,8 @@ pub fn run(options: &Options) -> Result<Report> {
             memory: options.memory,
             family: options.family(),
             impairment: options.impairment(),
-            seed: options.seed,
+            // Not the same losses at the same moments of each scenario.
+            seed: options.seed.wrapping_mul(1000).wrapping_add(number as u64),
             client: client.clone(),
             accelerator: accelerator.unwrap_or(Accelerator::Tcg),
             verbose: options.verbose,

@@ -20,7 +20,7 @@ pub struct Options {
     /// Moves of the connection during the download, and again during the echo.
     #[arg(long, default_value_t = 20)]
     pub moves: u32,
-    /// Bytes to download (suffixes K, M, G); the echo sends a quarter of it.
+    /// Bytes to download (suffixes K, M, G); the other scenarios transfer a quarter of it.
     /// Default: 256M, less on lossy links.
     #[arg(long, value_parser = parse_size)]
     pub size: Option<u64>,
@@ -191,19 +191,22 @@ impl Options {
 
     /// How much each scenario transfers.
     pub fn sizes(&self) -> Sizes {
-        let download = self.size.unwrap_or_else(|| {
-            // TCP alone makes a lossy path slow: about 15 Mbit/s at 1% and 10 ms round trip.
-            let (base, step) = if self.loss > 0.0 {
-                (32 * MIB, MIB)
-            } else {
-                (256 * MIB, BYTES_PER_MOVE)
-            };
-            base.max(u64::from(self.moves) * step)
-        });
+        // TCP alone makes a lossy path slow: about 15 Mbit/s at 1% and 10 ms round trip.
+        let slow = self.loss > 0.0;
+        let (base, per_move) = if slow {
+            (32 * MIB, MIB)
+        } else {
+            (256 * MIB, BYTES_PER_MOVE)
+        };
+        let moves = u64::from(self.moves);
+        let download = self.size.unwrap_or(base.max(moves * per_move));
+        // What a connection has under way must be little against what is still to come.
+        let echo = (download / 4).max(moves * per_move / 4);
+        let drain = (download / 4).max(if slow { 8 * MIB } else { 32 * MIB });
         Sizes {
             download,
-            echo: (download / 4).max(1),
-            drain: (download / 4).max(1),
+            echo,
+            drain,
         }
     }
 

@@ -108,9 +108,10 @@ impl Console {
                     Line::Boot(stage) => state.boot.push(stage),
                     Line::Text => {}
                 }
-                if state.lines.len() < KEPT {
-                    state.lines.push(text.to_owned());
+                if state.lines.len() == KEPT {
+                    state.lines.drain(..KEPT / 2);
                 }
+                state.lines.push(text.to_owned());
             });
         }
         self.update(|state| state.closed = true);

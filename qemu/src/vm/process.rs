@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -57,8 +57,8 @@ pub struct Vm {
     child: Child,
     button: Button,
     console: Console,
-    reader: Option<JoinHandle<()>>,
-    errors: Arc<Mutex<String>>,
+    errors: Console,
+    readers: Vec<JoinHandle<()>>,
     started: Instant,
     scratch: Scratch,
 }
@@ -71,7 +71,7 @@ impl Vm {
     pub fn start(
         spec: &VmSpec,
         accelerator: Accelerator,
-        echo: impl FnMut(&str) + Send + 'static,
+        echo: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self> {
         let scratch = Scratch::new(&spec.name)?;
         let config = scratch.path("config");
@@ -93,7 +93,7 @@ impl Vm {
         arguments: &[&str],
         configuration: &str,
         namespace: &Namespace,
-        echo: impl FnMut(&str) + Send + 'static,
+        echo: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self> {
         let scratch = Scratch::new(name)?;
         let config = scratch.path("config");
@@ -111,7 +111,7 @@ impl Vm {
         mut command: Command,
         button: Button,
         scratch: Scratch,
-        echo: impl FnMut(&str) + Send + 'static,
+        echo: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self> {
         command
             .stdin(Stdio::piped())
@@ -128,37 +128,18 @@ impl Vm {
             .spawn()
             .with_context(|| format!("cannot run {}", program.display()))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let console = Console::default();
-        let errors = Arc::new(Mutex::new(String::new()));
-        let reader = thread::Builder::new()
-            .name(format!("console {name}"))
-            .spawn({
-                let console = console.clone();
-                move || {
-                    if let Some(stdout) = stdout {
-                        console.read(stdout, echo);
-                    }
-                }
-            })?;
-        thread::Builder::new()
-            .name(format!("stderr {name}"))
-            .spawn({
-                let errors = Arc::clone(&errors);
-                move || {
-                    let mut text = String::new();
-                    if let Some(stderr) = stderr {
-                        let _ = stderr.take(64 << 10).read_to_string(&mut text);
-                    }
-                    *errors.lock().unwrap_or_else(PoisonError::into_inner) = text;
-                }
-            })?;
-        let (name, reader) = (name.to_owned(), Some(reader));
+        let (console, errors, echo) = (Console::default(), Console::default(), Arc::new(echo));
+        let mut readers = Vec::new();
+        readers.extend(stdout.map(|pipe| read_lines("console", pipe, &console, &echo)));
+        readers.extend(stderr.map(|pipe| read_lines("stderr", pipe, &errors, &echo)));
+        let readers = readers.into_iter().collect::<std::io::Result<Vec<_>>>()?;
+        let name = name.to_owned();
         Ok(Self {
             name,
             child,
             button,
             console,
-            reader,
+            readers,
             errors,
             started,
             scratch,
@@ -228,25 +209,22 @@ impl Vm {
                 Err(error) => return Outcome::Infrastructure(error.to_string()),
             }
         };
-        if let Some(reader) = self.reader.take() {
+        for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
         judge(self.button, status, self.console.verdict(), &self.errors())
     }
 
-    /// What QEMU wrote to its standard error.
+    /// The end of what was written to the standard error: QEMU's complaints, or a hosted
+    /// instance's log.
     pub fn errors(&self) -> String {
-        self.errors
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .trim()
-            .to_owned()
+        self.errors.tail(30).join("\n")
     }
 
     fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(reader) = self.reader.take() {
+        for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
     }
@@ -256,6 +234,19 @@ impl Drop for Vm {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A thread that keeps what is written to a pipe.
+fn read_lines(
+    name: &str,
+    pipe: impl Read + Send + 'static,
+    to: &Console,
+    echo: &Arc<impl Fn(&str) + Send + Sync + 'static>,
+) -> std::io::Result<JoinHandle<()>> {
+    let (to, echo) = (to.clone(), Arc::clone(echo));
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(move || to.read(pipe, |line| echo(line)))
 }
 
 /// The verdict counts only if QEMU's exit status says the same.
