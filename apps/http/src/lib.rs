@@ -2,7 +2,7 @@
 //!
 //! A session's state says which response is being sent and how far, so a download moves between
 //! instances in the middle of its body. Request heads are read by [`godwit::http`]; what to answer
-//! is decided in [`answer`]; this module sends it, part by part.
+//! is decided in [`mod@answer`]; this module sends it, part by part.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use godwit_http::generated;
 use serde_json::Value;
-use yard::{Hosted, TOKEN, ask, in_namespace, lay_bridge, wait_until};
+use yard::{Hosted, TOKEN, ask, in_namespace, kernel_counter, lay_bridge, wait_until};
 
 /// A curl that downloads, read and checked as it goes.
 struct Download {
@@ -192,6 +192,11 @@ fn a_download_moves_between_two_instances() {
                 (a.sessions().is_empty() && b.sessions().is_empty()).then_some(())
             });
         }
+        // The client noticed nothing: no reset, nothing it took for wrong, no time running back.
+        assert_eq!(kernel_counter("Tcp", "EstabResets"), 0);
+        assert_eq!(kernel_counter("Tcp", "InErrs"), 0);
+        assert_eq!(kernel_counter("TcpExt", "PAWSEstab"), 0);
+        assert_eq!(kernel_counter("TcpExt", "TCPChallengeACK"), 0);
     });
 }
 

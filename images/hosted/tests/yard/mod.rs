@@ -215,3 +215,18 @@ fn read_lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     });
     receiver
 }
+
+/// A counter of the host kernel's network stack in this namespace, as `Tcp` `EstabResets`.
+pub fn kernel_counter(group: &str, name: &str) -> u64 {
+    // Pairs of lines: names, then values.
+    let text = ["/proc/net/snmp", "/proc/net/netstat"]
+        .map(|file| std::fs::read_to_string(file).expect("proc is there"))
+        .concat();
+    let prefix = format!("{group}: ");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
+    let names = lines.next().expect("names").split(' ');
+    let mut values = lines.next().expect("values").split(' ');
+    let index = names.into_iter().position(|found| found == name);
+    let value = index.and_then(|index| values.nth(index));
+    value.expect("such a counter").parse().expect("a number")
+}
