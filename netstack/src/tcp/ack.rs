@@ -168,7 +168,7 @@ impl Connection {
         let (Some(ours), Some(echo)) = (&self.timestamps, self.echo(segment)) else {
             return;
         };
-        if !progress || ours.valid_from.is_some_and(|from| is_older(echo, from)) {
+        if !progress || ours.valid_from.is_some_and(|from| !is_older(from, echo)) {
             return;
         }
         let millis = ours.value(now).wrapping_sub(echo);

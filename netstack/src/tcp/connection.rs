@@ -152,7 +152,7 @@ pub(crate) struct TimestampState {
     /// TS.Recent and when it was taken.
     pub recent: u32,
     pub recent_at: Instant,
-    /// TSval at the import: echoes of older values say nothing about the round trip.
+    /// TSval at the import: echoes of it and older values say nothing about the round trip.
     pub valid_from: Option<u32>,
 }
 

@@ -11,7 +11,9 @@ use core::net::SocketAddr;
 use bytes::Bytes;
 
 use super::listen::{HalfOpen, HalfOpenEvent};
-use super::{Connection, Flags, InitialNumbers, Outgoing, Ports, Segment, State, TcpConfig};
+use super::{
+    Connection, ConnectionState, Flags, InitialNumbers, Outgoing, Ports, Segment, State, TcpConfig,
+};
 use crate::seq::SeqNumber;
 use crate::stack::FlowKey;
 use crate::time::{Duration, Instant};
@@ -87,6 +89,9 @@ pub struct End {
     pub received: Vec<u8>,
     /// Whether octets are read as they come.
     pub reading: bool,
+    /// The connection while it is between machines, and what arrives for it meanwhile.
+    frozen: Option<ConnectionState>,
+    held: Vec<Bytes>,
     flow: FlowKey,
     tsval: Option<u32>,
     edge: Option<SeqNumber>,
@@ -132,6 +137,8 @@ impl Pair {
             max_payload: 0,
             received: Vec::new(),
             reading: true,
+            frozen: None,
+            held: Vec::new(),
             flow: FlowKey { local, remote },
             tsval: None,
             edge: None,
@@ -392,6 +399,10 @@ impl Pair {
         let (now, mtu) = (self.now, self.mtu);
         let (_, segment) = Segment::parse(bytes).unwrap();
         let this = &mut self.ends[end];
+        if this.frozen.is_some() {
+            this.held.push(bytes.clone());
+            return;
+        }
         if let Some(connection) = &mut this.connection {
             connection.handle_segment(now, &segment);
         } else if let Some(half) = &mut this.half {
@@ -417,6 +428,29 @@ impl Pair {
             self.launch(end, reset);
         }
         self.read(end);
+    }
+
+    /// Freeze `end`'s connection: from now on it is silent and what arrives is held.
+    pub fn freeze(&mut self, end: usize) {
+        let now = self.now;
+        let connection = self.ends[end].connection.take().unwrap();
+        self.ends[end].frozen = Some(connection.export(now));
+    }
+
+    /// The connection arrives at a machine with another clock; from there it comes back at once, as
+    /// the pair has but one clock. Then it gets what was held.
+    pub fn arrive(&mut self, end: usize) {
+        let (now, mtu) = (self.now, self.mtu);
+        let there = Instant::from_nanos(self.random.below(1 << 50));
+        let this = &mut self.ends[end];
+        let first = this.frozen.take().unwrap();
+        let elsewhere = Connection::import(first, there, &this.config, mtu).unwrap();
+        let second = elsewhere.export(there);
+        this.connection = Some(Connection::import(second, now, &this.config, mtu).unwrap());
+        for bytes in core::mem::take(&mut self.ends[end].held) {
+            self.deliver(end, &bytes);
+        }
+        self.flush();
     }
 
     fn next_event(&self) -> Option<Instant> {

@@ -479,3 +479,75 @@ fn damaged_descriptions_never_panic() {
     }
     assert!(refused > 1000 && taken > 1000, "{refused} {taken}");
 }
+
+/// Downloads with moves of the sender that take `blackout` each, one every 100 ms.
+fn download_moving(seed: u64, link: Link, blackout: Duration) -> Pair {
+    let mut pair = Pair::with(seed, TcpConfig::default(), TcpConfig::default(), link);
+    pair.establish();
+    let len = 3_000_000;
+    pair.send(SERVER, 0, len);
+    for _ in 0..400 {
+        pair.run_for(Duration::from_millis(100));
+        if pair.ends[CLIENT].received.len() == len {
+            break;
+        }
+        pair.freeze(SERVER);
+        pair.run_for(blackout);
+        pair.arrive(SERVER);
+    }
+    pair.check_received(CLIENT, len);
+    pair
+}
+
+#[test]
+fn a_blackout_causes_no_retransmission() {
+    for millis in [1, 5, 20, 60, 150, 400] {
+        let link = Link {
+            delay: Duration::from_millis(5),
+            rate: 2_000_000,
+            ..Link::default()
+        };
+        let mut pair = download_moving(7, link, Duration::from_millis(millis));
+        let counters = pair.end(SERVER).info().counters;
+        assert!(counters.moves > 10, "{millis} ms: {}", counters.moves);
+        assert_eq!(
+            (counters.retransmits, counters.timeouts, counters.probes),
+            (0, 0, 0),
+            "{millis} ms"
+        );
+    }
+}
+
+#[test]
+fn moves_under_loss_cause_no_time_outs() {
+    let mut timeouts = [0; 2];
+    for seed in 0..10 {
+        for (slot, millis) in [(0, 0), (1, 30)] {
+            let link = Link {
+                delay: Duration::from_millis(5),
+                loss: 10,
+                rate: 2_000_000,
+                ..Link::default()
+            };
+            let mut pair = download_moving(seed, link, Duration::from_millis(millis));
+            timeouts[slot] += pair.end(SERVER).info().counters.timeouts;
+        }
+    }
+    assert!(timeouts[1] <= timeouts[0].max(1), "{timeouts:?}");
+}
+
+#[test]
+fn the_round_trip_is_not_learnt_from_segments_that_moved() {
+    let mut pair = Pair::open();
+    pair.send(SERVER, 0, 100_000);
+    pair.run_for(Duration::from_secs(1));
+    let before = pair.end(SERVER).info();
+    pair.send(SERVER, 100_000, 10_000);
+    pair.flush();
+    pair.freeze(SERVER);
+    pair.run_for(Duration::from_millis(500));
+    pair.arrive(SERVER);
+    let after = pair.end(SERVER).info();
+    assert_eq!(after.in_flight, 0, "what was held is taken in");
+    assert_eq!((before.srtt, before.min_rtt), (after.srtt, after.min_rtt));
+}
