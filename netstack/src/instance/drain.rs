@@ -156,12 +156,9 @@ impl Instance {
     /// Take the drain as far as it goes now.
     pub(super) fn step_drain(&mut self, now: Instant) {
         self.offer_next(now);
-        let movable_left = || {
-            !self.moving.is_empty()
-                || self
-                    .sessions
-                    .values()
-                    .any(|session| self.is_movable(session))
+        let movable_left = |this: &Instance| {
+            let mut sessions = this.sessions.values();
+            !this.moving.is_empty() || sessions.any(|session| this.is_movable(session))
         };
         let Drain::Leaving(leave) = &self.drain else {
             return;
@@ -170,13 +167,15 @@ impl Instance {
             return;
         }
         let since = leave.since;
+        if matches!(leave.stage, Stage::Moving) && now.since(since) >= DEADLINE {
+            // What is in doubt stays silent; the rest is told.
+            self.force_end(now);
+        }
+        let Drain::Leaving(leave) = &self.drain else {
+            return;
+        };
         let next = match leave.stage {
-            Stage::Moving if movable_left() => {
-                if now.since(since) >= DEADLINE {
-                    self.force_end(now);
-                }
-                None
-            }
+            Stage::Moving if movable_left(self) && now.since(since) < DEADLINE => None,
             Stage::Moving if self.stack.half_open_count() > 0 && now.since(since) < SETTLE => None,
             Stage::Moving if self.key.is_none() => Some(Stage::Farewell(now)),
             Stage::Moving if self.is_ingress() => Some(Stage::HandingOver(0, now)),

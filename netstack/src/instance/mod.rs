@@ -209,7 +209,7 @@ impl Instance {
     pub fn poll_timeout(&self) -> Option<Instant> {
         [
             self.stack.poll_timeout(),
-            self.deferred.first().map(|(at, _)| *at),
+            self.deferred_timeout(),
             self.channel_timeout(),
             self.steering.poll_timeout(),
             (!self.steering.is_empty()).then_some(self.sweep_at),

@@ -19,6 +19,8 @@ use crate::time::{Duration, Instant};
 const MAX_REPORTS: usize = 256;
 /// Captured frames kept of a frozen session, in case it thaws.
 const MAX_KEPT: usize = 512;
+/// Octets of them.
+const MAX_KEPT_OCTETS: usize = 512 * 1024;
 /// Sessions frozen at a time; further moves wait. The reason is memory, not protocol.
 pub(super) const MAX_MOVING: usize = 256;
 
@@ -31,7 +33,8 @@ pub(super) struct Moving {
     /// Its connections at the freeze, shared with the capsule.
     connections: Vec<CapsuleConnection>,
     /// Frames that arrived since, as many as are kept.
-    kept: Vec<(FlowKey, RxFrame)>,
+    kept: Vec<RxFrame>,
+    kept_octets: usize,
     frozen_at: Instant,
     capsule_bytes: u32,
     export: Duration,
@@ -83,6 +86,13 @@ impl Instance {
         self.freeze(now, session, to)?;
         self.pump(now);
         Ok(())
+    }
+
+    /// When [`Instance::run_deferred_moves`] has something to do; while too many moves are going
+    /// on, an answer will wake it.
+    pub(super) fn deferred_timeout(&self) -> Option<Instant> {
+        let (at, _) = self.deferred.first()?;
+        (self.moving.len() < MAX_MOVING).then_some(*at)
     }
 
     /// Begin the moves that had to wait.
@@ -155,6 +165,7 @@ impl Instance {
             session,
             connections,
             kept: Vec::new(),
+            kept_octets: 0,
             frozen_at,
             capsule_bytes: 0,
             export: Duration::ZERO,
@@ -206,8 +217,10 @@ impl Instance {
             self.stack.inject(now, frame);
             return;
         };
-        if moving.kept.len() < MAX_KEPT {
-            moving.kept.push((flow, frame.clone()));
+        let octets = moving.kept_octets + frame.bytes.len();
+        if moving.kept.len() < MAX_KEPT && octets <= MAX_KEPT_OCTETS {
+            moving.kept_octets = octets;
+            moving.kept.push(frame.clone());
         } else {
             self.counters.add("frames_not_kept");
         }
@@ -346,7 +359,7 @@ impl Instance {
         };
         if doubted {
             // Whatever was lost with the channel: sent again, TCP sorts it out.
-            for (_, frame) in kept {
+            for frame in kept {
                 self.send_frame(source.target, attempt, frame);
             }
         }
@@ -406,7 +419,7 @@ impl Instance {
             });
         }
         self.claim_flows(id);
-        for (_, frame) in kept {
+        for frame in kept {
             self.stack.inject(now, frame);
         }
     }

@@ -71,3 +71,23 @@ fn an_instance_without_peers_waits_for_its_sessions_and_then_goes() {
     net.allow_resets = true;
     net.run_until(Duration::from_secs(90), |net| net.nodes[0].drained);
 }
+
+#[test]
+fn a_drain_ends_at_its_deadline_though_a_transfer_is_in_doubt() {
+    let mut net = Net::new(2, 14);
+    net.settle();
+    net.connect(ECHO, stream(0, 60_000), false);
+    net.run_until_received(Duration::from_secs(5), 5_000);
+    let (_, Some(owner)) = net.sessions()[0] else {
+        panic!("no owner");
+    };
+    net.cut_channels = true;
+    let now = net.now;
+    net.node(owner).drain(now);
+    net.run_for(Duration::from_secs(50));
+    assert!(!net.nodes[owner as usize - 1].drained);
+    net.run_until(Duration::from_secs(30), |net| {
+        net.nodes[owner as usize - 1].drained
+    });
+    assert_eq!(net.resets, 0, "whoever is in doubt is silent");
+}

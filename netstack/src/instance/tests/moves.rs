@@ -197,3 +197,43 @@ fn a_new_session_goes_to_the_less_loaded_member() {
         .collect();
     assert_eq!(loads, [5, 5]);
 }
+
+#[test]
+#[ignore = "prints what the parts of a move take on this machine; run with --release --nocapture"]
+fn what_a_move_costs() {
+    fn clock() -> Instant {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        let start = START.get_or_init(std::time::Instant::now);
+        Instant::from_nanos(start.elapsed().as_nanos() as u64)
+    }
+    for (name, port, octets) in [("idle", ECHO, 100), ("busy", BULK, 0)] {
+        let mut net = Net::new(2, 10);
+        for node in &mut net.nodes {
+            node.instance.set_clock(clock);
+        }
+        net.settle();
+        net.connect(port, payload(octets), false);
+        net.run_until_received(Duration::from_secs(5), 100);
+        let mut reports = Vec::new();
+        for _ in 0..400 {
+            swap_all(&mut net);
+            net.run_for(Duration::from_millis(if port == ECHO { 101 } else { 1 }));
+            for node in &net.nodes {
+                reports.extend(node.instance.moves().pop());
+            }
+        }
+        let median = |pick: fn(&MoveReport) -> u128| {
+            let mut all: Vec<u128> = reports.iter().map(pick).collect();
+            all.sort_unstable();
+            all[all.len() / 2]
+        };
+        std::eprintln!(
+            "{name}: {} octets; ns: export {} seal {} open {} import {}",
+            median(|r| r.capsule_bytes.into()),
+            median(|r| r.export.as_nanos()),
+            median(|r| r.seal.as_nanos()),
+            median(|r| r.open.as_nanos()),
+            median(|r| r.import.as_nanos()),
+        );
+    }
+}
