@@ -201,7 +201,7 @@ impl Options {
         let moves = u64::from(self.moves);
         let download = self.size.unwrap_or(base.max(moves * per_move));
         // What a connection has under way must be little against what is still to come.
-        let echo = (download / 4).max(moves * per_move / 4);
+        let echo = (download / 4).max(moves * MIB);
         let drain = (download / 4).max(if slow { 8 * MIB } else { 32 * MIB });
         Sizes {
             download,

@@ -158,7 +158,7 @@ fn small_memory() -> Result<()> {
     let spec = VmSpec {
         memory: 16,
         nics: vec![nic()],
-        ..http("id=1\nip=10.0.2.15/24\ngw=10.0.2.2\nadmin_token=t\n")?
+        ..http("id=1\nip=10.0.2.15/24\ngw=10.0.2.2\nadmin_token=0123456789abcdef\n")?
     };
     let mut vm = Vm::start(&spec, Accelerator::best(), |_| ())?;
     let (ready, _) = vm.wait_ready(Duration::from_secs(30))?;
