@@ -59,19 +59,6 @@ pub struct SocketOptions {
     pub user_timeout: Option<Duration>,
 }
 
-impl SocketOptions {
-    /// For connections between instances, on a local link with an engine like this at both ends:
-    /// acknowledgements come at once, so a lost tail is repaired within milliseconds.
-    pub fn local_link() -> SocketOptions {
-        SocketOptions {
-            ack_delay: Duration::ZERO,
-            peer_ack_delay: Duration::from_millis(1),
-            min_rto: Duration::from_millis(20),
-            ..SocketOptions::default()
-        }
-    }
-}
-
 impl Default for SocketOptions {
     fn default() -> Self {
         SocketOptions {

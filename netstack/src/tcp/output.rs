@@ -8,34 +8,42 @@ use super::segment::{Flags, Outgoing};
 use super::snd::{Marks, SndFin};
 use super::state::State;
 use crate::seq::SeqNumber;
-use crate::stack::frame::Payload;
 use crate::time::Instant;
 
 impl Connection {
     /// The next segment to send. With `max_payload` above [`Connection::mss`] it may be a burst
     /// that the NIC is to cut ([`Outgoing::segment_size`]).
     pub fn poll_transmit(&mut self, now: Instant, max_payload: usize) -> Option<Outgoing> {
+        // Filled in place: a segment is too large a value to be handed up from function to function.
+        let mut out = Outgoing::default();
+        self.transmit(now, max_payload, &mut out).then_some(out)
+    }
+
+    /// Make the next segment of `out`, if there is one.
+    fn transmit(&mut self, now: Instant, max_payload: usize, out: &mut Outgoing) -> bool {
         if core::mem::take(&mut self.owed.reset) {
-            return Some(self.reset_segment());
+            *out = self.reset_segment();
+            return true;
         }
         if let Some(seq) = self.owed.stray_reset.take() {
-            return Some(Outgoing {
-                seq,
-                flags: Flags::RST,
-                ..Outgoing::default()
-            });
+            out.seq = seq;
+            out.flags = Flags::RST;
+            return true;
         }
         match self.state {
-            State::Closed => None,
-            State::SynSent | State::SynReceived => self.transmit_syn(now),
-            _ => self.transmit(now, max_payload),
+            State::Closed => false,
+            State::SynSent | State::SynReceived => self.transmit_syn(now, out),
+            _ => self.transmit_synchronized(now, max_payload, out),
         }
     }
 
-    fn transmit_syn(&mut self, now: Instant) -> Option<Outgoing> {
+    fn transmit_syn(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         if !core::mem::take(&mut self.owed.syn) {
             let ack = self.owed.ack && self.state == State::SynReceived;
-            return ack.then(|| self.acknowledgement(now, self.snd.nxt));
+            if ack {
+                self.acknowledge(now, self.snd.nxt, out);
+            }
+            return ack;
         }
         let crossed = self.state == State::SynReceived;
         self.owed.ack = false;
@@ -43,7 +51,7 @@ impl Connection {
         self.snd.last_sent = Some(now);
         self.timers.retransmit.set(now + self.syn_timeout());
         self.counters.segments_out += 1;
-        Some(Outgoing {
+        *out = Outgoing {
             seq: self.snd.iss,
             ack: match crossed {
                 true => self.rcv.nxt,
@@ -62,65 +70,68 @@ impl Connection {
                 ..Options::default()
             },
             ..Outgoing::default()
-        })
+        };
+        true
     }
 
-    fn transmit(&mut self, now: Instant, max_payload: usize) -> Option<Outgoing> {
+    fn transmit_synchronized(
+        &mut self,
+        now: Instant,
+        max_payload: usize,
+        out: &mut Outgoing,
+    ) -> bool {
         // SACK ranges would take payload's room: they go ahead on an ACK of their own.
         if self.owed.ack && (!self.rcv.blocks.is_empty() || self.rcv.duplicate.is_some()) {
-            return Some(self.acknowledgement(now, self.snd.nxt));
+            self.acknowledge(now, self.snd.nxt, out);
+            return true;
         }
         let mss = u32::from(self.mss());
         let burst = match u32::try_from(max_payload).unwrap_or(u32::MAX) / mss {
             0 | 1 => mss,
             count => count.min(0xffff / mss) * mss,
         };
-        let out = self
-            .transmit_lost(now, mss, burst)
-            .or_else(|| self.transmit_probe(now, mss))
-            .or_else(|| self.transmit_new(now, mss, burst));
-        if out.is_some() {
-            return out;
+        if self.transmit_lost(now, mss, burst, out)
+            || self.transmit_probe(now, mss, out)
+            || self.transmit_new(now, mss, burst, out)
+        {
+            return true;
         }
         if core::mem::take(&mut self.owed.probe) {
             // Outside the window, so it is answered; without octets, so nothing can get lost.
-            return Some(self.acknowledgement(now, self.snd.una.sub(1)));
+            self.acknowledge(now, self.snd.una.sub(1), out);
+            return true;
         }
-        self.owed
-            .ack
-            .then(|| self.acknowledgement(now, self.snd.nxt))
+        let ack = self.owed.ack;
+        if ack {
+            self.acknowledge(now, self.snd.nxt, out);
+        }
+        ack
     }
 
     /// A segment with ACK: fills in what every such segment says of the receive side.
-    fn with_ack(&mut self, now: Instant, seq: SeqNumber, flags: Flags) -> Outgoing {
+    fn fill(&mut self, now: Instant, seq: SeqNumber, flags: Flags, out: &mut Outgoing) {
         self.rcv.unacked = 0;
         self.rcv.last_ack = self.rcv.nxt;
         self.timers.delayed_ack.clear();
         self.owed.ack = self.owed.duplicate_acks > 0;
         self.owed.duplicate_acks = self.owed.duplicate_acks.saturating_sub(1);
-        Outgoing {
-            seq,
-            ack: self.rcv.nxt,
-            flags: flags | Flags::ACK,
-            window: self.rcv.advertise(),
-            options: Options {
-                timestamps: self.timestamps_option(now),
-                ..Options::default()
-            },
-            payload: Payload::new(),
-            segment_size: self.mss(),
-        }
+        out.seq = seq;
+        out.ack = self.rcv.nxt;
+        out.flags = flags | Flags::ACK;
+        out.window = self.rcv.advertise();
+        out.options.timestamps = self.timestamps_option(now);
+        out.segment_size = self.mss();
     }
 
-    fn acknowledgement(&mut self, now: Instant, seq: SeqNumber) -> Outgoing {
-        let mut out = self.with_ack(now, seq, Flags::NONE);
+    /// An ACK without payload.
+    fn acknowledge(&mut self, now: Instant, seq: SeqNumber, out: &mut Outgoing) {
+        self.fill(now, seq, Flags::NONE, out);
         if self.sack {
             out.options.sack = self.rcv.sack_ranges();
         } else {
             self.rcv.duplicate = None;
         }
         self.counters.segments_out += 1;
-        out
     }
 
     /// Room in the congestion window, in octets.
@@ -137,22 +148,26 @@ impl Connection {
     }
 
     /// Retransmit the first segment that is lost.
-    fn transmit_lost(&mut self, now: Instant, mss: u32, burst: u32) -> Option<Outgoing> {
-        let index = self.snd.first_lost()?;
-        let segment = *self.snd.sent.get(index)?;
+    fn transmit_lost(&mut self, now: Instant, mss: u32, burst: u32, out: &mut Outgoing) -> bool {
+        let Some(index) = self.snd.first_lost() else {
+            return false;
+        };
+        let Some(segment) = self.snd.sent.get(index).copied() else {
+            return false;
+        };
         let room = self.congestion_room();
         if room < segment.len.min(mss) && self.snd.in_flight() > 0 {
-            return None;
+            return false;
         }
         if index > 0 && segment.seq.at_or_after(self.snd.right_edge()) {
-            return None;
+            return false;
         }
         let len = Self::whole_segments(segment.len.min(burst), room, mss);
-        Some(self.retransmit(now, index, len))
+        self.retransmit(now, index, len, out)
     }
 
     /// Retransmit the first `len` numbers of the segment at `index`.
-    fn retransmit(&mut self, now: Instant, index: usize, len: u32) -> Outgoing {
+    fn retransmit(&mut self, now: Instant, index: usize, len: u32, out: &mut Outgoing) -> bool {
         self.snd.split(index, len);
         let stamp = self.timestamps.map(|timestamps| timestamps.value(now));
         if self.recovery.phase != Phase::Open {
@@ -164,51 +179,50 @@ impl Connection {
             self.timers.retransmit.set(now + self.rtt.rto());
         }
         let Some(segment) = self.snd.sent.get(index).copied() else {
-            return self.with_ack(now, self.snd.nxt, Flags::NONE);
+            return false;
         };
         let flags = match segment.marks.has(Marks::FIN) {
             true => Flags::FIN | Flags::PSH,
             false if segment.end() == self.snd.nxt => Flags::PSH,
             false => Flags::NONE,
         };
-        let payload = self.snd.payload_of(&segment);
-        let mut out = self.with_ack(now, segment.seq, flags);
-        out.payload = payload;
+        self.snd.payload_of(&segment, &mut out.payload);
+        self.fill(now, segment.seq, flags, out);
         let count = u64::from(len.div_ceil(u32::from(out.segment_size).max(1)));
         self.counters.retransmits += count;
         self.counters.segments_out += count;
-        out
+        true
     }
 
     /// The tail loss probe, if due: new octets if the window takes them, else the last segment.
-    fn transmit_probe(&mut self, now: Instant, mss: u32) -> Option<Outgoing> {
+    fn transmit_probe(&mut self, now: Instant, mss: u32, out: &mut Outgoing) -> bool {
         if !core::mem::take(&mut self.recovery.tlp.due)
             || self.recovery.phase != Phase::Open
             || self.snd.outstanding() == 0
         {
-            return None;
+            return false;
         }
         let room = self.window_room();
         let unsent = self.snd.unsent().min(u64::from(mss)) as u32;
         let retransmission = unsent == 0 || room < unsent;
-        let out = match retransmission {
-            false => self.send_new(now, unsent, false),
-            true => {
-                let last = self.snd.sent.len().checked_sub(1)?;
-                let len = self.snd.sent.get(last)?.len;
-                // Only the last segment of a burst.
-                let head = len.saturating_sub(1) / mss * mss;
-                self.snd.split(last, head);
-                let last = self.snd.sent.len().checked_sub(1)?;
-                self.retransmit(now, last, len - head)
+        if retransmission {
+            let len = self.snd.sent.back().map_or(0, |last| last.len);
+            // Only the last segment of a burst.
+            let head = len.saturating_sub(1) / mss * mss;
+            self.snd.split(self.snd.sent.len().saturating_sub(1), head);
+            let last = self.snd.sent.len().saturating_sub(1);
+            if !self.retransmit(now, last, len - head, out) {
+                return false;
             }
-        };
+        } else {
+            self.send_new(now, unsent, false, out);
+        }
         self.recovery.tlp.end = Some(self.snd.nxt);
         self.recovery.tlp.retransmission = retransmission;
         self.counters.probes += 1;
         self.timers.probe.clear();
         self.timers.retransmit.set(now + self.rtt.rto());
-        Some(out)
+        true
     }
 
     /// Octets the peer's window still takes beyond SND.NXT.
@@ -222,12 +236,12 @@ impl Connection {
 
     /// Send what was never sent, as far as both windows and the peer's patience for small
     /// segments allow.
-    fn transmit_new(&mut self, now: Instant, mss: u32, burst: u32) -> Option<Outgoing> {
+    fn transmit_new(&mut self, now: Instant, mss: u32, burst: u32, out: &mut Outgoing) -> bool {
         let unsent = self.snd.unsent();
         let fin = self.snd.fin == SndFin::Queued;
         if unsent == 0 && !fin {
             self.snd.cwnd_limited = false;
-            return None;
+            return false;
         }
         let outstanding = self.snd.outstanding();
         let room = self.window_room();
@@ -240,17 +254,17 @@ impl Connection {
         if !worth {
             self.snd.cwnd_limited = false;
             self.await_window(now, outstanding);
-            return None;
+            return false;
         }
         if self.options.nagle && len < mss && outstanding > 0 && !fin && !push {
-            return None;
+            return false;
         }
         self.restart_after_idle(now, outstanding, mss);
         self.settle_probe();
         let cwnd_room = self.congestion_room();
         if cwnd_room < len.min(mss) {
             self.snd.cwnd_limited = true;
-            return None;
+            return false;
         }
         len = Self::whole_segments(len, cwnd_room, mss);
         if self.options.nagle && !fin && len > mss {
@@ -259,16 +273,16 @@ impl Connection {
         let with_fin = fin && u64::from(len) == unsent && len < room;
         if len == 0 && !with_fin {
             self.await_window(now, outstanding);
-            return None;
+            return false;
         }
         self.owed.push = false;
         self.timers.persist.clear();
         if self.recovery.phase != Phase::Open {
             self.recovery.prr.sent = self.recovery.prr.sent.saturating_add(len);
         }
-        let out = self.send_new(now, len, with_fin);
+        self.send_new(now, len, with_fin, out);
         self.arm_probe(now);
-        Some(out)
+        true
     }
 
     /// The window is too small to send into. If nothing in flight would bring news of it, ask.
@@ -289,10 +303,12 @@ impl Connection {
     }
 
     /// Transmit the next `len` octets for the first time, and FIN.
-    fn send_new(&mut self, now: Instant, len: u32, fin: bool) -> Outgoing {
+    fn send_new(&mut self, now: Instant, len: u32, fin: bool, out: &mut Outgoing) {
         let seq = self.snd.nxt;
         let offset = self.snd.offset_of(seq);
-        let payload = self.snd.queue.slices(offset, len as usize);
+        self.snd
+            .queue
+            .slices(offset, len as usize, &mut out.payload);
         let mut flags = Flags::NONE;
         if offset + u64::from(len) == self.snd.queue.end() {
             flags |= Flags::PSH;
@@ -304,10 +320,8 @@ impl Connection {
         if !self.timers.retransmit.is_set() {
             self.timers.retransmit.set(now + self.rtt.rto());
         }
-        let mut out = self.with_ack(now, seq, flags);
-        out.payload = payload;
+        self.fill(now, seq, flags, out);
         self.counters.segments_out +=
             u64::from(len.div_ceil(u32::from(out.segment_size).max(1)).max(1));
-        out
     }
 }

@@ -93,11 +93,10 @@ impl ByteQueue {
         Some(chunk.data.slice((offset - chunk.start) as usize..))
     }
 
-    /// Up to `len` octets from `offset` on, as slices.
-    pub fn slices(&self, offset: u64, len: usize) -> Payload {
-        let mut payload = Payload::new();
+    /// Add up to `len` octets from `offset` on to `payload`, as slices.
+    pub fn slices(&self, offset: u64, len: usize, payload: &mut Payload) {
         let Some(index) = self.index_of(offset) else {
-            return payload;
+            return;
         };
         let (mut at, mut left) = (offset, len);
         for chunk in self.chunks.range(index..) {
@@ -110,7 +109,6 @@ impl ByteQueue {
             at += take as u64;
             left -= take;
         }
-        payload
     }
 
     /// All slices, in order.
@@ -138,7 +136,9 @@ mod tests {
             queue.advance_to(100 + start as u64);
             for from in start..8 {
                 for len in 0..10 {
-                    let got: Vec<u8> = queue.slices(100 + from as u64, len).concat();
+                    let mut slices = Payload::new();
+                    queue.slices(100 + from as u64, len, &mut slices);
+                    let got: Vec<u8> = slices.concat();
                     let until = (from + len).min(8);
                     assert_eq!(got, b"abcdefgh"[from..until]);
                 }

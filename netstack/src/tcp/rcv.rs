@@ -377,9 +377,10 @@ mod tests {
     }
 
     fn read(rcv: &Rcv) -> Vec<u8> {
+        let mut slices = crate::stack::frame::Payload::new();
         rcv.queue
-            .slices(rcv.queue.start(), rcv.queue.len())
-            .concat()
+            .slices(rcv.queue.start(), rcv.queue.len(), &mut slices);
+        slices.concat()
     }
 
     #[test]

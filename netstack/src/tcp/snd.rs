@@ -193,9 +193,10 @@ impl Snd {
     }
 
     /// Octets of a transmitted segment, without its FIN.
-    pub fn payload_of(&self, segment: &SentSegment) -> Payload {
+    pub fn payload_of(&self, segment: &SentSegment, payload: &mut Payload) {
         let len = segment.len - u32::from(segment.marks.has(Marks::FIN));
-        self.queue.slices(self.offset_of(segment.seq), len as usize)
+        self.queue
+            .slices(self.offset_of(segment.seq), len as usize, payload);
     }
 
     /// Note the first transmission of `len` sequence numbers from SND.NXT on.

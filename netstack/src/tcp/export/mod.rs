@@ -321,18 +321,6 @@ impl Connection {
             updated: true,
         })
     }
-
-    /// Go on with a connection that was frozen at `frozen` and did not move after all. Time does
-    /// not count while it was frozen, as for one that did.
-    pub fn thaw(
-        self,
-        frozen: Instant,
-        now: Instant,
-        config: &TcpConfig,
-        mtu: u16,
-    ) -> Result<Connection, ImportError> {
-        Connection::import(self.export(frozen), now, config, mtu)
-    }
 }
 
 /// What each state says of the two ends of stream.

@@ -254,7 +254,12 @@ fn bursts_left_to_the_nic_are_repaired_as_well() {
 #[test]
 fn on_a_local_link_a_lost_tail_costs_milliseconds() {
     let config = TcpConfig {
-        socket: SocketOptions::local_link(),
+        socket: SocketOptions {
+            ack_delay: Duration::ZERO,
+            peer_ack_delay: Duration::from_millis(1),
+            min_rto: Duration::from_millis(20),
+            ..SocketOptions::default()
+        },
         ..TcpConfig::default()
     };
     let link = Link {
