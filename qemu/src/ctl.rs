@@ -1,5 +1,6 @@
 //! `godwit ctl`: commands to running instances.
 
+use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use anyhow::{Context, Result};
@@ -52,7 +53,12 @@ pub fn run(options: &Options) -> Result<()> {
         Command::Move { session, to } => json!({ "started": admin.start_move(session, *to)? }),
         Command::Drain => json!({ "draining": admin.drain()? }),
     };
-    println!("{}", serde_json::to_string_pretty(&answer)?);
+    // A reader that has seen enough, as `head`, is no error.
+    let _ = writeln!(
+        std::io::stdout(),
+        "{}",
+        serde_json::to_string_pretty(&answer)?
+    );
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{FcntlArg, fcntl};
 
 use super::live::Meter;
+use super::options::ClientChoice;
 use crate::content::Check;
 use crate::net::{Namespace, Network, Stream, UserStack, open_tap};
 
@@ -31,7 +32,10 @@ pub enum Client {
 
 impl Client {
     /// Finds out what this system permits.
-    pub fn find() -> Result<Self> {
+    pub fn find(choice: ClientChoice) -> Result<Self> {
+        if choice == ClientChoice::Harness {
+            return Ok(Self::Harness("asked for".into()));
+        }
         let tap = Namespace::create().and_then(|namespace| open_tap(&namespace, "try", &[]));
         match tap {
             Ok(_) => Ok(Self::Linux(curl_version()?)),

@@ -44,7 +44,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let scenarios = options.scenarios();
     let images = build_images(options, &scenarios)?;
     let accelerator = options.machine.machine().map(|_| Accelerator::best());
-    let client = Client::find()?;
+    let client = Client::find(options.client)?;
     let sizes = options.sizes();
     println!(
         "  {}, one address {}, client: {}",
@@ -53,7 +53,7 @@ pub fn run(options: &Options) -> Result<Report> {
         client.name(),
     );
     if let Client::Harness(why) = &client {
-        println!("  no real client, because this system does not permit it: {why}");
+        println!("  the client is played by a stack in the harness ({why})");
     }
     println!("  links: {}\n", options.describe_links());
 

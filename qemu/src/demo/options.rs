@@ -42,6 +42,9 @@ pub struct Options {
     /// Memory of each VM in MiB.
     #[arg(long, default_value_t = 64)]
     pub memory: u32,
+    /// Who plays the client.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub client: ClientChoice,
     /// Write the results as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -87,6 +90,15 @@ impl Platform {
     pub fn name(self) -> &'static str {
         self.machine().map_or("hosted", Machine::name)
     }
+}
+
+/// Who plays the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClientChoice {
+    /// Linux and curl, or the harness where that is not permitted.
+    Auto,
+    /// A stack in the harness.
+    Harness,
 }
 
 /// The demo's parts.

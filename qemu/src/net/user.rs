@@ -46,6 +46,8 @@ struct Core {
     port: Port,
     begun: Instant,
     next_port: u16,
+    /// Connections nobody has a handle to any more, until they are closed.
+    closing: Vec<SocketHandle>,
     /// The switch is gone.
     over: bool,
 }
@@ -57,6 +59,7 @@ impl UserStack {
         let begun = Instant::now();
         let mut port = Port {
             socket: port,
+            blocked: false,
             over: false,
         };
         let mac = EthernetAddress([0x02, 0x67, 0x77, 0, 1, 0]);
@@ -72,6 +75,7 @@ impl UserStack {
             port,
             begun,
             next_port: FIRST_PORT,
+            closing: Vec::new(),
             over: false,
         };
         let shared = Arc::new(Shared {
@@ -92,14 +96,21 @@ impl UserStack {
             return;
         };
         loop {
-            let delay = {
+            let (delay, events) = {
                 let mut core = self.lock();
+                core.port.blocked = false;
                 let delay = core.turn();
                 self.shared.changed.notify_all();
                 if core.over {
                     return;
                 }
-                delay
+                let blocked = PollFlags::POLLIN | PollFlags::POLLOUT;
+                // What cannot be sent for now is no reason to try again at once.
+                if core.port.blocked {
+                    (None, blocked)
+                } else {
+                    (delay, PollFlags::POLLIN)
+                }
             };
             let timeout = delay.map_or(PollTimeout::NONE, |delay| {
                 // Rounded up: waking early would only be waking twice.
@@ -107,7 +118,7 @@ impl UserStack {
                     .unwrap_or(PollTimeout::MAX)
             });
             let mut descriptors = [
-                PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(socket.as_fd(), events),
                 PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
             ];
             let _ = poll(&mut descriptors, timeout);
@@ -155,6 +166,14 @@ impl Core {
         let now = smoltcp::time::Instant::from_micros(self.begun.elapsed().as_micros() as i64);
         self.interface.poll(now, &mut self.port, &mut self.sockets);
         self.over = self.port.over;
+        let sockets = &mut self.sockets;
+        self.closing.retain(|handle| {
+            let open = sockets.get::<Socket<'_>>(*handle).state() != State::Closed;
+            if !open {
+                sockets.remove(*handle);
+            }
+            open
+        });
         self.interface
             .poll_delay(now, &self.sockets)
             .map(Into::into)
@@ -188,12 +207,10 @@ struct End {
 impl Drop for End {
     fn drop(&mut self) {
         let mut core = self.stack.lock();
-        let state = core.sockets.get::<Socket<'_>>(self.handle).state();
-        if state != State::Closed && state != State::TimeWait {
-            core.sockets.get_mut::<Socket<'_>>(self.handle).abort();
-            core.turn();
-        }
-        core.sockets.remove(self.handle);
+        core.sockets.get_mut::<Socket<'_>>(self.handle).close();
+        core.closing.push(self.handle);
+        drop(core);
+        let _ = self.stack.shared.wake.write(1);
     }
 }
 
@@ -274,6 +291,8 @@ impl Stream for UserStream {
 /// The switch's port as smoltcp sees it.
 struct Port {
     socket: OwnedFd,
+    /// Frames wait for room in the socket.
+    blocked: bool,
     over: bool,
 }
 
@@ -297,7 +316,9 @@ impl Device for Port {
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Sender<'_>> {
-        Some(Sender(&self.socket))
+        let mut descriptor = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+        self.blocked = poll(&mut descriptor, PollTimeout::ZERO) == Ok(0);
+        (!self.blocked).then_some(Sender(&self.socket))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -47,6 +47,18 @@ const TESTS: &[Test] = &[
             .concat(),
         )
     }),
+    ("the_client_in_the_harness_is_served_too", || {
+        demo(&[
+            "--only",
+            "download,echo",
+            "--size",
+            "8M",
+            "--moves",
+            "2",
+            "--client",
+            "harness",
+        ])
+    }),
     ("a_machine_without_a_nic_says_so", no_nic),
     (
         "a_wrong_configuration_is_refused_by_name",
@@ -162,12 +174,14 @@ fn small_memory() -> Result<()> {
     };
     let mut vm = Vm::start(&spec, Accelerator::best(), |_| ())?;
     let (ready, _) = vm.wait_ready(Duration::from_secs(30))?;
+    vm.press_power_button().context("power button")?;
+    let outcome = vm.wait_exit(Duration::from_secs(10));
+    // Its lines come after the readiness line.
     for stage in vm.console().boot_chart() {
         println!("    {:>8} us  {}", stage.us, stage.stage);
     }
     println!("    {:>8} us  ready", ready.ready_us);
-    vm.press_power_button().context("power button")?;
-    match vm.wait_exit(Duration::from_secs(10)) {
+    match outcome {
         Outcome::Verdict(verdict) if verdict.code == 0 => Ok(()),
         other => bail!("ended with {other}"),
     }
