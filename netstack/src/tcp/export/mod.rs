@@ -116,8 +116,12 @@ const LONGEST_SPAN: Duration = Duration::from_secs(24 * 3600);
 /// Bound of an age.
 const LONGEST_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// A retransmission time-out is put off to at least this, as far as half of it goes: the
-/// acknowledgements it waits for may be travelling after the connection.
-const GRACE: Duration = Duration::from_millis(200);
+/// acknowledgements it waits for may be travelling after the connection. Well below the time a
+/// session stays before it may move again, or one that moves on and on would never retransmit.
+const GRACE: Duration = Duration::from_millis(50);
+/// A peer not heard for this long (while the connection was not frozen) has nothing on its way to
+/// us: no grace.
+const SILENCE: Duration = Duration::from_millis(300);
 
 /// `value`, if it does not exceed `bound`.
 fn bounded(value: Duration, bound: Duration) -> Result<Duration, ImportError> {
@@ -278,11 +282,15 @@ impl Connection {
         // Nothing is retransmitted just because of the move, and the time-out is armed whatever
         // the description says: else a lost tail would never be repaired.
         if snd.outstanding() > 0 {
-            let least = now + (rtt.rto() / 2).min(GRACE);
+            let grace = |bound: Duration| match heard_age > SILENCE.max(rtt.rto()) {
+                true => now,
+                false => now + bound,
+            };
+            let least = grace((rtt.rto() / 2).min(GRACE));
             let at = timers.retransmit.deadline().unwrap_or(now + rtt.rto());
             timers.retransmit = Timer::at(at.max(least));
             if let Some(at) = timers.probe.deadline() {
-                let least = now + rtt.srtt.unwrap_or_default() + GRACE / 10;
+                let least = grace(rtt.srtt.unwrap_or_default() + GRACE / 4);
                 timers.probe = Timer::at(at.max(least));
             }
         }

@@ -18,7 +18,7 @@ use crate::script::{Script, Step};
 pub struct Habits {
     /// How long it waits with a commit after doing something: work that a move undoes.
     pub commit_after: Duration,
-    /// Most octets it writes in one step (0: as many as there is room for).
+    /// Most octets it writes between two commits (0: as many as there is room for).
     pub write_at_most: usize,
 }
 
@@ -26,6 +26,8 @@ struct Task {
     /// As committed plus what was done since.
     script: Script,
     dirty: bool,
+    /// Octets written since the last commit.
+    written: usize,
     commit_at: Option<Instant>,
 }
 
@@ -81,6 +83,7 @@ impl Scripted {
                 let task = Task {
                     script,
                     dirty: false,
+                    written: 0,
                     commit_at: None,
                 };
                 self.tasks.insert(session, task);
@@ -123,7 +126,7 @@ impl Scripted {
         let room = self.instance.get_mut().write_room(session, 0)?;
         let bound = match self.habits.write_at_most {
             0 => room,
-            bound => room.min(bound),
+            bound => room.min(bound.saturating_sub(task.written)),
         };
         let step = match self.instance.get_mut().read(session, 0)? {
             Input::Data(data) => task.script.step(&data, false, bound),
@@ -147,6 +150,9 @@ impl Scripted {
     }
 
     fn apply(&mut self, now: Instant, session: SessionId, step: Step) -> Result<(), SessionError> {
+        let Some(task) = self.tasks.get_mut(&session) else {
+            return Ok(());
+        };
         if step.consumed > 0 {
             self.instance.get_mut().consume(session, 0, step.consumed)?;
         }
@@ -154,14 +160,12 @@ impl Scripted {
             self.instance.get_mut().consume_end(session, 0)?;
         }
         if !step.output.is_empty() {
+            task.written += step.output.len();
             self.instance.get_mut().write(session, 0, step.output)?;
         }
         if step.shutdown {
             self.instance.get_mut().shutdown(session, 0)?;
         }
-        let Some(task) = self.tasks.get_mut(&session) else {
-            return Ok(());
-        };
         task.dirty = true;
         if self.habits.commit_after.is_zero() || task.script.finished() {
             return self.commit(now, session);
@@ -175,6 +179,7 @@ impl Scripted {
             return Err(SessionError::Gone);
         };
         task.dirty = false;
+        task.written = 0;
         task.commit_at = None;
         let finished = task.script.finished();
         let state = postcard::to_allocvec(&task.script)
