@@ -41,7 +41,7 @@ const TESTS: &[Test] = &[
         let links = ["--loss", "1%", "--delay", "2ms"];
         demo(
             &[
-                &["--only", "download", "--size", "4M", "--moves", "6"][..],
+                &["--only", "download", "--size", "16M", "--moves", "4"][..],
                 &links,
             ]
             .concat(),
