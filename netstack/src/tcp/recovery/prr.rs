@@ -47,7 +47,8 @@ impl Prr {
         if self.sent == 0 {
             budget = budget.max(mss);
         }
-        in_flight.saturating_add(budget)
+        // With nothing in flight nothing would ever come back: one segment always fits.
+        in_flight.saturating_add(budget).max(mss)
     }
 }
 
@@ -76,5 +77,14 @@ mod tests {
     fn the_first_retransmission_is_never_held_back() {
         let mut prr = Prr::begin(10_000);
         assert!(prr.window(0, 9_000, 5_000, false, 1000) >= 10_000);
+    }
+
+    #[test]
+    fn the_window_never_closes_altogether() {
+        // The retransmission was lost too, and what was delivered was small change.
+        let mut prr = Prr::begin(386);
+        prr.delivered = 193;
+        prr.sent = 386;
+        assert_eq!(prr.window(0, 0, 2_856, false, 1_428), 1_428);
     }
 }
