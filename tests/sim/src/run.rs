@@ -1,6 +1,7 @@
 //! One seed, one report: what `godwit sim` runs.
 
 use godwit_netstack::Duration;
+use godwit_netstack::stack::DeviceCapabilities;
 
 use crate::check::{Retransmission, Silence, Violation};
 use crate::host::{Outcome, Plan};
@@ -101,10 +102,17 @@ pub fn run(options: &Options) -> Report {
         nodes: options.nodes,
         habits: Habits {
             commit_after: Duration::from_micros(rng.below(500)),
-            write_at_most: rng.below(20_000) as usize,
+            write_at_most: 64 + rng.below(20_000) as usize,
         },
         ..Setup::default()
     };
+    if root.split(0x7473, 0).chance(500_000) {
+        setup.capabilities = DeviceCapabilities {
+            tx_checksum: true,
+            tso4: true,
+            tso6: true,
+        };
+    }
     if options.rough {
         setup.client_link = rough_rules(&mut rng);
         setup.node_link = Rules {

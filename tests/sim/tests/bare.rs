@@ -1,4 +1,4 @@
-//! TCP alone against smoltcp, moved by a function call: export and import at every packet.
+//! TCP alone against smoltcp, moved by a function call: export and import at any packet.
 
 use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
@@ -141,19 +141,20 @@ fn conversations_without_a_move() {
     }
 }
 
-fn every_index() -> std::ops::RangeInclusive<u64> {
+fn indices() -> Vec<u64> {
     // One index of a sweep alone: `GODWIT_SIM_INDEX=17`, with `GODWIT_SIM_TRACE=1` to see it.
     match std::env::var("GODWIT_SIM_INDEX").map(|index| index.parse()) {
-        Ok(Ok(index)) => index..=index,
-        _ => 1..=300,
+        Ok(Ok(index)) => vec![index],
+        // Every one of them is the business of tests/every_index.rs, over the whole instance.
+        _ => (1..=300).step_by(7).collect(),
     }
 }
 
 #[test]
-fn a_move_at_every_packet() {
+fn a_move_at_any_packet() {
     for lossy in [false, true] {
         for mode in [Mode::Download, Mode::Upload, Mode::Echo] {
-            for index in every_index() {
+            for index in indices() {
                 let mut setup = Setup {
                     seed: index,
                     ipv6: index % 2 == 0,

@@ -57,6 +57,9 @@ fn mutated_frames_of_every_kind_do_no_harm() {
                 cluster.world.run_for(Duration::from_micros(100));
             }
         }
+        for port in cluster.nodes() {
+            assert!(cluster.node(port).counter("rx_frames") >= 10_000);
+        }
         cluster.finish(second, Duration::from_secs(60));
         assert_eq!(cluster.outcome(second), Outcome::Done);
         // Garbage can look like the first connection's segments, so only the second one counts.

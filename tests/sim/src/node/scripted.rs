@@ -18,7 +18,8 @@ use crate::script::{Script, Step};
 pub struct Habits {
     /// How long it waits with a commit after doing something: work that a move undoes.
     pub commit_after: Duration,
-    /// Most octets it writes between two commits (0: as many as there is room for).
+    /// Most octets it writes between two commits (0: as many as there is room for). At least the
+    /// receipt of an upload must fit.
     pub write_at_most: usize,
 }
 

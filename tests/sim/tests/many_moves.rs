@@ -1,0 +1,99 @@
+//! Many moves of one connection, drains, and everything at once.
+
+use godwit_netstack::Duration;
+use godwit_netstack::cluster::MemberId;
+use godwit_sim::check::Retransmission;
+use godwit_sim::host::Plan;
+use godwit_sim::net::Rules;
+use godwit_sim::node::{Node, port_of};
+use godwit_sim::run::{Options, run};
+use godwit_sim::scenario::{Cluster, Setup};
+use godwit_sim::script::{Closing, Mode};
+
+#[test]
+fn a_connection_that_never_rests_still_gets_on() {
+    for mode in [Mode::Download, Mode::Upload, Mode::Echo] {
+        let mut cluster = Cluster::new(Setup {
+            client_link: Rules::delayed(Duration::from_millis(1)),
+            ..Setup::default()
+        });
+        // Moved on before what follows it has caught up, a session finds the client's segments out
+        // of order; its own data never needs repeating.
+        cluster.world.check::<Retransmission>().forbidden = mode == Mode::Download;
+        let conversation = cluster.converse(Plan::script(mode, Closing::Client, 3_000_000, 5));
+        cluster.finish_with(conversation, Duration::from_secs(60), |cluster| {
+            cluster.move_on();
+        });
+        cluster.world.run_for(Duration::from_secs(1));
+        cluster.assert_clean("move at once again");
+        assert!(cluster.moves() > 20, "{mode:?}: {} moves", cluster.moves());
+    }
+}
+
+#[test]
+fn the_ingress_drains_while_a_transfer_goes_on() {
+    for ipv6 in [false, true] {
+        for mode in [Mode::Download, Mode::Upload, Mode::Echo] {
+            let mut cluster = Cluster::new(Setup {
+                ipv6,
+                client_link: Rules::delayed(Duration::from_millis(10)),
+                ..Setup::default()
+            });
+            let conversation = cluster.converse(Plan::script(mode, Closing::Client, 12_000_000, 5));
+            cluster.world.run_for(Duration::from_millis(100));
+            let ingress = port_of(MemberId(1));
+            // Have the session at the ingress, so that it must hand over both.
+            if cluster.owner().unwrap().0 != ingress {
+                assert!(cluster.move_on());
+                cluster.world.run_for(Duration::from_millis(5));
+            }
+            cluster
+                .world
+                .with(ingress, |node: &mut Node, now| node.drain(now));
+            let mut off = false;
+            cluster.finish_with(conversation, Duration::from_secs(60), |cluster| {
+                if !off && cluster.node(ingress).drained() {
+                    off = true;
+                    cluster.world.unplug(ingress);
+                }
+            });
+            cluster.assert_clean(&format!("drain of the ingress, {mode:?}, IPv6 {ipv6}"));
+            assert!(off, "the drain did not complete while the transfer went on");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    let options = Options {
+        seed: 77,
+        octets: 100_000,
+        ..Options::default()
+    };
+    let (first, second) = (run(&options), run(&options));
+    assert_eq!(first.trace_hash, second.trace_hash);
+    assert_eq!(first.frames, second.frames);
+}
+
+#[test]
+fn swarm_of_seeds() {
+    for seed in 1..=40 {
+        let report = run(&Options {
+            seed,
+            octets: 300_000,
+            ..Options::default()
+        });
+        let list: Vec<String> = report
+            .first_violations
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert!(
+            list.is_empty(),
+            "seed {seed}: {}\n{}",
+            report.violations,
+            list.join("\n")
+        );
+        assert!(report.moves > 0, "seed {seed}: nothing moved");
+    }
+}
