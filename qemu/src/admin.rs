@@ -100,6 +100,8 @@ pub struct Move {
     pub result: String,
     /// Size of the capsule.
     pub capsule_bytes: u64,
+    /// Letting the queues run empty before the freeze.
+    pub lull_us: f64,
     /// Freezing and encoding.
     pub export_us: f64,
     /// Encryption.

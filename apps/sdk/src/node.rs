@@ -7,7 +7,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::{Ref, RefMut};
 
-use godwit_netstack::instance::{Event, InstanceConfig, ServiceId};
+use godwit_netstack::instance::{Event, InstanceConfig, PATIENCE, ServiceId};
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{Scope, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
@@ -88,6 +88,7 @@ impl Node {
                 peers: config.peers.clone(),
                 ingress: config.ingress,
                 cluster_key: config.cluster_key.as_ref().map(|key| *key.expose()),
+                patience: PATIENCE,
             },
             seed,
             now,

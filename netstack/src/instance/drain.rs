@@ -219,7 +219,7 @@ impl Instance {
 
     /// Put as many sessions on their way as there is room for.
     fn offer_next(&mut self, now: Instant) {
-        while self.moving.len() < super::moves::MAX_MOVING {
+        while self.in_motion() < super::moves::MAX_MOVING {
             let Drain::Leaving(leave) = &mut self.drain else {
                 return;
             };
@@ -233,7 +233,7 @@ impl Instance {
             let Some(session) = self.sessions.get(&id) else {
                 continue;
             };
-            if !self.is_movable(session) {
+            if !self.is_movable(session) || session.lull.is_some() {
                 continue;
             }
             let at = session.movable_at(now);
@@ -248,7 +248,7 @@ impl Instance {
                     if let Some(member) = self.members.get_mut(to) {
                         member.given += 1;
                     }
-                    self.freeze(now, id, to).is_ok()
+                    self.begin_move(now, id, to).is_ok()
                 }
                 _ => false,
             };

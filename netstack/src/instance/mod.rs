@@ -7,6 +7,7 @@
 //! The other rooms decide, this one carries things between them:
 //! - `sessions`: a session's side, and what TCP reports about its connections;
 //! - `channels`: octets between TCP and the channels, and who is up;
+//! - `lull`: what comes before a planned move;
 //! - `moves`: transfers, at the source and at the target;
 //! - `steer`: routes of flows that are not local, the ingress role;
 //! - `drain`: leaving;
@@ -14,6 +15,7 @@
 
 mod channels;
 mod drain;
+mod lull;
 mod moves;
 mod sessions;
 mod status;
@@ -79,6 +81,7 @@ pub struct Instance {
     vips: Vec<IpAddr>,
     tcp: TcpConfig,
     mtu: u16,
+    patience: Duration,
     clock: Option<fn() -> Instant>,
     rng: Rng,
     stack: Stack,
@@ -91,6 +94,8 @@ pub struct Instance {
     moving: BTreeMap<SessionId, Moving>,
     frozen: BTreeMap<Flow, SessionId>,
     deferred: BTreeSet<(Instant, SessionId)>,
+    /// Sessions in their lull.
+    lulled: BTreeSet<SessionId>,
     epochs: Epochs,
     reports: VecDeque<MoveReport>,
 
@@ -147,6 +152,7 @@ impl Instance {
             vips,
             tcp,
             mtu,
+            patience: config.patience,
             clock: None,
             rng,
             stack,
@@ -157,6 +163,7 @@ impl Instance {
             moving: BTreeMap::new(),
             frozen: BTreeMap::new(),
             deferred: BTreeSet::new(),
+            lulled: BTreeSet::new(),
             epochs: Epochs::new(),
             reports: VecDeque::new(),
             channel_listener,
@@ -271,7 +278,7 @@ impl Instance {
             StackEvent::Updated(conn) => match self.uses.get(&conn) {
                 Some(Use::Session(session, number)) => {
                     let (session, number) = (*session, *number);
-                    self.connection_updated(session, number, conn);
+                    self.connection_updated(now, session, number, conn);
                 }
                 Some(Use::Channel) => self.read_channel(now, conn),
                 None => {}

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::{Event, Instance, MoveError, MoveReport, ServiceId, Use};
 use crate::cluster::channel::Channel;
-use crate::cluster::message::{Attempt, Message, Ownership, Transfer};
+use crate::cluster::message::{Attempt, Hello, Message, Ownership, Transfer};
 use crate::cluster::{BootId, MemberId};
 use crate::migrate::capsule::{Capsule, CapsuleConnection};
 use crate::migrate::rope::Rope;
@@ -36,6 +36,7 @@ pub(super) struct Moving {
     kept: Vec<RxFrame>,
     kept_octets: usize,
     frozen_at: Instant,
+    lull: Duration,
     capsule_bytes: u32,
     export: Duration,
     seal: Duration,
@@ -56,8 +57,8 @@ impl Moving {
 }
 
 impl Instance {
-    /// Freeze the session and offer it to `to`. Deferred while the session has just been imported
-    /// (first commit or 100 ms).
+    /// Move the session to `to`: let its queues run empty, freeze it, offer it. Deferred while the
+    /// session has just been imported (first commit or 100 ms).
     pub fn move_session(
         &mut self,
         now: Instant,
@@ -76,59 +77,19 @@ impl Instance {
             return Err(MoveError::Unreachable);
         }
         let at = entry.movable_at(now);
-        if at > now || self.moving.len() >= MAX_MOVING {
-            if let Some(entry) = self.sessions.get_mut(&session) {
-                entry.wanted = Some(to);
-                self.deferred.insert((at, session));
-            }
+        if at > now || self.in_motion() >= MAX_MOVING {
+            self.defer_move(at, session, to);
             return Ok(());
         }
-        self.freeze(now, session, to)?;
+        self.begin_move(now, session, to)?;
         self.pump(now);
         Ok(())
     }
 
-    /// When [`Instance::run_deferred_moves`] has something to do; while too many moves are going
-    /// on, an answer will wake it.
-    pub(super) fn deferred_timeout(&self) -> Option<Instant> {
-        let (at, _) = self.deferred.first()?;
-        (self.moving.len() < MAX_MOVING).then_some(*at)
-    }
-
-    /// Begin the moves that had to wait.
-    pub(super) fn run_deferred_moves(&mut self, now: Instant) {
-        while let Some((at, id)) = self.deferred.first().copied()
-            && at <= now
-            && self.moving.len() < MAX_MOVING
-        {
-            self.deferred.pop_first();
-            let Some(session) = self.sessions.get_mut(&id) else {
-                continue;
-            };
-            let at = session.movable_at(now);
-            if at > now {
-                self.deferred.insert((at, id));
-                continue;
-            }
-            if let Some(to) = session.wanted.take()
-                && self.freeze(now, id, to).is_err()
-            {
-                self.counters.add("moves_not_begun");
-                self.drain_session(now, id);
-            }
-        }
-    }
-
     // --- the source ------------------------------------------------------------------------------
 
-    pub(super) fn freeze(
-        &mut self,
-        now: Instant,
-        id: SessionId,
-        to: MemberId,
-    ) -> Result<(), MoveError> {
-        let peer = self.members.get(to).and_then(|member| member.hello.clone());
-        let peer = peer.ok_or(MoveError::Unreachable)?;
+    /// What is known of `to`, if the session can be offered to it as it is.
+    pub(super) fn may_freeze(&self, id: SessionId, to: MemberId) -> Result<Hello, MoveError> {
         let session = self.sessions.get(&id).ok_or(MoveError::NoSession)?;
         let whole = |connection: &SessionConnection| {
             let tcp = connection.conn.and_then(|conn| self.stack.connection(conn));
@@ -138,10 +99,23 @@ impl Instance {
         if !session.connections.iter().all(whole) {
             return Err(MoveError::NotMovable);
         }
+        let peer = self.members.get(to).and_then(|member| member.hello.clone());
+        peer.ok_or(MoveError::Unreachable)
+    }
+
+    pub(super) fn freeze(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        to: MemberId,
+    ) -> Result<(), MoveError> {
+        let peer = self.may_freeze(id, to)?;
         let Some(mut session) = self.sessions.remove(&id) else {
             return Err(MoveError::NoSession);
         };
+        self.lulled.remove(&id);
         session.wanted = None;
+        let lull = session.lull.take();
         let frozen_at = self.measure(now);
         let mut connections = Vec::with_capacity(session.connections.len());
         for connection in &mut session.connections {
@@ -167,6 +141,7 @@ impl Instance {
             kept: Vec::new(),
             kept_octets: 0,
             frozen_at,
+            lull: lull.map_or(Duration::ZERO, |lull| now.since(lull.since)),
             capsule_bytes: 0,
             export: Duration::ZERO,
             seal: Duration::ZERO,
@@ -336,6 +311,7 @@ impl Instance {
             epoch: moving.source.epoch,
             result,
             capsule_bytes: moving.capsule_bytes,
+            lull: moving.lull,
             export: moving.export,
             seal: moving.seal,
             link: total.saturating_sub(moving.export + moving.seal + open + import),
@@ -609,6 +585,7 @@ impl Instance {
             finished: capsule.finished.then_some(now),
             residence: Residence::Settled,
             wanted: None,
+            lull: None,
         };
         session.settle_in(now);
         self.epochs.own(id, attempt.epoch);

@@ -141,11 +141,14 @@ impl Instance {
         Ok(())
     }
 
-    /// Whether the committed output still queued is below the send buffer (where a commit's
-    /// back-pressure waits).
+    /// Whether the committed output still queued is below the send buffer, or below what may
+    /// travel if a move is near (where a commit's back-pressure waits).
     pub fn send_ready(&self, session: SessionId) -> Result<bool, SessionError> {
         let session = self.sessions.get(&session).ok_or(SessionError::Gone)?;
-        let limit = self.tcp.send_buffer as usize;
+        let limit = match session.lull {
+            Some(_) => super::lull::LIGHT,
+            None => self.tcp.send_buffer as usize,
+        };
         let below = |connection: &SessionConnection| {
             let tcp = connection.conn.and_then(|conn| self.stack.connection(conn));
             tcp.is_none_or(|tcp| tcp.send_queued() < limit)
@@ -223,7 +226,13 @@ impl Instance {
     }
 
     /// Something changed on a session's connection.
-    pub(super) fn connection_updated(&mut self, id: SessionId, number: u16, conn: ConnId) {
+    pub(super) fn connection_updated(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        number: u16,
+        conn: ConnId,
+    ) {
         let error = self.stack.connection(conn).and_then(Connection::error);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
@@ -233,7 +242,15 @@ impl Instance {
         {
             connection.failure.get_or_insert(failure(error));
         }
-        if session.finished.is_none() && self.woken.insert(id) {
+        // Before the service can fill again what has just run empty.
+        self.look_at_lull(now, id);
+        self.wake_session(id);
+    }
+
+    /// Something changed that the session's task may wait for.
+    pub(super) fn wake_session(&mut self, id: SessionId) {
+        let serving = |session: &Session| session.finished.is_none();
+        if self.sessions.get(&id).is_some_and(serving) && self.woken.insert(id) {
             self.events.push_back(Event::SessionWoken(id));
         }
     }
@@ -249,8 +266,8 @@ impl Instance {
         if session.is_over() {
             let serving = session.finished.is_none();
             self.end_session(now, id, serving);
-        } else if session.finished.is_none() && self.woken.insert(id) {
-            self.events.push_back(Event::SessionWoken(id));
+        } else {
+            self.wake_session(id);
         }
     }
 
@@ -259,6 +276,7 @@ impl Instance {
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
+        self.lulled.remove(&id);
         for conn in session.connections.iter().filter_map(|c| c.conn) {
             self.uses.remove(&conn);
             self.stack

@@ -32,7 +32,14 @@ pub struct InstanceConfig {
     pub ingress: MemberId,
     /// Key all members share. Without it the instance has no channel and takes no sessions.
     pub cluster_key: Option<[u8; 32]>,
+    /// How long a planned move may wait for a session's queues to run empty before the freeze
+    /// ([`PATIENCE`] is a good value); zero freezes at once.
+    pub patience: Duration,
 }
+
+/// What [`InstanceConfig::patience`] should be for most: enough to deliver a full send buffer to a
+/// client of 20 Mbit/s, and not so much that anyone who waits for a move notices.
+pub const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A service as the instance needs to know it.
 #[derive(Clone, Debug)]
@@ -98,6 +105,8 @@ pub struct MoveReport {
     pub result: String,
     /// Octets of the capsule before sealing.
     pub capsule_bytes: u32,
+    /// Time in which the queues ran empty before the freeze; the session was served meanwhile.
+    pub lull: Duration,
     /// Time to export (freeze to capsule).
     pub export: Duration,
     /// Time to seal at the source.

@@ -56,6 +56,17 @@ pub enum Residence {
     },
 }
 
+/// The time between the command to move and the freeze, in which the queues run empty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lull {
+    /// When it began.
+    pub since: Instant,
+    /// When the session freezes whatever is queued.
+    pub until: Instant,
+    /// Since when nothing but acknowledgements is awaited.
+    pub dry: Option<Instant>,
+}
+
 /// A session served here.
 #[derive(Debug)]
 pub struct Session {
@@ -75,6 +86,8 @@ pub struct Session {
     pub residence: Residence,
     /// A move asked for and not begun.
     pub wanted: Option<MemberId>,
+    /// Set while the move asked for waits only for the queues.
+    pub lull: Option<Lull>,
 }
 
 impl Session {
@@ -89,6 +102,7 @@ impl Session {
             finished: None,
             residence: Residence::Settled,
             wanted: None,
+            lull: None,
         }
     }
 

@@ -400,6 +400,21 @@ impl Connection {
         }
     }
 
+    /// Leave the right edge of the window where it is, so that the peer runs out of room, or let
+    /// it go on again. What was promised stays promised. A connection that moves forgets it.
+    pub fn hold_window(&mut self, hold: bool) {
+        self.rcv.held = hold;
+        if !hold && self.may_acknowledge() && self.rcv.owes_update() {
+            self.owed.ack = true;
+        }
+    }
+
+    /// Octets that would travel with the connection: sent and unacknowledged, unsent, unread, and
+    /// out of order.
+    pub fn cargo(&self) -> usize {
+        self.snd.queue.len() + self.rcv.queue.len() + self.rcv.out_of_order() as usize
+    }
+
     /// Whether the peer's FIN and everything before it has arrived. Octets may still be unconsumed.
     pub fn receive_finished(&self) -> bool {
         self.rcv.fin == RcvFin::Received

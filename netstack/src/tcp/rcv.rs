@@ -87,6 +87,8 @@ pub(crate) struct Rcv {
     pub quick: u8,
     /// Nobody will read: what arrives is acknowledged and dropped.
     pub discard: bool,
+    /// The right edge stays where it is for the time being.
+    pub held: bool,
 }
 
 impl Rcv {
@@ -108,6 +110,7 @@ impl Rcv {
             full_size: 536,
             quick: QUICK_ACKS,
             discard: false,
+            held: false,
         }
     }
 
@@ -121,6 +124,9 @@ impl Rcv {
 
     /// Where the right edge could be.
     fn target(&self) -> SeqNumber {
+        if self.held {
+            return self.edge;
+        }
         let free = (self.buffer as usize).saturating_sub(self.queue.len());
         self.nxt.add(free as u32)
     }

@@ -199,8 +199,9 @@ const AROUND: u64 = crate::wire::silence::AFTERMATH;
 
 fn transfer(moved: &[Moved]) -> BTreeMap<&'static str, Quantiles> {
     type Figure = fn(&Move) -> f64;
-    let pick: [(&str, Figure); 7] = [
+    let pick: [(&str, Figure); 8] = [
         ("capsule_bytes", |m| m.capsule_bytes as f64),
+        ("lull_us", |m| m.lull_us),
         ("export_us", |m| m.export_us),
         ("seal_us", |m| m.seal_us),
         ("link_us", |m| m.link_us),
@@ -312,7 +313,7 @@ impl Report {
     /// The final table.
     pub(super) fn print(&self) {
         type Cell = fn(&ScenarioReport) -> String;
-        let rows: [(&str, Cell); 17] = [
+        let rows: [(&str, Cell); 18] = [
             ("received", |r| {
                 format!("{:.1} MiB", r.bytes as f64 / f64::from(1 << 20))
             }),
@@ -346,6 +347,7 @@ impl Report {
                 format!("{:.2} ms", r.steady_gap_ms.p99)
             }),
             ("capsule", |r| figure(r, "capsule_bytes", "bytes")),
+            ("lull before it", |r| figure(r, "lull_us", "us")),
             ("export", |r| figure(r, "export_us", "us")),
             ("seal / open", |r| {
                 format!(

@@ -1,6 +1,7 @@
 //! One seed, one report: what `godwit sim` runs.
 
 use godwit_netstack::Duration;
+use godwit_netstack::instance::PATIENCE;
 use godwit_netstack::stack::DeviceCapabilities;
 
 use crate::check::{Retransmission, Silence, Violation};
@@ -112,6 +113,9 @@ pub fn run(options: &Options) -> Report {
             tso4: true,
             tso6: true,
         };
+    }
+    if root.split(0x7061, 0).chance(500_000) {
+        setup.patience = PATIENCE;
     }
     if options.rough {
         setup.client_link = rough_rules(&mut rng);

@@ -62,6 +62,8 @@ pub struct Setup {
     pub sockets: SocketConfig,
     /// Largest IP packet.
     pub mtu: u16,
+    /// How long a move may wait for queues to run empty (not with the SDK, which has its own).
+    pub patience: Duration,
 }
 
 impl Default for Setup {
@@ -79,6 +81,8 @@ impl Default for Setup {
             habits: Habits::default(),
             sockets: SocketConfig::default(),
             mtu: 1500,
+            // At once, so that tests say what is queued at a freeze.
+            patience: Duration::ZERO,
         }
     }
 }
@@ -169,6 +173,7 @@ impl Setup {
                 .collect(),
             ingress: MemberId(1),
             cluster_key: Some(self.cluster_key()),
+            patience: self.patience,
         }
     }
 

@@ -34,6 +34,7 @@ fn shared() -> Rc<Shared> {
             address: [10, 77, 0, 12].into(),
         }]),
         ingress: MemberId(1),
+        patience: Duration::ZERO,
         cluster_key: Some([9; 32]),
     };
     Shared::new(Instance::new(config, [3; 32], Instant::ZERO), Instant::ZERO)

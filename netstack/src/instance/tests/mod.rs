@@ -6,6 +6,7 @@
 
 mod drain;
 mod faults;
+mod lull;
 mod moves;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,7 @@ pub(super) fn config(id: u32, members: u32) -> InstanceConfig {
         peers: peers.collect(),
         ingress: MemberId(1),
         cluster_key: Some(KEY),
+        patience: Duration::ZERO,
     }
 }
 

@@ -294,6 +294,7 @@ impl Connection {
                 timers.probe = Timer::at(at.max(least));
             }
         }
+        let window_news = rcv.owes_update();
         if state == State::TimeWait && !timers.linger.is_set() {
             timers.linger = Timer::at(now + TIME_WAIT);
         }
@@ -314,7 +315,8 @@ impl Connection {
             recovery,
             timers,
             owed: Owed {
-                ack: owed.ack,
+                // A window that was held, or is larger here, is news to the peer.
+                ack: owed.ack || window_news,
                 duplicate_acks: owed.duplicate_acks.min(8),
                 syn: false,
                 probe: owed.probe,

@@ -27,6 +27,7 @@ impl Rcv {
             full_size,   // carried
             quick,       // carried
             discard,     // carried
+            held: _,     // dropped because it is held for the sake of the move
         } = self;
         let header = RcvHeader {
             irs,
@@ -124,6 +125,7 @@ impl RcvHeader {
             full_size: self.full_size.max(1),
             quick: self.quick,
             discard: self.discard,
+            held: false,
         };
         for (distance, piece) in core::mem::take(&mut queues.out_of_order) {
             let end = u64::from(distance) + piece.len() as u64;

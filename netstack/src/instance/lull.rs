@@ -1,0 +1,163 @@
+//! The lull before a planned move.
+//!
+//! What is queued when a session freezes travels in its capsule, and the client waits while that
+//! is sealed, sent and opened. So a planned move first lets the queues run empty, with the session
+//! still served: the service's commits wait as soon as [`LIGHT`] octets are queued, and the right
+//! edge of the receive window stays where it is. The client keeps hearing from us as long as there
+//! is anything left to send; then the freeze comes.
+//!
+//! It comes anyway when the instance's patience is over (a client that does not read), and when
+//! for [`LAST_ACKS`] nothing but acknowledgements has been awaited: on a long path those take
+//! longer than carrying the octets.
+
+use super::moves::MAX_MOVING;
+use super::{Instance, MoveError};
+use crate::cluster::MemberId;
+use crate::session::{Lull, Session, SessionId};
+use crate::tcp::Connection;
+use crate::time::{Duration, Instant};
+
+/// Octets in all queues of a session that are not worth waiting for.
+pub(super) const LIGHT: usize = 16 * 1024;
+/// How long outstanding acknowledgements are waited for when nothing else is left.
+const LAST_ACKS: Duration = Duration::from_millis(2);
+/// A move that finds too many others on their way is looked at again after this time.
+const CROWDED: Duration = Duration::from_millis(5);
+
+impl Instance {
+    /// Sessions that are in their lull or frozen.
+    pub(super) fn in_motion(&self) -> usize {
+        self.moving.len() + self.lulled.len()
+    }
+
+    /// Move the session to `to` when its time has come.
+    pub(super) fn defer_move(&mut self, at: Instant, id: SessionId, to: MemberId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.wanted = Some(to);
+            self.deferred.insert((at, id));
+        }
+    }
+
+    /// When [`Instance::run_deferred_moves`] has something to do.
+    pub(super) fn deferred_timeout(&self) -> Option<Instant> {
+        self.deferred.first().map(|(at, _)| *at)
+    }
+
+    /// Begin the moves that had to wait, and freeze the sessions whose lull is over.
+    pub(super) fn run_deferred_moves(&mut self, now: Instant) {
+        while let Some((at, id)) = self.deferred.first().copied()
+            && at <= now
+        {
+            self.deferred.pop_first();
+            let crowded = self.in_motion() >= MAX_MOVING;
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
+            if session.lull.is_some() {
+                self.look_at_lull(now, id);
+                continue;
+            }
+            let at = session.movable_at(now);
+            if at > now || crowded {
+                self.deferred.insert((at.max(now + CROWDED), id));
+            } else if let Some(to) = session.wanted.take()
+                && self.begin_move(now, id, to).is_err()
+            {
+                self.counters.add("moves_not_begun");
+                self.drain_session(now, id);
+            }
+        }
+    }
+
+    /// Freeze the session now if little is queued, else when little is.
+    pub(super) fn begin_move(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        to: MemberId,
+    ) -> Result<(), MoveError> {
+        self.may_freeze(id, to)?;
+        let session = self.sessions.get(&id).ok_or(MoveError::NoSession)?;
+        if session.lull.is_some() {
+            // Already on its way, wherever to.
+            return Err(MoveError::NotMovable);
+        }
+        if self.patience.is_zero() || self.total(session, Connection::cargo) <= LIGHT {
+            return self.freeze(now, id, to);
+        }
+        let until = now + self.patience;
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.wanted = Some(to);
+            session.lull = Some(Lull {
+                since: now,
+                until,
+                dry: None,
+            });
+        }
+        self.counters.add("lulls");
+        self.lulled.insert(id);
+        self.deferred.insert((until, id));
+        self.hold_windows(now, id, true);
+        self.look_at_lull(now, id);
+        Ok(())
+    }
+
+    /// Freeze a session in its lull if the time has come.
+    pub(super) fn look_at_lull(&mut self, now: Instant, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let (Some(mut lull), Some(to)) = (session.lull, session.wanted) else {
+            return;
+        };
+        let waits = |tcp: &Connection| tcp.cargo() - tcp.send_unacked();
+        lull.dry = match self.total(session, waits) {
+            0 => lull.dry.or(Some(now)),
+            _ => None,
+        };
+        let light = self.total(session, Connection::cargo) <= LIGHT;
+        let late = lull.dry.map(|dry| dry + LAST_ACKS);
+        if !light && now < lull.until && late.is_none_or(|late| now < late) {
+            if let Some(late) = late {
+                self.deferred.insert((late, id));
+            }
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.lull = Some(lull);
+            }
+        } else if self.freeze(now, id, to).is_err() {
+            self.counters.add("moves_not_begun");
+            self.call_off(now, id);
+            self.drain_session(now, id);
+        }
+    }
+
+    /// The session stays after all: serve it as before.
+    fn call_off(&mut self, now: Instant, id: SessionId) {
+        self.lulled.remove(&id);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.wanted = None;
+        session.lull = None;
+        self.hold_windows(now, id, false);
+        self.wake_session(id);
+    }
+
+    fn hold_windows(&mut self, now: Instant, id: SessionId, hold: bool) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        for conn in session.connections.iter().filter_map(|c| c.conn) {
+            self.stack.update(now, conn, |tcp| tcp.hold_window(hold));
+        }
+    }
+
+    /// A sum over a session's connections.
+    fn total(&self, session: &Session, octets: impl Fn(&Connection) -> usize) -> usize {
+        let connections = session.connections.iter().filter_map(|c| c.conn);
+        connections
+            .filter_map(|conn| self.stack.connection(conn))
+            .map(octets)
+            .sum()
+    }
+}

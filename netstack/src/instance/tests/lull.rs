@@ -1,0 +1,122 @@
+//! The lull before a planned move.
+
+use super::*;
+
+/// Two instances that wait before a move, and a client with one connection under way.
+fn under_way(port: u16, to_send: Vec<u8>, received: usize) -> (Net, SessionId, u32) {
+    let now = Instant::from_millis(1_000);
+    let nodes = [1, 2].map(|id| {
+        let config = InstanceConfig {
+            patience: PATIENCE,
+            ..config(id, 2)
+        };
+        Node::new(config, id as u8, now)
+    });
+    let mut net = Net::with(nodes.into(), 7, now);
+    net.settle();
+    net.connect(port, to_send, false);
+    net.run_until_received(Duration::from_secs(5), received);
+    let [(session, Some(owner))] = net.sessions()[..] else {
+        panic!("one session with an owner");
+    };
+    (net, session, owner)
+}
+
+fn order(net: &mut Net, session: SessionId, owner: u32) {
+    let now = net.now;
+    let to = MemberId(3 - owner);
+    net.node(owner).move_session(now, session, to).unwrap();
+}
+
+/// Let the move come to its end, and what its source says of it.
+fn moved(net: &mut Net, owner: u32) -> MoveReport {
+    let before = net.node(owner).moves().len();
+    net.run_until(Duration::from_secs(1), |net| {
+        net.node(owner).moves().len() > before
+    });
+    net.node(owner).moves()[before].clone()
+}
+
+#[test]
+fn a_busy_download_is_served_on_until_little_is_queued() {
+    let (mut net, session, owner) = under_way(BULK, Vec::new(), 50_000);
+    let begun = net.conns[0].received.len();
+    order(&mut net, session, owner);
+    assert_eq!(
+        net.owner(session),
+        Some(owner),
+        "not frozen with a full queue"
+    );
+    let report = moved(&mut net, owner);
+    assert!(net.conns[0].received.len() > begun + 20_000);
+    net.run_until_received(Duration::from_secs(5), BULK_OCTETS as usize);
+    assert_eq!(net.conns[0].received, stream(0, BULK_OCTETS));
+    assert!(report.capsule_bytes < 17 * 1024, "{report:?}");
+    assert!(
+        !report.lull.is_zero() && report.lull < PATIENCE,
+        "{report:?}"
+    );
+}
+
+#[test]
+fn a_client_that_sends_all_the_time_is_stopped_by_its_window_and_set_going_again() {
+    let sent = stream(7, 3_000_007);
+    let (mut net, session, owner) = under_way(ECHO, sent.clone(), 400_000);
+    let mut at = owner;
+    for round in 1..=4 {
+        net.run_until_received(Duration::from_secs(5), 400_000 + round * 300_000);
+        order(&mut net, session, at);
+        let report = moved(&mut net, at);
+        assert!(report.capsule_bytes < 17 * 1024, "{report:?}");
+        at = 3 - at;
+    }
+    // Not by the probes of a client that was told of no window and never of another.
+    let begun = net.now;
+    net.run_until_received(Duration::from_secs(5), sent.len());
+    assert!(net.now.since(begun) < Duration::from_millis(150));
+    assert_eq!(net.conns[0].received, sent);
+}
+
+#[test]
+fn patience_ends_when_the_client_does_not_read() {
+    let (mut net, session, owner) = under_way(BULK, Vec::new(), 20_000);
+    net.cut.insert(CLIENT);
+    let begun = net.now;
+    order(&mut net, session, owner);
+    moved(&mut net, owner);
+    let waited = net.now.since(begun);
+    assert!(waited >= PATIENCE && waited < PATIENCE * 2, "{waited:?}");
+    net.cut.clear();
+    net.run_until_received(Duration::from_secs(30), BULK_OCTETS as usize);
+    assert_eq!(net.conns[0].received, stream(0, BULK_OCTETS));
+}
+
+#[test]
+fn a_move_that_cannot_be_begun_after_the_lull_is_called_off() {
+    let sent = stream(7, 1_000_007);
+    let (mut net, session, owner) = under_way(ECHO, sent.clone(), 200_000);
+    order(&mut net, session, owner);
+    assert_eq!(net.node(owner).lulled.len(), 1);
+    let links: Vec<ConnId> = net.node(owner).links.keys().copied().collect();
+    let now = net.now;
+    for link in links {
+        net.node(owner).close_link(now, link);
+    }
+    net.run_until_received(Duration::from_secs(5), sent.len());
+    assert_eq!(net.owner(session), Some(owner));
+    assert_eq!(net.conns[0].received, sent);
+    assert_eq!(net.counter(owner, "moves_not_begun"), 1);
+    assert!(net.node(owner).lulled.is_empty());
+}
+
+#[test]
+fn a_session_that_ends_in_its_lull_leaves_nothing_behind() {
+    let (mut net, session, owner) = under_way(BULK, Vec::new(), 20_000);
+    order(&mut net, session, owner);
+    let now = net.now;
+    net.allow_resets = true;
+    net.node(owner).abort(now, session);
+    net.run_for(Duration::from_secs(1));
+    assert!(net.node(owner).lulled.is_empty() && net.node(owner).deferred.is_empty());
+    assert!(net.sessions().is_empty());
+}
