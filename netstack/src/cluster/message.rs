@@ -125,6 +125,8 @@ pub enum Message {
     /// A frame that arrived for a frozen session, in the order of arrival behind its capsule. It
     /// names the transfer it follows; the tail is the frame.
     Frame(Attempt),
+    /// No [`Message::Frame`] of this transfer follows: later frames come along the wire.
+    Fence(Attempt),
     /// The receiver of the transfer owns the session.
     Accepted {
         /// The transfer.

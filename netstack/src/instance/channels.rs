@@ -330,6 +330,7 @@ impl Instance {
         }
         if link.channel.peer().is_some() {
             self.doubt(peer);
+            self.lift_fences_of(now, peer);
         }
     }
 
@@ -371,6 +372,7 @@ impl Instance {
             Message::Heartbeat(heartbeat) => self.handle_heartbeat(now, from, heartbeat),
             Message::Transfer(transfer) => self.take_in(now, from, transfer, tail, opening),
             Message::Frame(attempt) => self.handle_relayed(now, attempt, tail),
+            Message::Fence(attempt) => self.handle_fence(now, from, attempt),
             Message::Accepted {
                 attempt,
                 open,

@@ -8,6 +8,7 @@
 //! - `sessions`: a session's side, and what TCP reports about its connections;
 //! - `channels`: octets between TCP and the channels, and who is up;
 //! - `lull`: what comes before a planned move;
+//! - `fence`: the order of frames after one;
 //! - `moves`: transfers, at the source and at the target;
 //! - `steer`: routes of flows that are not local, the ingress role;
 //! - `drain`: leaving;
@@ -15,6 +16,7 @@
 
 mod channels;
 mod drain;
+mod fence;
 mod lull;
 mod moves;
 mod sessions;
@@ -96,6 +98,8 @@ pub struct Instance {
     deferred: BTreeSet<(Instant, SessionId)>,
     /// Sessions in their lull.
     lulled: BTreeSet<SessionId>,
+    /// When fences are lifted without a word.
+    fences: BTreeSet<(Instant, SessionId)>,
     epochs: Epochs,
     reports: VecDeque<MoveReport>,
 
@@ -164,6 +168,7 @@ impl Instance {
             frozen: BTreeMap::new(),
             deferred: BTreeSet::new(),
             lulled: BTreeSet::new(),
+            fences: BTreeSet::new(),
             epochs: Epochs::new(),
             reports: VecDeque::new(),
             channel_listener,
@@ -202,6 +207,7 @@ impl Instance {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.stack.handle_timeout(now);
         self.pump(now);
+        self.expire_fences(now);
         self.run_deferred_moves(now);
         self.run_channel_timers(now);
         self.expire_queries(now);
@@ -217,6 +223,7 @@ impl Instance {
         [
             self.stack.poll_timeout(),
             self.deferred_timeout(),
+            self.fences.first().map(|(at, _)| *at),
             self.channel_timeout(),
             self.steering.poll_timeout(),
             (!self.steering.is_empty()).then_some(self.sweep_at),

@@ -115,6 +115,7 @@ impl Instance {
         };
         self.lulled.remove(&id);
         session.wanted = None;
+        session.fence = None;
         let lull = session.lull.take();
         let frozen_at = self.measure(now);
         let mut connections = Vec::with_capacity(session.connections.len());
@@ -339,6 +340,7 @@ impl Instance {
                 self.send_frame(source.target, attempt, frame);
             }
         }
+        self.send(source.target, &Message::Fence(attempt));
         for connection in &session.connections {
             let owner = Ownership {
                 flow: connection.flow.into(),
@@ -560,7 +562,7 @@ impl Instance {
         }
         let mut connections = Vec::with_capacity(ready.len());
         for (flow, next_hop, (end_read, shut_down), tcp) in ready {
-            let Ok(conn) = self.stack.attach(now, tcp, next_hop) else {
+            let Ok(conn) = self.stack.attach_fenced(now, tcp, next_hop) else {
                 self.take_back(now, from, connections);
                 return Err(RefuseReason::Occupied);
             };
@@ -586,10 +588,12 @@ impl Instance {
             residence: Residence::Settled,
             wanted: None,
             lull: None,
+            fence: None,
         };
         session.settle_in(now);
         self.epochs.own(id, attempt.epoch);
         self.sessions.insert(id, session);
+        self.put_fence(now, id, from);
         self.counters.add("sessions_imported");
         if !capsule.finished {
             self.events.push_back(Event::SessionStarted {

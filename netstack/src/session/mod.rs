@@ -14,7 +14,7 @@ use core::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use pending::{MAX_INPUT, MAX_OUTPUT, Pending, Step};
-pub use table::{Lull, Residence, Session, SessionConnection};
+pub use table::{Fence, Lull, Residence, Session, SessionConnection};
 
 /// Octets of committed state at most.
 pub const MAX_STATE: usize = 64 * 1024;

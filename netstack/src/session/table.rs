@@ -67,6 +67,15 @@ pub struct Lull {
     pub dry: Option<Instant>,
 }
 
+/// Frames older than those on the wire are still coming through the channel from that member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fence {
+    /// The session's last owner.
+    pub from: MemberId,
+    /// When it is not waited for any longer.
+    pub until: Instant,
+}
+
 /// A session served here.
 #[derive(Debug)]
 pub struct Session {
@@ -88,6 +97,8 @@ pub struct Session {
     pub wanted: Option<MemberId>,
     /// Set while the move asked for waits only for the queues.
     pub lull: Option<Lull>,
+    /// Set from its import until its last owner has sent on everything.
+    pub fence: Option<Fence>,
 }
 
 impl Session {
@@ -103,16 +114,18 @@ impl Session {
             residence: Residence::Settled,
             wanted: None,
             lull: None,
+            fence: None,
         }
     }
 
     /// The earliest time of a planned move.
     pub fn movable_at(&self, now: Instant) -> Instant {
+        let fence = self.fence.map_or(now, |fence| fence.until);
         match self.residence {
             // A finished session commits no more: it has nothing to get on with.
-            _ if self.finished.is_some() => now,
-            Residence::Settled => now,
-            Residence::New { until } => until,
+            _ if self.finished.is_some() => fence,
+            Residence::Settled => fence,
+            Residence::New { until } => until.max(fence),
         }
     }
 

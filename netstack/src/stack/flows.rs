@@ -67,6 +67,9 @@ fn words(address: IpAddr) -> [u64; 2] {
 pub(super) enum Entry {
     /// It is for a connection here.
     Connection(ConnId),
+    /// It is for a connection here that takes only what comes through the channel; the rest is
+    /// held.
+    Fenced(ConnId),
     /// It is for a half-open connection here.
     HalfOpen(u64),
     /// Out as an event.

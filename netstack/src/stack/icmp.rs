@@ -119,7 +119,7 @@ impl Stack {
         }
         let packed = Packed::new(&flow);
         match self.flows.get(&packed) {
-            Some(Entry::Connection(id)) => {
+            Some(Entry::Connection(id) | Entry::Fenced(id)) => {
                 // The connection itself looks whether the quoted segment is in flight.
                 self.counters.icmp_error_accepted += 1;
                 self.with_connection(now, id, |connection| {

@@ -180,17 +180,9 @@ impl Stack {
         let flow = flows::flow(local, remote);
         let packed = Packed::new(&flow);
         match self.flows.get(&packed) {
-            Some(Entry::Connection(id)) => {
-                let Some(segment) = self.parse_segment(&mut frame, ip) else {
-                    return;
-                };
-                self.counters.rx_tcp_segments += 1;
-                if segment.flags.syn() && self.reuse(id, &segment) {
-                    return self.handle_unknown(now, flow, packed, frame, ip, origin);
-                }
-                self.with_connection(now, id, |connection| {
-                    connection.handle_segment(now, &segment);
-                });
+            Some(Entry::Connection(id)) => self.deliver(now, id, frame, ip, origin),
+            Some(Entry::Fenced(id)) if origin == Origin::Channel => {
+                self.deliver(now, id, frame, ip, origin);
             }
             Some(Entry::HalfOpen(serial)) => {
                 if let Some(segment) = self.parse_segment(&mut frame, ip) {
@@ -202,14 +194,30 @@ impl Stack {
         }
     }
 
-    /// Make way for a new connection between the ends of one in TIME-WAIT, if its SYN may.
-    fn reuse(&mut self, id: ConnId, syn: &Segment) -> bool {
-        let block = self.table.get(id);
-        let reuse = block.is_some_and(|block| block.connection.may_be_reused_by(syn));
-        if reuse {
-            self.bury(id);
+    /// Give a segment to its connection.
+    fn deliver(&mut self, now: Instant, id: ConnId, mut frame: RxFrame, ip: &Ip, origin: Origin) {
+        let Some(segment) = self.parse_segment(&mut frame, ip) else {
+            return;
+        };
+        self.counters.rx_tcp_segments += 1;
+        if segment.flags.syn()
+            && let Some(flow) = self.reuse(id, &segment)
+        {
+            return self.handle_unknown(now, flow, Packed::new(&flow), frame, ip, origin);
         }
-        reuse
+        self.with_connection(now, id, |connection| {
+            connection.handle_segment(now, &segment);
+        });
+    }
+
+    /// Make way for a new connection between the ends of one in TIME-WAIT, if its SYN may.
+    fn reuse(&mut self, id: ConnId, syn: &Segment) -> Option<FlowKey> {
+        let block = self.table.get(id)?;
+        let flow = block.flow;
+        block.connection.may_be_reused_by(syn).then(|| {
+            self.bury(id);
+            flow
+        })
     }
 
     fn parse_segment(&mut self, frame: &mut RxFrame, ip: &Ip) -> Option<Segment> {
@@ -250,7 +258,7 @@ impl Stack {
                 }
                 self.capture(flow, frame, origin);
             }
-            Entry::Hold { .. } => {
+            Entry::Hold { .. } | Entry::Fenced(_) => {
                 if ip.protocol == TCP && !self.verify(&mut frame, ip) {
                     return;
                 }

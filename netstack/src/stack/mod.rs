@@ -441,6 +441,8 @@ impl Stack {
         let mut block = self.table.remove(id)?;
         self.timers.disarm(&mut block.armed, id.index);
         self.flows.remove(&block.packed);
+        // Held behind a fence.
+        self.counters.hold_expired += self.flows.take_held(&block.packed).len() as u64;
         Some(block)
     }
 

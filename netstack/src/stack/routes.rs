@@ -19,9 +19,12 @@ impl Stack {
         conn: ConnId,
         route: Route,
     ) -> Option<(Connection, Option<MacAddr>)> {
+        let held = self.table.get(conn)?.packed;
+        let held = self.flows.take_held(&held);
         let block = self.take_block(conn)?;
         if let Some(entry) = Entry::of(now, route) {
             self.flows.set(block.packed, entry);
+            self.handle_held(now, held, None);
         }
         self.counters.detached += 1;
         let next_hop = block
@@ -44,10 +47,30 @@ impl Stack {
         connection: Connection,
         next_hop: Option<MacAddr>,
     ) -> Result<ConnId, (Connection, AttachError)> {
+        let conn = self.attach_fenced(now, connection, next_hop)?;
+        self.lift_fence(now, conn);
+        Ok(conn)
+    }
+
+    /// Put a connection in behind a fence: it takes what comes through the channel
+    /// ([`Stack::inject`]); frames from the wire are held until [`Stack::lift_fence`], because
+    /// older ones are still travelling in the channel.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the connection goes back as it came"
+    )]
+    pub fn attach_fenced(
+        &mut self,
+        now: Instant,
+        connection: Connection,
+        next_hop: Option<MacAddr>,
+    ) -> Result<ConnId, (Connection, AttachError)> {
         let flow = connection.flow();
         let packed = Packed::new(&flow);
         match self.flows.get(&packed) {
-            Some(Entry::Connection(_)) => return Err((connection, AttachError::Occupied)),
+            Some(Entry::Connection(_) | Entry::Fenced(_)) => {
+                return Err((connection, AttachError::Occupied));
+            }
             Some(Entry::HalfOpen(serial)) => self.drop_half_open(serial),
             _ => {}
         }
@@ -60,18 +83,27 @@ impl Stack {
         {
             self.release(mac, released);
         }
-        let held = self.flows.take_held(&packed);
         let id = self.put_block(connection, flow);
+        self.flows.set(packed, Entry::Fenced(id));
         self.settle(now, id);
         self.counters.attached += 1;
-        self.handle_held(now, held, None);
         Ok(id)
+    }
+
+    /// Let frames from the wire pass, those that were held first.
+    pub fn lift_fence(&mut self, now: Instant, conn: ConnId) {
+        let Some(packed) = self.table.get(conn).map(|block| block.packed) else {
+            return;
+        };
+        self.flows.set(packed, Entry::Connection(conn));
+        let held = self.flows.take_held(&packed);
+        self.handle_held(now, held, None);
     }
 
     /// Where frames of the flow go; `None` for a flow nobody told us of.
     pub fn route(&self, flow: &FlowKey) -> Option<Route> {
         match self.flows.get(&Packed::new(flow))? {
-            Entry::Connection(id) => Some(Route::Local(id)),
+            Entry::Connection(id) | Entry::Fenced(id) => Some(Route::Local(id)),
             Entry::HalfOpen(_) => None,
             Entry::Capture => Some(Route::Capture),
             Entry::Hold { .. } => Some(Route::Hold),
@@ -87,7 +119,7 @@ impl Stack {
             return;
         };
         match self.flows.get(&packed) {
-            Some(Entry::Connection(_)) => return,
+            Some(Entry::Connection(_) | Entry::Fenced(_)) => return,
             Some(Entry::HalfOpen(serial)) => self.drop_half_open(serial),
             _ => {}
         }
@@ -117,7 +149,7 @@ impl Stack {
     fn forget(&mut self, now: Instant, flow: &FlowKey, origin: Option<Origin>) {
         let packed = Packed::new(flow);
         match self.flows.get(&packed) {
-            Some(Entry::Connection(_) | Entry::HalfOpen(_)) => return,
+            Some(Entry::Connection(_) | Entry::Fenced(_) | Entry::HalfOpen(_)) => return,
             _ => self.flows.remove(&packed),
         };
         let held = self.flows.take_held(&packed);

@@ -125,8 +125,6 @@ pub fn run(options: &Options) -> Report {
         };
     }
     let mut cluster = Cluster::new(setup);
-    // Counted and reported; moves in quick succession may reorder what a client sends.
-    cluster.world.check::<Retransmission>().forbidden = false;
     let begun = cluster.now();
     let mut octets = 0;
     for number in 0..options.conversations {

@@ -176,10 +176,7 @@ fn upload_comes_home_clean() {
     homeward(Mode::Upload, 320_000);
 }
 
-// What the ingress forwarded just before the move is overtaken by what it takes in directly after
-// it, and the client repeats a segment on the third duplicate acknowledgement.
 #[test]
-#[ignore = "known: frames relayed back to the ingress arrive behind later ones"]
 fn echo_comes_home_clean() {
     homeward(Mode::Echo, 220_000);
 }

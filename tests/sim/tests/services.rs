@@ -45,7 +45,7 @@ fn a_download_over_http_moves_again_and_again() {
             setup.client_link = Rules::delayed(Duration::from_micros(100));
             setup.node_link = Rules::delayed(Duration::from_micros(20));
         }
-        let cluster = moved(setup, Plan::http(1_000_000), Duration::from_millis(1));
+        let cluster = moved(setup, Plan::http(4_000_000), Duration::from_millis(1));
         cluster.assert_clean("HTTP download");
         assert!(cluster.moves() >= 3, "{} moves", cluster.moves());
     }

@@ -258,3 +258,29 @@ fn frames_of_unknown_flows_are_reset_only_when_every_member_denies_them() {
     let reset = |id| net.counter(id, "unknown_flows_reset");
     assert!(reset(1) + reset(2) > 0);
 }
+
+#[test]
+fn a_fence_does_not_outlive_its_source_by_long() {
+    let mut net = Net::new(2, 31);
+    let (session, owner) = echoing(&mut net);
+    let target = 3 - owner;
+    let now = net.now;
+    net.node(owner)
+        .move_session(now, session, MemberId(target))
+        .unwrap();
+    net.run_until(Duration::from_secs(1), |net| {
+        net.owner(session) == Some(target)
+    });
+    // The source falls silent before it has said that nothing follows in the channel.
+    net.cut.insert(owner);
+    if owner == 1 {
+        let now = net.now;
+        net.node(target).become_ingress(now, 9);
+    }
+    net.run_until(Duration::from_millis(60), |net| {
+        net.counter(target, "fences_expired") == 1
+    });
+    let status = net.node(target).sessions.get(&session).unwrap();
+    assert!(status.fence.is_none() && net.node(target).fences.is_empty());
+    finish(&mut net);
+}

@@ -472,6 +472,98 @@ fn frames_held_for_a_connection_are_taken_before_newer_ones() {
 }
 
 #[test]
+fn behind_a_fence_what_comes_along_the_wire_waits_for_the_channel() {
+    let mut net = cluster();
+    let now = net.now;
+    let conn = net.hosts[0]
+        .connect(now, None, at("10.77.0.10:80"))
+        .unwrap();
+    let mut accepted = None;
+    while accepted.is_none() {
+        assert!(net.step(Instant::from_millis(1_000)));
+        accept_all(&mut net);
+        accepted = net.accepted(1);
+    }
+    net.run_for(Duration::from_millis(100));
+    let now = net.now;
+    let (connection, hop) = net.hosts[1]
+        .detach(now, accepted.unwrap(), Route::Capture)
+        .unwrap();
+    let octets: Vec<u8> = (0..5000).map(|i| (i % 253) as u8).collect();
+    let (older, newer) = octets.split_at(3000);
+    for (part, fenced) in [(older, false), (newer, true)] {
+        if fenced {
+            let conn = net.hosts[1].attach_fenced(now, connection.clone(), hop);
+            accepted = Some(conn.unwrap());
+        }
+        let now = net.now;
+        let data = bytes::Bytes::copy_from_slice(part);
+        net.hosts[0].update(now, conn, |c| c.send(now, data).unwrap());
+        net.run_for(DELAY * 2);
+    }
+    let events = core::mem::take(&mut net.events[1]);
+    let captured: Vec<RxFrame> = events
+        .into_iter()
+        .filter_map(|event| match event {
+            StackEvent::Captured { frame, .. } => Some(frame),
+            _ => None,
+        })
+        .collect();
+    let (host, conn) = (&mut net.hosts[1], accepted.unwrap());
+    let available = |host: &Stack| host.connection(conn).map(Connection::receive_available);
+    assert_eq!(available(host), Some(0), "the wire waits");
+    assert!(captured.len() >= 2);
+    for frame in captured {
+        host.inject(net.now, frame);
+    }
+    assert_eq!(available(host), Some(3000), "the channel does not");
+    host.lift_fence(net.now, conn);
+    assert_eq!(available(host), Some(5000));
+    let counters = host.connection(conn).unwrap().info().counters;
+    assert_eq!(counters.out_of_order, 0);
+}
+
+#[test]
+fn a_connection_that_leaves_or_ends_behind_a_fence_leaves_no_frames_behind() {
+    for ends in [false, true] {
+        let mut net = cluster();
+        let now = net.now;
+        let conn = net.hosts[0]
+            .connect(now, None, at("10.77.0.10:80"))
+            .unwrap();
+        let mut accepted = None;
+        while accepted.is_none() {
+            assert!(net.step(Instant::from_millis(1_000)));
+            accept_all(&mut net);
+            accepted = net.accepted(1);
+        }
+        let now = net.now;
+        let (connection, hop) = net.hosts[1]
+            .detach(now, accepted.unwrap(), Route::Hold)
+            .unwrap();
+        let fenced = net.hosts[1].attach_fenced(now, connection, hop).unwrap();
+        let data = bytes::Bytes::from_static(&[1; 1000]);
+        net.hosts[0].update(now, conn, |c| c.send(now, data).unwrap());
+        net.run_for(DELAY * 2);
+        let host = &mut net.hosts[1];
+        let flow = host.flow(fenced).unwrap();
+        let before = counter(host, "hold_expired");
+        if ends {
+            host.update(net.now, fenced, |c| c.abort(net.now));
+            drain(host, net.now);
+            assert_eq!(counter(host, "hold_expired"), before + 1);
+        } else {
+            host.detach(net.now, fenced, Route::Capture).unwrap();
+            let captured = events(host)
+                .into_iter()
+                .filter(|event| matches!(event, StackEvent::Captured { .. }));
+            assert_eq!(captured.count(), 1);
+        }
+        assert!(host.flows.take_held(&Packed::new(&flow)).is_empty());
+    }
+}
+
+#[test]
 fn a_syn_flood_stays_within_the_table_and_the_oldest_makes_room() {
     let mut config = config(11);
     config.tcp.max_half_open = 8;
