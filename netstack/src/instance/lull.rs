@@ -6,9 +6,10 @@
 //! edge of the receive window stays where it is. The client keeps hearing from us as long as there
 //! is anything left to send; then the freeze comes.
 //!
-//! It comes anyway when the instance's patience is over (a client that does not read), and when
-//! for [`LAST_ACKS`] nothing but acknowledgements has been awaited: on a long path those take
-//! longer than carrying the octets.
+//! It comes anyway when the queues have not become shorter for as long as the instance has
+//! patience (a client that does not read) or have taken [`LONGEST`] times that, and when for
+//! [`LAST_ACKS`] nothing but acknowledgements has been awaited: on a long path those take longer
+//! than carrying the octets.
 
 use super::moves::MAX_MOVING;
 use super::{Instance, MoveError};
@@ -21,6 +22,8 @@ use crate::time::{Duration, Instant};
 pub(super) const LIGHT: usize = 16 * 1024;
 /// How long outstanding acknowledgements are waited for when nothing else is left.
 const LAST_ACKS: Duration = Duration::from_millis(2);
+/// A lull ends after this many times the patience even if the queues still become shorter.
+const LONGEST: u32 = 20;
 /// A move that finds too many others on their way is looked at again after this time.
 const CROWDED: Duration = Duration::from_millis(5);
 
@@ -54,7 +57,8 @@ impl Instance {
                 continue;
             };
             if session.lull.is_some() {
-                self.look_at_lull(now, id);
+                let again = self.look_at_lull(now, id);
+                self.deferred.extend(again.map(|at| (at, id)));
                 continue;
             }
             let at = session.movable_at(now);
@@ -85,50 +89,55 @@ impl Instance {
         if self.patience.is_zero() || self.total(session, Connection::cargo) <= LIGHT {
             return self.freeze(now, id, to);
         }
-        let until = now + self.patience;
+        let least = self.total(session, Connection::cargo);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.wanted = Some(to);
             session.lull = Some(Lull {
                 since: now,
-                until,
+                progress: now,
+                least,
                 dry: None,
             });
         }
         self.counters.add("lulls");
         self.lulled.insert(id);
-        self.deferred.insert((until, id));
         self.hold_windows(now, id, true);
-        self.look_at_lull(now, id);
+        let again = self.look_at_lull(now, id);
+        self.deferred.extend(again.map(|at| (at, id)));
         Ok(())
     }
 
-    /// Freeze a session in its lull if the time has come.
-    pub(super) fn look_at_lull(&mut self, now: Instant, id: SessionId) {
-        let Some(session) = self.sessions.get(&id) else {
-            return;
-        };
-        let (Some(mut lull), Some(to)) = (session.lull, session.wanted) else {
-            return;
-        };
-        let waits = |tcp: &Connection| tcp.cargo() - tcp.send_unacked();
-        lull.dry = match self.total(session, waits) {
-            0 => lull.dry.or(Some(now)),
-            _ => None,
-        };
-        let light = self.total(session, Connection::cargo) <= LIGHT;
-        let late = lull.dry.map(|dry| dry + LAST_ACKS);
-        if !light && now < lull.until && late.is_none_or(|late| now < late) {
-            if let Some(late) = late {
-                self.deferred.insert((late, id));
-            }
+    /// Freeze a session in its lull if the time has come; else when to look again at the latest.
+    pub(super) fn look_at_lull(&mut self, now: Instant, id: SessionId) -> Option<Instant> {
+        let session = self.sessions.get(&id)?;
+        let (mut lull, to) = (session.lull?, session.wanted?);
+        let cargo = self.total(session, Connection::cargo);
+        let outstanding = self.total(session, Connection::send_unacked);
+        lull.dry = (cargo == outstanding).then(|| lull.dry.unwrap_or(now));
+        if cargo < lull.least {
+            (lull.least, lull.progress) = (cargo, now);
+        }
+        let ends = [
+            Some(lull.progress + self.patience),
+            Some(lull.since + self.patience * LONGEST),
+            lull.dry.map(|dry| dry + LAST_ACKS),
+        ];
+        let end = ends.into_iter().flatten().min().unwrap_or(now);
+        if cargo > LIGHT && now < end {
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.lull = Some(lull);
             }
-        } else if self.freeze(now, id, to).is_err() {
+            if lull.dry.is_some() {
+                self.deferred.insert((end, id));
+            }
+            return Some(end);
+        }
+        if self.freeze(now, id, to).is_err() {
             self.counters.add("moves_not_begun");
             self.call_off(now, id);
             self.drain_session(now, id);
         }
+        None
     }
 
     /// The session stays after all: serve it as before.

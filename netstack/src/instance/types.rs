@@ -32,13 +32,13 @@ pub struct InstanceConfig {
     pub ingress: MemberId,
     /// Key all members share. Without it the instance has no channel and takes no sessions.
     pub cluster_key: Option<[u8; 32]>,
-    /// How long a planned move may wait for a session's queues to run empty before the freeze
+    /// How long a planned move waits before the freeze for a session's queues to become shorter
     /// ([`PATIENCE`] is a good value); zero freezes at once.
     pub patience: Duration,
 }
 
-/// What [`InstanceConfig::patience`] should be for most: enough to deliver a full send buffer to a
-/// client of 20 Mbit/s, and not so much that anyone who waits for a move notices.
+/// What [`InstanceConfig::patience`] should be for most: a round trip around the world at least,
+/// and not so much that anyone who waits for a move notices.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A service as the instance needs to know it.

@@ -61,8 +61,10 @@ pub enum Residence {
 pub struct Lull {
     /// When it began.
     pub since: Instant,
-    /// When the session freezes whatever is queued.
-    pub until: Instant,
+    /// When less was queued than ever before.
+    pub progress: Instant,
+    /// How much that was, in octets.
+    pub least: usize,
     /// Since when nothing but acknowledgements is awaited.
     pub dry: Option<Instant>,
 }
