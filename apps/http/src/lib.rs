@@ -178,7 +178,8 @@ impl Files {
         } = *session.state()
         {
             let left = usize::try_from(end.saturating_sub(next)).unwrap_or(usize::MAX);
-            let octets = left.min(PART).min(client.write_room()?);
+            let room = client.write_room()?.min(client.send_room()?);
+            let octets = left.min(PART).min(room);
             let part = self.part(content, next, octets)?;
             client.write_bytes(part)?;
             if octets == left {

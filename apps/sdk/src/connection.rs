@@ -97,6 +97,13 @@ impl Connection {
         Ok(self.port.write_room(self.session, self.number)?)
     }
 
+    /// Octets that are worth writing before the next commit: as many as the network takes soon.
+    /// More can be written (see [`Connection::write_room`]), but would only wait in the send queue,
+    /// and travel with the session if it moves. Never zero.
+    pub fn send_room(&self) -> Result<usize> {
+        Ok(self.port.send_room(self.session, self.number)?)
+    }
+
     /// Close the output direction after what was written.
     pub fn shutdown(&mut self) -> Result<()> {
         Ok(self.port.shutdown(self.session, self.number)?)

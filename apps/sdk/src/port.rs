@@ -28,6 +28,7 @@ pub(crate) trait Port {
     fn consume_end(&self, session: SessionId, conn: u16) -> Result<(), SessionError>;
     fn write(&self, session: SessionId, conn: u16, data: Bytes) -> Result<(), SessionError>;
     fn write_room(&self, session: SessionId, conn: u16) -> Result<usize, SessionError>;
+    fn send_room(&self, session: SessionId, conn: u16) -> Result<usize, SessionError>;
     fn shutdown(&self, session: SessionId, conn: u16) -> Result<(), SessionError>;
     fn commit(&self, session: SessionId, state: Bytes) -> Result<(), SessionError>;
     fn send_ready(&self, session: SessionId) -> Result<bool, SessionError>;

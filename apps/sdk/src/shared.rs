@@ -145,6 +145,10 @@ impl Port for Shared {
         self.instance().write_room(session, conn)
     }
 
+    fn send_room(&self, session: SessionId, conn: u16) -> Result<usize, SessionError> {
+        self.instance().send_room(session, conn)
+    }
+
     fn shutdown(&self, session: SessionId, conn: u16) -> Result<(), SessionError> {
         self.instance_mut().shutdown(session, conn)
     }

@@ -348,6 +348,10 @@ impl Port for Memory {
         Ok(UNCOMMITTED - inner.written.len())
     }
 
+    fn send_room(&self, session: SessionId, conn: u16) -> Result<usize, SessionError> {
+        Ok(self.write_room(session, conn)?.max(1))
+    }
+
     fn shutdown(&self, _: SessionId, conn: u16) -> Result<(), SessionError> {
         let mut inner = self.inner();
         inner.check(conn)?;

@@ -11,6 +11,11 @@ use crate::stack::{ConnId, ListenerId, Scope};
 use crate::tcp::{Connection, ConnectionError};
 use crate::time::Instant;
 
+/// A send queue may hold this many octets however small the congestion window is.
+const LEAST_QUEUE: usize = 32 * 1024;
+/// A commit of this many octets is worth making however full the send queue is.
+const LEAST_ROOM: usize = 4 * 1024;
+
 /// What a dead connection means to its session.
 fn failure(error: ConnectionError) -> SessionError {
     match error {
@@ -141,19 +146,38 @@ impl Instance {
         Ok(())
     }
 
-    /// Whether the committed output still queued is below the send buffer, or below what may
-    /// travel if a move is near (where a commit's back-pressure waits).
+    /// Whether the committed output still queued is below what is worth queueing (where a
+    /// commit's back-pressure waits).
     pub fn send_ready(&self, session: SessionId) -> Result<bool, SessionError> {
         let session = self.sessions.get(&session).ok_or(SessionError::Gone)?;
-        let limit = match session.lull {
-            Some(_) => super::lull::LIGHT,
-            None => self.tcp.send_buffer as usize,
-        };
         let below = |connection: &SessionConnection| {
             let tcp = connection.conn.and_then(|conn| self.stack.connection(conn));
-            tcp.is_none_or(|tcp| tcp.send_queued() < limit)
+            tcp.is_none_or(|tcp| tcp.send_queued() < self.send_limit(session, tcp))
         };
         Ok(session.connections.iter().all(below))
+    }
+
+    /// Octets of output that are worth adding before the next commit: more would only wait in the
+    /// queue, and travel with the session.
+    pub fn send_room(&self, session: SessionId, conn: u16) -> Result<usize, SessionError> {
+        let session = self.sessions.get(&session).ok_or(SessionError::Gone)?;
+        let connection = session.connection(conn)?;
+        let tcp = connection.conn.and_then(|conn| self.stack.connection(conn));
+        let room = tcp.map_or(0, |tcp| {
+            self.send_limit(session, tcp)
+                .saturating_sub(tcp.send_queued())
+        });
+        Ok(room.max(LEAST_ROOM))
+    }
+
+    /// Octets worth having in a connection's send queue: two congestion windows keep it busy while
+    /// its service fills up again.
+    fn send_limit(&self, session: &Session, tcp: &Connection) -> usize {
+        let most = self.tcp.send_buffer as usize;
+        match session.lull {
+            Some(_) => super::lull::LIGHT,
+            None => (2 * tcp.congestion_window() as usize).clamp(LEAST_QUEUE.min(most), most),
+        }
     }
 
     /// The service is done: commit and close gracefully. The session lives on, and can move,

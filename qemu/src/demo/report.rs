@@ -19,6 +19,9 @@ use crate::wire::silence::{MoveWindow, measure, quantile};
 const LONGEST_SILENCE: f64 = 200.0;
 /// The median silence at a move may exceed the steady p99 by this many milliseconds.
 const MEDIAN_MARGIN: f64 = 5.0;
+/// A median says something from this many moves on. The first move of a pair of machines is a long
+/// one under emulation, where code that runs for the first time is translated first.
+const FEW_MOVES: u32 = 5;
 /// The median silence on lossy or slow links, in milliseconds.
 const MEDIAN_IMPAIRED: f64 = 50.0;
 
@@ -178,7 +181,7 @@ impl ScenarioReport {
         } else {
             self.steady_gap_ms.p99 + MEDIAN_MARGIN
         };
-        if self.silence_ms.p50 > limit {
+        if self.moves >= FEW_MOVES && self.silence_ms.p50 > limit {
             slow.push(format!(
                 "the median silence at a move is {:.1} ms, more than {limit:.1} ms",
                 self.silence_ms.p50
@@ -372,17 +375,24 @@ impl Report {
             println!();
         }
         println!();
+        let mut slow = false;
         for (scenario, report) in self.in_order() {
             for what in report.slow(self.impaired) {
                 println!("  slow: {scenario}: {what}");
+                slow = true;
             }
         }
         let broken = self.broken();
         for what in &broken {
             println!("  BROKEN: {what}");
         }
-        if broken.is_empty() {
-            println!("  All promises kept: the clients noticed nothing.");
+        match (broken.is_empty(), slow) {
+            (true, false) => println!("  All promises kept: the clients noticed nothing."),
+            (true, true) => println!(
+                "  Every byte arrived on the one connection, but the clients waited longer than \
+                 promised; a busy host can cause that (--strict makes it an error)."
+            ),
+            (false, _) => {}
         }
     }
 
