@@ -5,7 +5,7 @@ use godwit_netstack::cluster::MemberId;
 use godwit_sim::host::Plan;
 use godwit_sim::net::Rules;
 use godwit_sim::node::{Node, port_of};
-use godwit_sim::run::{Options, run};
+use godwit_sim::run::{Options, Report, run};
 use godwit_sim::scenario::{Cluster, Setup};
 use godwit_sim::script::{Closing, Mode};
 
@@ -71,25 +71,48 @@ fn the_same_seed_gives_the_same_trace() {
     assert_eq!(first.frames, second.frames);
 }
 
+/// Run one seed and fail on anything that is not as it must be.
+fn clean(options: &Options) -> Report {
+    let report = run(options);
+    let list: Vec<String> = report
+        .first_violations
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let seed = report.seed;
+    assert!(
+        list.is_empty(),
+        "seed {seed}: {}\n{}",
+        report.violations,
+        list.join("\n")
+    );
+    report
+}
+
 #[test]
 fn swarm_of_seeds() {
     for seed in 1..=40 {
-        let report = run(&Options {
+        let report = clean(&Options {
             seed,
             octets: 300_000,
             ..Options::default()
         });
-        let list: Vec<String> = report
-            .first_violations
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert!(
-            list.is_empty(),
-            "seed {seed}: {}\n{}",
-            report.violations,
-            list.join("\n")
-        );
         assert!(report.moves > 0, "seed {seed}: nothing moved");
     }
+}
+
+#[test]
+fn nobody_repeats_anything_among_three_where_nothing_is_lost() {
+    let mut moves = 0;
+    for seed in 1..=40 {
+        let report = clean(&Options {
+            seed,
+            rough: false,
+            ..Options::default()
+        });
+        let repeated = report.client_retransmissions + report.server_retransmissions;
+        assert_eq!(repeated, 0, "seed {seed}");
+        moves += report.moves;
+    }
+    assert!(moves > 400, "only {moves} moves");
 }
