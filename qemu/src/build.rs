@@ -40,17 +40,16 @@ pub fn image(service: Service) -> Result<PathBuf> {
 
 /// Builds the Linux process that serves any service on a TAP device and returns its path.
 pub fn hosted() -> Result<PathBuf> {
+    program("godwit-hosted")
+}
+
+/// Builds a program of the workspace, in a package of the same name, and returns its path.
+pub fn program(name: &str) -> Result<PathBuf> {
     let root = workspace()?;
     let target = root.join("target");
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(&root)
-        .args([
-            "build",
-            "--release",
-            "--package",
-            "godwit-hosted",
-            "--target-dir",
-        ])
+        .args(["build", "--release", "--package", name, "--target-dir"])
         .arg(&target)
         .output()
         .context("cannot run cargo")?;
@@ -60,15 +59,15 @@ pub fn hosted() -> Result<PathBuf> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(target.join("release/godwit-hosted"))
+    Ok(target.join("release").join(name))
 }
 
-/// The root of the workspace this program was built in.
-fn workspace() -> Result<PathBuf> {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = package.parent().context("the package has no workspace")?;
-    if !root.join("Cargo.toml").exists() {
-        bail!("the sources are gone from {}", root.display());
-    }
-    Ok(root.into())
+/// The root of the workspace this command was built from.
+pub(crate) fn workspace() -> Result<PathBuf> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest
+        .parent()
+        .filter(|root| root.join("Cargo.toml").is_file())
+        .map(Path::to_path_buf)
+        .with_context(|| format!("no workspace around {}", manifest.display()))
 }

@@ -20,7 +20,7 @@ const MAX_IMAGE: usize = 3 << 19;
 /// Builds the image of a service (a binary of `images/vm`) and returns its path. What cargo has to
 /// say goes to standard error.
 pub fn build_image(service: &str) -> Result<PathBuf> {
-    let root = workspace()?;
+    let root = crate::build::workspace()?;
     let target_dir = root.join("target").join("images");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(&root)
@@ -75,16 +75,6 @@ fn rust_flags(root: &Path) -> Vec<String> {
     // Reports name files as they are called in the workspace, whoever built the image.
     flags.push(format!("--remap-path-prefix={}=", root.display()));
     flags
-}
-
-/// The workspace this command was built from.
-fn workspace() -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest
-        .parent()
-        .filter(|root| root.join("images").join("vm").join("link.ld").is_file())
-        .map(Path::to_path_buf)
-        .with_context(|| format!("no workspace around {}", manifest.display()))
 }
 
 /// Strips a linked image and appends its symbol table.

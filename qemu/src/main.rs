@@ -1,8 +1,9 @@
 //! The godwit command: VMs, virtual switch, demo, control, benchmarks.
 
-use std::process::ExitCode;
+use std::ffi::OsString;
+use std::process::{self, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use godwit_qemu::build::{self, Service};
@@ -32,6 +33,13 @@ enum Command {
     Demo(demo::Options),
     /// Command a running instance.
     Ctl(ctl::Options),
+    /// Run clusters in simulation, seed after seed (`sim --help` lists the options).
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// What the simulator is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -42,6 +50,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Builds another program of the workspace, runs it in our place and returns its exit code.
+fn hand_over(program: &str, arguments: &[OsString]) -> Result<u8> {
+    let progress = Progress::start(&format!("building {program}"));
+    let path = build::program(program)?;
+    progress.finish();
+    let status = process::Command::new(&path)
+        .args(arguments)
+        .status()
+        .with_context(|| format!("cannot run {}", path.display()))?;
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(u8::MAX))
 }
 
 fn execute(command: Command) -> Result<u8> {
@@ -67,6 +90,7 @@ fn execute(command: Command) -> Result<u8> {
             return Ok(u8::from(!demo::run(&options)?.broken().is_empty()));
         }
         Command::Ctl(options) => ctl::run(&options)?,
+        Command::Sim { arguments } => return hand_over("godwit-sim", &arguments),
     }
     Ok(0)
 }
