@@ -1,12 +1,12 @@
 //! One seed, one report: what `godwit sim` runs.
 
-use godwit_netstack::Duration;
 use godwit_netstack::instance::PATIENCE;
 use godwit_netstack::stack::DeviceCapabilities;
+use godwit_netstack::{Duration, Instant};
 
 use crate::check::{Retransmission, Silence, Violation};
 use crate::host::{Outcome, Plan};
-use crate::net::{Burst, Rules};
+use crate::net::{Burst, Rate, Rules};
 use crate::node::Habits;
 use crate::rng::Rng;
 use crate::scenario::{Cluster, Setup};
@@ -85,9 +85,61 @@ pub fn rough_rules(rng: &mut Rng) -> Rules {
         reorder_by: Duration::from_micros(rng.below(3_000)),
         delay: Duration::from_micros(20 + rng.below(3_000)),
         jitter: Duration::from_micros(rng.below(500)),
-        rate: None,
+        rate: rng.chance(300_000).then(|| {
+            let octets_per_second = 1_000_000 << rng.below(7);
+            Rate {
+                octets_per_second,
+                // 2 to 100 ms of it: from shallow to bloated.
+                queue: octets_per_second * (2 + rng.below(99)) / 1000,
+            }
+        }),
         corrupt_ppm: rng.below(5_000) as u32,
         black_hole: false,
+    }
+}
+
+/// What befalls a rough run besides its links' rules.
+struct Weather {
+    rng: Rng,
+    /// When the next spell begins, and when the one that is on ends.
+    next: Instant,
+    until: Option<Instant>,
+    every: Duration,
+}
+
+impl Weather {
+    /// Weather from `now` on; half of the runs have none.
+    fn new(mut rng: Rng, now: Instant) -> Option<Weather> {
+        let every = Duration::from_millis(20 + rng.below(400));
+        rng.chance(500_000).then(|| Weather {
+            next: now + every,
+            until: None,
+            every,
+            rng,
+        })
+    }
+
+    /// A spell begins or ends: the client's link is dead for a while, or an instance stands still.
+    fn look(&mut self, cluster: &mut Cluster) {
+        let now = cluster.now();
+        let client = cluster.client;
+        if self.until.is_some_and(|until| now >= until) {
+            self.until = None;
+            cluster.world.link(client).set_black_hole(false);
+        }
+        if now < self.next || self.until.is_some() {
+            return;
+        }
+        let length = Duration::from_micros(self.rng.below(300_000));
+        self.next = now + length + self.every;
+        if self.rng.chance(500_000) {
+            self.until = Some(now + length);
+            cluster.world.link(client).set_black_hole(true);
+        } else {
+            let nodes: Vec<_> = cluster.nodes().collect();
+            let at = self.rng.below(nodes.len() as u64) as usize;
+            cluster.world.pause(nodes[at], length / 10);
+        }
     }
 }
 
@@ -126,6 +178,10 @@ pub fn run(options: &Options) -> Report {
     }
     let mut cluster = Cluster::new(setup);
     let begun = cluster.now();
+    let mut weather = match options.rough {
+        true => Weather::new(root.split(0x7765, 0), begun),
+        false => None,
+    };
     let mut octets = 0;
     for number in 0..options.conversations {
         let mode = match (u64::from(number) + rng.below(3)) % 3 {
@@ -142,6 +198,9 @@ pub fn run(options: &Options) -> Report {
         let conversation = cluster.converse(plan);
         let mut due = cluster.now() + options.move_every;
         cluster.finish_with(conversation, Duration::from_secs(600), |cluster| {
+            if let Some(weather) = &mut weather {
+                weather.look(cluster);
+            }
             if cluster.now() >= due && cluster.move_on() {
                 due = cluster.now() + options.move_every;
             }
@@ -153,12 +212,7 @@ pub fn run(options: &Options) -> Report {
     report(options, begun, octets, cluster)
 }
 
-fn report(
-    options: &Options,
-    begun: godwit_netstack::Instant,
-    octets: u64,
-    mut cluster: Cluster,
-) -> Report {
+fn report(options: &Options, begun: Instant, octets: u64, mut cluster: Cluster) -> Report {
     let mut silence = cluster.world.check::<Silence>().at_moves.clone();
     silence.sort_unstable();
     let repeated = cluster.world.check::<Retransmission>();

@@ -106,6 +106,12 @@ impl Link {
         self.up.rules = rules;
         self.down.rules = rules;
     }
+
+    /// Let nothing pass in either direction, or go on as the rules say.
+    pub fn set_black_hole(&mut self, dead: bool) {
+        self.up.rules.black_hole = dead;
+        self.down.rules.black_hole = dead;
+    }
 }
 
 /// Octets on the wire that are not in the frame: preamble, FCS and gap.
