@@ -109,6 +109,14 @@ pub fn encode(capsule: &Capsule) -> Result<Rope, CapsuleError> {
     Ok(out)
 }
 
+/// The check sum of a capsule whose octets from the header's length on are these: for tools that
+/// make capsules by hand.
+pub fn check_sum(octets: &[u8]) -> u32 {
+    let mut sum = Sum::new();
+    sum.update(octets);
+    sum.finish()
+}
+
 /// The capsule in octets that begin with [`VERSION`].
 pub fn decode(mut octets: Rope) -> Result<Capsule, CapsuleError> {
     let prefix = octets.take_bytes(PREFIX).ok_or(CapsuleError::Truncated)?;
