@@ -181,7 +181,7 @@ impl Draft {
         if source.len() > MAX_SOURCE {
             return Err(ConfigError::TooLong);
         }
-        for (index, word) in source.split_whitespace().enumerate() {
+        for (index, word) in source.split_ascii_whitespace().enumerate() {
             let (key, value) = word
                 .split_once('=')
                 .ok_or(ConfigError::NotKeyValue { word: index + 1 })?;

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::executor::{TaskId, Tasks};
 use crate::platform::Platform;
 use crate::port::{Port, Waiters};
+use crate::ready::Ready;
 use crate::service::{AnyService, Service};
 use crate::shared::{Phase, Shared};
 use crate::verdict::{Code, Verdict};
@@ -42,6 +43,7 @@ pub struct Node {
     tasks: Tasks<SessionId>,
     served: BTreeMap<SessionId, Served>,
     awaits_lease: bool,
+    begun: bool,
     announced: bool,
     leave_at: Option<Instant>,
     verdict: Option<Verdict>,
@@ -117,6 +119,7 @@ impl Node {
             tasks: Tasks::new(),
             served: BTreeMap::new(),
             awaits_lease: config.dhcp,
+            begun: false,
             announced: false,
             leave_at: None,
             verdict: None,
@@ -132,11 +135,15 @@ impl Node {
             self.press_power_button(now);
         }
         let mut more = self.receive(platform, now);
-        if self
-            .shared
-            .instance()
-            .poll_timeout()
-            .is_some_and(|at| at <= now)
+        // Not in the first turn: reaching for the peers (a key exchange each) must not come before
+        // clients are served.
+        let begun = core::mem::replace(&mut self.begun, true);
+        if begun
+            && self
+                .shared
+                .instance()
+                .poll_timeout()
+                .is_some_and(|at| at <= now)
         {
             self.shared.instance_mut().handle_timeout(now);
         }
@@ -286,14 +293,13 @@ impl Node {
         }
         self.announced = true;
         self.awaits_lease = false;
-        let ip: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        let line = serde_json::json!({
-            "id": self.shared.instance().id().0,
-            "service": self.service_name,
-            "ip": ip,
-            "ready_us": now.as_micros(),
-        });
-        platform.console(format_args!("GODWIT READY {line}"));
+        let ready = Ready {
+            id: self.shared.instance().id().0,
+            service: self.service_name,
+            addresses: &addresses,
+            ready_us: now.as_micros(),
+        };
+        platform.console(format_args!("GODWIT READY {ready}"));
     }
 
     fn lease_deadline(&self) -> Option<Instant> {
