@@ -354,3 +354,91 @@ pub fn run<P: Platform, S: Service>(platform: &mut P, sources: &[&str], service:
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::string::String;
+    use core::fmt;
+
+    use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};
+
+    use super::*;
+    use crate::platform::{Device, NoEntropy};
+    use crate::{Result, Session};
+
+    #[derive(Default)]
+    struct Bench {
+        lines: Vec<String>,
+        frames: Vec<Vec<u8>>,
+    }
+
+    impl Platform for Bench {
+        fn now(&mut self) -> Instant {
+            Instant::from_nanos(1_000_000)
+        }
+        fn device(&self) -> Device {
+            Device {
+                mac: [2, 0, 0, 0, 0, 1],
+                mtu: 1500,
+                capabilities: DeviceCapabilities::default(),
+            }
+        }
+        fn receive(&mut self) -> Option<RxFrame> {
+            None
+        }
+        fn can_transmit(&mut self) -> bool {
+            true
+        }
+        fn flush(&mut self) {}
+        fn transmit(&mut self, frame: TxFrame) {
+            self.frames.push(frame.head.to_vec());
+        }
+        fn fill_random(&mut self, out: &mut [u8]) -> core::result::Result<(), NoEntropy> {
+            out.fill(7);
+            Ok(())
+        }
+        fn idle(&mut self, _until: Option<Instant>) {}
+        fn power_button(&mut self) -> bool {
+            false
+        }
+        fn console(&mut self, line: fmt::Arguments<'_>) {
+            self.lines.push(format!("{line}"));
+        }
+    }
+
+    struct Nothing;
+
+    impl Service for Nothing {
+        type State = ();
+        const NAME: &'static str = "nothing";
+        const PORT: u16 = 9;
+
+        async fn serve(&self, _session: &mut Session<()>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn readiness_is_told_before_the_peers_are_reached_for() {
+        let config = format!(
+            "id=1 ip=10.77.0.11/24 vip=10.77.0.10 peer=2@10.77.0.12 cluster_key={}",
+            "ab".repeat(32)
+        );
+        let config = Config::parse(&[&config]).unwrap();
+        let mut bench = Bench::default();
+        let mut node = Node::new(&mut bench, &config, Nothing).unwrap();
+        let asks_for_peer = |bench: &Bench| {
+            let peer = [10, 77, 0, 12];
+            bench.frames.iter().any(|frame| frame.ends_with(&peer))
+        };
+
+        let due = node.step(&mut bench);
+        assert_eq!(bench.lines.len(), 1, "ready");
+        assert!(!bench.frames.is_empty(), "the virtual address is announced");
+        assert!(!asks_for_peer(&bench));
+        assert!(due.is_some_and(|at| at <= bench.now()), "no pause after it");
+        node.step(&mut bench);
+        assert!(asks_for_peer(&bench));
+    }
+}
