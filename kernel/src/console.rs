@@ -11,24 +11,40 @@ use crate::exit::ExitCode;
 use crate::sync::Lock;
 
 const BUFFER: usize = 8192;
+/// What is sent at a time while nothing else is to be done: about a millisecond under emulation,
+/// which is how long a frame may have to wait for it.
+const PIECE: usize = 256;
 
 static CONSOLE: Lock<Buffer> = Lock::new(Buffer {
     bytes: [0; BUFFER],
+    sent: 0,
     len: 0,
 });
 static LOGGER: Logger = Logger;
 
+/// `bytes[sent..len]` is still to be sent.
 struct Buffer {
     bytes: [u8; BUFFER],
+    sent: usize,
     len: usize,
 }
 
 impl Buffer {
     fn flush(&mut self) {
-        if let Some(bytes) = self.bytes.get(..self.len) {
-            serial::write(bytes);
+        while let Some(piece) = self.piece() {
+            serial::write(piece);
         }
-        self.len = 0;
+    }
+
+    /// The next bytes to be sent, which count as sent.
+    fn piece(&mut self) -> Option<&[u8]> {
+        let from = self.sent;
+        if from == self.len {
+            (self.sent, self.len) = (0, 0);
+            return None;
+        }
+        self.sent = self.len.min(from + PIECE);
+        self.bytes.get(from..self.sent)
     }
 
     fn push(&mut self, byte: u8) {
@@ -101,6 +117,13 @@ pub fn init() {
 /// Sends what waits in the buffer.
 pub fn flush() {
     CONSOLE.lock().flush();
+}
+
+/// Sends a piece of what waits in the buffer, if anything does: `true`.
+pub fn flush_piece() -> bool {
+    let mut buffer = CONSOLE.lock();
+    let piece = buffer.piece();
+    piece.map(serial::write).is_some()
 }
 
 /// Prints a line for the host, at once. `line` has no line break.
@@ -187,6 +210,29 @@ mod tests {
             .build();
         write_record(&mut out, 12_001_234_567, &record).unwrap();
         assert_eq!(out, "[  12.001234] INFO  kernel::pci: two devices\n");
+    }
+
+    #[test]
+    fn what_is_sent_in_pieces_is_all_that_was_written_in_order() {
+        let mut buffer = Buffer {
+            bytes: [0; BUFFER],
+            sent: 0,
+            len: 0,
+        };
+        let mut sent = Vec::new();
+        let first: String = (0..PIECE * 2)
+            .map(|i| char::from(b'a' + (i % 26) as u8))
+            .collect();
+        buffer.write_str(&first).unwrap();
+        sent.extend_from_slice(buffer.piece().unwrap());
+        buffer.write_str("last").unwrap();
+        while let Some(piece) = buffer.piece() {
+            assert!(piece.len() <= PIECE);
+            sent.extend_from_slice(piece);
+        }
+        assert_eq!(sent, [first.as_bytes(), b"last"].concat());
+        buffer.write_str("again").unwrap();
+        assert_eq!(buffer.piece(), Some(&b"again"[..]));
     }
 
     #[test]

@@ -242,7 +242,7 @@ impl<const SIZE: usize> ReceiveQueue<SIZE> {
         let queue = VirtQueue::new(transport, index, false, false).map_err(DeviceFault::Queue)?;
         Ok(Self {
             queue,
-            slots: (0..SIZE).map(|_| None).collect(),
+            slots: slots(SIZE),
         })
     }
 
@@ -296,6 +296,14 @@ impl<const SIZE: usize> ReceiveQueue<SIZE> {
     }
 }
 
+/// As many empty slots. Not one copy for each size of a queue.
+#[inline(never)]
+fn slots<T>(count: usize) -> Box<[Option<T>]> {
+    let mut slots = Vec::with_capacity(count);
+    slots.resize_with(count, || None);
+    slots.into_boxed_slice()
+}
+
 /// The most pieces a packet is sent in, header not counted. Longer packets are copied together.
 pub const MAX_SLICES: usize = 16;
 
@@ -325,7 +333,7 @@ impl<const SIZE: usize, const HEAD: usize> TransmitQueue<SIZE, HEAD> {
         let queue = VirtQueue::new(transport, index, false, false).map_err(DeviceFault::Queue)?;
         Ok(Self {
             queue,
-            slots: (0..SIZE).map(|_| None).collect(),
+            slots: slots(SIZE),
             heads: Vec::new(),
             in_flight: 0,
         })

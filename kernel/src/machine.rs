@@ -14,9 +14,44 @@ pub struct Machine {
     pub config_file: Option<String>,
     /// The network cards, in the order they were found.
     pub nics: Vec<Box<dyn Nic>>,
+    pub(crate) stock: Stock,
+}
+
+/// What was found at boot and is only of interest to who reads the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stock {
+    /// Bytes of RAM.
+    pub(crate) ram: u64,
+    /// Bytes of it that became heap.
+    pub(crate) heap: usize,
+    /// What the clock was calibrated with.
+    pub(crate) clock: &'static str,
+}
+
+struct Mac([u8; 6]);
+
+impl core::fmt::Display for Mac {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
 }
 
 impl Machine {
+    /// Logs what the machine is made of. Not done by the boot itself: a line costs a twentieth of
+    /// it, and can wait until somebody is served, or until it is clear that nobody will be.
+    pub fn describe(&self) {
+        let Stock { ram, heap, clock } = self.stock;
+        log::info!("{} KiB of RAM, {} KiB heap", ram >> 10, heap >> 10);
+        log::info!(
+            "clock by {clock}, {:?}",
+            crate::arch::x86_64::cpu::hypervisor()
+        );
+        for nic in &self.nics {
+            log::info!("network card {}, MTU {}", Mac(nic.mac()), nic.mtu());
+        }
+    }
+
     /// Nanoseconds since the image's first instruction.
     pub fn now_ns(&self) -> u64 {
         crate::clock::now_ns()
@@ -28,12 +63,15 @@ impl Machine {
     }
 
     /// Sleeps until a card has something, the power button is pressed, or `deadline_ns` (see
-    /// [`Machine::now_ns`]) has come; may end early. What waits on the console goes out first.
+    /// [`Machine::now_ns`]) has come; may end early. What waits on the console goes out first, piece
+    /// by piece.
     #[cfg(godwit_image)]
     pub fn idle(&mut self, deadline_ns: Option<u64>) {
         use crate::arch::x86_64::{cpu, interrupts};
 
-        crate::console::flush();
+        if crate::console::flush_piece() {
+            return; // to see what has come meanwhile
+        }
         let ready = self
             .nics
             .iter_mut()

@@ -181,10 +181,9 @@ impl Draft {
         if source.len() > MAX_SOURCE {
             return Err(ConfigError::TooLong);
         }
-        for (index, word) in source.split_whitespace().enumerate() {
-            let (key, value) = word
-                .split_once('=')
-                .ok_or(ConfigError::NotKeyValue { word: index + 1 })?;
+        for (index, word) in source.split_ascii_whitespace().enumerate() {
+            let (key, value) =
+                cut(word, b'=').ok_or(ConfigError::NotKeyValue { word: index + 1 })?;
             self.set(key, value)?;
         }
         Ok(())
@@ -315,6 +314,13 @@ fn push<T: PartialEq>(key: &'static str, list: &mut Vec<T>, value: T) -> Result<
     Ok(())
 }
 
+/// What is before and what is behind the first `at`, an ASCII character. (A search for any `char`
+/// is a lot of code for the few words there are, and all of it part of the boot.)
+fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|octet| octet == at)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
 /// A decimal number without sign or spaces (`FromStr` would take a leading `+`).
 fn number<T: FromStr>(value: &str) -> Option<T> {
     if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
@@ -356,7 +362,7 @@ fn address(key: &'static str, value: &str) -> Result<IpAddr, ConfigError> {
 
 fn cidr(value: &str) -> Result<Cidr, ConfigError> {
     const EXPECTED: &str = "ADDRESS/PREFIX (as 10.77.0.11/24) or dhcp";
-    let (text, prefix) = value.split_once('/').ok_or(bad("ip", EXPECTED))?;
+    let (text, prefix) = cut(value, b'/').ok_or(bad("ip", EXPECTED))?;
     let address = address("ip", text).map_err(|_| bad("ip", EXPECTED))?;
     let longest = if address.is_ipv4() { 32 } else { 128 };
     match number::<u8>(prefix) {
@@ -367,7 +373,7 @@ fn cidr(value: &str) -> Result<Cidr, ConfigError> {
 
 fn peer(value: &str) -> Result<(u32, IpAddr), ConfigError> {
     const EXPECTED: &str = "ID@ADDRESS (as 2@10.77.0.12)";
-    let (id, text) = value.split_once('@').ok_or(bad("peer", EXPECTED))?;
+    let (id, text) = cut(value, b'@').ok_or(bad("peer", EXPECTED))?;
     let id = member_id("peer", id).map_err(|_| bad("peer", EXPECTED))?;
     let address = address("peer", text).map_err(|_| bad("peer", EXPECTED))?;
     Ok((id, address))

@@ -59,6 +59,7 @@ pub mod http;
 mod node;
 pub mod platform;
 mod port;
+mod ready;
 mod service;
 mod session;
 mod shared;

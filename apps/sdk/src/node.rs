@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::executor::{TaskId, Tasks};
 use crate::platform::Platform;
 use crate::port::{Port, Waiters};
+use crate::ready::Ready;
 use crate::service::{AnyService, Service};
 use crate::shared::{Phase, Shared};
 use crate::verdict::{Code, Verdict};
@@ -42,6 +43,7 @@ pub struct Node {
     tasks: Tasks<SessionId>,
     served: BTreeMap<SessionId, Served>,
     awaits_lease: bool,
+    begun: bool,
     announced: bool,
     leave_at: Option<Instant>,
     verdict: Option<Verdict>,
@@ -118,6 +120,7 @@ impl Node {
             tasks: Tasks::new(),
             served: BTreeMap::new(),
             awaits_lease: config.dhcp,
+            begun: false,
             announced: false,
             leave_at: None,
             verdict: None,
@@ -133,11 +136,15 @@ impl Node {
             self.press_power_button(now);
         }
         let mut more = self.receive(platform, now);
-        if self
-            .shared
-            .instance()
-            .poll_timeout()
-            .is_some_and(|at| at <= now)
+        // Not in the first turn: reaching for the peers (a key exchange each) must not come before
+        // clients are served.
+        let begun = core::mem::replace(&mut self.begun, true);
+        if begun
+            && self
+                .shared
+                .instance()
+                .poll_timeout()
+                .is_some_and(|at| at <= now)
         {
             self.shared.instance_mut().handle_timeout(now);
         }
@@ -287,14 +294,13 @@ impl Node {
         }
         self.announced = true;
         self.awaits_lease = false;
-        let ip: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        let line = serde_json::json!({
-            "id": self.shared.instance().id().0,
-            "service": self.service_name,
-            "ip": ip,
-            "ready_us": now.as_micros(),
-        });
-        platform.console(format_args!("GODWIT READY {line}"));
+        let ready = Ready {
+            id: self.shared.instance().id().0,
+            service: self.service_name,
+            addresses: &addresses,
+            ready_us: now.as_micros(),
+        };
+        platform.console(format_args!("GODWIT READY {ready}"));
     }
 
     fn lease_deadline(&self) -> Option<Instant> {
@@ -347,5 +353,93 @@ pub fn run<P: Platform, S: Service>(platform: &mut P, sources: &[&str], service:
         if until.is_none_or(|at| at > platform.now()) {
             platform.idle(until);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::string::String;
+    use core::fmt;
+
+    use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};
+
+    use super::*;
+    use crate::platform::{Device, NoEntropy};
+    use crate::{Result, Session};
+
+    #[derive(Default)]
+    struct Bench {
+        lines: Vec<String>,
+        frames: Vec<Vec<u8>>,
+    }
+
+    impl Platform for Bench {
+        fn now(&mut self) -> Instant {
+            Instant::from_nanos(1_000_000)
+        }
+        fn device(&self) -> Device {
+            Device {
+                mac: [2, 0, 0, 0, 0, 1],
+                mtu: 1500,
+                capabilities: DeviceCapabilities::default(),
+            }
+        }
+        fn receive(&mut self) -> Option<RxFrame> {
+            None
+        }
+        fn can_transmit(&mut self) -> bool {
+            true
+        }
+        fn flush(&mut self) {}
+        fn transmit(&mut self, frame: TxFrame) {
+            self.frames.push(frame.head.to_vec());
+        }
+        fn fill_random(&mut self, out: &mut [u8]) -> core::result::Result<(), NoEntropy> {
+            out.fill(7);
+            Ok(())
+        }
+        fn idle(&mut self, _until: Option<Instant>) {}
+        fn power_button(&mut self) -> bool {
+            false
+        }
+        fn console(&mut self, line: fmt::Arguments<'_>) {
+            self.lines.push(format!("{line}"));
+        }
+    }
+
+    struct Nothing;
+
+    impl Service for Nothing {
+        type State = ();
+        const NAME: &'static str = "nothing";
+        const PORT: u16 = 9;
+
+        async fn serve(&self, _session: &mut Session<()>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn readiness_is_told_before_the_peers_are_reached_for() {
+        let config = format!(
+            "id=1 ip=10.77.0.11/24 vip=10.77.0.10 peer=2@10.77.0.12 cluster_key={}",
+            "ab".repeat(32)
+        );
+        let config = Config::parse(&[&config]).unwrap();
+        let mut bench = Bench::default();
+        let mut node = Node::new(&mut bench, &config, Nothing).unwrap();
+        let asks_for_peer = |bench: &Bench| {
+            let peer = [10, 77, 0, 12];
+            bench.frames.iter().any(|frame| frame.ends_with(&peer))
+        };
+
+        let due = node.step(&mut bench);
+        assert_eq!(bench.lines.len(), 1, "ready");
+        assert!(!bench.frames.is_empty(), "the virtual address is announced");
+        assert!(!asks_for_peer(&bench));
+        assert!(due.is_some_and(|at| at <= bench.now()), "no pause after it");
+        node.step(&mut bench);
+        assert!(asks_for_peer(&bench));
     }
 }

@@ -18,11 +18,16 @@ pub fn serve(machine: Machine, service: impl Service) -> ! {
     boot::chart::mark("service");
     let command_line = machine.command_line.clone();
     let config_file = machine.config_file.clone().unwrap_or_default();
-    let Some(mut platform) = KernelPlatform::new(machine) else {
-        exit(ExitCode::NoNic, "no network card that can be used");
+    let mut platform = match KernelPlatform::new(machine) {
+        Ok(platform) => platform,
+        Err(machine) => {
+            machine.describe();
+            exit(ExitCode::NoNic, "no network card that can be used");
+        }
     };
     let sources = [command_line.as_str(), config_file.as_str()];
     let verdict = godwit::run(&mut platform, &sources, service);
+    platform.describe(); // if it has not come so far that this was done
     let code = ExitCode::from_number(verdict.code.number()).unwrap_or(ExitCode::Panic);
     exit(code, verdict.reason)
 }

@@ -13,20 +13,32 @@ use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};
 #[derive(Debug)]
 pub struct KernelPlatform {
     machine: Machine,
-    ready: bool,
+    described: bool,
 }
 
 impl KernelPlatform {
-    /// Takes the machine; `None` if it has no network card. With several, the first serves.
-    pub fn new(machine: Machine) -> Option<Self> {
+    /// Takes the machine, or gives it back if it has no network card. With several, the first
+    /// serves.
+    pub fn new(machine: Machine) -> Result<Self, Machine> {
         let cards = machine.nics.len();
         if cards > 1 {
             log::warn!("{cards} network cards: only the first is used");
         }
-        (cards > 0).then_some(Self {
+        if cards == 0 {
+            return Err(machine);
+        }
+        Ok(Self {
             machine,
-            ready: false,
+            described: false,
         })
+    }
+
+    /// Logs the boot chart and what the machine is made of, once.
+    pub fn describe(&mut self) {
+        if !core::mem::replace(&mut self.described, true) {
+            boot::chart::print();
+            self.machine.describe();
+        }
     }
 
     fn nic(&mut self) -> Option<&mut (dyn Nic + 'static)> {
@@ -120,9 +132,9 @@ impl Platform for KernelPlatform {
     fn console(&mut self, line: fmt::Arguments<'_>) {
         console::line(line);
         // The first line is the one that says we serve: what follows it is no part of booting.
-        if !core::mem::replace(&mut self.ready, true) {
+        if !self.described {
             boot::chart::mark("ready");
-            boot::chart::print();
         }
+        self.describe();
     }
 }

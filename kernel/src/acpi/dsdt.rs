@@ -129,12 +129,22 @@ fn extended_interrupt(bytes: &[u8]) -> Option<(u32, bool, bool)> {
 }
 
 fn occurrences<'a>(bytes: &'a [u8], pattern: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
-    let first = pattern.first().copied();
-    bytes
-        .windows(pattern.len().max(1))
-        .enumerate()
-        .filter(move |(_, window)| window.first().copied() == first && *window == pattern)
-        .map(|(at, _)| at)
+    let mut from = 0;
+    core::iter::from_fn(move || {
+        let at = position(bytes, pattern, from)?;
+        from = at + 1;
+        Some(at)
+    })
+}
+
+/// Where `pattern` is next, from `from` on. Not inlined: boot runs each copy once, and running code
+/// for the first time is what boot spends its time on.
+#[inline(never)]
+fn position(bytes: &[u8], pattern: &[u8], from: usize) -> Option<usize> {
+    let first = pattern.first()?;
+    let mut windows = bytes.get(from..)?.windows(pattern.len());
+    let at = windows.position(|window| window.first() == Some(first) && window == pattern)?;
+    Some(from + at)
 }
 
 #[cfg(test)]

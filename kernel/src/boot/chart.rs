@@ -53,6 +53,7 @@ impl Chart {
 }
 
 /// Notes that a stage of boot is done.
+#[inline(never)]
 pub fn mark(stage: &'static str) {
     CHART.lock().mark(stage, crate::clock::ticks());
 }

@@ -21,6 +21,7 @@ use crate::drivers::rng;
 use crate::drivers::virtio::mmio::{self, Place};
 use crate::drivers::virtio::{AnyTransport, pci as virtio_pci};
 use crate::exit::{ExitCode, exit};
+use crate::machine::Stock;
 use crate::mmio::Mmio;
 use crate::{Machine, clock, console, entropy, fw_cfg, mm, pci};
 
@@ -121,22 +122,21 @@ fn start(start_info: u64) -> Machine {
     let source = calibration.finish(apic);
     mark("clock");
 
-    log::info!("{} KiB of RAM, {} KiB heap", ram >> 10, heap.total >> 10);
-    log::info!(
-        "clock by {source}, {:?}",
-        crate::arch::x86_64::cpu::hypervisor()
-    );
-    for nic in &devices.nics {
-        log::info!("network card {}, MTU {}", Mac(nic.mac()), nic.mtu());
-    }
-    if !entropy::ready() {
-        exit(ExitCode::NoEntropy, entropy::NoEntropy);
-    }
-    Machine {
+    let machine = Machine {
         command_line: String::from(info.command_line.as_str()),
         config_file,
         nics: devices.nics,
+        stock: Stock {
+            ram,
+            heap: heap.total,
+            clock: source,
+        },
+    };
+    if !entropy::ready() {
+        machine.describe();
+        exit(ExitCode::NoEntropy, entropy::NoEntropy);
     }
+    machine
 }
 
 /// `log=debug` on the command line counts from here on; the image's configuration may change it.
@@ -316,7 +316,7 @@ impl Devices {
 
     fn bind(&mut self, transport: AnyTransport, interrupts: bool, name: &dyn core::fmt::Display) {
         match transport.device_type() {
-            DeviceType::Network => match VirtioNet::bind(transport, interrupts, random_mac()) {
+            DeviceType::Network => match VirtioNet::bind(transport, interrupts, random_mac) {
                 Ok(card) => {
                     if !interrupts {
                         log::warn!("{name}: no interrupt to be had, the card is polled");
@@ -342,13 +342,4 @@ fn random_mac() -> [u8; 6] {
     let [first, ..] = &mut mac;
     *first = *first & !1 | 2;
     mac
-}
-
-struct Mac([u8; 6]);
-
-impl core::fmt::Display for Mac {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
 }

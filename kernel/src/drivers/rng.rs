@@ -41,13 +41,15 @@ fn fill(
         let Some((buffer, len)) = wait(queue)? else {
             return Ok(None);
         };
-        let wanted = seed.get_mut(filled..).unwrap_or_default();
-        let len = len.min(wanted.len());
+        let len = len.min(seed.len() - filled);
         if len == 0 {
             return Ok(None);
         }
-        for (to, from) in wanted.iter_mut().zip(buffer.bytes().iter().take(len)) {
-            *to = *from;
+        if let (Some(to), Some(from)) = (
+            seed.get_mut(filled..filled + len),
+            buffer.bytes().get(..len),
+        ) {
+            to.copy_from_slice(from);
         }
         filled += len;
     }

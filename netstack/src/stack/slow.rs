@@ -1,8 +1,8 @@
 //! The slow path on smoltcp: UDP sockets and the DHCPv4 client.
 //!
-//! smoltcp never touches the NIC here. One interface speaks bare IP packets for UDP; the other
-//! speaks Ethernet, because its DHCP client insists on that, and exists only with DHCP. What they
-//! send goes through the stack's own neighbour table.
+//! smoltcp never touches the NIC here. One interface speaks bare IP packets for UDP, and exists from
+//! the first socket or datagram on; the other speaks Ethernet, because its DHCP client insists on
+//! that, and exists only with DHCP. What they send goes through the stack's own neighbour table.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -171,11 +171,28 @@ impl Half {
             }
         });
     }
+
+    /// Speak from these addresses to everyone: where to send is decided by the stack, to smoltcp
+    /// everything is one hop away.
+    fn settle(&mut self, own: &[Cidr]) {
+        self.set_addresses(own.iter());
+        let routes = self.interface.routes_mut();
+        for cidr in own {
+            let _ = match cidr.address {
+                IpAddr::V4(v4) => routes.add_default_ipv4_route(v4),
+                IpAddr::V6(v6) => routes.add_default_ipv6_route(v6),
+            };
+        }
+    }
 }
 
 /// The slow path.
 pub(super) struct Slow {
-    udp: Half,
+    mtu: u16,
+    seed: u64,
+    begun: Instant,
+    own: Vec<Cidr>,
+    udp: Option<Box<Half>>,
     bound: Vec<(u16, SocketHandle)>,
     dhcp: Option<Box<(Half, SocketHandle)>>,
     out: VecDeque<Outgoing>,
@@ -193,7 +210,6 @@ impl fmt::Debug for Slow {
 
 impl Slow {
     pub(super) fn new(mac: MacAddr, mtu: u16, seed: u64, dhcp: bool, now: Instant) -> Slow {
-        let udp = Half::new(HardwareAddress::Ip, Medium::Ip, mtu, seed, now);
         let dhcp = (dhcp && wire::is_unicast(&mac)).then(|| {
             let hardware = HardwareAddress::Ethernet(EthernetAddress(mac));
             let mut half = Half::new(hardware, Medium::Ethernet, mtu, !seed, now);
@@ -201,7 +217,11 @@ impl Slow {
             Box::new((half, handle))
         });
         Slow {
-            udp,
+            mtu,
+            seed,
+            begun: now,
+            own: Vec::new(),
+            udp: None,
             bound: Vec::new(),
             due: dhcp.is_some().then_some(now),
             dhcp,
@@ -212,15 +232,20 @@ impl Slow {
 
     /// Tell smoltcp the own addresses. It never sees a virtual one.
     pub(super) fn set_addresses(&mut self, addresses: &Addresses) {
-        self.udp.set_addresses(addresses.own());
-        // Where to send is decided by the stack; to smoltcp everything is one hop away.
-        let routes = self.udp.interface.routes_mut();
-        for cidr in addresses.own() {
-            let _ = match cidr.address {
-                IpAddr::V4(v4) => routes.add_default_ipv4_route(v4),
-                IpAddr::V6(v6) => routes.add_default_ipv6_route(v6),
-            };
+        self.own = addresses.own().copied().collect();
+        if let Some(udp) = &mut self.udp {
+            udp.settle(&self.own);
         }
+    }
+
+    /// The interface for UDP.
+    fn udp(&mut self) -> &mut Half {
+        let (mtu, seed, begun, own) = (self.mtu, self.seed, self.begun, &self.own);
+        self.udp.get_or_insert_with(|| {
+            let mut half = Half::new(HardwareAddress::Ip, Medium::Ip, mtu, seed, begun);
+            half.settle(own);
+            Box::new(half)
+        })
     }
 
     /// Whether the DHCP client runs.
@@ -243,16 +268,19 @@ impl Slow {
 
     /// An IP packet with a datagram for one of the own addresses.
     pub(super) fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
-        self.udp.queues.rx.push_back(packet.to_vec());
+        self.udp().queues.rx.push_back(packet.to_vec());
         self.handle_timeout(now);
     }
 
     /// Let smoltcp do what is due.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        self.udp.poll(now);
-        self.out
-            .extend(self.udp.queues.tx.drain(..).map(Outgoing::Packet));
-        let mut due = self.udp.poll_at(now);
+        let mut due = None;
+        if let Some(udp) = &mut self.udp {
+            udp.poll(now);
+            self.out
+                .extend(udp.queues.tx.drain(..).map(Outgoing::Packet));
+            due = udp.poll_at(now);
+        }
         if let Some(dhcp) = &mut self.dhcp {
             let (half, handle) = &mut **dhcp;
             if let Some(lease) = poll_dhcp(half, *handle, now, &mut self.out) {
@@ -288,14 +316,15 @@ impl Slow {
         };
         let mut socket = udp::Socket::new(buffer(), buffer());
         socket.bind(port).ok()?;
-        let handle = self.udp.sockets.add(socket);
+        let handle = self.udp().sockets.add(socket);
         self.bound.push((port, handle));
         Some(UdpId((self.bound.len() - 1) as u32))
     }
 
     fn socket(&mut self, id: UdpId) -> Option<&mut udp::Socket<'static>> {
         let (_, handle) = *self.bound.get(id.0 as usize)?;
-        Some(self.udp.sockets.get_mut::<udp::Socket<'static>>(handle))
+        let sockets = &mut self.udp.as_mut()?.sockets;
+        Some(sockets.get_mut::<udp::Socket<'static>>(handle))
     }
 
     pub(super) fn send(&mut self, now: Instant, id: UdpId, to: SocketAddr, data: &[u8]) -> bool {

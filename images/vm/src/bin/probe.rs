@@ -21,6 +21,7 @@ fn run(mut machine: Machine) -> ! {
         clock::now_ns() / 1000
     ));
     boot::chart::print();
+    machine.describe();
     log::info!("command line: {}", machine.command_line);
     log::info!("configuration: {:?}", machine.config_file);
     log::info!("unix time: {:?}", clock::unix_seconds());

@@ -40,7 +40,7 @@ pub const QUEUE_SIZE: usize = 256;
 /// Buffers beyond the ring's, for frames in use.
 const SPARE: u32 = 128;
 /// Buffers the ring gets at a time: filling it at once would be a good part of the boot.
-const BATCH: usize = 64;
+const BATCH: usize = 16;
 /// When fewer buffers than this are free, frames are copied.
 const LOW: usize = 16;
 
@@ -111,11 +111,11 @@ pub struct VirtioNet<T: Transport> {
 
 impl<T: Transport + Send> VirtioNet<T> {
     /// Takes over the card, in the order of section 3.1.1. `interrupts`: it was given a vector or
-    /// a line. Without an address of its own the card gets `fallback_mac`.
+    /// a line. A card without an address of its own gets one from `make_mac`.
     pub fn bind(
         mut transport: T,
         interrupts: bool,
-        fallback_mac: [u8; 6],
+        make_mac: impl FnOnce() -> [u8; 6],
     ) -> Result<Self, BindError> {
         let features = transport.begin_init(Features::all());
         let modern = features.contains(Features::VERSION_1);
@@ -127,7 +127,7 @@ impl<T: Transport + Send> VirtioNet<T> {
         }
         let mac = match features.contains(Features::MAC) {
             true => read(&transport, config::MAC)?,
-            false => fallback_mac,
+            false => make_mac(),
         };
         let mtu = match features.contains(Features::MTU) {
             true => u16::from_le_bytes(read(&transport, config::MTU)?).clamp(1280, MAX_MTU),

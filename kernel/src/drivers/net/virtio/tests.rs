@@ -9,7 +9,7 @@ const CONFIG: [u8; 12] = [0x52, 0x54, 0, 1, 2, 3, 1, 0, 1, 0, 0xdc, 5];
 
 fn card() -> (FakeDevice, VirtioNet<FakeTransport>) {
     let device = FakeDevice::new(256).offer(MODERN, &CONFIG);
-    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, [2; 6]).unwrap();
+    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]).unwrap();
     while card.missing > 0 {
         card.arm();
     }
@@ -43,10 +43,10 @@ fn the_card_says_what_the_device_says() {
 #[test]
 fn the_ring_is_filled_bit_by_bit() {
     let device = FakeDevice::new(256).offer(MODERN, &CONFIG);
-    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, [2; 6]).unwrap();
+    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]).unwrap();
     let available = || core::iter::from_fn(|| device.next_head(RECEIVE)).count();
     assert_eq!(available(), BATCH);
-    for _ in 0..10 {
+    for _ in 0..QUEUE_SIZE / BATCH {
         card.arm();
     }
     assert_eq!(available(), QUEUE_SIZE - BATCH);
@@ -68,7 +68,7 @@ fn a_frame_arrives_without_its_header() {
 #[test]
 fn a_legacy_device_has_a_shorter_header() {
     let device = FakeDevice::new(256).offer(1 << 27 | 1 << 5, &CONFIG);
-    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, [2; 6]).unwrap();
+    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]).unwrap();
     device.fill_next(RECEIVE, |buffer| {
         buffer[LEGACY_HEADER..LEGACY_HEADER + 60].fill(9);
         (LEGACY_HEADER + 60) as u32
@@ -84,14 +84,14 @@ fn a_legacy_device_has_a_shorter_header() {
 #[test]
 fn a_legacy_device_with_a_layout_of_its_own_is_refused() {
     let device = FakeDevice::new(256).offer(1 << 5, &CONFIG);
-    let bound = VirtioNet::bind(FakeTransport::new(&device), true, [2; 6]);
+    let bound = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]);
     assert_eq!(bound.err(), Some(BindError::NoAnyLayout));
 }
 
 #[test]
 fn a_device_with_too_small_a_queue_is_refused() {
     let device = FakeDevice::new(64).offer(MODERN, &CONFIG);
-    let bound = VirtioNet::bind(FakeTransport::new(&device), true, [2; 6]);
+    let bound = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]);
     assert!(matches!(bound.err(), Some(BindError::Queue(_))));
 }
 

@@ -1,0 +1,82 @@
+//! The readiness line.
+//!
+//! Written straight to the console: a JSON library would be a twentieth of the boot, most of it for
+//! being run for the first time.
+
+use core::fmt::{self, Write};
+use core::net::IpAddr;
+
+/// What the readiness line tells, as a JSON object.
+pub(crate) struct Ready<'a> {
+    /// The instance.
+    pub(crate) id: u32,
+    /// The service's name.
+    pub(crate) service: &'a str,
+    /// Its own addresses.
+    pub(crate) addresses: &'a [IpAddr],
+    /// Microseconds since the image's first instruction.
+    pub(crate) ready_us: u64,
+}
+
+impl fmt::Display for Ready<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{\"id\":{},\"service\":\"", self.id)?;
+        for c in self.service.chars() {
+            match c {
+                '"' | '\\' => write!(f, "\\{c}")?,
+                c if u32::from(c) < 0x20 => write!(f, "\\u{:04x}", u32::from(c))?,
+                c => f.write_char(c)?,
+            }
+        }
+        f.write_str("\",\"ip\":[")?;
+        let mut comma = "";
+        for address in self.addresses {
+            write!(f, "{comma}\"{address}\"")?;
+            comma = ",";
+        }
+        write!(f, "],\"ready_us\":{}}}", self.ready_us)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn the_line_is_json_whatever_the_service_is_called() {
+        for service in ["http", "a \"b\"\\\n\u{1}é"] {
+            let line = Ready {
+                id: 7,
+                service,
+                addresses: &["10.0.2.15".parse().unwrap(), "fd77::11".parse().unwrap()],
+                ready_us: 12345,
+            }
+            .to_string();
+            let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(
+                json,
+                serde_json::json!({
+                    "id": 7,
+                    "service": service,
+                    "ip": ["10.0.2.15", "fd77::11"],
+                    "ready_us": 12345,
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn an_instance_without_an_address_has_an_empty_list() {
+        let ready = Ready {
+            id: 1,
+            service: "echo",
+            addresses: &[],
+            ready_us: 0,
+        };
+        assert_eq!(
+            ready.to_string(),
+            r#"{"id":1,"service":"echo","ip":[],"ready_us":0}"#
+        );
+    }
+}
