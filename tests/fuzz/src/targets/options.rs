@@ -40,7 +40,7 @@ fn seeds() -> Vec<Vec<u8>> {
         &[0, 2, 4],
     ];
     let header = |options: &&[u8]| {
-        let mut header = vec![0; 20];
+        let mut header = [0; 20];
         header[12] = (((20 + options.len()) / 4) << 4) as u8;
         header[13] = 0x12;
         [&header[..], options, b"payload"].concat()
