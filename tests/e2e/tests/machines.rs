@@ -52,7 +52,7 @@ const TESTS: &[Test] = &[
             "--only",
             "download,echo",
             "--size",
-            "8M",
+            "48M",
             "--moves",
             "2",
             "--client",
