@@ -5,8 +5,9 @@ use alloc::collections::VecDeque;
 
 use super::{Event, Instance};
 use crate::cluster::message::Message;
-use crate::session::SessionId;
+use crate::session::{Session, SessionId};
 use crate::stack::{RxFrame, Scope};
+use crate::tcp::State;
 use crate::time::{Duration, Instant};
 
 /// Time between two looks at what a drain waits for.
@@ -158,7 +159,8 @@ impl Instance {
         self.offer_next(now);
         let movable_left = |this: &Instance| {
             let mut sessions = this.sessions.values();
-            !this.moving.is_empty() || sessions.any(|session| this.is_movable(session))
+            !this.moving.is_empty()
+                || sessions.any(|session| this.is_movable(session) && this.is_missed(session))
         };
         let Drain::Leaving(leave) = &self.drain else {
             return;
@@ -215,6 +217,18 @@ impl Instance {
                 leave.stage = stage;
             }
         }
+    }
+
+    /// Whether anyone would miss the session: with nobody to take it, one that only waits for old
+    /// duplicates (TIME-WAIT) ends with the machine.
+    fn is_missed(&self, session: &Session) -> bool {
+        let alone = self.members.is_empty() || self.key.is_none();
+        let waits = |conn| {
+            let tcp = self.stack.connection(conn);
+            tcp.is_none_or(|tcp| tcp.state() == State::TimeWait)
+        };
+        let mut conns = session.connections.iter().filter_map(|c| c.conn);
+        !alone || !conns.all(waits)
     }
 
     /// Put as many sessions on their way as there is room for.

@@ -91,3 +91,23 @@ fn a_drain_ends_at_its_deadline_though_a_transfer_is_in_doubt() {
     });
     assert_eq!(net.resets, 0, "whoever is in doubt is silent");
 }
+
+#[test]
+fn an_instance_without_peers_does_not_wait_for_time_wait_to_pass() {
+    let alone = InstanceConfig {
+        peers: Vec::new(),
+        ..config(1, 1)
+    };
+    let now = Instant::from_millis(1_000);
+    let mut net = Net::with(alloc::vec![Node::new(alone, 1, now)], 14, now);
+    // The service closes first.
+    net.connect(BULK, Vec::new(), false);
+    net.run_until(Duration::from_secs(5), |net| net.conns[0].ended);
+    net.run_for(Duration::from_millis(500));
+    let states = net.node(1).sessions();
+    assert_eq!(states[0].connections[0].state, "TIME-WAIT");
+    let now = net.now;
+    net.node(1).drain(now);
+    net.run_until(Duration::from_secs(3), |net| net.nodes[0].drained);
+    assert_eq!(net.resets, 0);
+}
