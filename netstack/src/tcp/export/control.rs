@@ -1,12 +1,14 @@
 //! Export and import of what controls a connection: estimators, congestion, recovery, timers.
 
+use alloc::boxed::Box;
+
 use super::super::congestion::cubic::Cubic;
 use super::super::congestion::{Algorithm, Congestion, MAX_WINDOW};
 use super::super::connection::{Keepalive, SocketOptions};
 use super::super::recovery::prr::Prr;
 use super::super::recovery::rack::Rack;
 use super::super::recovery::tlp::Tlp;
-use super::super::recovery::undo::Undo;
+use super::super::recovery::undo::{Episode, Undo};
 use super::super::recovery::{Phase, Recovery};
 use super::super::rtt::RttEstimator;
 use super::super::snd::Snd;
@@ -44,19 +46,20 @@ pub(super) fn check_options(options: &SocketOptions) -> Result<(), ImportError> 
     Ok(())
 }
 
-pub(super) fn export_rtt(rtt: RttEstimator, now: Instant) -> RttHeader {
+pub(super) fn export_rtt(rtt: &RttEstimator, now: Instant) -> RttHeader {
     let RttEstimator {
-        srtt,       // carried
-        rttvar,     // carried
+        srtt: _,    // carried
+        rttvar: _,  // carried
+        min: _,     // carried
+        min_at: _,  // carried as an age
         backoff,    // carried
-        min,        // carried, its time as an age
         min_rto: _, // rebuilt from the socket's options
-    } = rtt;
+    } = *rtt;
     RttHeader {
-        srtt,
-        rttvar,
-        backoff,
-        min: min.map(|(min, taken)| (min, now.since(taken))),
+        srtt: rtt.srtt(),
+        rttvar: rtt.rttvar(),
+        backoff: u32::from(backoff),
+        min: rtt.min().map(|(min, taken)| (min, now.since(taken))),
     }
 }
 
@@ -65,20 +68,26 @@ pub(super) fn import_rtt(
     now: Instant,
     min_rto: Duration,
 ) -> Result<RttEstimator, ImportError> {
-    let min = match header.min {
+    let RttHeader {
+        srtt,
+        rttvar,
+        backoff,
+        min,
+    } = header;
+    let min = match min {
         None => None,
         Some((min, age)) => Some((
             bounded(min, LONGEST_SPAN)?,
             now - bounded(age, LONGEST_AGE)?,
         )),
     };
-    Ok(RttEstimator {
-        srtt: bounded_option(header.srtt, LONGEST_SPAN)?,
-        rttvar: bounded(header.rttvar, LONGEST_SPAN)?,
-        backoff: header.backoff.min(64),
+    Ok(RttEstimator::resume(
+        bounded_option(srtt, LONGEST_SPAN)?,
+        bounded(rttvar, LONGEST_SPAN)?,
         min,
+        backoff.min(64) as u8,
         min_rto,
-    })
+    ))
 }
 
 pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> CongestionHeader {
@@ -194,7 +203,8 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
         sent,
         flight,
     } = prr;
-    let Undo {
+    let Undo(episode) = undo;
+    let Episode {
         from,
         until,
         cwnd,
@@ -202,7 +212,7 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
         stamp,
         retransmitted,
         unreported,
-    } = undo;
+    } = episode.map_or_else(Episode::default, |episode| *episode);
     RecoveryHeader {
         phase,
         point,
@@ -269,6 +279,15 @@ pub(super) fn import_recovery(
         && tlp.end.is_none_or(outstanding)
         && (phase == Phase::Open || outstanding(point));
     ensure(known, ImportError::Recovery)?;
+    let episode = Episode {
+        from: undo.from,
+        until: undo.until,
+        cwnd: undo.cwnd.min(MAX_WINDOW),
+        ssthresh: undo.ssthresh,
+        stamp: undo.stamp,
+        retransmitted: undo.retransmitted,
+        unreported: undo.unreported,
+    };
     Ok(Recovery {
         phase,
         // Outside an episode the point is past; it must not come to lie ahead when numbers wrap.
@@ -296,15 +315,7 @@ pub(super) fn import_recovery(
             sent,
             flight: flight.max(1),
         },
-        undo: Undo {
-            from: undo.from,
-            until: undo.until,
-            cwnd: undo.cwnd.min(MAX_WINDOW),
-            ssthresh: undo.ssthresh,
-            stamp: undo.stamp,
-            retransmitted: undo.retransmitted,
-            unreported: undo.unreported,
-        },
+        undo: Undo((episode != Episode::default()).then(|| Box::new(episode))),
         duplicate_acks: duplicate_acks.min(1 << 16),
     })
 }
