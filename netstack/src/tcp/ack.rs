@@ -61,9 +61,10 @@ impl Connection {
             false => None,
         };
         let (delivery, sacked) = self.deliver(now, segment);
-        self.sample_rtt(now, segment, &delivery, progress);
+        let sample = self.sample_rtt(now, segment, &delivery, progress);
         if progress {
             self.on_progress(ack);
+            self.congestion.on_round_trip(ack, self.snd.nxt, sample);
         } else if self.snd.window == 0 {
             self.attempts = 0;
         }
@@ -154,28 +155,35 @@ impl Connection {
         segment.options.timestamps.map(|theirs| theirs.echo)
     }
 
-    fn sample_rtt(&mut self, now: Instant, segment: &Segment, delivery: &Delivery, progress: bool) {
+    /// Learn the round trip from what was delivered. Returns the latest sample that is beyond doubt.
+    fn sample_rtt(
+        &mut self,
+        now: Instant,
+        segment: &Segment,
+        delivery: &Delivery,
+        progress: bool,
+    ) -> Option<Duration> {
         if let Some(first) = delivery.first {
             let least = Duration::from_nanos(1);
             self.rtt.sample(now, now.since(first).max(least));
-            if let Some(last) = delivery.last {
-                self.rtt.sample_min(now, now.since(last).max(least));
+            let last = delivery.last.map(|last| now.since(last).max(least));
+            if let Some(last) = last {
+                self.rtt.sample_min(now, last);
             }
-            return;
+            return last;
         }
         // Only retransmitted octets: the timestamp tells which transmission it was (RFC 7323
         // section 4). Echoes from before a move are off by the time it took.
-        let (Some(ours), Some(echo)) = (&self.timestamps, self.echo(segment)) else {
-            return;
-        };
+        let (ours, echo) = (self.timestamps.as_ref()?, self.echo(segment)?);
         if !progress || ours.valid_from.is_some_and(|from| !is_older(from, echo)) {
-            return;
+            return None;
         }
         let millis = ours.value(now).wrapping_sub(echo);
         if millis < 60_000 {
             self.rtt
                 .sample(now, Duration::from_millis(u64::from(millis.max(1))));
         }
+        None
     }
 
     fn on_progress(&mut self, ack: crate::seq::SeqNumber) {

@@ -3,7 +3,8 @@
 use alloc::boxed::Box;
 
 use super::super::congestion::cubic::Cubic;
-use super::super::congestion::{Algorithm, Congestion, MAX_WINDOW};
+use super::super::congestion::hystart::HyStart;
+use super::super::congestion::{Algorithm, Congestion, MAX_WINDOW, NO_THRESHOLD};
 use super::super::connection::{Keepalive, SocketOptions};
 use super::super::recovery::prr::Prr;
 use super::super::recovery::rack::Rack;
@@ -14,9 +15,9 @@ use super::super::rtt::RttEstimator;
 use super::super::snd::Snd;
 use super::super::timer::{Timer, Timers};
 use super::{
-    AlgorithmHeader, CongestionHeader, ImportError, LONGEST_AGE, LONGEST_SPAN, RackHeader,
-    RecoveryHeader, RttHeader, TimersHeader, TlpHeader, UndoHeader, bounded, bounded_option,
-    ensure,
+    AlgorithmHeader, CongestionHeader, HyStartHeader, ImportError, LONGEST_AGE, LONGEST_SPAN,
+    RackHeader, RecoveryHeader, RttHeader, TimersHeader, TlpHeader, UndoHeader, bounded,
+    bounded_option, ensure,
 };
 use crate::seq::SeqNumber;
 use crate::time::{Duration, Instant};
@@ -95,6 +96,7 @@ pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> Congest
         cwnd,      // carried
         ssthresh,  // carried
         algorithm, // carried with its private state
+        hystart,   // carried
     } = congestion;
     let algorithm = match algorithm {
         Algorithm::NewReno { credit } => AlgorithmHeader::NewReno { credit },
@@ -119,10 +121,28 @@ pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> Congest
             }
         }
     };
+    let HyStart {
+        end,
+        last,
+        current,
+        baseline,
+        samples,
+        rounds,
+    } = hystart;
     CongestionHeader {
         cwnd,
         ssthresh,
         algorithm,
+        hystart: (ssthresh == NO_THRESHOLD && hystart != HyStart::default()).then_some(
+            HyStartHeader {
+                end,
+                last,
+                current,
+                baseline,
+                samples,
+                rounds,
+            },
+        ),
     }
 }
 
@@ -134,6 +154,7 @@ pub(super) fn import_congestion(
         cwnd,
         ssthresh,
         algorithm,
+        hystart,
     } = header;
     // Recovery may put twice what is outstanding into the window for a moment.
     ensure(
@@ -166,10 +187,29 @@ pub(super) fn import_congestion(
             })
         }
     };
+    let hystart = match hystart {
+        None => HyStart::default(),
+        Some(HyStartHeader {
+            end,
+            last,
+            current,
+            baseline,
+            samples,
+            rounds,
+        }) => HyStart {
+            end,
+            last,
+            current,
+            baseline,
+            samples,
+            rounds: rounds.min(5),
+        },
+    };
     Ok(Congestion {
         cwnd,
         ssthresh,
         algorithm,
+        hystart,
     })
 }
 
