@@ -1,6 +1,7 @@
 //! [`Info`]: a connection as seen from outside, for status pages, checkers and tests.
 
-use super::connection::{Connection, Counters};
+use super::connection::Connection;
+use super::counters::Counters;
 use super::recovery::Phase;
 use super::state::State;
 use crate::seq::SeqNumber;
@@ -30,6 +31,8 @@ pub struct Info {
     pub reordering: bool,
     /// Octets of payload per segment.
     pub mss: u16,
+    /// Octets of an IP packet the path carries, as known.
+    pub pmtu: u16,
     /// Octets in flight.
     pub in_flight: u32,
     /// Octets the peer holds out of order.
@@ -42,6 +45,8 @@ pub struct Info {
     pub snd_nxt: SeqNumber,
     /// The peer's window.
     pub snd_wnd: u32,
+    /// Shift of the windows the peer sends.
+    pub snd_scale: u8,
     /// RCV.NXT.
     pub rcv_nxt: SeqNumber,
     /// What is left of the window we advertised.
@@ -56,6 +61,8 @@ pub struct Info {
     pub sack: bool,
     /// Whether timestamps were agreed on.
     pub timestamps: bool,
+    /// Whether ECN was agreed on.
+    pub ecn: bool,
     /// Counters, over all owners.
     pub counters: Counters,
 }
@@ -67,19 +74,21 @@ impl Connection {
             state: self.state,
             cwnd: self.congestion.cwnd,
             ssthresh: self.congestion.ssthresh,
-            srtt: self.rtt.srtt,
-            rttvar: self.rtt.rttvar,
+            srtt: self.rtt.srtt(),
+            rttvar: self.rtt.rttvar(),
             min_rtt: self.rtt.min_rtt(),
             rto: self.rtt.rto(),
             phase: self.recovery.phase,
             reordering: self.recovery.rack.reordering_seen,
             mss: self.mss(),
+            pmtu: self.path_mtu,
             in_flight: self.snd.in_flight(),
             sacked: self.snd.sacked,
             lost: self.snd.lost,
             snd_una: self.snd.una,
             snd_nxt: self.snd.nxt,
             snd_wnd: self.snd.window,
+            snd_scale: self.snd.scale,
             rcv_nxt: self.rcv.nxt,
             rcv_wnd: self.rcv.window(),
             out_of_order: self.rcv.out_of_order(),
@@ -87,7 +96,8 @@ impl Connection {
             rx_bytes: self.rcv.queue.end(),
             sack: self.sack,
             timestamps: self.timestamps.is_some(),
-            counters: self.counters,
+            ecn: self.ecn.agreed,
+            counters: self.counters.into(),
         }
     }
 }

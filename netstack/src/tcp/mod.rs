@@ -10,11 +10,14 @@
 mod ack;
 mod congestion;
 mod connection;
+mod counters;
+mod ecn;
 pub mod export;
 mod info;
 mod input;
 mod isn;
 pub mod listen;
+mod mtu;
 pub mod options;
 mod output;
 mod queue;
@@ -36,14 +39,15 @@ use crate::time::Duration;
 
 pub use congestion::CongestionAlgorithm;
 pub use connection::{
-    Connection, ConnectionError, Counters, IcmpError, Keepalive, SendError, SocketOptions,
+    Connection, ConnectionError, EcnMode, IcmpError, Keepalive, SendError, SocketOptions,
 };
+pub use counters::Counters;
 pub use export::{ConnectionState, ImportError};
 pub use info::Info;
 pub use isn::InitialNumbers;
 pub use listen::HalfOpen;
 pub use recovery::Phase;
-pub use segment::{Flags, Options, Outgoing, Ports, SackRange, Segment, Timestamps};
+pub use segment::{Ecn, Flags, Options, Outgoing, Ports, SackRange, Segment, Timestamps};
 pub use state::State;
 
 /// Limits and defaults of the engine.

@@ -3,7 +3,6 @@
 use alloc::collections::VecDeque;
 
 use super::super::connection::MAX_SCALE;
-use super::super::options::SackRanges;
 use super::super::queue::ByteQueue;
 use super::super::snd::{Marks, SentSegment, Snd, SndFin};
 use super::{
@@ -37,6 +36,7 @@ impl Snd {
             next_lost: _,     // rebuilt: a hint
             sack_seen: _,     // dropped because it only saves work
             last_sent,        // carried as an age
+            largest_acked,    // carried
             cwnd_limited,     // carried
         } = self;
         let header = SndHeader {
@@ -76,6 +76,7 @@ impl Snd {
                 .collect(),
             reno_sacked,
             last_sent_age: last_sent.map(|at| now.since(at)),
+            largest_acked,
             cwnd_limited,
         };
         queues.unacked_and_unsent = queue.into_chunks();
@@ -144,8 +145,9 @@ impl SndHeader {
             retransmitted: 0,
             reno_sacked: self.reno_sacked,
             next_lost: self.una,
-            sack_seen: SackRanges::EMPTY,
+            sack_seen: None,
             last_sent: bounded_option(self.last_sent_age, LONGEST_AGE)?.map(|age| now - age),
+            largest_acked: self.largest_acked,
             cwnd_limited: self.cwnd_limited,
         };
         let mut left = outstanding;

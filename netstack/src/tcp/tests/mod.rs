@@ -2,7 +2,17 @@
 
 mod attacks;
 mod bulk;
+mod ecn;
 mod moves;
+mod mtu;
 mod recovery;
 mod states;
+mod timeouts;
 mod windows;
+
+/// A million idle connections are to fit 1 GiB with the tables that lead to them.
+#[test]
+fn a_connection_block_stays_small() {
+    let size = size_of::<super::Connection>();
+    assert!(size <= 800, "{size} octets");
+}
