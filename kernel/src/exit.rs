@@ -31,6 +31,8 @@ pub enum ExitCode {
     BootFailed = 17,
     /// The stack ran into its guard page.
     StackOverflow = 18,
+    /// Told to end before everything was handed over.
+    Incomplete = 19,
 }
 
 impl ExitCode {
@@ -47,12 +49,13 @@ impl ExitCode {
             Self::NoLease => "no-lease",
             Self::BootFailed => "boot-failed",
             Self::StackOverflow => "stack-overflow",
+            Self::Incomplete => "incomplete",
         }
     }
 
     /// The code with this number, if there is one.
     pub fn from_number(number: u8) -> Option<Self> {
-        const ALL: [ExitCode; 10] = [
+        const ALL: [ExitCode; 11] = [
             ExitCode::Success,
             ExitCode::Panic,
             ExitCode::NoNic,
@@ -63,6 +66,7 @@ impl ExitCode {
             ExitCode::NoLease,
             ExitCode::BootFailed,
             ExitCode::StackOverflow,
+            ExitCode::Incomplete,
         ];
         ALL.into_iter().find(|&code| code as u8 == number)
     }
@@ -107,6 +111,7 @@ mod tests {
             (ExitCode::NoEntropy, 12),
             (ExitCode::UnhandledException, 15),
             (ExitCode::StackOverflow, 18),
+            (ExitCode::Incomplete, 19),
         ] {
             assert_eq!(code as u8, number);
             assert_eq!(ExitCode::from_number(number), Some(code));

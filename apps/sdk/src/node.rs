@@ -45,6 +45,8 @@ pub struct Node {
     awaits_lease: bool,
     begun: bool,
     announced: bool,
+    /// Times the power button was pressed.
+    pressed: u32,
     leave_at: Option<Instant>,
     verdict: Option<Verdict>,
 }
@@ -122,6 +124,7 @@ impl Node {
             awaits_lease: config.dhcp,
             begun: false,
             announced: false,
+            pressed: 0,
             leave_at: None,
             verdict: None,
         })
@@ -203,9 +206,11 @@ impl Node {
         self.shared.drain();
     }
 
-    /// The first press is a request, the second an order.
+    /// The first press is a request, the second an order. A drain that somebody else has asked for
+    /// counts as neither.
     fn press_power_button(&mut self, now: Instant) {
-        if self.shared.phase() == Phase::Serving {
+        self.pressed += 1;
+        if self.pressed == 1 {
             log::info!("power button: draining");
             self.shared.drain();
         } else {
@@ -312,11 +317,18 @@ impl Node {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if self.verdict.is_some() {
         } else if due(self.leave_at) {
-            let reason = match self.shared.phase() {
-                Phase::Drained => "drained",
-                _ => "ordered to leave before the drain was complete",
-            };
-            self.verdict = Some(Verdict::new(Code::Drained, reason));
+            let forced = self.shared.instance().sessions_forced();
+            self.verdict = Some(match (self.shared.phase(), forced) {
+                (Phase::Drained, 0) => Verdict::new(Code::Drained, "drained"),
+                (Phase::Drained, count) => {
+                    let reason = alloc::format!("{count} sessions did not move in time");
+                    Verdict::new(Code::Incomplete, reason)
+                }
+                _ => {
+                    let reason = "ordered to leave before the drain was complete";
+                    Verdict::new(Code::Incomplete, reason)
+                }
+            });
         } else if due(self.lease_deadline()) {
             self.verdict = Some(Verdict::new(Code::NoLease, "no DHCP lease"));
         }
@@ -372,6 +384,8 @@ mod tests {
     struct Bench {
         lines: Vec<String>,
         frames: Vec<Vec<u8>>,
+        /// The button has been pressed and not been asked about.
+        button: bool,
     }
 
     impl Platform for Bench {
@@ -401,7 +415,7 @@ mod tests {
         }
         fn idle(&mut self, _until: Option<Instant>) {}
         fn power_button(&mut self) -> bool {
-            false
+            core::mem::take(&mut self.button)
         }
         fn console(&mut self, line: fmt::Arguments<'_>) {
             self.lines.push(format!("{line}"));
@@ -441,5 +455,25 @@ mod tests {
         assert!(due.is_some_and(|at| at <= bench.now()), "no pause after it");
         node.step(&mut bench);
         assert!(asks_for_peer(&bench));
+    }
+
+    #[test]
+    fn only_a_second_press_of_the_button_leaves_sessions_behind() {
+        let config = format!(
+            "id=1 ip=10.77.0.11/24 vip=10.77.0.10 peer=2@10.77.0.12 cluster_key={}",
+            "ab".repeat(32)
+        );
+        let config = Config::parse(&[&config]).unwrap();
+        let mut bench = Bench::default();
+        let mut node = Node::new(&mut bench, &config, Nothing).unwrap();
+        // An operator has asked for the drain that the button then asks for too.
+        node.drain(&mut bench);
+        bench.button = true;
+        node.step(&mut bench);
+        assert_eq!(node.verdict(), None);
+        bench.button = true;
+        node.step(&mut bench);
+        let verdict = node.verdict().expect("an order");
+        assert_eq!(verdict.code, Code::Incomplete);
     }
 }

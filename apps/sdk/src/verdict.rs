@@ -15,6 +15,8 @@ pub enum Code {
     BadConfig = 13,
     /// DHCP gave no address.
     NoLease = 16,
+    /// It left before everything was handed over.
+    Incomplete = 19,
 }
 
 impl Code {
@@ -30,6 +32,7 @@ impl Code {
             Code::NoEntropy => "no-entropy",
             Code::BadConfig => "bad-config",
             Code::NoLease => "no-lease",
+            Code::Incomplete => "incomplete",
         }
     }
 }

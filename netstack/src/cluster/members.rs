@@ -151,11 +151,6 @@ impl Members {
         self.all.values()
     }
 
-    /// The members in the order of their ids.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.all.values_mut()
-    }
-
     /// One member.
     pub fn get(&self, id: MemberId) -> Option<&Member> {
         self.all.get(&id)
@@ -175,18 +170,12 @@ impl Members {
     }
 
     /// Whom to give one more session: the less loaded of two members drawn at random among those
-    /// that take sessions, without `except`. `own` is our own load, if we are a candidate.
-    pub fn choose(
-        &self,
-        rng: &mut Rng,
-        us: MemberId,
-        own: Option<u32>,
-        except: Option<MemberId>,
-    ) -> Option<MemberId> {
+    /// that take sessions. `own` is our own load, if we are a candidate.
+    pub fn choose(&self, rng: &mut Rng, us: MemberId, own: Option<u32>) -> Option<MemberId> {
         let mut candidates: Vec<(u32, MemberId)> = self
             .all
             .values()
-            .filter(|member| member.takes_sessions() && Some(member.id) != except)
+            .filter(|member| member.takes_sessions())
             .map(|member| (member.load(), member.id))
             .collect();
         candidates.extend(own.map(|load| (load, us)));
@@ -239,14 +228,9 @@ mod tests {
         let mut rng = Rng::new(&[0; 32], b"test");
         let members = members(&[(2, 5, false), (3, 0, true)]);
         for (own, chosen) in [(Some(9), 2), (Some(3), 1), (None, 2)] {
-            let choice = members.choose(&mut rng, MemberId(1), own, None);
+            let choice = members.choose(&mut rng, MemberId(1), own);
             assert_eq!(choice, Some(MemberId(chosen)), "own load {own:?}");
         }
-        assert_eq!(
-            members.choose(&mut rng, MemberId(1), None, Some(MemberId(2))),
-            None,
-            "a draining member and the excepted one are no candidates"
-        );
     }
 
     #[test]
@@ -255,7 +239,7 @@ mod tests {
         let members = members(&[(2, 1, false), (3, 2, false), (4, 3, false)]);
         let mut chosen = [0; 5];
         for _ in 0..300 {
-            let id = members.choose(&mut rng, MemberId(1), None, None).unwrap();
+            let id = members.choose(&mut rng, MemberId(1), None).unwrap();
             chosen[id.0 as usize] += 1;
         }
         assert!(

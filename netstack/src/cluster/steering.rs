@@ -18,6 +18,11 @@ pub const QUIET: Duration = Duration::from_secs(3);
 pub const MAX_ENDED: usize = 4096;
 /// Flows the table holds at most.
 pub const MAX_FLOWS: usize = 1 << 20;
+/// Flows among them that were steered to a member and that nobody has claimed yet; beyond this the
+/// oldest are forgotten. What comes of them is asked about, so a SYN flood costs no more than this.
+pub const MAX_UNCLAIMED: usize = 4096;
+/// How long an owner may take to claim a flow: a few retransmissions of a SYN-ACK.
+pub const UNCLAIMED: Duration = Duration::from_secs(10);
 /// Questions open at a time at most; further unknown flows are dropped in silence.
 pub const MAX_QUERIES: usize = 1024;
 /// How long to wait for every member's answer.
@@ -37,6 +42,8 @@ pub struct Entry {
 pub struct Steering {
     table: BTreeMap<Flow, Entry>,
     queries: BTreeMap<Flow, Query>,
+    /// Flows steered and not claimed when they were, with the time.
+    unclaimed: VecDeque<(Instant, Flow)>,
     ended: BTreeMap<Flow, Instant>,
     ended_order: VecDeque<(Instant, Flow)>,
 }
@@ -60,11 +67,6 @@ impl Steering {
     /// The entry of a flow.
     pub fn get(&self, flow: &Flow) -> Option<&Entry> {
         self.table.get(flow)
-    }
-
-    /// Flows in the table.
-    pub fn len(&self) -> usize {
-        self.table.len()
     }
 
     /// Whether the table is empty.
@@ -95,12 +97,31 @@ impl Steering {
     }
 
     /// Note the owner of a flow. `false`, and nothing noted, if the table is full.
-    pub fn set(&mut self, flow: Flow, entry: Entry) -> bool {
+    pub fn set(&mut self, now: Instant, flow: Flow, entry: Entry) -> bool {
         if self.table.len() >= MAX_FLOWS && !self.table.contains_key(&flow) {
             return false;
         }
+        if entry.claim.is_none() {
+            self.unclaimed.push_back((now, flow));
+        }
         self.table.insert(flow, entry);
         true
+    }
+
+    /// Forget flows that were steered long ago, or so many others after them, and that nobody has
+    /// claimed; they are returned.
+    pub fn expire_unclaimed(&mut self, now: Instant) -> Vec<Flow> {
+        let mut forgotten = Vec::new();
+        while let Some((since, flow)) = self.unclaimed.front().copied()
+            && (self.unclaimed.len() > MAX_UNCLAIMED || now.since(since) >= UNCLAIMED)
+        {
+            self.unclaimed.pop_front();
+            if self.get(&flow).is_some_and(|entry| entry.claim.is_none()) {
+                self.table.remove(&flow);
+                forgotten.push(flow);
+            }
+        }
+        forgotten
     }
 
     /// Forget a flow.
@@ -122,6 +143,11 @@ impl Steering {
         let until = now + QUIET;
         self.ended.insert(flow, until);
         self.ended_order.push_back((until, flow));
+    }
+
+    /// A flow that ended begins anew.
+    pub fn begin(&mut self, flow: &Flow) {
+        self.ended.remove(flow);
     }
 
     /// Whether the flow has ended here a moment ago.
@@ -210,7 +236,7 @@ mod tests {
             owner: MemberId(2),
             claim: Some((SESSION, epoch)),
         };
-        steering.set(flow(), entry(5));
+        steering.set(Instant::ZERO, flow(), entry(5));
         assert!(!steering.is_news(&flow(), SESSION, 4));
         assert!(steering.is_news(&flow(), SESSION, 6));
         let other = SessionId {
@@ -258,5 +284,35 @@ mod tests {
         assert!(steering.expire(Instant::ZERO).is_empty());
         assert_eq!(steering.expire(Instant::ZERO + QUERY), [flow()]);
         assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
+    }
+
+    #[test]
+    fn flows_nobody_claims_are_few_and_soon_forgotten() {
+        let mut steering = Steering::default();
+        let steered = |port: usize| {
+            let mut flow = flow();
+            flow.remote.set_port(port as u16);
+            flow
+        };
+        let unclaimed = Entry {
+            owner: MemberId(2),
+            claim: None,
+        };
+        let mut forgotten = 0;
+        for port in 0..MAX_UNCLAIMED + 10 {
+            steering.set(Instant::ZERO, steered(port), unclaimed);
+            forgotten += steering.expire_unclaimed(Instant::ZERO).len();
+        }
+        assert_eq!(forgotten, 10, "the oldest make room");
+        let session = SessionId::default();
+        let claimed = Entry {
+            owner: MemberId(2),
+            claim: Some((session, 1)),
+        };
+        steering.set(Instant::ZERO, steered(100), claimed);
+        let rest = steering.expire_unclaimed(Instant::ZERO + UNCLAIMED);
+        assert_eq!(rest.len(), MAX_UNCLAIMED - 1);
+        assert!(steering.get(&steered(100)).is_some(), "claimed in time");
+        assert_eq!(steering.iter().count(), 1);
     }
 }

@@ -183,7 +183,7 @@ impl Instance {
         if young.clone().count() >= MAX_HANDSHAKES
             && let Some(oldest) = young.next().map(|(conn, _)| *conn)
         {
-            self.close_link(now, oldest);
+            self.drop_link(now, oldest);
         }
         self.stack
             .update(now, conn, |connection| connection.set_options(now, tuned()));
@@ -212,7 +212,7 @@ impl Instance {
         let silent: Vec<ConnId> = self.links.iter().filter_map(silent).collect();
         for conn in silent {
             self.counters.add("channel_timeouts");
-            self.close_link(now, conn);
+            self.drop_link(now, conn);
         }
     }
 
@@ -245,7 +245,7 @@ impl Instance {
             }
         }
         if over {
-            self.close_link(now, conn);
+            self.drop_link(now, conn);
         }
     }
 
@@ -274,7 +274,7 @@ impl Instance {
             ChannelError::Message(_) => "channel_bad_messages",
             ChannelError::Greeting => "channel_bad_greetings",
         });
-        self.close_link(now, conn);
+        self.drop_link(now, conn);
     }
 
     /// The peer proved itself: this is the channel to it from now on.
@@ -301,17 +301,8 @@ impl Instance {
         }
     }
 
-    /// Close a link and, if it was the member's, note that the member is down.
-    pub(super) fn close_link(&mut self, now: Instant, conn: ConnId) {
-        self.drop_link(now, conn);
-    }
-
-    /// The stack says the link's connection is gone.
-    pub(super) fn link_gone(&mut self, now: Instant, conn: ConnId) {
-        self.drop_link(now, conn);
-    }
-
-    fn drop_link(&mut self, now: Instant, conn: ConnId) {
+    /// The link is over, or shall be; if it was the member's, the member is down.
+    pub(super) fn drop_link(&mut self, now: Instant, conn: ConnId) {
         self.uses.remove(&conn);
         self.stack
             .update(now, conn, |connection| connection.abort(now));

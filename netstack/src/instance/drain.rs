@@ -186,7 +186,7 @@ impl Instance {
                 heard: now,
             }),
             Stage::HandingOver(tries, at) if at <= now => {
-                match self.members.choose(&mut self.rng, self.id, None, None) {
+                match self.members.choose(&mut self.rng, self.id, None) {
                     Some(successor) if tries < HANDOVERS => {
                         self.hand_over(successor);
                         Some(Stage::HandingOver(tries + 1, now + HANDOVER))
@@ -251,7 +251,7 @@ impl Instance {
                 continue;
             }
             let at = session.movable_at(now);
-            let to = self.members.choose(&mut self.rng, self.id, None, None);
+            let to = self.members.choose(&mut self.rng, self.id, None);
             let to = to.filter(|to| {
                 let link = self.members.get(*to).and_then(|member| member.link);
                 let link = link.and_then(|link| self.links.get(&link));

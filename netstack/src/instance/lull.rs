@@ -11,9 +11,10 @@
 //! [`LAST_ACKS`] nothing but acknowledgements has been awaited: on a long path those take longer
 //! than carrying the octets.
 
-use super::moves::MAX_MOVING;
+use super::moves::{MAX_MOVING, Moving};
 use super::{Instance, MoveError};
 use crate::cluster::MemberId;
+use crate::migrate::transfer::Phase;
 use crate::session::{Lull, Session, SessionId};
 use crate::tcp::Connection;
 use crate::time::{Duration, Instant};
@@ -28,9 +29,11 @@ const LONGEST: u32 = 20;
 const CROWDED: Duration = Duration::from_millis(5);
 
 impl Instance {
-    /// Sessions that are in their lull or frozen.
+    /// Sessions that are in their lull or on their way. Those in doubt may stay so for long, and
+    /// keep nobody from moving.
     pub(super) fn in_motion(&self) -> usize {
-        self.moving.len() + self.lulled.len()
+        let offered = |moving: &&Moving| moving.source.phase() == Phase::Offered;
+        self.moving.values().filter(offered).count() + self.lulled.len()
     }
 
     /// Move the session to `to` when its time has come.
@@ -65,9 +68,9 @@ impl Instance {
             if at > now || crowded {
                 self.deferred.insert((at.max(now + CROWDED), id));
             } else if let Some(to) = session.wanted.take()
-                && self.begin_move(now, id, to).is_err()
+                && let Err(error) = self.begin_move(now, id, to)
             {
-                self.counters.add("moves_not_begun");
+                self.report_not_begun(id, to, error);
                 self.drain_session(now, id);
             }
         }
@@ -132,8 +135,8 @@ impl Instance {
             }
             return Some(end);
         }
-        if self.freeze(now, id, to).is_err() {
-            self.counters.add("moves_not_begun");
+        if let Err(error) = self.freeze(now, id, to) {
+            self.report_not_begun(id, to, error);
             self.call_off(now, id);
             self.drain_session(now, id);
         }

@@ -46,6 +46,8 @@ use drain::Drain;
 use moves::Moving;
 pub use types::*;
 
+/// Epochs and terms count from 0, one at a time: what is above this was not counted.
+const MAX_COUNT: u64 = 1 << 62;
 /// Time between two looks at what may have become useless.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -95,6 +97,8 @@ pub struct Instance {
 
     moving: BTreeMap<SessionId, Moving>,
     frozen: BTreeMap<Flow, SessionId>,
+    /// Octets of frames kept for all of `moving`.
+    kept_octets: usize,
     deferred: BTreeSet<(Instant, SessionId)>,
     /// Sessions in their lull.
     lulled: BTreeSet<SessionId>,
@@ -166,6 +170,7 @@ impl Instance {
             opened: 0,
             moving: BTreeMap::new(),
             frozen: BTreeMap::new(),
+            kept_octets: 0,
             deferred: BTreeSet::new(),
             lulled: BTreeSet::new(),
             fences: BTreeSet::new(),
@@ -292,7 +297,7 @@ impl Instance {
             },
             StackEvent::Gone { conn, .. } => match self.uses.remove(&conn) {
                 Some(Use::Session(session, number)) => self.connection_gone(now, session, number),
-                Some(Use::Channel) => self.link_gone(now, conn),
+                Some(Use::Channel) => self.drop_link(now, conn),
                 None => {}
             },
             StackEvent::Captured { flow, frame } => self.relay(now, flow, frame),

@@ -3,7 +3,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::{Event, Instance, MoveError, MoveReport, ServiceId, Use};
+use super::{Event, Instance, MAX_COUNT, MoveError, MoveReport, ServiceId, Use};
 use crate::cluster::channel::Channel;
 use crate::cluster::message::{Attempt, Hello, Message, Ownership, Transfer};
 use crate::cluster::{BootId, MemberId};
@@ -21,6 +21,8 @@ const MAX_REPORTS: usize = 256;
 const MAX_KEPT: usize = 512;
 /// Octets of them.
 const MAX_KEPT_OCTETS: usize = 512 * 1024;
+/// Octets of them, of all frozen sessions together. What is not kept, TCP repeats.
+const MAX_KEPT_TOTAL: usize = 4 * 1024 * 1024;
 /// Sessions frozen at a time; further moves wait. The reason is memory, not protocol.
 pub(super) const MAX_MOVING: usize = 256;
 
@@ -69,7 +71,7 @@ impl Instance {
             return Err(MoveError::NotMovable);
         }
         let entry = self.sessions.get(&session).ok_or(MoveError::NoSession)?;
-        if !self.is_movable(entry) {
+        if !self.is_movable(entry) || entry.wanted.is_some() {
             return Err(MoveError::NotMovable);
         }
         let member = self.members.get(to).ok_or(MoveError::NoMember)?;
@@ -193,9 +195,13 @@ impl Instance {
             self.stack.inject(now, frame);
             return;
         };
-        let octets = moving.kept_octets + frame.bytes.len();
-        if moving.kept.len() < MAX_KEPT && octets <= MAX_KEPT_OCTETS {
-            moving.kept_octets = octets;
+        let octets = frame.bytes.len();
+        if moving.kept.len() < MAX_KEPT
+            && moving.kept_octets + octets <= MAX_KEPT_OCTETS
+            && self.kept_octets + octets <= MAX_KEPT_TOTAL
+        {
+            moving.kept_octets += octets;
+            self.kept_octets += octets;
             moving.kept.push(frame.clone());
         } else {
             self.counters.add("frames_not_kept");
@@ -262,6 +268,7 @@ impl Instance {
         let Some(moving) = self.moving.remove(&id) else {
             return;
         };
+        self.kept_octets -= moving.kept_octets;
         let result = match verdict {
             Verdict::Thaw(Some(reason)) => "refused: ".to_string() + reason.as_str(),
             Verdict::Thaw(None) => "refused: never arrived".to_string(),
@@ -280,19 +287,60 @@ impl Instance {
                 self.thaw(now, moving);
                 self.drain_session(now, id);
             }
+            // Whatever the target knew is gone, but it may have passed the session on before: the
+            // client hears from us only once everyone has said that it is not theirs.
             Verdict::Lost => {
                 self.counters.add("sessions_lost");
-                self.thaw(now, moving);
-                self.abort(now, id);
+                self.drop_frozen(now, moving);
             }
             Verdict::Unknown | Verdict::None => {
                 self.counters.add("sessions_unknown");
-                for connection in &moving.session.connections {
-                    self.frozen.remove(&connection.flow.into());
-                    self.stack.drop_held(now, &connection.flow);
-                }
+                self.drop_frozen(now, moving);
             }
         }
+    }
+
+    /// Forget a frozen session. What arrived for it meanwhile belongs to unknown flows now, which
+    /// are asked about.
+    fn drop_frozen(&mut self, now: Instant, moving: Moving) {
+        for connection in &moving.session.connections {
+            self.frozen.remove(&connection.flow.into());
+            self.stack.drop_held(now, &connection.flow);
+        }
+        for frame in moving.kept {
+            self.stack.inject(now, frame);
+        }
+    }
+
+    /// Say that a move that was asked for has not come about.
+    pub(super) fn report_not_begun(&mut self, id: SessionId, to: MemberId, error: MoveError) {
+        self.counters.add("moves_not_begun");
+        // An attempt like any other, so that reports can be told apart by their epochs.
+        let epoch = self.sessions.get_mut(&id).map_or(0, |session| {
+            session.epoch += 1;
+            session.epoch
+        });
+        self.push_report(MoveReport {
+            session: id,
+            to,
+            epoch,
+            result: "not begun: ".to_string() + &error.to_string(),
+            capsule_bytes: 0,
+            lull: Duration::ZERO,
+            export: Duration::ZERO,
+            seal: Duration::ZERO,
+            link: Duration::ZERO,
+            open: Duration::ZERO,
+            import: Duration::ZERO,
+            total: Duration::ZERO,
+        });
+    }
+
+    fn push_report(&mut self, report: MoveReport) {
+        if self.reports.len() >= MAX_REPORTS {
+            self.reports.pop_front();
+        }
+        self.reports.push_back(report);
     }
 
     fn report(
@@ -303,10 +351,7 @@ impl Instance {
         (open, import): (Duration, Duration),
     ) {
         let total = self.measure(now).since(moving.frozen_at);
-        if self.reports.len() >= MAX_REPORTS {
-            self.reports.pop_front();
-        }
-        self.reports.push_back(MoveReport {
+        self.push_report(MoveReport {
             session: moving.session.id,
             to: moving.source.target,
             epoch: moving.source.epoch,
@@ -435,6 +480,10 @@ impl Instance {
 
     /// Answer a source in doubt.
     pub(super) fn resolve(&mut self, from: MemberId, attempt: Attempt) {
+        if attempt.epoch > MAX_COUNT {
+            self.counters.add("epochs_out_of_range");
+            return;
+        }
         let here = self.sessions.get(&attempt.session);
         let frozen = self.moving.get(&attempt.session);
         let epoch = here
@@ -465,6 +514,13 @@ impl Instance {
             session: transfer.session,
             epoch: transfer.epoch,
         };
+        if attempt.epoch > MAX_COUNT {
+            // Not even to be remembered: it would burn every epoch there is.
+            let reason = RefuseReason::Malformed;
+            self.counters.add(reason.counter());
+            self.send(from, &Message::Refused { attempt, reason });
+            return;
+        }
         let generation = self
             .link_to(from)
             .map(|link| Channel::generation(&link.channel));
@@ -576,7 +632,7 @@ impl Instance {
             if let Some(conn) = connection.conn {
                 self.uses.insert(conn, Use::Session(id, number as u16));
             }
-            self.flow_is_local(now, connection.flow);
+            self.flow_is_local(connection.flow);
         }
         let mut session = Session {
             id,

@@ -230,7 +230,8 @@ impl Instance {
             return;
         };
         self.opened += 1;
-        let boot = u64::from(u16::from_be_bytes([self.boot.0[0], self.boot.0[1]]));
+        let [b0, b1, b2, b3, ..] = self.boot.0;
+        let boot = u64::from(u32::from_be_bytes([b0, b1, b2, b3]));
         let id = SessionId {
             origin: self.id.0,
             number: boot << 32 | (self.opened & 0xffff_ffff),
@@ -244,7 +245,7 @@ impl Instance {
             service: ServiceId(service as u32),
         });
         self.counters.add("sessions_opened");
-        self.flow_is_local(now, flow);
+        self.flow_is_local(flow);
         self.claim_flows(id);
         self.drain_session(now, id);
     }
@@ -344,5 +345,10 @@ impl Instance {
             self.counters.add("drain_forced");
             self.end_session(now, id, true);
         }
+    }
+
+    /// Sessions that a drain has reset because they had not moved in time.
+    pub fn sessions_forced(&self) -> u64 {
+        self.counters.0.get("drain_forced").copied().unwrap_or(0)
     }
 }

@@ -3,7 +3,7 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-use super::Instance;
+use super::{Instance, MAX_COUNT};
 use crate::cluster::MemberId;
 use crate::cluster::message::{Flow, MAX_ENTRIES, Message, Ownership};
 use crate::cluster::steering::{Entry, QueryState};
@@ -39,9 +39,10 @@ impl Instance {
     }
 
     /// A flow has its connection here now: what was known of it elsewhere is over.
-    pub(super) fn flow_is_local(&mut self, _now: Instant, flow: FlowKey) {
+    pub(super) fn flow_is_local(&mut self, flow: FlowKey) {
         self.steering.remove(&flow.into());
         self.steering.close(&flow.into());
+        self.steering.begin(&flow.into());
     }
 
     fn ownerships(&self, session: &Session) -> Vec<Ownership> {
@@ -113,11 +114,13 @@ impl Instance {
         };
         // Epoch 0: steered there, and not claimed yet (part of a handed-over table).
         let claim = (epoch > 0).then_some((session, epoch));
-        if self.steering.set(flow, Entry { owner, claim }) {
+        if self.steering.set(now, flow, Entry { owner, claim }) {
             self.steering.close(&flow);
             self.stack.set_route(now, key, Route::Forward(address));
         } else {
+            // Unknown from now on, and asked about when it speaks.
             self.counters.add("steering_table_full");
+            self.stack.drop_held(now, &key);
         }
     }
 
@@ -145,6 +148,10 @@ impl Instance {
 
     fn forget_flow(&mut self, now: Instant, flow: Flow) {
         self.steering.remove(&flow);
+        self.drop_route(now, flow);
+    }
+
+    fn drop_route(&mut self, now: Instant, flow: Flow) {
         let key = FlowKey::from(flow);
         if let Some(Route::Forward(_) | Route::Hold) = self.stack.route(&key) {
             self.stack.drop_held(now, &key);
@@ -166,6 +173,9 @@ impl Instance {
 
     /// Forget routes nobody uses; a part of the table each time.
     pub(super) fn sweep_flows(&mut self, now: Instant) {
+        for flow in self.steering.expire_unclaimed(now) {
+            self.drop_route(now, flow);
+        }
         let ingress = self.is_ingress();
         let mut looked = 0;
         let mut last = None;
@@ -210,24 +220,35 @@ impl Instance {
             return;
         }
         let own = (!leaving).then_some(self.sessions.len() as u32);
-        let chosen = self.members.choose(&mut self.rng, self.id, own, None);
+        let chosen = self.members.choose(&mut self.rng, self.id, own);
         let Some(member) = chosen.and_then(|id| self.members.get_mut(id)) else {
             match chosen {
-                Some(_) => self.stack.accept_here(now, &flow),
+                Some(_) => self.accept_here(now, flow),
                 None => self.stack.drop_held(now, &flow),
             }
             return;
         };
         member.given += 1;
         let (owner, address) = (member.id, member.address);
-        if self.steering.set(flow.into(), Entry { owner, claim: None }) {
+        if self
+            .steering
+            .set(now, flow.into(), Entry { owner, claim: None })
+        {
             self.counters.add("flows_steered");
             self.stack.set_route(now, flow, Route::Forward(address));
         } else if leaving {
             self.stack.drop_held(now, &flow);
         } else {
-            self.stack.accept_here(now, &flow);
+            self.accept_here(now, flow);
         }
+        for flow in self.steering.expire_unclaimed(now) {
+            self.drop_route(now, flow);
+        }
+    }
+
+    fn accept_here(&mut self, now: Instant, flow: FlowKey) {
+        self.steering.begin(&flow.into());
+        self.stack.accept_here(now, &flow);
     }
 
     /// A new flow reached us though another member is the ingress.
@@ -235,7 +256,7 @@ impl Instance {
         let ingress = self.members.get(self.members.ingress);
         let ingress = ingress.filter(|ingress| ingress.is_up());
         match (self.has_left(), self.was_ingress(), ingress) {
-            (false, ..) => self.stack.accept_here(now, &flow),
+            (false, ..) => self.accept_here(now, flow),
             // The client does not know yet who the ingress is.
             (true, true, Some(ingress)) => {
                 let route = Route::Forward(ingress.address);
@@ -275,7 +296,11 @@ impl Instance {
     }
 
     pub(super) fn tell_owner(&mut self, now: Instant, from: MemberId, flow: Flow) {
-        let ours = self.owner_here(&flow.into()).map(|claim| (self.id, claim));
+        // A connection that is being opened belongs to no session yet: epoch 0.
+        let opening = self.stack.is_half_open(&flow.into());
+        let opening = opening.then(|| (SessionId::default(), 0));
+        let ours = self.owner_here(&flow.into()).or(opening);
+        let ours = ours.map(|claim| (self.id, claim));
         let entry = self.steering.get(&flow);
         let others = entry.and_then(|entry| Some((entry.owner, entry.claim?)));
         let answer = match ours.or(others) {
@@ -320,7 +345,7 @@ impl Instance {
 
     /// Answer for the virtual addresses from now on, under `term`.
     pub(super) fn become_ingress(&mut self, now: Instant, term: u64) {
-        if term <= self.members.term {
+        if term <= self.members.term || term > MAX_COUNT {
             return;
         }
         log::info!(target: "cluster", "this is the ingress now (term {term})");
@@ -336,6 +361,10 @@ impl Instance {
     pub(super) fn learn_ingress(&mut self, now: Instant, from: MemberId, term: u64) {
         let known = (self.members.term, self.members.ingress);
         if known == (term, from) {
+            return;
+        }
+        if term > MAX_COUNT {
+            self.counters.add("terms_out_of_range");
             return;
         }
         // Of two that were configured differently, the lower id.

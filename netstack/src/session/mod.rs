@@ -32,7 +32,7 @@ pub struct SessionId {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{:012x}", self.origin, self.number)
+        write!(f, "{}-{:016x}", self.origin, self.number)
     }
 }
 

@@ -112,6 +112,12 @@ impl Stack {
         }
     }
 
+    /// Whether a connection of the flow is being opened here.
+    pub fn is_half_open(&self, flow: &FlowKey) -> bool {
+        let entry = self.flows.get(&Packed::new(flow));
+        matches!(entry, Some(Entry::HalfOpen(_)))
+    }
+
     /// Send frames of the flow along `route` from now on; held frames first, in order. Ignored
     /// for a flow with a connection here ([`Stack::detach`] it), and for [`Route::Local`].
     pub fn set_route(&mut self, now: Instant, flow: FlowKey, route: Route) {

@@ -55,7 +55,7 @@ pub(super) fn run(mut lab: Lab, size: u64, expected: &Receiver<String>) -> Resul
         server,
         bytes: received.bytes,
         digest_ok: received.digest == expected && received.bytes == size,
-        planned: drained.moved.len() as u32,
+        planned: drained.planned,
         moved: drained.moved,
         seconds,
         trace: lab.trace.clone(),
@@ -67,6 +67,8 @@ pub(super) fn run(mut lab: Lab, size: u64, expected: &Receiver<String>) -> Resul
 
 struct Drained {
     instance: u32,
+    /// Moves that had to happen.
+    planned: u32,
     took: Duration,
     outcome: Outcome,
     moved: Vec<Moved>,
@@ -83,7 +85,9 @@ fn drain(
     let (mut owner, mut session) = mover.find(&is_over)?;
     // The ingress stays: handing on that role is another story than giving away a session.
     let mut moved = Vec::new();
+    let mut planned = 1;
     if mover.ingress()? == owner {
+        planned += 1;
         let target = other(owner);
         let first = mover.move_once(owner, target, &session, &is_over)?;
         let first = first.context("the download was over before the connection could move")?;
@@ -128,6 +132,7 @@ fn drain(
     });
     Ok(Drained {
         instance: owner,
+        planned,
         took,
         outcome,
         moved,

@@ -187,6 +187,12 @@ impl ScenarioReport {
                 self.silence_ms.p50
             ));
         }
+        if !impaired && self.client_retransmits > 0 {
+            slow.push(format!(
+                "the client sent {} segments again",
+                self.client_retransmits
+            ));
+        }
         if !impaired && self.silence_ms.max >= LONGEST_SILENCE {
             slow.push(format!(
                 "the longest silence at a move is {:.1} ms, not below {LONGEST_SILENCE:.0} ms",
@@ -454,8 +460,11 @@ mod tests {
     }
 
     #[test]
-    fn a_long_silence_is_slow() {
+    fn a_long_silence_and_a_repeating_client_are_slow() {
         assert!(good().slow(false).is_empty());
+        let mut report = good();
+        report.client_retransmits = 1;
+        assert_eq!(report.slow(false).len(), 1);
         let mut report = good();
         report.silence_ms = Quantiles {
             p50: 6.1,

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use godwit_qemu::image::build_image;
+use godwit_qemu::setup;
 use godwit_qemu::vm::{Accelerator, Forward, Netdev, Nic, NicModel, Outcome, Ready, Vm, VmSpec};
 
 const MAX_IMAGE: u64 = 3 << 19;
@@ -27,7 +28,10 @@ const CLUSTERED: &str = "id=1\nip=10.0.2.15/24\ngw=10.0.2.2\nvip=10.0.2.20\npeer
 
 fn image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
-    IMAGE.get_or_init(|| build_image("http").expect("the http image builds"))
+    IMAGE.get_or_init(|| {
+        setup::ensure().unwrap_or_else(|error| panic!("{error:#}"));
+        build_image("http").expect("the http image builds")
+    })
 }
 
 /// One machine at a time: they are timed.

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use godwit_qemu::image::build_image;
+use godwit_qemu::setup;
 use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -13,7 +14,10 @@ const MACHINES: [Machine; 2] = [Machine::Microvm, Machine::Q35];
 
 fn probe() -> &'static Path {
     static IMAGE: OnceLock<std::path::PathBuf> = OnceLock::new();
-    IMAGE.get_or_init(|| build_image("probe").expect("the probe image builds"))
+    IMAGE.get_or_init(|| {
+        setup::ensure().unwrap_or_else(|error| panic!("{error:#}"));
+        build_image("probe").expect("the probe image builds")
+    })
 }
 
 fn spec(machine: Machine, order: &str) -> VmSpec {

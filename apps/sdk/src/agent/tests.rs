@@ -241,8 +241,8 @@ fn session_names_are_read_as_they_are_written() {
         origin: 1,
         number: 7,
     };
-    assert_eq!(small.to_string(), "1-000000000007");
-    assert_eq!(parse_session("1-000000000007"), Some(small));
+    assert_eq!(small.to_string(), "1-0000000000000007");
+    assert_eq!(parse_session("1-0000000000000007"), Some(small));
     for wrong in [
         "",
         "-",

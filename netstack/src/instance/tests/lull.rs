@@ -100,12 +100,14 @@ fn a_move_that_cannot_be_begun_after_the_lull_is_called_off() {
     let links: Vec<ConnId> = net.node(owner).links.keys().copied().collect();
     let now = net.now;
     for link in links {
-        net.node(owner).close_link(now, link);
+        net.node(owner).drop_link(now, link);
     }
     net.run_until_received(Duration::from_secs(5), sent.len());
     assert_eq!(net.owner(session), Some(owner));
     assert_eq!(net.conns[0].received, sent);
     assert_eq!(net.counter(owner, "moves_not_begun"), 1);
+    let report = net.node(owner).moves().pop().unwrap();
+    assert!(report.result.starts_with("not begun: "), "{report:?}");
     assert!(net.node(owner).lulled.is_empty());
 }
 
