@@ -455,9 +455,13 @@ impl Connection {
             Some(_) => TIMESTAMPS_LEN as u16,
             None => 0,
         };
+        let headers = match self.ends.is_ipv4() {
+            true => 20 + MIN_HEADER as u16,
+            false => 40 + MIN_HEADER as u16,
+        };
         self.snd
             .peer_mss
-            .min(mss_of(&self.flow(), self.path_mtu))
+            .min(self.path_mtu.saturating_sub(headers).max(MIN_MSS))
             .saturating_sub(options)
             .max(MIN_MSS - TIMESTAMPS_LEN as u16)
     }

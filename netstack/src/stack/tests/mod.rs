@@ -5,6 +5,7 @@ mod hostile;
 mod link;
 mod memory;
 mod neighbours;
+mod path;
 mod peers;
 mod steering;
 mod transfer;
