@@ -260,7 +260,7 @@ impl Connection {
             return false;
         }
         let certain = self.recovery.phase != Phase::Open
-            || snd.sacked >= DUPLICATE_THRESHOLD * u32::from(self.snd.peer_mss);
+            || snd.sacked >= u32::from(DUPLICATE_THRESHOLD) * u32::from(self.snd.peer_mss);
         let rack = &self.recovery.rack;
         let window = rack.reorder_window(self.rtt.srtt(), self.rtt.min_rtt(), certain);
         let before = self.snd.lost;
@@ -279,7 +279,7 @@ impl Connection {
     fn count_duplicates(&mut self, duplicate: bool, progress: bool, outstanding: u32) -> bool {
         let mss = u32::from(self.mss());
         if duplicate {
-            self.recovery.duplicate_acks += 1;
+            self.recovery.duplicate_acks = self.recovery.duplicate_acks.saturating_add(1);
             self.snd.reno_sacked = (self.snd.reno_sacked + mss)
                 .min(outstanding.saturating_sub(self.snd.lost.max(mss)));
             return self.recovery.duplicate_acks == DUPLICATE_THRESHOLD

@@ -49,7 +49,11 @@ impl Connection {
         self.owed.ack = false;
         self.snd.nxt = self.snd.iss.add(1);
         self.snd.last_sent = Some(now);
-        self.timers.retransmit.set(now + self.syn_timeout());
+        let mut again = now + self.syn_timeout();
+        if let Some(limit) = self.options.user_timeout {
+            again = again.min(self.progress_at + limit).max(now);
+        }
+        self.timers.retransmit.set(again);
         self.counters.segments_out += 1;
         *out = Outgoing {
             seq: self.snd.iss,
@@ -280,6 +284,12 @@ impl Connection {
             return true;
         }
         len = Self::whole_segments(len, cwnd_room, mss);
+        if len > 0 {
+            len = self.paced(now, len, mss);
+            if len == 0 {
+                return false;
+            }
+        }
         if self.ecn.reduced {
             // CWR goes with one segment, not with all of a burst.
             len = len.min(mss);
@@ -305,6 +315,7 @@ impl Connection {
     /// The window is too small to send into. If nothing in flight would bring news of it, ask.
     fn await_window(&mut self, now: Instant, outstanding: u32) {
         if outstanding == 0 && !self.timers.persist.is_set() {
+            self.progress_at = now;
             self.timers.persist.set(now + self.rtt.rto());
         }
     }
@@ -342,6 +353,9 @@ impl Connection {
         }
         if self.snd.outstanding() == 0 {
             self.progress_at = now;
+        }
+        if len > 0 {
+            self.note_paced(now, len);
         }
         self.snd.record_new(now, len + u32::from(fin), fin);
         if !self.timers.retransmit.is_set() {

@@ -37,7 +37,7 @@ impl Connection {
         if self.timers.retransmit.take_due(now) {
             self.timers.probe.clear();
             match self.state {
-                State::SynSent | State::SynReceived => self.repeat_syn(),
+                State::SynSent | State::SynReceived => self.repeat_syn(now),
                 _ => self.retransmission_timeout(now),
             }
         }
@@ -50,13 +50,17 @@ impl Connection {
         if self.timers.keepalive.take_due(now) {
             self.keepalive_timeout(now);
         }
+        // What it let wait is asked for by `poll_transmit`.
+        self.timers.pace.take_due(now);
         if self.timers.linger.take_due(now) {
             self.die(None);
         }
     }
 
-    fn repeat_syn(&mut self) {
-        if self.attempts >= self.max_retransmits.min(6) {
+    fn repeat_syn(&mut self, now: Instant) {
+        let limit = self.options.user_timeout;
+        let out_of_time = limit.is_some_and(|limit| now.since(self.progress_at) >= limit);
+        if self.attempts >= self.max_syn_retransmits || out_of_time {
             return self.give_up();
         }
         self.attempts += 1;
@@ -192,6 +196,9 @@ impl Connection {
         // A peer that answers is probed for ever, however long its window stays closed.
         if self.is_hopeless(now, self.heard_at) {
             return self.give_up();
+        }
+        if self.is_impatient(now) {
+            return self.reset(ConnectionError::TimedOut);
         }
         match self.snd.window {
             0 => {

@@ -3,7 +3,9 @@
 mod cookies;
 mod hostile;
 mod link;
+mod memory;
 mod neighbours;
+mod path;
 mod peers;
 mod steering;
 mod transfer;

@@ -3,8 +3,10 @@
 mod attacks;
 mod bulk;
 mod ecn;
+mod memory;
 mod moves;
 mod mtu;
+mod pacing;
 mod recovery;
 mod states;
 mod timeouts;
