@@ -183,10 +183,11 @@ impl Flow {
             text += &format!(" urg {}", segment.urgent);
         }
         text += ["", " ect1", " ect0", " ce"][usize::from(segment.ecn & 3)];
+        let acknowledges = segment.flags & ACK != 0;
         let options: Vec<String> = segment
             .options
             .iter()
-            .filter_map(|option| self.describe_option(option, incoming, stamps))
+            .filter_map(|option| self.describe_option(option, incoming, stamps, acknowledges))
             .collect();
         if !options.is_empty() {
             text += &format!(" <{}>", options.join(", "));
@@ -194,15 +195,16 @@ impl Flow {
         text
     }
 
-    fn describe_option(&self, option: &TcpOption, incoming: bool, stamps: bool) -> Option<String> {
+    fn describe_option(&self, option: &TcpOption, incoming: bool, stamps: bool, acknowledges: bool) -> Option<String> {
         Some(match option {
             TcpOption::Mss(mss) => format!("mss {mss}"),
             TcpOption::WindowScale(shift) => format!("wscale {shift}"),
             TcpOption::SackPermitted => "sack-ok".to_owned(),
             TcpOption::Timestamps(..) if !stamps => "ts".to_owned(),
-            TcpOption::Timestamps(value, echo) if incoming => {
+            TcpOption::Timestamps(value, echo) if incoming && acknowledges => {
                 format!("ts {value} {}", self.stamp_relative(*echo))
             }
+            TcpOption::Timestamps(value, echo) if incoming => format!("ts {value} {echo}"),
             TcpOption::Timestamps(value, echo) => {
                 format!("ts {} {echo}", self.stamp_relative(*value))
             }
