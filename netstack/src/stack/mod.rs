@@ -424,8 +424,6 @@ impl Stack {
         let packed = Packed::new(&flow);
         let id = self.table.insert(Block {
             connection,
-            flow,
-            packed,
             next_hop: None,
             armed: None,
             ready: false,
@@ -440,7 +438,7 @@ impl Stack {
     fn take_block(&mut self, id: ConnId) -> Option<Block> {
         let mut block = self.table.remove(id)?;
         self.timers.disarm(&mut block.armed, id.index);
-        self.flows.remove(&block.packed);
+        self.flows.remove(&Packed::new(&block.flow()));
         Some(block)
     }
 
@@ -511,7 +509,7 @@ impl Stack {
 
     /// The ends of a connection.
     pub fn flow(&self, conn: ConnId) -> Option<FlowKey> {
-        self.table.get(conn).map(|block| block.flow)
+        self.table.get(conn).map(|block| block.flow())
     }
 
     /// Whether segments of unknown flows to a virtual address are held and reported

@@ -45,7 +45,7 @@ impl Stack {
     fn transmit_for(&mut self, now: Instant, id: ConnId) -> Option<TxFrame> {
         let block = self.table.get_mut(id)?;
         block.ready = false;
-        let remote = block.flow.remote.ip();
+        let remote = block.connection.remote().ip();
         let next_hop = block.next_hop.or_else(|| self.addresses.next_hop(remote));
         block.next_hop = next_hop;
         let mac = match next_hop.map(|hop| (hop, self.resolve(now, hop))) {
@@ -69,7 +69,7 @@ impl Stack {
             self.rest(id);
             return None;
         };
-        let flow = block.flow;
+        let flow = block.flow();
         block.ready = true;
         self.ready.push_back(id);
         self.arm(now, id);
@@ -106,7 +106,7 @@ impl Stack {
     /// Take out a connection that has come to its end, and say so.
     pub(super) fn bury(&mut self, id: ConnId) {
         if let Some(block) = self.take_block(id) {
-            let flow = block.flow;
+            let flow = block.flow();
             self.events.push_back(StackEvent::Gone { conn: id, flow });
         }
     }

@@ -21,12 +21,12 @@ impl Stack {
     ) -> Option<(Connection, Option<MacAddr>)> {
         let block = self.take_block(conn)?;
         if let Some(entry) = Entry::of(now, route) {
-            self.flows.set(block.packed, entry);
+            self.flows.set(Packed::new(&block.flow()), entry);
         }
         self.counters.detached += 1;
         let next_hop = block
             .next_hop
-            .or_else(|| self.addresses.next_hop(block.flow.remote.ip()));
+            .or_else(|| self.addresses.next_hop(block.connection.remote().ip()));
         let mac = next_hop.and_then(|next_hop| self.neighbours.peek(next_hop));
         Some((block.connection, mac))
     }

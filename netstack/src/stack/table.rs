@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use super::flows::Packed;
 use super::{ConnId, FlowKey};
 use crate::tcp::Connection;
 use crate::time::Instant;
@@ -13,8 +12,6 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) connection: Connection,
-    pub(super) flow: FlowKey,
-    pub(super) packed: Packed,
     /// The neighbour its segments go to; chosen when the first is sent.
     pub(super) next_hop: Option<IpAddr>,
     /// Its deadline in the timer queue.
@@ -25,6 +22,12 @@ pub(super) struct Block {
     pub(super) parked: bool,
     /// An event says that it was updated.
     pub(super) announced: bool,
+}
+
+impl Block {
+    pub(super) fn flow(&self) -> FlowKey {
+        self.connection.flow()
+    }
 }
 
 #[derive(Debug, Default)]

@@ -1,10 +1,10 @@
 //! Acknowledgements in: what they say was delivered, how long it took, what must be lost, and
 //! what the windows become (RFC 9293 section 3.10.7.4 step 5, RFC 8985, RFC 6937, RFC 6582).
 
+use super::congestion::Congestion;
 use super::connection::{Connection, is_older};
 use super::recovery::prr::Prr;
 use super::recovery::tlp::{self, Verdict};
-use super::recovery::undo::Undo;
 use super::recovery::{DUPLICATE_THRESHOLD, Phase};
 use super::sack;
 use super::segment::Segment;
@@ -61,9 +61,10 @@ impl Connection {
             false => None,
         };
         let (delivery, sacked) = self.deliver(now, segment);
-        self.sample_rtt(now, segment, &delivery, progress);
+        let sample = self.sample_rtt(now, segment, &delivery, progress);
         if progress {
             self.on_progress(ack);
+            self.congestion.on_round_trip(ack, self.snd.nxt, sample);
         } else if self.snd.window == 0 {
             self.attempts = 0;
         }
@@ -154,28 +155,35 @@ impl Connection {
         segment.options.timestamps.map(|theirs| theirs.echo)
     }
 
-    fn sample_rtt(&mut self, now: Instant, segment: &Segment, delivery: &Delivery, progress: bool) {
+    /// Learn the round trip from what was delivered. Returns the latest sample that is beyond doubt.
+    fn sample_rtt(
+        &mut self,
+        now: Instant,
+        segment: &Segment,
+        delivery: &Delivery,
+        progress: bool,
+    ) -> Option<Duration> {
         if let Some(first) = delivery.first {
             let least = Duration::from_nanos(1);
             self.rtt.sample(now, now.since(first).max(least));
-            if let Some(last) = delivery.last {
-                self.rtt.sample_min(now, now.since(last).max(least));
+            let last = delivery.last.map(|last| now.since(last).max(least));
+            if let Some(last) = last {
+                self.rtt.sample_min(now, last);
             }
-            return;
+            return last;
         }
         // Only retransmitted octets: the timestamp tells which transmission it was (RFC 7323
         // section 4). Echoes from before a move are off by the time it took.
-        let (Some(ours), Some(echo)) = (&self.timestamps, self.echo(segment)) else {
-            return;
-        };
+        let (ours, echo) = (self.timestamps.as_ref()?, self.echo(segment)?);
         if !progress || ours.valid_from.is_some_and(|from| !is_older(from, echo)) {
-            return;
+            return None;
         }
         let millis = ours.value(now).wrapping_sub(echo);
         if millis < 60_000 {
             self.rtt
                 .sample(now, Duration::from_millis(u64::from(millis.max(1))));
         }
+        None
     }
 
     fn on_progress(&mut self, ack: crate::seq::SeqNumber) {
@@ -200,10 +208,11 @@ impl Connection {
             true => self.echo(segment),
             false => None,
         };
-        if (progress || dsack) && self.recovery.undo.is_needless(echo) {
-            let Undo { cwnd, ssthresh, .. } = self.recovery.undo;
+        if (progress || dsack)
+            && let Some((cwnd, ssthresh)) = self.recovery.undo.needless(echo)
+        {
             self.congestion.undo(cwnd, ssthresh);
-            self.recovery.undo = Undo::default();
+            self.recovery.undo.forget();
             self.counters.undos += 1;
             if self.recovery.phase != Phase::Open {
                 self.snd.unmark_lost();
@@ -225,7 +234,7 @@ impl Connection {
         self.recovery.phase = Phase::Open;
         self.recovery.duplicate_acks = 0;
         self.snd.reno_sacked = 0;
-        self.recovery.undo.until = Some(self.snd.nxt);
+        self.recovery.undo.end(self.snd.nxt);
         self.recovery.rack.on_recovered();
     }
 
@@ -240,7 +249,7 @@ impl Connection {
         let certain = self.recovery.phase != Phase::Open
             || snd.sacked >= DUPLICATE_THRESHOLD * u32::from(self.snd.peer_mss);
         let rack = &self.recovery.rack;
-        let window = rack.reorder_window(self.rtt.srtt, self.rtt.min_rtt(), certain);
+        let window = rack.reorder_window(self.rtt.srtt(), self.rtt.min_rtt(), certain);
         let (lost, again) = rack.detect(now, &mut self.snd, window);
         match again {
             Some(at) => self.timers.reorder.set(at),
@@ -289,8 +298,8 @@ impl Connection {
     /// Something is lost: reduce, once per round.
     pub(crate) fn enter_recovery(&mut self) {
         let mss = u32::from(self.mss());
-        self.recovery.undo =
-            Undo::begin(self.snd.una, self.congestion.cwnd, self.congestion.ssthresh);
+        let Congestion { cwnd, ssthresh, .. } = self.congestion;
+        self.recovery.undo.begin(self.snd.una, cwnd, ssthresh);
         self.congestion.on_congestion(mss);
         self.recovery.phase = Phase::Recovery;
         self.recovery.point = self.snd.nxt;
@@ -327,7 +336,7 @@ impl Connection {
                 let doubled = self.congestion.in_slow_start()
                     && in_flight.saturating_mul(2) > self.congestion.cwnd;
                 if self.snd.cwnd_limited || doubled {
-                    let rtt = self.rtt.srtt.unwrap_or_default();
+                    let rtt = self.rtt.srtt().unwrap_or_default();
                     self.congestion.on_ack(now, delivered, mss, rtt);
                 } else {
                     self.congestion.on_unused(now);

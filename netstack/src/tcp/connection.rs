@@ -1,13 +1,16 @@
 //! [`Connection`]: one TCP connection as a plain value.
 
+use alloc::boxed::Box;
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
+use core::ops::Deref;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::TcpConfig;
 use super::congestion::{Congestion, CongestionAlgorithm};
+use super::counters::Tally;
 use super::isn::InitialNumbers;
 use super::options::{Options, TIMESTAMPS_LEN, Timestamps};
 use super::rcv::{Rcv, RcvFin};
@@ -59,16 +62,39 @@ pub struct SocketOptions {
     pub user_timeout: Option<Duration>,
 }
 
+impl SocketOptions {
+    /// What an application has that chooses nothing.
+    const DEFAULT: SocketOptions = SocketOptions {
+        nagle: false,
+        ack_delay: Duration::from_millis(40),
+        peer_ack_delay: Duration::from_millis(60),
+        min_rto: super::DEFAULT_MIN_RTO,
+        keepalive: None,
+        user_timeout: None,
+    };
+}
+
 impl Default for SocketOptions {
     fn default() -> Self {
-        SocketOptions {
-            nagle: false,
-            ack_delay: Duration::from_millis(40),
-            peer_ack_delay: Duration::from_millis(60),
-            min_rto: super::DEFAULT_MIN_RTO,
-            keepalive: None,
-            user_timeout: None,
-        }
+        SocketOptions::DEFAULT
+    }
+}
+
+/// Options of a connection: apart from it, and only where they are not the usual ones.
+#[derive(Clone, Debug)]
+pub(crate) struct Chosen(Option<Box<SocketOptions>>);
+
+impl Chosen {
+    pub fn new(options: SocketOptions) -> Chosen {
+        Chosen((options != SocketOptions::DEFAULT).then(|| Box::new(options)))
+    }
+}
+
+impl Deref for Chosen {
+    type Target = SocketOptions;
+    fn deref(&self) -> &SocketOptions {
+        static USUAL: SocketOptions = SocketOptions::DEFAULT;
+        self.0.as_deref().unwrap_or(&USUAL)
     }
 }
 
@@ -169,41 +195,6 @@ pub(crate) struct Owed {
     pub push: bool,
 }
 
-/// Counters of one connection, over all its owners.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counters {
-    /// Segments received.
-    pub segments_in: u64,
-    /// Segments sent (bursts left to the NIC to cut count once).
-    pub segments_out: u64,
-    /// Segments retransmitted.
-    pub retransmits: u64,
-    /// Retransmission time-outs.
-    pub timeouts: u64,
-    /// Tail loss probes sent.
-    pub probes: u64,
-    /// Fast recoveries begun.
-    pub recoveries: u64,
-    /// Reductions taken back.
-    pub undos: u64,
-    /// Duplicates reported by the peer.
-    pub duplicates_reported: u64,
-    /// Segments dropped by PAWS.
-    pub paws: u64,
-    /// Segments outside the window.
-    pub out_of_window: u64,
-    /// Challenge ACKs sent (RFC 5961).
-    pub challenges: u64,
-    /// Challenge ACKs held back by the limit.
-    pub challenges_limited: u64,
-    /// Segments whose acknowledgement was outside what we sent.
-    pub bad_acks: u64,
-    /// Segments that arrived out of order.
-    pub out_of_order: u64,
-    /// How often the connection moved.
-    pub moves: u32,
-}
-
 /// Limit of challenge ACKs (RFC 5961 section 7).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ChallengeLimit {
@@ -211,6 +202,35 @@ pub(crate) struct ChallengeLimit {
     pub since: Option<Instant>,
     /// Challenges in it.
     pub count: u8,
+}
+
+/// Both ends, without what a [`SocketAddr`] has beyond address and port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    local: IpAddr,
+    remote: IpAddr,
+    ports: (u16, u16),
+}
+
+impl Ends {
+    pub fn new(flow: &FlowKey) -> Ends {
+        Ends {
+            local: flow.local.ip(),
+            remote: flow.remote.ip(),
+            ports: (flow.local.port(), flow.remote.port()),
+        }
+    }
+
+    pub fn flow(&self) -> FlowKey {
+        FlowKey {
+            local: SocketAddr::new(self.local, self.ports.0),
+            remote: SocketAddr::new(self.remote, self.ports.1),
+        }
+    }
+
+    pub fn is_ipv4(&self) -> bool {
+        self.remote.is_ipv4()
+    }
 }
 
 /// One TCP connection: a plain value without timers, locks or references.
@@ -221,10 +241,10 @@ pub(crate) struct ChallengeLimit {
 /// may be dropped.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    pub(crate) flow: FlowKey,
+    pub(crate) ends: Ends,
     pub(crate) state: State,
     pub(crate) error: Option<ConnectionError>,
-    pub(crate) options: SocketOptions,
+    pub(crate) options: Chosen,
     pub(crate) max_retransmits: u8,
     /// Octets of an IP packet the path carries.
     pub(crate) path_mtu: u16,
@@ -244,7 +264,7 @@ pub struct Connection {
     /// When a segment of the peer was last accepted.
     pub(crate) heard_at: Instant,
     pub(crate) challenge: ChallengeLimit,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Tally,
     pub(crate) updated: bool,
 }
 
@@ -283,10 +303,10 @@ impl Connection {
     ) -> Connection {
         let mss = u32::from(mss_of(&flow, mtu));
         Connection {
-            flow,
+            ends: Ends::new(&flow),
             state,
             error: None,
-            options: config.socket,
+            options: Chosen::new(config.socket),
             max_retransmits: config.max_retransmits,
             path_mtu: mtu,
             offered_scale: scale_of(config.receive_buffer),
@@ -302,7 +322,7 @@ impl Connection {
             attempts: 0,
             heard_at: now,
             challenge: ChallengeLimit::default(),
-            counters: Counters::default(),
+            counters: Tally::default(),
             updated: false,
         }
     }
@@ -331,7 +351,10 @@ impl Connection {
 
     /// Take the options of the peer's SYN into force.
     pub(crate) fn negotiate(&mut self, now: Instant, options: &Options) {
-        self.snd.peer_mss = options.mss.unwrap_or(default_mss(&self.flow)).max(MIN_MSS);
+        self.snd.peer_mss = options
+            .mss
+            .unwrap_or(default_mss(&self.flow()))
+            .max(MIN_MSS);
         self.sack = self.sack && options.sack_permitted;
         match options.window_scale {
             Some(shift) => {
@@ -370,7 +393,7 @@ impl Connection {
         };
         self.snd
             .peer_mss
-            .min(mss_of(&self.flow, self.path_mtu))
+            .min(mss_of(&self.flow(), self.path_mtu))
             .saturating_sub(options)
             .max(MIN_MSS - TIMESTAMPS_LEN as u16)
     }
@@ -494,17 +517,17 @@ impl Connection {
 
     /// Our end.
     pub fn local(&self) -> SocketAddr {
-        self.flow.local
+        self.flow().local
     }
 
     /// The peer's end.
     pub fn remote(&self) -> SocketAddr {
-        self.flow.remote
+        self.flow().remote
     }
 
     /// Both ends.
     pub fn flow(&self) -> FlowKey {
-        self.flow
+        self.ends.flow()
     }
 
     /// What the application chose.
@@ -514,8 +537,8 @@ impl Connection {
 
     /// Choose otherwise.
     pub fn set_options(&mut self, now: Instant, options: SocketOptions) {
-        self.options = options;
-        self.rtt.min_rto = options.min_rto;
+        self.options = Chosen::new(options);
+        self.rtt.set_min_rto(options.min_rto);
         self.restart_keepalive(now);
     }
 

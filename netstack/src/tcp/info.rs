@@ -1,6 +1,7 @@
 //! [`Info`]: a connection as seen from outside, for status pages, checkers and tests.
 
-use super::connection::{Connection, Counters};
+use super::connection::Connection;
+use super::counters::Counters;
 use super::recovery::Phase;
 use super::state::State;
 use crate::seq::SeqNumber;
@@ -67,8 +68,8 @@ impl Connection {
             state: self.state,
             cwnd: self.congestion.cwnd,
             ssthresh: self.congestion.ssthresh,
-            srtt: self.rtt.srtt,
-            rttvar: self.rtt.rttvar,
+            srtt: self.rtt.srtt(),
+            rttvar: self.rtt.rttvar(),
             min_rtt: self.rtt.min_rtt(),
             rto: self.rtt.rto(),
             phase: self.recovery.phase,
@@ -87,7 +88,7 @@ impl Connection {
             rx_bytes: self.rcv.queue.end(),
             sack: self.sack,
             timestamps: self.timestamps.is_some(),
-            counters: self.counters,
+            counters: self.counters.into(),
         }
     }
 }

@@ -43,6 +43,9 @@ impl Connection {
                 .sample(now, now.since(sent).max(Duration::from_micros(1)));
         }
         self.establish_numbers(self.snd.iss.add(1));
+        if self.attempts > 0 {
+            self.syn_was_lost();
+        }
         self.attempts = 0;
         self.owed.syn = false;
         self.timers.retransmit.clear();
@@ -52,6 +55,13 @@ impl Connection {
         };
         self.updated = true;
         self.restart_keepalive(now);
+    }
+
+    /// Our SYN, or its answer, was sent more than once: begin with a window of one segment (RFC
+    /// 6928 section 2) and a longer time-out (RFC 6298 section 5.7).
+    pub(crate) fn syn_was_lost(&mut self) {
+        self.congestion.cwnd = u32::from(self.mss());
+        self.rtt.on_syn_lost();
     }
 
     fn take_window(&mut self, segment: &Segment, window: u32) {
@@ -92,6 +102,10 @@ impl Connection {
             self.established(now);
             self.take_window(segment, u32::from(segment.window));
             self.owed.ack = true;
+            if !segment.payload.is_empty() || flags.fin() {
+                // What follows the SYN in its segment (RFC 9293 section 3.10.7.3, fourth step).
+                self.take_text(now, segment.seq.add(1), segment);
+            }
         } else {
             self.state = State::SynReceived;
             self.snd.window = u32::from(segment.window);
@@ -142,7 +156,7 @@ impl Connection {
         self.restart_keepalive(now);
         self.after_ack(now);
         if self.state.may_receive() && !crossed {
-            self.take_text(now, segment);
+            self.take_text(now, segment.seq, segment);
         }
     }
 
@@ -271,21 +285,21 @@ impl Connection {
         self.updated = true;
     }
 
-    /// Text and FIN (steps 7 and 8).
-    fn take_text(&mut self, now: Instant, segment: &Segment) {
+    /// Text and FIN (steps 7 and 8); the text begins at `seq`.
+    fn take_text(&mut self, now: Instant, seq: SeqNumber, segment: &Segment) {
         let mut payload = segment.payload.clone();
         if let RcvFin::Ahead(fin) = self.rcv.fin
-            && segment.seq.add(payload.len() as u32).after(fin)
+            && seq.add(payload.len() as u32).after(fin)
         {
             // Octets beyond the peer's own end of stream.
-            payload.truncate(match fin.after(segment.seq) {
-                true => fin.distance_from(segment.seq) as usize,
+            payload.truncate(match fin.after(seq) {
+                true => fin.distance_from(seq) as usize,
                 false => 0,
             });
         }
-        let end = segment.seq.add(payload.len() as u32);
+        let end = seq.add(payload.len() as u32);
         if !payload.is_empty() {
-            self.take_payload(now, segment.seq, payload);
+            self.take_payload(now, seq, payload);
         }
         let fin_fits =
             end.at_or_after(self.rcv.nxt) && end.at_or_before(self.rcv.edge.later(self.rcv.nxt));
@@ -300,7 +314,7 @@ impl Connection {
 
     fn take_payload(&mut self, now: Instant, seq: SeqNumber, payload: bytes::Bytes) {
         let len = payload.len() as u32;
-        let full_size = u32::from(mss_of(&self.flow, self.path_mtu)).min(len) as u16;
+        let full_size = u32::from(mss_of(&self.flow(), self.path_mtu)).min(len) as u16;
         match self.rcv.accept(seq, payload) {
             Accepted::InOrder { filled } => {
                 self.updated = true;

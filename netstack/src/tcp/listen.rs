@@ -241,6 +241,9 @@ impl HalfOpen {
             connection.rtt.sample(now, rtt);
         }
         connection.establish_numbers(self.iss.add(1));
+        if self.retransmits > 0 {
+            connection.syn_was_lost();
+        }
         connection.snd.window = u32::from(self.window);
         connection.snd.max_window = connection.snd.window;
         connection.snd.wl1 = self.irs;

@@ -10,6 +10,7 @@
 mod ack;
 mod congestion;
 mod connection;
+mod counters;
 pub mod export;
 mod info;
 mod input;
@@ -35,9 +36,8 @@ mod timer;
 use crate::time::Duration;
 
 pub use congestion::CongestionAlgorithm;
-pub use connection::{
-    Connection, ConnectionError, Counters, IcmpError, Keepalive, SendError, SocketOptions,
-};
+pub use connection::{Connection, ConnectionError, IcmpError, Keepalive, SendError, SocketOptions};
+pub use counters::Counters;
 pub use export::{ConnectionState, ImportError};
 pub use info::Info;
 pub use isn::InitialNumbers;

@@ -63,7 +63,7 @@ impl Connection {
             },
             window: self.rcv.buffer.min(0xffff) as u16,
             options: Options {
-                mss: Some(mss_of(&self.flow, self.path_mtu)),
+                mss: Some(mss_of(&self.flow(), self.path_mtu)),
                 window_scale: Some(self.offered_scale),
                 sack_permitted: self.sack,
                 timestamps: self.timestamps_option(now),
@@ -257,6 +257,7 @@ impl Connection {
             return false;
         }
         if self.options.nagle && len < mss && outstanding > 0 && !fin && !push {
+            self.snd.cwnd_limited = false;
             return false;
         }
         self.restart_after_idle(now, outstanding, mss);

@@ -1,6 +1,7 @@
 //! The send side: the queue of octets from SND.UNA on, what of it was transmitted and when, and
 //! the peer's window (RFC 9293 section 3.3.1, variables SND.*).
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 use super::options::SackRanges;
@@ -123,7 +124,7 @@ pub(crate) struct Snd {
     /// No octet before this one waits to be retransmitted.
     pub next_lost: SeqNumber,
     /// SACK ranges of the last ACK: what they cover is marked already.
-    pub sack_seen: SackRanges,
+    pub sack_seen: Option<Box<SackRanges>>,
     /// When octets were last transmitted (restart after idle, RFC 5681 section 4.1).
     pub last_sent: Option<Instant>,
     /// Whether the last attempt to send stopped at the congestion window (RFC 7661 section 4).
@@ -150,7 +151,7 @@ impl Snd {
             retransmitted: 0,
             reno_sacked: 0,
             next_lost: iss,
-            sack_seen: SackRanges::EMPTY,
+            sack_seen: None,
             last_sent: None,
             cwnd_limited: false,
         }
@@ -354,7 +355,7 @@ impl Snd {
             segment.marks.clear(Marks::SACKED);
         }
         self.sacked = 0;
-        self.sack_seen = SackRanges::EMPTY;
+        self.sack_seen = None;
     }
 
     /// The counters as the marks make them: what import and the tests compare with.

@@ -1,8 +1,8 @@
 //! Deadlines passed: retransmission time-out (RFC 6298 section 5), probes, delayed ACK, TIME-WAIT.
 
+use super::congestion::Congestion;
 use super::connection::{Connection, ConnectionError, IcmpError};
 use super::recovery::Phase;
-use super::recovery::undo::Undo;
 use super::snd::Marks;
 use super::state::State;
 use crate::seq::SeqNumber;
@@ -75,8 +75,8 @@ impl Connection {
         self.attempts = self.attempts.saturating_add(1);
         let mss = u32::from(self.mss());
         if self.recovery.phase != Phase::Loss {
-            self.recovery.undo =
-                Undo::begin(self.snd.una, self.congestion.cwnd, self.congestion.ssthresh);
+            let Congestion { cwnd, ssthresh, .. } = self.congestion;
+            self.recovery.undo.begin(self.snd.una, cwnd, ssthresh);
             self.congestion.on_congestion(mss);
         }
         self.recovery.phase = Phase::Loss;
@@ -94,10 +94,10 @@ impl Connection {
             self.snd.forget_sacked();
         }
         if self.sack {
-            let window = self
-                .recovery
-                .rack
-                .reorder_window(self.rtt.srtt, self.rtt.min_rtt(), true);
+            let window =
+                self.recovery
+                    .rack
+                    .reorder_window(self.rtt.srtt(), self.rtt.min_rtt(), true);
             self.recovery
                 .rack
                 .mark_on_timeout(now, &mut self.snd, window);
@@ -177,11 +177,7 @@ impl Connection {
         }
         match error {
             IcmpError::PacketTooBig { mtu } => {
-                let least = if self.flow.remote.is_ipv4() {
-                    576
-                } else {
-                    1280
-                };
+                let least = if self.ends.is_ipv4() { 576 } else { 1280 };
                 let mtu = mtu.max(least);
                 if mtu < self.path_mtu {
                     self.set_path_mtu(now, mtu);

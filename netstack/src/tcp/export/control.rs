@@ -1,20 +1,23 @@
 //! Export and import of what controls a connection: estimators, congestion, recovery, timers.
 
+use alloc::boxed::Box;
+
 use super::super::congestion::cubic::Cubic;
-use super::super::congestion::{Algorithm, Congestion, MAX_WINDOW};
+use super::super::congestion::hystart::HyStart;
+use super::super::congestion::{Algorithm, Congestion, MAX_WINDOW, NO_THRESHOLD};
 use super::super::connection::{Keepalive, SocketOptions};
 use super::super::recovery::prr::Prr;
 use super::super::recovery::rack::Rack;
 use super::super::recovery::tlp::Tlp;
-use super::super::recovery::undo::Undo;
+use super::super::recovery::undo::{Episode, Undo};
 use super::super::recovery::{Phase, Recovery};
 use super::super::rtt::RttEstimator;
 use super::super::snd::Snd;
 use super::super::timer::{Timer, Timers};
 use super::{
-    AlgorithmHeader, CongestionHeader, ImportError, LONGEST_AGE, LONGEST_SPAN, RackHeader,
-    RecoveryHeader, RttHeader, TimersHeader, TlpHeader, UndoHeader, bounded, bounded_option,
-    ensure,
+    AlgorithmHeader, CongestionHeader, HyStartHeader, ImportError, LONGEST_AGE, LONGEST_SPAN,
+    RackHeader, RecoveryHeader, RttHeader, TimersHeader, TlpHeader, UndoHeader, bounded,
+    bounded_option, ensure,
 };
 use crate::seq::SeqNumber;
 use crate::time::{Duration, Instant};
@@ -44,19 +47,20 @@ pub(super) fn check_options(options: &SocketOptions) -> Result<(), ImportError> 
     Ok(())
 }
 
-pub(super) fn export_rtt(rtt: RttEstimator, now: Instant) -> RttHeader {
+pub(super) fn export_rtt(rtt: &RttEstimator, now: Instant) -> RttHeader {
     let RttEstimator {
-        srtt,       // carried
-        rttvar,     // carried
+        srtt: _,    // carried
+        rttvar: _,  // carried
+        min: _,     // carried
+        min_at: _,  // carried as an age
         backoff,    // carried
-        min,        // carried, its time as an age
         min_rto: _, // rebuilt from the socket's options
-    } = rtt;
+    } = *rtt;
     RttHeader {
-        srtt,
-        rttvar,
-        backoff,
-        min: min.map(|(min, taken)| (min, now.since(taken))),
+        srtt: rtt.srtt(),
+        rttvar: rtt.rttvar(),
+        backoff: u32::from(backoff),
+        min: rtt.min().map(|(min, taken)| (min, now.since(taken))),
     }
 }
 
@@ -65,20 +69,26 @@ pub(super) fn import_rtt(
     now: Instant,
     min_rto: Duration,
 ) -> Result<RttEstimator, ImportError> {
-    let min = match header.min {
+    let RttHeader {
+        srtt,
+        rttvar,
+        backoff,
+        min,
+    } = header;
+    let min = match min {
         None => None,
         Some((min, age)) => Some((
             bounded(min, LONGEST_SPAN)?,
             now - bounded(age, LONGEST_AGE)?,
         )),
     };
-    Ok(RttEstimator {
-        srtt: bounded_option(header.srtt, LONGEST_SPAN)?,
-        rttvar: bounded(header.rttvar, LONGEST_SPAN)?,
-        backoff: header.backoff.min(64),
+    Ok(RttEstimator::resume(
+        bounded_option(srtt, LONGEST_SPAN)?,
+        bounded(rttvar, LONGEST_SPAN)?,
         min,
+        backoff.min(64) as u8,
         min_rto,
-    })
+    ))
 }
 
 pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> CongestionHeader {
@@ -86,6 +96,7 @@ pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> Congest
         cwnd,      // carried
         ssthresh,  // carried
         algorithm, // carried with its private state
+        hystart,   // carried
     } = congestion;
     let algorithm = match algorithm {
         Algorithm::NewReno { credit } => AlgorithmHeader::NewReno { credit },
@@ -110,10 +121,28 @@ pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> Congest
             }
         }
     };
+    let HyStart {
+        end,
+        last,
+        current,
+        baseline,
+        samples,
+        rounds,
+    } = hystart;
     CongestionHeader {
         cwnd,
         ssthresh,
         algorithm,
+        hystart: (ssthresh == NO_THRESHOLD && hystart != HyStart::default()).then_some(
+            HyStartHeader {
+                end,
+                last,
+                current,
+                baseline,
+                samples,
+                rounds,
+            },
+        ),
     }
 }
 
@@ -125,6 +154,7 @@ pub(super) fn import_congestion(
         cwnd,
         ssthresh,
         algorithm,
+        hystart,
     } = header;
     // Recovery may put twice what is outstanding into the window for a moment.
     ensure(
@@ -157,10 +187,29 @@ pub(super) fn import_congestion(
             })
         }
     };
+    let hystart = match hystart {
+        None => HyStart::default(),
+        Some(HyStartHeader {
+            end,
+            last,
+            current,
+            baseline,
+            samples,
+            rounds,
+        }) => HyStart {
+            end,
+            last,
+            current,
+            baseline,
+            samples,
+            rounds: rounds.min(5),
+        },
+    };
     Ok(Congestion {
         cwnd,
         ssthresh,
         algorithm,
+        hystart,
     })
 }
 
@@ -194,7 +243,8 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
         sent,
         flight,
     } = prr;
-    let Undo {
+    let Undo(episode) = undo;
+    let Episode {
         from,
         until,
         cwnd,
@@ -202,7 +252,7 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
         stamp,
         retransmitted,
         unreported,
-    } = undo;
+    } = episode.map_or_else(Episode::default, |episode| *episode);
     RecoveryHeader {
         phase,
         point,
@@ -269,6 +319,15 @@ pub(super) fn import_recovery(
         && tlp.end.is_none_or(outstanding)
         && (phase == Phase::Open || outstanding(point));
     ensure(known, ImportError::Recovery)?;
+    let episode = Episode {
+        from: undo.from,
+        until: undo.until,
+        cwnd: undo.cwnd.min(MAX_WINDOW),
+        ssthresh: undo.ssthresh,
+        stamp: undo.stamp,
+        retransmitted: undo.retransmitted,
+        unreported: undo.unreported,
+    };
     Ok(Recovery {
         phase,
         // Outside an episode the point is past; it must not come to lie ahead when numbers wrap.
@@ -296,15 +355,7 @@ pub(super) fn import_recovery(
             sent,
             flight: flight.max(1),
         },
-        undo: Undo {
-            from: undo.from,
-            until: undo.until,
-            cwnd: undo.cwnd.min(MAX_WINDOW),
-            ssthresh: undo.ssthresh,
-            stamp: undo.stamp,
-            retransmitted: undo.retransmitted,
-            unreported: undo.unreported,
-        },
+        undo: Undo((episode != Episode::default()).then(|| Box::new(episode))),
         duplicate_acks: duplicate_acks.min(1 << 16),
     })
 }

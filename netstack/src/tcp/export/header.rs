@@ -186,6 +186,25 @@ pub struct CongestionHeader {
     pub ssthresh: u32,
     /// The algorithm with its private state.
     pub algorithm: AlgorithmHeader,
+    /// HyStart++, in the first slow start once it has measured.
+    pub hystart: Option<HyStartHeader>,
+}
+
+/// HyStart++ (RFC 9406 section 4). Times are microseconds, the largest number is infinity.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HyStartHeader {
+    /// windowEnd.
+    pub end: SeqNumber,
+    /// lastRoundMinRTT.
+    pub last: u32,
+    /// currentRoundMinRTT.
+    pub current: u32,
+    /// cssBaselineMinRtt.
+    pub baseline: u32,
+    /// rttSampleCount.
+    pub samples: u8,
+    /// Rounds of conservative slow start.
+    pub rounds: u8,
 }
 
 /// An algorithm's private state.

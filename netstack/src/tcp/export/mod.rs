@@ -24,7 +24,10 @@ use bytes::Bytes;
 pub use header::*;
 
 use super::TcpConfig;
-use super::connection::{ChallengeLimit, Connection, Owed, TIME_WAIT, TimestampState};
+use super::connection::{
+    ChallengeLimit, Chosen, Connection, Ends, Owed, TIME_WAIT, TimestampState,
+};
+use super::counters::Tally;
 use super::state::State;
 use super::timer::Timer;
 use crate::stack::FlowKey;
@@ -152,7 +155,7 @@ impl Connection {
     /// that cannot move ([`State::is_synchronized`]) are described too, and refused by import.
     pub fn export(self, now: Instant) -> ConnectionState {
         let Connection {
-            flow,               // carried
+            ends,               // carried
             state,              // carried
             error: _,           // dropped because a dead connection does not move
             options,            // carried
@@ -183,12 +186,13 @@ impl Connection {
             stray_reset: _, // dropped because no synchronised state owes one
             push,           // carried
         } = owed;
+        let FlowKey { local, remote } = ends.flow();
         let mut queues = Queues::default();
         let header = ConnectionHeader {
-            local: flow.local,
-            remote: flow.remote,
+            local,
+            remote,
             state,
-            options,
+            options: *options,
             path_mtu,
             sack,
             timestamps: timestamps.map(|timestamps| {
@@ -207,7 +211,7 @@ impl Connection {
             }),
             snd: snd.export(now, &mut queues),
             rcv: rcv.export(&mut queues),
-            rtt: control::export_rtt(rtt, now),
+            rtt: control::export_rtt(&rtt, now),
             congestion: control::export_congestion(congestion, now),
             recovery: control::export_recovery(recovery, now),
             timers: control::export_timers(timers, now),
@@ -219,7 +223,7 @@ impl Connection {
             },
             attempts,
             heard_age: now.since(heard_at),
-            counters,
+            counters: counters.into(),
         };
         ConnectionState { header, queues }
     }
@@ -249,7 +253,7 @@ impl Connection {
             owed,
             attempts,
             heard_age,
-            mut counters,
+            counters,
         } = header;
         let same_family = local.is_ipv4() == remote.is_ipv4();
         ensure(
@@ -278,6 +282,7 @@ impl Connection {
         let congestion = control::import_congestion(congestion, now)?;
         let recovery = control::import_recovery(recovery, now, sack, &snd)?;
         let mut timers = control::import_timers(timers, now)?;
+        let mut counters = Tally::from(counters);
         counters.moves = counters.moves.saturating_add(1);
         // Nothing is retransmitted just because of the move, and the time-out is armed whatever
         // the description says: else a lost tail would never be repaired.
@@ -290,7 +295,7 @@ impl Connection {
             let at = timers.retransmit.deadline().unwrap_or(now + rtt.rto());
             timers.retransmit = Timer::at(at.max(least));
             if let Some(at) = timers.probe.deadline() {
-                let least = grace(rtt.srtt.unwrap_or_default() + GRACE / 4);
+                let least = grace(rtt.srtt().unwrap_or_default() + GRACE / 4);
                 timers.probe = Timer::at(at.max(least));
             }
         }
@@ -298,10 +303,10 @@ impl Connection {
             timers.linger = Timer::at(now + TIME_WAIT);
         }
         Ok(Connection {
-            flow: FlowKey { local, remote },
+            ends: Ends::new(&FlowKey { local, remote }),
             state,
             error: None,
-            options,
+            options: Chosen::new(options),
             max_retransmits: config.max_retransmits,
             path_mtu: path_mtu.min(mtu),
             offered_scale: rcv.scale,

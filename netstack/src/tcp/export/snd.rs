@@ -3,7 +3,6 @@
 use alloc::collections::VecDeque;
 
 use super::super::connection::MAX_SCALE;
-use super::super::options::SackRanges;
 use super::super::queue::ByteQueue;
 use super::super::snd::{Marks, SentSegment, Snd, SndFin};
 use super::{
@@ -144,7 +143,7 @@ impl SndHeader {
             retransmitted: 0,
             reno_sacked: self.reno_sacked,
             next_lost: self.una,
-            sack_seen: SackRanges::EMPTY,
+            sack_seen: None,
             last_sent: bounded_option(self.last_sent_age, LONGEST_AGE)?.map(|age| now - age),
             cwnd_limited: self.cwnd_limited,
         };

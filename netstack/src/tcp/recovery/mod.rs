@@ -30,7 +30,7 @@ pub enum Phase {
 }
 
 /// Loss recovery of one connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Recovery {
     pub phase: Phase,
     /// RecoveryPoint: SND.NXT when the episode began; it ends when this is acknowledged.

@@ -96,7 +96,7 @@ impl ConnectionV1 {
                     .min
                     .map(|(min, age)| (Duration::from_nanos(min), Duration::from_millis(age))),
             },
-            congestion: decode_congestion(congestion),
+            congestion: decode_congestion(congestion, una),
             recovery: decode_recovery(recovery, una, has(flag::REORDERING))?,
             timers: decode_timers(timers),
             owed: OwedHeader {
@@ -194,7 +194,7 @@ fn decode_rcv(rcv: RcvV1, nxt: SeqNumber, discard: bool) -> Result<RcvHeader, Ca
     })
 }
 
-fn decode_congestion(congestion: CongestionV1) -> CongestionHeader {
+fn decode_congestion(congestion: CongestionV1, una: SeqNumber) -> CongestionHeader {
     CongestionHeader {
         cwnd: congestion.cwnd,
         ssthresh: congestion.ssthresh.unwrap_or(u32::MAX),
@@ -218,6 +218,14 @@ fn decode_congestion(congestion: CongestionV1) -> CongestionHeader {
             },
             AlgorithmV1::NewReno { credit } => AlgorithmHeader::NewReno { credit },
         },
+        hystart: congestion.hystart.map(|hystart| HyStartHeader {
+            end: at(una, hystart.end),
+            last: hystart.last.wrapping_sub(1),
+            current: hystart.current.wrapping_sub(1),
+            baseline: hystart.baseline.wrapping_sub(1),
+            samples: hystart.samples,
+            rounds: hystart.rounds,
+        }),
     }
 }
 

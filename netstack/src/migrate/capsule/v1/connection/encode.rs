@@ -131,7 +131,7 @@ impl ConnectionV1 {
             snd: encode_snd(snd, rcv.nxt)?,
             rcv: encode_rcv(rcv),
             rtt: encode_rtt(rtt),
-            congestion: encode_congestion(congestion),
+            congestion: encode_congestion(congestion, snd.una),
             recovery: encode_recovery(recovery, snd.una)?,
             timers: encode_timers(timers),
             duplicate_acks: *duplicate_acks,
@@ -259,11 +259,12 @@ fn encode_rtt(header: &RttHeader) -> RttV1 {
     }
 }
 
-fn encode_congestion(header: &CongestionHeader) -> CongestionV1 {
+fn encode_congestion(header: &CongestionHeader, una: SeqNumber) -> CongestionV1 {
     let CongestionHeader {
         cwnd,
         ssthresh,
         ref algorithm,
+        hystart,
     } = *header;
     CongestionV1 {
         cwnd,
@@ -288,6 +289,23 @@ fn encode_congestion(header: &CongestionHeader) -> CongestionV1 {
             },
             AlgorithmHeader::NewReno { credit } => AlgorithmV1::NewReno { credit },
         },
+        hystart: hystart.map(
+            |HyStartHeader {
+                 end,
+                 last,
+                 current,
+                 baseline,
+                 samples,
+                 rounds,
+             }| HyStartV1 {
+                end: from(una, end),
+                last: last.wrapping_add(1),
+                current: current.wrapping_add(1),
+                baseline: baseline.wrapping_add(1),
+                samples,
+                rounds,
+            },
+        ),
     }
 }
 

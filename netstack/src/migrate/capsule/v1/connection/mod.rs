@@ -153,6 +153,19 @@ struct CongestionV1 {
     /// Absent: no loss so far (the largest number).
     ssthresh: Option<u32>,
     algorithm: AlgorithmV1,
+    hystart: Option<HyStartV1>,
+}
+
+/// Microseconds, plus one; infinity is 0.
+#[derive(Serialize, Deserialize)]
+struct HyStartV1 {
+    /// windowEnd - SND.UNA.
+    end: i32,
+    last: u32,
+    current: u32,
+    baseline: u32,
+    samples: u8,
+    rounds: u8,
 }
 
 #[derive(Serialize, Deserialize)]
