@@ -209,7 +209,9 @@ impl Connection {
     fn note_timestamp(&mut self, now: Instant, segment: &Segment) {
         if let (Some(ours), Some(theirs)) = (&mut self.timestamps, segment.options.timestamps)
             && segment.seq.at_or_before(self.rcv.last_ack)
-            && !is_older(theirs.value, ours.recent)
+            // Outdated, it is replaced whatever comes (section 5.5).
+            && (!is_older(theirs.value, ours.recent)
+                || now.since(ours.recent_at) >= TIMESTAMP_LIFETIME)
         {
             ours.recent = theirs.value;
             ours.recent_at = now;
