@@ -307,7 +307,11 @@ impl Connection {
             end.at_or_after(self.rcv.nxt) && end.at_or_before(self.rcv.edge.later(self.rcv.nxt));
         if segment.flags.fin() && self.rcv.fin == RcvFin::Open && fin_fits {
             self.rcv.fin = RcvFin::Ahead(end);
-            self.owe_ack();
+            // One segment, one acknowledgement: its payload has seen to that already.
+            match segment.payload.is_empty() {
+                true => self.owe_ack(),
+                false => self.owed.ack = true,
+            }
         }
         if self.rcv.fin == RcvFin::Ahead(self.rcv.nxt) {
             self.take_fin(now);
