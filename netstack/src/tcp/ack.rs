@@ -240,14 +240,14 @@ impl Connection {
 
     /// RACK (RFC 8985 section 6.2). Returns whether anything new is lost.
     pub(crate) fn detect_losses(&mut self, now: Instant) -> bool {
+        let mss = u32::from(self.mss());
         let snd = &mut self.snd;
         let idle = snd.sacked == 0 && snd.lost == 0 && snd.retransmitted == 0;
         if idle && self.recovery.phase == Phase::Open {
             self.timers.reorder.clear();
             return false;
         }
-        let certain = self.recovery.phase != Phase::Open
-            || snd.sacked >= DUPLICATE_THRESHOLD * u32::from(self.snd.peer_mss);
+        let certain = self.recovery.phase != Phase::Open || snd.is_sacked(DUPLICATE_THRESHOLD, mss);
         let rack = &self.recovery.rack;
         let window = rack.reorder_window(self.rtt.srtt(), self.rtt.min_rtt(), certain);
         let (lost, again) = rack.detect(now, &mut self.snd, window);
