@@ -195,7 +195,13 @@ impl Flow {
         text
     }
 
-    fn describe_option(&self, option: &TcpOption, incoming: bool, stamps: bool, acknowledges: bool) -> Option<String> {
+    fn describe_option(
+        &self,
+        option: &TcpOption,
+        incoming: bool,
+        stamps: bool,
+        acknowledges: bool,
+    ) -> Option<String> {
         Some(match option {
             TcpOption::Mss(mss) => format!("mss {mss}"),
             TcpOption::WindowScale(shift) => format!("wscale {shift}"),

@@ -196,7 +196,9 @@ fn parse_action(verb: &str, rest: &str) -> Result<Action> {
             Action::Counter((*name).to_owned(), test, number)
         }
         _ => {
-            return Err(format!("`{verb} {rest}` is not a line of this language").replace(" `", "`"));
+            return Err(
+                format!("`{verb} {rest}` is not a line of this language").replace(" `", "`")
+            );
         }
     })
 }
