@@ -136,7 +136,10 @@ impl Stack {
             dst,
             protocol: TCP,
             hop_limit: HOP_LIMIT,
-            ecn: 0,
+            ecn: match outgoing.ecn_capable {
+                true => wire::ECT_0,
+                false => 0,
+            },
             length,
         }
         .emit(self.mac, &mut head);

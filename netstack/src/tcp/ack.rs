@@ -63,10 +63,11 @@ impl Connection {
         }
         let progress = ack != self.snd.una;
         let in_flight = self.snd.in_flight();
+        let congested = self.take_echo(segment, outstanding);
         let (delivery, sacked) = self.deliver(now, segment);
         let sample = self.sample_rtt(now, segment, &delivery, progress);
         if progress {
-            self.on_progress(ack);
+            self.on_progress(now, ack);
             self.congestion.on_round_trip(ack, self.snd.nxt, sample);
         } else if self.snd.window == 0 {
             self.attempts = 0;
@@ -87,7 +88,8 @@ impl Connection {
         if !self.sack && duplicate {
             delivered += u32::from(self.mss()).min(outstanding);
         }
-        self.grow(now, delivered, in_flight, progress, lost, recovered);
+        let hold = recovered || congested;
+        self.grow(now, delivered, in_flight, progress, lost, hold);
         self.arm_after_ack(now, progress || sacked > 0, progress);
         true
     }
@@ -135,11 +137,18 @@ impl Connection {
     /// newly covered by SACK.
     fn deliver(&mut self, now: Instant, segment: &Segment) -> (Delivery, u32) {
         let mut delivery = Delivery::default();
+        let mss = u32::from(self.mss());
         let min_rtt = self.rtt.min_rtt();
         let timestamps = self.timestamps;
         let echo = self.echo(segment);
         let rack = &mut self.recovery.rack;
         let with_sack = self.sack;
+        if let Some(first) = self.snd.sent.front() {
+            let len = first.len.min(mss);
+            if first.end().at_or_before(segment.ack) {
+                self.snd.largest_acked = self.snd.largest_acked.max(len as u16);
+            }
+        }
         self.snd.acknowledge(segment.ack, |sent| {
             if sent.marks.has(Marks::SACKED) {
                 return;
@@ -201,7 +210,10 @@ impl Connection {
         None
     }
 
-    fn on_progress(&mut self, ack: crate::seq::SeqNumber) {
+    fn on_progress(&mut self, now: Instant, ack: crate::seq::SeqNumber) {
+        self.progress_at = now;
+        self.soft_error = false;
+        self.search_acknowledged(now, ack);
         self.attempts = 0;
         self.rtt.backoff = 0;
         self.recovery.rack.on_progress(ack);
@@ -214,6 +226,7 @@ impl Connection {
         if verdict == Verdict::Repaired && self.recovery.phase == Phase::Open {
             self.congestion.on_congestion(u32::from(self.mss()));
             self.congestion.cwnd = self.congestion.ssthresh;
+            self.on_reduction();
         }
     }
 
@@ -265,7 +278,11 @@ impl Connection {
         let certain = self.recovery.phase != Phase::Open || snd.is_sacked(DUPLICATE_THRESHOLD, mss);
         let rack = &self.recovery.rack;
         let window = rack.reorder_window(self.rtt.srtt(), self.rtt.min_rtt(), certain);
-        let (lost, again) = rack.detect(now, &mut self.snd, window);
+        let before = self.snd.lost;
+        let (mut lost, again) = rack.detect(now, &mut self.snd, window);
+        if lost && self.is_only_the_probe_lost(now, self.snd.lost - before) {
+            lost = false;
+        }
         match again {
             Some(at) => self.timers.reorder.set(at),
             None => self.timers.reorder.clear(),
@@ -316,6 +333,7 @@ impl Connection {
         let Congestion { cwnd, ssthresh, .. } = self.congestion;
         self.recovery.undo.begin(self.snd.una, cwnd, ssthresh);
         self.congestion.on_congestion(mss);
+        self.on_reduction();
         self.recovery.phase = Phase::Recovery;
         self.recovery.point = self.snd.nxt;
         self.recovery.prr = Prr::begin(self.snd.outstanding().saturating_sub(self.snd.sacked));
@@ -334,7 +352,7 @@ impl Connection {
         in_flight: u32,
         progress: bool,
         lost: bool,
-        recovered: bool,
+        hold: bool,
     ) {
         let mss = u32::from(self.mss());
         match self.recovery.phase {
@@ -347,7 +365,7 @@ impl Connection {
                     mss,
                 );
             }
-            Phase::Open | Phase::Loss if progress && !recovered => {
+            Phase::Open | Phase::Loss if progress && !hold => {
                 let doubled = self.congestion.in_slow_start()
                     && in_flight.saturating_mul(2) > self.congestion.cwnd;
                 if self.snd.cwnd_limited || doubled {
@@ -371,7 +389,7 @@ impl Connection {
             return;
         }
         if progress {
-            self.timers.retransmit.set(now + self.rtt.rto());
+            self.arm_retransmit(now);
         }
         if news {
             self.arm_probe(now);
@@ -392,6 +410,7 @@ impl Connection {
             if self.recovery.phase == Phase::Open {
                 self.congestion.on_congestion(u32::from(self.mss()));
                 self.congestion.cwnd = self.congestion.ssthresh;
+                self.on_reduction();
             }
         }
     }

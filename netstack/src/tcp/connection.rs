@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::TcpConfig;
 use super::congestion::{Congestion, CongestionAlgorithm};
 use super::counters::Tally;
+use super::ecn::EcnState;
 use super::isn::InitialNumbers;
+use super::mtu::Search;
 use super::options::{Options, TIMESTAMPS_LEN, Timestamps};
 use super::rcv::{Rcv, RcvFin};
 use super::recovery::Recovery;
@@ -31,7 +33,7 @@ pub(crate) const FIN_WAIT_2: Duration = Duration::from_secs(60);
 /// Largest window shift (RFC 7323 section 2.3).
 pub(crate) const MAX_SCALE: u8 = 14;
 /// Smallest payload a path may force on us.
-const MIN_MSS: u16 = 48;
+pub(crate) const MIN_MSS: u16 = 48;
 
 /// Keepalive probing (RFC 9293 section 3.8.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -60,6 +62,24 @@ pub struct SocketOptions {
     /// Give up when octets stay unacknowledged this long (RFC 5482); else after
     /// [`TcpConfig::max_retransmits`].
     pub user_timeout: Option<Duration>,
+    /// Tell the peer the user timeout, and without one of our own follow the peer's (RFC 5482).
+    pub exchange_user_timeout: bool,
+    /// Explicit congestion notification (RFC 3168).
+    pub ecn: EcnMode,
+    /// Find out by probes what the path carries where ICMP does not say (RFC 4821).
+    pub mtu_probing: bool,
+}
+
+/// Whether a connection does explicit congestion notification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum EcnMode {
+    /// Never.
+    Off,
+    /// When the peer asks for it.
+    #[default]
+    Accept,
+    /// Ask for it, too.
+    Request,
 }
 
 impl SocketOptions {
@@ -71,6 +91,9 @@ impl SocketOptions {
         min_rto: super::DEFAULT_MIN_RTO,
         keepalive: None,
         user_timeout: None,
+        exchange_user_timeout: false,
+        ecn: EcnMode::Accept,
+        mtu_probing: true,
     };
 }
 
@@ -153,8 +176,11 @@ pub enum IcmpError {
         /// Octets of an IP packet the next hop takes; 0 if it did not say.
         mtu: u16,
     },
-    /// Port, protocol or host unreachable, or administratively prohibited.
-    Unreachable,
+    /// The peer or the way to it is missing.
+    Unreachable {
+        /// Port or protocol unreachable: hard, if we are still opening (RFC 9293 section 3.9.2.2).
+        hard: bool,
+    },
 }
 
 /// Timestamps as agreed on in the handshake (RFC 7323).
@@ -193,6 +219,8 @@ pub(crate) struct Owed {
     pub stray_reset: Option<SeqNumber>,
     /// The silly-window override fired: send what fits (RFC 9293 section 3.8.6.2.1).
     pub push: bool,
+    /// The user timeout option (RFC 5482).
+    pub user_timeout: bool,
 }
 
 /// Limit of challenge ACKs (RFC 5961 section 7).
@@ -248,6 +276,15 @@ pub struct Connection {
     pub(crate) max_retransmits: u8,
     /// Octets of an IP packet the path carries.
     pub(crate) path_mtu: u16,
+    /// Octets of an IP packet our link carries.
+    pub(crate) link_mtu: u16,
+    /// Search for what the path carries, while that is less than the link does.
+    pub(crate) search: Option<Box<Search>>,
+    pub(crate) ecn: EcnState,
+    /// The user timeout option last received, as on the wire; 0 is none.
+    pub(crate) peer_timeout: u16,
+    /// The network said that the peer cannot be reached (RFC 9293 section 3.9.2.2: a soft error).
+    pub(crate) soft_error: bool,
     /// Our window scaling as offered; in force once `scaling`.
     pub(crate) offered_scale: u8,
     pub(crate) sack: bool,
@@ -263,6 +300,8 @@ pub struct Connection {
     pub(crate) attempts: u8,
     /// When a segment of the peer was last accepted.
     pub(crate) heard_at: Instant,
+    /// When SND.UNA last moved or there was nothing to acknowledge before.
+    pub(crate) progress_at: Instant,
     pub(crate) challenge: ChallengeLimit,
     pub(crate) counters: Tally,
     pub(crate) updated: bool,
@@ -270,8 +309,12 @@ pub struct Connection {
 
 /// MSS to offer on a link that carries packets of `mtu` octets (RFC 9293 section 3.7.1).
 pub(crate) fn mss_of(flow: &FlowKey, mtu: u16) -> u16 {
-    mtu.saturating_sub(ip_header(flow) + MIN_HEADER as u16)
-        .max(MIN_MSS)
+    mtu.saturating_sub(headers(flow)).max(MIN_MSS)
+}
+
+/// Octets of IP and TCP headers without options.
+pub(crate) fn headers(flow: &FlowKey) -> u16 {
+    ip_header(flow) + MIN_HEADER as u16
 }
 
 fn ip_header(flow: &FlowKey) -> u16 {
@@ -309,6 +352,11 @@ impl Connection {
             options: Chosen::new(config.socket),
             max_retransmits: config.max_retransmits,
             path_mtu: mtu,
+            link_mtu: mtu,
+            search: None,
+            ecn: EcnState::default(),
+            peer_timeout: 0,
+            soft_error: false,
             offered_scale: scale_of(config.receive_buffer),
             sack: false,
             timestamps: None,
@@ -321,6 +369,7 @@ impl Connection {
             owed: Owed::default(),
             attempts: 0,
             heard_at: now,
+            progress_at: now,
             challenge: ChallengeLimit::default(),
             counters: Tally::default(),
             updated: false,
@@ -346,6 +395,7 @@ impl Connection {
             valid_from: None,
         });
         connection.owed.syn = true;
+        connection.owed.user_timeout = connection.options.exchange_user_timeout;
         connection
     }
 
@@ -538,6 +588,7 @@ impl Connection {
     /// Choose otherwise.
     pub fn set_options(&mut self, now: Instant, options: SocketOptions) {
         self.options = Chosen::new(options);
+        self.owed.user_timeout = options.exchange_user_timeout;
         self.rtt.set_min_rto(options.min_rto);
         self.restart_keepalive(now);
     }

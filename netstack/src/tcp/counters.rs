@@ -35,6 +35,12 @@ pub struct Counters {
     pub bad_acks: u64,
     /// Segments that arrived out of order.
     pub out_of_order: u64,
+    /// Segments received with a congestion mark (ECN).
+    pub congestion_marks: u64,
+    /// Reductions because the peer echoed congestion marks (ECN).
+    pub ecn_reductions: u64,
+    /// Path MTU probes sent (RFC 4821).
+    pub mtu_probes: u64,
     /// How often the connection moved.
     pub moves: u32,
 }
@@ -79,6 +85,9 @@ pub(crate) struct Tally {
     pub challenges_limited: Count,
     pub bad_acks: Count,
     pub out_of_order: Count,
+    pub congestion_marks: Count,
+    pub ecn_reductions: Count,
+    pub mtu_probes: Count,
     pub moves: u32,
 }
 
@@ -99,6 +108,9 @@ impl From<Tally> for Counters {
             challenges_limited,
             bad_acks,
             out_of_order,
+            congestion_marks,
+            ecn_reductions,
+            mtu_probes,
             moves,
         } = tally;
         Counters {
@@ -116,6 +128,9 @@ impl From<Tally> for Counters {
             challenges_limited: challenges_limited.into(),
             bad_acks: bad_acks.into(),
             out_of_order: out_of_order.into(),
+            congestion_marks: congestion_marks.into(),
+            ecn_reductions: ecn_reductions.into(),
+            mtu_probes: mtu_probes.into(),
             moves,
         }
     }
@@ -138,6 +153,9 @@ impl From<Counters> for Tally {
             challenges_limited,
             bad_acks,
             out_of_order,
+            congestion_marks,
+            ecn_reductions,
+            mtu_probes,
             moves,
         } = counters;
         Tally {
@@ -155,6 +173,9 @@ impl From<Counters> for Tally {
             challenges_limited: challenges_limited.into(),
             bad_acks: bad_acks.into(),
             out_of_order: out_of_order.into(),
+            congestion_marks: congestion_marks.into(),
+            ecn_reductions: ecn_reductions.into(),
+            mtu_probes: mtu_probes.into(),
             moves,
         }
     }

@@ -31,6 +31,8 @@ pub struct Info {
     pub reordering: bool,
     /// Octets of payload per segment.
     pub mss: u16,
+    /// Octets of an IP packet the path carries, as known.
+    pub pmtu: u16,
     /// Octets in flight.
     pub in_flight: u32,
     /// Octets the peer holds out of order.
@@ -57,6 +59,8 @@ pub struct Info {
     pub sack: bool,
     /// Whether timestamps were agreed on.
     pub timestamps: bool,
+    /// Whether ECN was agreed on.
+    pub ecn: bool,
     /// Counters, over all owners.
     pub counters: Counters,
 }
@@ -75,6 +79,7 @@ impl Connection {
             phase: self.recovery.phase,
             reordering: self.recovery.rack.reordering_seen,
             mss: self.mss(),
+            pmtu: self.path_mtu,
             in_flight: self.snd.in_flight(),
             sacked: self.snd.sacked,
             lost: self.snd.lost,
@@ -88,6 +93,7 @@ impl Connection {
             rx_bytes: self.rcv.queue.end(),
             sack: self.sack,
             timestamps: self.timestamps.is_some(),
+            ecn: self.ecn.agreed,
             counters: self.counters.into(),
         }
     }

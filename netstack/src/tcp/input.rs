@@ -98,7 +98,9 @@ impl Connection {
         self.rcv.edge = self.rcv.nxt.add(told);
         self.negotiate(now, &segment.options);
         self.heard_at = now;
+        self.note_user_timeout(segment);
         if ours {
+            self.ecn_answered(flags);
             self.established(now);
             self.take_window(segment, u32::from(segment.window));
             self.owed.ack = true;
@@ -153,9 +155,11 @@ impl Connection {
             return;
         }
         self.heard_at = now;
+        self.note_user_timeout(segment);
         self.restart_keepalive(now);
         self.after_ack(now);
         if self.state.may_receive() && !crossed {
+            self.note_congestion(segment);
             self.take_text(now, segment.seq, segment);
         }
     }

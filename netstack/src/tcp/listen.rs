@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 
 use super::TcpConfig;
 use super::connection::{
-    Connection, MAX_SCALE, TimestampState, default_mss, is_older, mss_of, scale_of,
+    Connection, EcnMode, MAX_SCALE, TimestampState, default_mss, is_older, mss_of, scale_of,
 };
 use super::isn::InitialNumbers;
 use super::options::{Options, Timestamps};
@@ -29,6 +29,8 @@ pub struct HalfOpen {
     /// The peer's shift; `None` without window scaling.
     peer_scale: Option<u8>,
     sack: bool,
+    /// ECN is agreed on.
+    ecn: bool,
     /// The peer's last TSval; `None` without timestamps.
     recent: Option<u32>,
     timestamp_offset: u32,
@@ -77,6 +79,7 @@ impl HalfOpen {
             window: syn.window,
             peer_mss: syn.options.mss.unwrap_or(default_mss(&flow)),
             peer_scale: syn.options.window_scale.map(|shift| shift.min(MAX_SCALE)),
+            ecn: config.socket.ecn != EcnMode::Off && syn.flags.contains(Flags::ECE | Flags::CWR),
             sack: config.sack && syn.options.sack_permitted,
             recent: syn
                 .options
@@ -113,7 +116,10 @@ impl HalfOpen {
         core::mem::take(&mut self.owed).then(|| Outgoing {
             seq: self.iss,
             ack: self.irs.add(1),
-            flags: Flags::SYN | Flags::ACK,
+            flags: match self.ecn {
+                true => Flags::SYN | Flags::ACK | Flags::ECE,
+                false => Flags::SYN | Flags::ACK,
+            },
             window: config.receive_buffer.min(0xffff) as u16,
             options: Options {
                 mss: Some(mss_of(&self.flow, self.mtu)),
@@ -240,6 +246,8 @@ impl HalfOpen {
             let rtt = now.since(self.created).max(Duration::from_micros(1));
             connection.rtt.sample(now, rtt);
         }
+        connection.ecn.agreed = self.ecn;
+        connection.owed.user_timeout = connection.options.exchange_user_timeout;
         connection.establish_numbers(self.iss.add(1));
         if self.retransmits > 0 {
             connection.syn_was_lost();

@@ -11,11 +11,13 @@ mod ack;
 mod congestion;
 mod connection;
 mod counters;
+mod ecn;
 pub mod export;
 mod info;
 mod input;
 mod isn;
 pub mod listen;
+mod mtu;
 pub mod options;
 mod output;
 mod queue;
@@ -36,14 +38,16 @@ mod timer;
 use crate::time::Duration;
 
 pub use congestion::CongestionAlgorithm;
-pub use connection::{Connection, ConnectionError, IcmpError, Keepalive, SendError, SocketOptions};
+pub use connection::{
+    Connection, ConnectionError, EcnMode, IcmpError, Keepalive, SendError, SocketOptions,
+};
 pub use counters::Counters;
 pub use export::{ConnectionState, ImportError};
 pub use info::Info;
 pub use isn::InitialNumbers;
 pub use listen::HalfOpen;
 pub use recovery::Phase;
-pub use segment::{Flags, Options, Outgoing, Ports, SackRange, Segment, Timestamps};
+pub use segment::{Ecn, Flags, Options, Outgoing, Ports, SackRange, Segment, Timestamps};
 pub use state::State;
 
 /// Limits and defaults of the engine.

@@ -59,7 +59,7 @@ impl Connection {
             },
             flags: match crossed {
                 true => Flags::SYN | Flags::ACK,
-                false => Flags::SYN,
+                false => Flags::SYN | self.ecn_request(),
             },
             window: self.rcv.buffer.min(0xffff) as u16,
             options: Options {
@@ -67,6 +67,7 @@ impl Connection {
                 window_scale: Some(self.offered_scale),
                 sack_permitted: self.sack,
                 timestamps: self.timestamps_option(now),
+                user_timeout: self.user_timeout_option(),
                 ..Options::default()
             },
             ..Outgoing::default()
@@ -118,6 +119,12 @@ impl Connection {
         out.seq = seq;
         out.ack = self.rcv.nxt;
         out.flags = flags | Flags::ACK;
+        if self.ecn.echo {
+            out.flags |= Flags::ECE;
+        }
+        if self.owed.user_timeout && core::mem::take(&mut self.owed.user_timeout) {
+            out.options.user_timeout = self.user_timeout_option();
+        }
         out.window = self.rcv.advertise();
         out.options.timestamps = self.timestamps_option(now);
         out.segment_size = self.mss();
@@ -176,7 +183,7 @@ impl Connection {
         }
         self.snd.mark_retransmitted(index, now);
         if index == 0 || !self.timers.retransmit.is_set() {
-            self.timers.retransmit.set(now + self.rtt.rto());
+            self.arm_retransmit(now);
         }
         let Some(segment) = self.snd.sent.get(index).copied() else {
             return false;
@@ -221,7 +228,7 @@ impl Connection {
         self.recovery.tlp.retransmission = retransmission;
         self.counters.probes += 1;
         self.timers.probe.clear();
-        self.timers.retransmit.set(now + self.rtt.rto());
+        self.arm_retransmit(now);
         true
     }
 
@@ -267,7 +274,16 @@ impl Connection {
             self.snd.cwnd_limited = true;
             return false;
         }
+        if let Some(size) = self.probe_size(now, unsent, room, cwnd_room) {
+            self.send_mtu_probe(now, size, out);
+            self.arm_probe(now);
+            return true;
+        }
         len = Self::whole_segments(len, cwnd_room, mss);
+        if self.ecn.reduced {
+            // CWR goes with one segment, not with all of a burst.
+            len = len.min(mss);
+        }
         if self.options.nagle && !fin && len > mss {
             len -= len % mss;
         }
@@ -304,7 +320,7 @@ impl Connection {
     }
 
     /// Transmit the next `len` octets for the first time, and FIN.
-    fn send_new(&mut self, now: Instant, len: u32, fin: bool, out: &mut Outgoing) {
+    pub(crate) fn send_new(&mut self, now: Instant, len: u32, fin: bool, out: &mut Outgoing) {
         let seq = self.snd.nxt;
         let offset = self.snd.offset_of(seq);
         self.snd
@@ -317,9 +333,19 @@ impl Connection {
         if fin {
             flags |= Flags::FIN;
         }
+        // Only new octets: a retransmission must not say it (RFC 3168 section 6.1.5).
+        if self.ecn.agreed && len > 0 {
+            out.ecn_capable = true;
+            if core::mem::take(&mut self.ecn.reduced) {
+                flags |= Flags::CWR;
+            }
+        }
+        if self.snd.outstanding() == 0 {
+            self.progress_at = now;
+        }
         self.snd.record_new(now, len + u32::from(fin), fin);
         if !self.timers.retransmit.is_set() {
-            self.timers.retransmit.set(now + self.rtt.rto());
+            self.arm_retransmit(now);
         }
         self.fill(now, seq, flags, out);
         self.counters.segments_out +=

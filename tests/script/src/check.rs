@@ -57,6 +57,11 @@ const KEYS: &[&str] = &[
     "challenges-limited",
     "bad-acks",
     "out-of-order",
+    "pmtu",
+    "ecn",
+    "congestion-marks",
+    "ecn-reductions",
+    "mtu-probes",
 ];
 
 /// Keys that say what the round-trip estimator knows: it learns nothing from segments that
@@ -135,6 +140,11 @@ fn find(flow: &Flow, key: &str) -> Option<Got> {
         "challenges-limited" => count(counters.challenges_limited),
         "bad-acks" => count(counters.bad_acks),
         "out-of-order" => count(counters.out_of_order),
+        "pmtu" => number(info.pmtu.into()),
+        "ecn" => yes(info.ecn),
+        "congestion-marks" => count(counters.congestion_marks),
+        "ecn-reductions" => count(counters.ecn_reductions),
+        "mtu-probes" => count(counters.mtu_probes),
         _ => return None,
     })
 }

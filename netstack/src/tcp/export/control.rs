@@ -6,6 +6,7 @@ use super::super::congestion::cubic::Cubic;
 use super::super::congestion::hystart::HyStart;
 use super::super::congestion::{Algorithm, Congestion, MAX_WINDOW, NO_THRESHOLD};
 use super::super::connection::{Keepalive, SocketOptions};
+use super::super::mtu::Search;
 use super::super::recovery::prr::Prr;
 use super::super::recovery::rack::Rack;
 use super::super::recovery::tlp::Tlp;
@@ -16,8 +17,8 @@ use super::super::snd::Snd;
 use super::super::timer::{Timer, Timers};
 use super::{
     AlgorithmHeader, CongestionHeader, HyStartHeader, ImportError, LONGEST_AGE, LONGEST_SPAN,
-    RackHeader, RecoveryHeader, RttHeader, TimersHeader, TlpHeader, UndoHeader, bounded,
-    bounded_option, ensure,
+    RackHeader, RecoveryHeader, RttHeader, SearchHeader, TimersHeader, TlpHeader, UndoHeader,
+    bounded, bounded_option, ensure,
 };
 use crate::seq::SeqNumber;
 use crate::time::{Duration, Instant};
@@ -30,6 +31,9 @@ pub(super) fn check_options(options: &SocketOptions) -> Result<(), ImportError> 
         min_rto,
         keepalive,
         user_timeout,
+        exchange_user_timeout: _,
+        ecn: _,
+        mtu_probing: _,
     } = options;
     for span in [ack_delay, peer_ack_delay, min_rto] {
         bounded(*span, LONGEST_SPAN)?;
@@ -358,6 +362,34 @@ pub(super) fn import_recovery(
         undo: Undo((episode != Episode::default()).then(|| Box::new(episode))),
         duplicate_acks: duplicate_acks.min(1 << 16),
     })
+}
+
+pub(super) fn import_search(
+    search: Option<SearchHeader>,
+    now: Instant,
+    snd: &Snd,
+) -> Result<Option<Box<Search>>, ImportError> {
+    let Some(SearchHeader {
+        high,
+        next,
+        probe,
+        claim,
+    }) = search
+    else {
+        return Ok(None);
+    };
+    // A probe and a claim are about what is outstanding, and a claim about a size hosts must take.
+    let outstanding = |seq: SeqNumber| seq.at_or_after(snd.una) && seq.before(snd.nxt);
+    let fits = high >= 68
+        && probe.is_none_or(|(seq, size)| outstanding(seq) && size >= 68)
+        && claim.is_none_or(|(seq, size)| outstanding(seq) && size >= 576);
+    ensure(fits, ImportError::Recovery)?;
+    Ok(Some(Box::new(Search {
+        high,
+        next: now + bounded(next, LONGEST_SPAN)?,
+        probe,
+        claim,
+    })))
 }
 
 pub(super) fn export_timers(timers: Timers, now: Instant) -> TimersHeader {

@@ -28,8 +28,11 @@ use super::connection::{
     ChallengeLimit, Chosen, Connection, Ends, Owed, TIME_WAIT, TimestampState,
 };
 use super::counters::Tally;
+use super::ecn::EcnState;
+use super::mtu::Search;
 use super::state::State;
 use super::timer::Timer;
+use crate::seq::SeqNumber;
 use crate::stack::FlowKey;
 use crate::time::{Duration, Instant};
 
@@ -161,6 +164,11 @@ impl Connection {
             options,            // carried
             max_retransmits: _, // rebuilt: the target's policy
             path_mtu,           // carried; the target's own link may lower it
+            link_mtu: _,        // rebuilt: the target's own link
+            search,             // carried
+            ecn,                // carried
+            peer_timeout,       // carried
+            soft_error,         // carried
             offered_scale: _,   // dropped because only the handshake needs it
             sack,               // carried
             timestamps,         // carried; the clock's offset is re-minted
@@ -173,6 +181,7 @@ impl Connection {
             owed,               // carried, without what a moving state never owes
             attempts,           // carried
             heard_at,           // carried as an age
+            progress_at,        // carried as an age while octets are outstanding
             challenge: _,       // dropped because its window is a second
             counters,           // carried; the move itself is counted
             updated: _,         // rebuilt: the target's application has to look anyway
@@ -185,8 +194,10 @@ impl Connection {
             reset: _,       // dropped because a dead connection does not move
             stray_reset: _, // dropped because no synchronised state owes one
             push,           // carried
+            user_timeout,   // carried
         } = owed;
         let FlowKey { local, remote } = ends.flow();
+        let progress_age = (snd.outstanding() > 0).then(|| now.since(progress_at));
         let mut queues = Queues::default();
         let header = ConnectionHeader {
             local,
@@ -194,6 +205,36 @@ impl Connection {
             state,
             options: *options,
             path_mtu,
+            search: search.map(|search| {
+                let Search {
+                    high,  // carried
+                    next,  // carried as a remaining time
+                    probe, // carried
+                    claim, // carried
+                } = *search;
+                SearchHeader {
+                    high,
+                    next: next.since(now),
+                    probe,
+                    claim,
+                }
+            }),
+            ecn: {
+                let EcnState {
+                    agreed,
+                    echo,
+                    reduced,
+                    point,
+                } = ecn;
+                EcnHeader {
+                    agreed,
+                    echo,
+                    reduced,
+                    point,
+                }
+            },
+            peer_timeout,
+            soft_error,
             sack,
             timestamps: timestamps.map(|timestamps| {
                 let value = timestamps.value(now);
@@ -220,9 +261,11 @@ impl Connection {
                 duplicate_acks,
                 probe,
                 push,
+                user_timeout,
             },
             attempts,
             heard_age: now.since(heard_at),
+            progress_age,
             counters: counters.into(),
         };
         ConnectionState { header, queues }
@@ -242,6 +285,10 @@ impl Connection {
             state,
             options,
             path_mtu,
+            search,
+            ecn,
+            peer_timeout,
+            soft_error,
             sack,
             timestamps,
             snd,
@@ -253,6 +300,7 @@ impl Connection {
             owed,
             attempts,
             heard_age,
+            progress_age,
             counters,
         } = header;
         let same_family = local.is_ipv4() == remote.is_ipv4();
@@ -261,6 +309,7 @@ impl Connection {
             ImportError::Addresses,
         )?;
         ensure(state.is_synchronized(), ImportError::State)?;
+        ensure(path_mtu >= 68, ImportError::SendWindow)?;
         check_ends(state, snd.end, rcv.end)?;
         control::check_options(&options)?;
         let timestamps = match timestamps {
@@ -282,6 +331,9 @@ impl Connection {
         let congestion = control::import_congestion(congestion, now)?;
         let recovery = control::import_recovery(recovery, now, sack, &snd)?;
         let mut timers = control::import_timers(timers, now)?;
+        let search = control::import_search(search, now, &snd)?;
+        let known = |seq: SeqNumber| seq.at_or_before(snd.nxt);
+        ensure(ecn.point.is_none_or(known), ImportError::Recovery)?;
         let mut counters = Tally::from(counters);
         counters.moves = counters.moves.saturating_add(1);
         // Nothing is retransmitted just because of the move, and the time-out is armed whatever
@@ -309,6 +361,16 @@ impl Connection {
             options: Chosen::new(options),
             max_retransmits: config.max_retransmits,
             path_mtu: path_mtu.min(mtu),
+            link_mtu: mtu,
+            search,
+            ecn: EcnState {
+                agreed: ecn.agreed,
+                echo: ecn.echo,
+                reduced: ecn.reduced,
+                point: ecn.point,
+            },
+            peer_timeout,
+            soft_error,
             offered_scale: rcv.scale,
             sack,
             timestamps,
@@ -326,9 +388,11 @@ impl Connection {
                 reset: false,
                 stray_reset: None,
                 push: owed.push,
+                user_timeout: owed.user_timeout,
             },
             attempts,
             heard_at: now - bounded(heard_age, LONGEST_AGE)?,
+            progress_at: now - bounded(progress_age.unwrap_or_default(), LONGEST_AGE)?,
             challenge: ChallengeLimit::default(),
             counters,
             updated: true,

@@ -36,6 +36,7 @@ impl Snd {
             next_lost: _,     // rebuilt: a hint
             sack_seen: _,     // dropped because it only saves work
             last_sent,        // carried as an age
+            largest_acked,    // carried
             cwnd_limited,     // carried
         } = self;
         let header = SndHeader {
@@ -75,6 +76,7 @@ impl Snd {
                 .collect(),
             reno_sacked,
             last_sent_age: last_sent.map(|at| now.since(at)),
+            largest_acked,
             cwnd_limited,
         };
         queues.unacked_and_unsent = queue.into_chunks();
@@ -145,6 +147,7 @@ impl SndHeader {
             next_lost: self.una,
             sack_seen: None,
             last_sent: bounded_option(self.last_sent_age, LONGEST_AGE)?.map(|age| now - age),
+            largest_acked: self.largest_acked,
             cwnd_limited: self.cwnd_limited,
         };
         let mut left = outstanding;

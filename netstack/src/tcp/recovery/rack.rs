@@ -131,6 +131,9 @@ impl Rack {
             if marks.has(Marks::SACKED)
                 || marks.has(Marks::LOST) && !marks.has(Marks::RETRANSMITTED)
                 || !sent_after(xmit, self.end, segment.sent_at, segment.end())
+                // Sequence numbers do not tell which left first in the same instant, where one
+                // of them is a retransmission.
+                || xmit == segment.sent_at && marks.has(Marks::EVER_RETRANSMITTED)
             {
                 continue;
             }

@@ -2,9 +2,12 @@
 
 mod attacks;
 mod bulk;
+mod ecn;
 mod moves;
+mod mtu;
 mod recovery;
 mod states;
+mod timeouts;
 mod windows;
 
 /// A million idle connections are to fit 1 GiB with the tables that lead to them.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use godwit_netstack::tcp::{CongestionAlgorithm, TcpConfig};
+use godwit_netstack::tcp::{CongestionAlgorithm, EcnMode, TcpConfig};
 
 use super::Result;
-use super::values::{integer, on_off, word};
+use super::values::{duration, integer, on_off, word};
 use crate::script::{self, Moves};
 
 /// The header as far as it is read.
@@ -96,6 +96,17 @@ impl Header {
             "max-connections" => tcp.max_connections = word(value)?,
             "sack" => tcp.sack = on_off(value)?,
             "timestamps" => tcp.timestamps = on_off(value)?,
+            "ecn" => {
+                tcp.socket.ecn = match value {
+                    "off" => EcnMode::Off,
+                    "accept" => EcnMode::Accept,
+                    "request" => EcnMode::Request,
+                    other => return Err(format!("`{other}`: ECN is off, accept or request")),
+                };
+            }
+            "mtu-probing" => tcp.socket.mtu_probing = on_off(value)?,
+            "exchange-user-timeout" => tcp.socket.exchange_user_timeout = on_off(value)?,
+            "user-timeout" => tcp.socket.user_timeout = Some(duration(value)?),
             "congestion" => {
                 tcp.congestion = match value {
                     "cubic" => CongestionAlgorithm::Cubic,

@@ -149,6 +149,13 @@ fn parse_option(text: &str) -> Result<OptionSpec> {
             }
             OptionSpec::Sack(pairs)
         }
+        // RFC 5482 section 3: the granularity bit and 15 bits of count.
+        "uto" => {
+            let value = word(words.next().unwrap_or_default())?;
+            let value = u16::try_from(value).map_err(|_| "`uto` has 16 bits".to_owned())?;
+            let [high, low] = value.to_be_bytes();
+            OptionSpec::Raw(vec![28, 4, high, low])
+        }
         "hex" => OptionSpec::Raw(parse_hex(words.next().unwrap_or_default())?),
         other => return Err(format!("`{other}` is not an option")),
     };

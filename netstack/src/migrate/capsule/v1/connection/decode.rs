@@ -61,9 +61,11 @@ impl ConnectionV1 {
             duplicate_acks,
             attempts,
             heard_age,
+            extra,
             counters,
             queues,
         } = self;
+        let extra = extra.unwrap_or_default();
         if flags & !flag::ALL != 0 {
             return Err(CapsuleError::Malformed);
         }
@@ -78,8 +80,22 @@ impl ConnectionV1 {
             local: SocketAddr::new(local, ports.0),
             remote: SocketAddr::new(remote, ports.1),
             state: value(&STATES, state)?,
-            options: decode_options(options.unwrap_or(default_options()), has(flag::NAGLE)),
+            options: decode_options(options.unwrap_or(default_options()), has(flag::NAGLE))?,
             path_mtu,
+            search: extra.search.map(|search| SearchHeader {
+                high: search.high,
+                next: Duration::from_millis(search.next),
+                probe: search.probe.map(|(place, size)| (at(una, place), size)),
+                claim: search.claim.map(|(place, size)| (at(una, place), size)),
+            }),
+            ecn: EcnHeader {
+                agreed: has(flag::ECN),
+                echo: has(flag::ECN_ECHO),
+                reduced: has(flag::ECN_REDUCED),
+                point: extra.ecn_point.map(|place| at(una, place)),
+            },
+            peer_timeout: extra.peer_timeout,
+            soft_error: has(flag::SOFT_ERROR),
             sack: has(flag::SACK),
             timestamps: timestamps.map(|timestamps| TimestampHeader {
                 value: timestamps.value,
@@ -104,9 +120,11 @@ impl ConnectionV1 {
                 duplicate_acks,
                 probe: has(flag::PROBE),
                 push: has(flag::PUSH),
+                user_timeout: has(flag::USER_TIMEOUT),
             },
             attempts,
             heard_age: Duration::from_millis(heard_age),
+            progress_age: extra.progress_age.map(Duration::from_millis),
             counters: decode_counters(counters),
         };
         Ok(ConnectionState {
@@ -116,8 +134,11 @@ impl ConnectionV1 {
     }
 }
 
-fn decode_options(options: OptionsV1, nagle: bool) -> SocketOptions {
-    SocketOptions {
+fn decode_options(options: OptionsV1, nagle: bool) -> Result<SocketOptions, CapsuleError> {
+    if options.flags & !3 != 0 {
+        return Err(CapsuleError::Malformed);
+    }
+    Ok(SocketOptions {
         nagle,
         ack_delay: Duration::from_micros(options.ack_delay),
         peer_ack_delay: Duration::from_micros(options.peer_ack_delay),
@@ -128,7 +149,10 @@ fn decode_options(options: OptionsV1, nagle: bool) -> SocketOptions {
             probes,
         }),
         user_timeout: options.user_timeout.map(Duration::from_micros),
-    }
+        exchange_user_timeout: options.flags & 1 != 0,
+        ecn: value(&ECN_MODES, options.ecn)?,
+        mtu_probing: options.flags & 2 != 0,
+    })
 }
 
 fn decode_snd(
@@ -164,6 +188,7 @@ fn decode_snd(
         sent,
         reno_sacked: snd.reno_sacked,
         last_sent_age: snd.last_sent_age.map(Duration::from_micros),
+        largest_acked: snd.largest_acked,
         cwnd_limited,
     })
 }
@@ -310,6 +335,9 @@ fn decode_counters(counters: CountersV1) -> Counters {
         challenges_limited: rare.challenges_limited,
         bad_acks: rare.bad_acks,
         out_of_order: rare.out_of_order,
+        congestion_marks: rare.congestion_marks,
+        ecn_reductions: rare.ecn_reductions,
+        mtu_probes: rare.mtu_probes,
         moves: counters.moves,
     }
 }
