@@ -43,6 +43,9 @@ pub struct Peer {
     pub recent: u32,
     /// Last.ACK.sent, relative to our ISN.
     pub acked: i64,
+    /// RCV.NXT, relative to our ISN, and what arrived beyond it.
+    pub next: i64,
+    pub beyond: Vec<(i64, i64)>,
 }
 
 /// A flow.
@@ -145,6 +148,19 @@ impl Flow {
 
     /// The peer got a segment of ours: what it will echo.
     pub fn deliver(&mut self, segment: &Segment) {
+        let start = self.ours_relative(segment.seq);
+        let end = start + i64::from(segment.len());
+        if end > start {
+            self.peer.beyond.push((start, end));
+            self.peer.beyond.sort_unstable();
+            for (start, end) in self.peer.beyond.iter().copied() {
+                if start <= self.peer.next {
+                    self.peer.next = self.peer.next.max(end);
+                }
+            }
+            let next = self.peer.next;
+            self.peer.beyond.retain(|(_, end)| *end > next);
+        }
         if let Some((value, _)) = segment.timestamps() {
             let seq = self.ours_relative(segment.seq);
             let newer = value.wrapping_sub(self.peer.recent) as i32 >= 0;

@@ -1,5 +1,6 @@
 //! One run of a script: its lines in order, against two stacks in virtual time.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::check;
 use crate::expect::differences;
 use crate::flow::{self, Flow};
 use crate::script::{
-    Action, Check, Line, Moves, OptionSpec, Script, SegmentSpec, Setting, Value, When,
+    Action, Check, Drain, Line, Moves, OptionSpec, Script, SegmentSpec, Setting, Value, When,
 };
 use crate::trace::{Trace, What};
 use crate::wire::{ACK, FIN, RST, SYN, Segment, TcpOption};
@@ -17,6 +18,8 @@ use crate::world::{Waiting, World};
 
 /// How far from its time a segment may leave unless the line says otherwise.
 const TOLERANCE: Duration = Duration::from_millis(1);
+/// How long the peer of `drain` waits for a second segment.
+const DELAYED_ACK: Duration = Duration::from_millis(40);
 
 /// Which IP the run is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +101,7 @@ pub fn run(script: &Script, variant: Variant) -> Result<Trace, Failure> {
         world: World::new(&script.header, variant.family),
         at: Duration::ZERO,
         lenient,
+        acks: VecDeque::new(),
     };
     for (index, line) in lines.iter().enumerate() {
         let result = run
@@ -138,6 +142,8 @@ struct Run {
     at: Duration,
     /// Times are not what this run is about.
     lenient: bool,
+    /// Acknowledgements of `drain` on their way: when they arrive, of how much, the TSval echoed.
+    acks: VecDeque<(Duration, i64, u32)>,
 }
 
 type Outcome = Result<(), String>;
@@ -330,12 +336,7 @@ impl Run {
             Action::Flood(count) => self.world.flood(*count),
             Action::Quiet => self.nothing_waits()?,
             Action::Ignore => self.take_all(),
-            Action::Drain {
-                duration,
-                delay,
-                every,
-                congestion,
-            } => self.drain(number, *duration, *delay, *every, *congestion),
+            Action::Drain(drain) => self.drain(number, drain),
             Action::Listen => self.world.listen(),
             Action::Accept => self.accept(number)?,
             Action::AcceptNone => {
@@ -372,6 +373,8 @@ impl Run {
             flow.peer.isn = flow.theirs_raw(spec.seq);
             flow.isn = None;
             flow.peer.acked = 0;
+            flow.peer.next = 0;
+            flow.peer.beyond.clear();
             flow.peer.timestamps = false;
             flow.reported = false;
         }
@@ -575,67 +578,60 @@ impl Run {
     }
 
     /// Be a peer that gets everything and acknowledges it.
-    fn drain(
-        &mut self,
-        number: u16,
-        duration: Duration,
-        delay: Duration,
-        every: u32,
-        congestion: bool,
-    ) {
-        let end = self.at + duration;
-        let mut received = self.world.flow(number).peer.acked.max(1);
-        // When an acknowledgement of how much arrives, and the TSval it echoes.
-        let mut acks: std::collections::VecDeque<(Duration, i64, u32)> = Default::default();
-        let (mut pending, mut echo) = (0, None::<u32>);
+    fn drain(&mut self, number: u16, drain: &Drain) {
+        let end = self.at + drain.duration;
+        // What a drain before this one has left on its way still arrives.
+        let mut acks = std::mem::take(&mut self.acks);
+        let peer = &self.world.flow(number).peer;
+        if acks.is_empty() {
+            acks.push_back((self.at + drain.delay, peer.next, peer.recent));
+        }
+        let mut waits: Option<(u32, Duration, u32)> = None;
         loop {
-            let next = acks.front().map_or(end, |(at, ..)| (*at).min(end));
-            self.world.advance(next, true);
+            let late = waits.map_or(end, |(_, at, _)| at);
+            let next = acks.front().map_or(end, |(at, ..)| *at);
+            self.world.advance(next.min(late).min(end), true);
             if self.world.fault.is_some() {
                 return;
             }
             while let Some(waiting) = self.world.waiting.pop_front() {
                 let flow = self.world.flow(waiting.flow);
-                let seq = flow.ours_relative(waiting.segment.seq);
-                let stamp = waiting.segment.timestamps().map_or(0, |(value, _)| value);
+                let before = flow.peer.next;
+                flow.deliver(&waiting.segment);
                 if waiting.flow != number || waiting.segment.len() == 0 {
                     continue;
                 }
-                if seq == received {
-                    received += i64::from(waiting.segment.len());
-                    pending += 1;
-                }
-                let stamp = *echo.get_or_insert(stamp);
-                if pending >= every || seq != received - i64::from(waiting.segment.len()) {
-                    acks.push_back((waiting.at + delay, received, stamp));
-                    (pending, echo) = (0, None);
+                let stamp = waiting.segment.timestamps().map_or(0, |(value, _)| value);
+                let (count, _, first) = waits.unwrap_or((0, Duration::ZERO, stamp));
+                let next = flow.peer.next;
+                if count + 1 >= drain.every || next == before {
+                    acks.push_back((waiting.at + drain.delay, next, first));
+                    waits = None;
                 } else {
-                    // The delayed acknowledgement of a receiver that waits for a second segment.
-                    acks.push_back((
-                        waiting.at + delay + Duration::from_millis(40),
-                        received,
-                        stamp,
-                    ));
+                    waits = Some((count + 1, waiting.at + DELAYED_ACK, first));
                 }
             }
-            while let Some((at, ack, stamp)) = acks.front().copied() {
-                if at > self.world.clock() {
-                    break;
-                }
+            let clock = self.world.clock();
+            if let Some((_, at, stamp)) = waits
+                && at <= clock
+            {
+                let next = self.world.flow(number).peer.next;
+                acks.push_back((clock + drain.delay, next, stamp));
+                waits = None;
+            }
+            while let Some((at, ack, stamp)) = acks.front().copied()
+                && at <= clock
+            {
                 acks.pop_front();
                 let flow = self.world.flow(number);
-                if ack <= flow.peer.acked && pending > 0 {
-                    continue;
-                }
                 if ack > flow.peer.acked {
                     flow.peer.recent = stamp;
-                    let spec = ack_spec(ack, congestion);
-                    self.arrive_one(number, &spec);
+                    self.arrive_one(number, &ack_spec(ack, drain.congestion));
                 }
             }
-            acks.make_contiguous().sort_by_key(|(at, ..)| *at);
-            if self.world.clock() >= end && self.world.waiting.is_empty() {
+            if clock >= end && self.world.waiting.is_empty() {
                 self.at = end;
+                self.acks = acks;
                 return;
             }
         }

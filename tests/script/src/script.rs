@@ -87,12 +87,7 @@ pub(crate) enum Action {
     /// What is sent until the line's time is nobody's business.
     Ignore,
     /// Until `duration` is over the peer acknowledges what it gets, `delay` later, every `every`th segment.
-    Drain {
-        duration: Duration,
-        delay: Duration,
-        every: u32,
-        congestion: bool,
-    },
+    Drain(Drain),
     Listen,
     Accept,
     AcceptNone,
@@ -112,6 +107,17 @@ pub(crate) enum Action {
     InRole(bool, Box<Action>),
     Check(Vec<Check>),
     Counter(String, Test, u64),
+}
+
+/// A while in which the peer gets everything and acknowledges every `every`th segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Drain {
+    pub duration: Duration,
+    /// From a segment's departure to the arrival of its acknowledgement.
+    pub delay: Duration,
+    pub every: u32,
+    /// Acknowledgements carry ECE.
+    pub congestion: bool,
 }
 
 /// A socket option set on a live connection.

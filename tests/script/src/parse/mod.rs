@@ -9,7 +9,7 @@ mod values;
 
 use std::time::Duration;
 
-use crate::script::{Action, Line, ParseError, Script, Setting, When};
+use crate::script::{Action, Drain, Line, ParseError, Script, Setting, When};
 use crate::wire::Icmp;
 use values::{duration, integer, on_off, sequence, span};
 
@@ -254,12 +254,12 @@ fn parse_drain(length: &str, words: &[&str]) -> Result<Action> {
             other => return Err(format!("`{other}` is not an option of `drain`")),
         }
     }
-    Ok(Action::Drain {
+    Ok(Action::Drain(Drain {
         duration: duration(length)?,
         delay,
         every,
         congestion,
-    })
+    }))
 }
 
 fn parse_setting(what: &str, words: &[&str]) -> Result<Setting> {
