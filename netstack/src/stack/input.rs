@@ -205,11 +205,14 @@ impl Stack {
     /// Make way for a new connection between the ends of one in TIME-WAIT, if its SYN may.
     fn reuse(&mut self, id: ConnId, syn: &Segment) -> bool {
         let block = self.table.get(id);
-        let reuse = block.is_some_and(|block| block.connection.may_be_reused_by(syn));
-        if reuse {
+        let above = block
+            .filter(|block| block.connection.may_be_reused_by(syn))
+            .map(|block| (Packed::new(&block.flow()), block.connection.info().snd_nxt));
+        if above.is_some() {
             self.bury(id);
+            self.reused = above;
         }
-        reuse
+        above.is_some()
     }
 
     fn parse_segment(&mut self, frame: &mut RxFrame, ip: &Ip) -> Option<Segment> {
@@ -312,7 +315,7 @@ impl Stack {
             }
         } else if syn && origin != Origin::Refuse {
             self.handle_syn(now, flow, packed, &segment);
-        } else {
+        } else if !self.complete_from_cookie(now, flow, &segment) {
             self.refuse(now, &flow, &segment);
         }
     }

@@ -32,6 +32,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
+use crate::seq::SeqNumber;
 use crate::tcp::{Connection, InitialNumbers, Outgoing, Segment, TcpConfig};
 use crate::time::{Duration, Instant};
 use addresses::{Addresses, solicited_node};
@@ -198,6 +199,7 @@ pub enum AttachError {
 const MAX_RST: u32 = 1_000;
 const MAX_ECHO: u32 = 1_000;
 const MAX_UNREACHABLE: u32 = 100;
+const MAX_CHALLENGE: u32 = 1_000;
 /// A deadline that is over and stays over is looked at again after this long.
 const TICK: Duration = Duration::from_millis(1);
 /// First and last local port of connections opened from here (RFC 6335 section 6).
@@ -233,6 +235,11 @@ pub struct Stack {
     rst_limit: Limit,
     echo_limit: Limit,
     unreachable_limit: Limit,
+    challenge_limit: Limit,
+    /// SYN cookies are taken until then.
+    cookies_until: Option<Instant>,
+    /// The flow whose TIME-WAIT just gave way to a SYN, and its SND.NXT.
+    reused: Option<(Packed, SeqNumber)>,
     /// When virtual addresses are next announced, and how often before.
     announce: Option<(Instant, usize)>,
     opened: u64,
@@ -284,6 +291,9 @@ impl Stack {
             rst_limit: Limit::per_second(MAX_RST, now),
             echo_limit: Limit::per_second(MAX_ECHO, now),
             unreachable_limit: Limit::per_second(MAX_UNREACHABLE, now),
+            challenge_limit: Limit::per_second(MAX_CHALLENGE, now),
+            cookies_until: None,
+            reused: None,
             announce: None,
             opened: 0,
         };

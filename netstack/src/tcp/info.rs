@@ -45,6 +45,8 @@ pub struct Info {
     pub snd_nxt: SeqNumber,
     /// The peer's window.
     pub snd_wnd: u32,
+    /// Shift of the windows the peer sends.
+    pub snd_scale: u8,
     /// RCV.NXT.
     pub rcv_nxt: SeqNumber,
     /// What is left of the window we advertised.
@@ -86,6 +88,7 @@ impl Connection {
             snd_una: self.snd.una,
             snd_nxt: self.snd.nxt,
             snd_wnd: self.snd.window,
+            snd_scale: self.snd.scale,
             rcv_nxt: self.rcv.nxt,
             rcv_wnd: self.rcv.window(),
             out_of_order: self.rcv.out_of_order(),

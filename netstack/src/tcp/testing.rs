@@ -437,6 +437,7 @@ impl Pair {
                 this.flow,
                 mtu,
                 &segment,
+                None,
             ));
         } else if let Some(reset) = Outgoing::reset_for(&segment) {
             self.launch(end, reset);

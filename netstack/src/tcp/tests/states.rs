@@ -341,6 +341,28 @@ fn time_wait_gives_way_to_a_newer_syn_only() {
 }
 
 #[test]
+fn what_takes_the_place_of_time_wait_begins_beyond_it() {
+    let numbers = InitialNumbers::new([3; 32]);
+    let pair = Pair::open();
+    let flow = pair.ends[SERVER].connection.as_ref().unwrap().flow();
+    let config = TcpConfig::default();
+    let syn = Segment {
+        seq: crate::seq::SeqNumber::new(1),
+        flags: Flags::SYN,
+        ..Segment::default()
+    };
+    let answer = |above| {
+        HalfOpen::on_syn(pair.now, &config, &numbers, flow, 1500, &syn, above)
+            .poll_transmit(pair.now, &config)
+            .unwrap()
+            .seq
+    };
+    let usual = answer(None);
+    assert_eq!(answer(Some(usual.sub(1))), usual);
+    assert!(answer(Some(usual.add(1000))).after(usual.add(1000)));
+}
+
+#[test]
 fn a_silent_peer_is_found_out_by_keepalive() {
     let mut pair = Pair::open();
     let now = pair.now;
