@@ -7,6 +7,9 @@ use crate::run::{Failure, Family, Moving, Role, Variant, lines_for, run};
 use crate::script::{Moves, Script};
 use crate::trace::Trace;
 
+/// Places at which a script is run with a single move, at most.
+const MAX_PLACES: usize = 60;
+
 /// What became of a script.
 #[derive(Clone, Debug)]
 pub enum Verdict {
@@ -78,7 +81,7 @@ fn all(script: &Script, runs: &mut usize, moved: bool) -> Result<(), String> {
             *runs += 1;
             let plain = guarded(script, at(Moving::Never))?;
             if moved {
-                let each = 0..lines_for(script, *role).len();
+                let each = places(lines_for(script, *role).len());
                 let moves = std::iter::once(Moving::Everywhere).chain(each.map(Moving::After));
                 for moving in moves {
                     *runs += 1;
@@ -96,6 +99,13 @@ fn all(script: &Script, runs: &mut usize, moved: bool) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The lines after which a run has its one move: all, or in scripts that repeat a lot
+/// [`MAX_PLACES`] of them.
+fn places(lines: usize) -> impl Iterator<Item = usize> {
+    let step = lines.div_ceil(MAX_PLACES).max(1);
+    (0..lines).step_by(step)
 }
 
 /// A run, with panics of the stack as failures.

@@ -345,7 +345,12 @@ impl Run {
                 }
             }
             Action::Connect => self.world.connect(number)?,
-            Action::Move => self.world.move_flow(number)?,
+            Action::Move => {
+                if self.world.flow(number).conn.is_some() && !self.world.can_move(number) {
+                    return Err("a connection does not move before it is open".into());
+                }
+                self.world.move_flow(number)?;
+            }
             Action::Check(checks) => self.check(number, checks)?,
             Action::Counter(name, test, wanted) => self.counter(name, *test, *wanted)?,
             Action::Receive(count) => self.receive(number, *count)?,

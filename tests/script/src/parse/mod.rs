@@ -196,9 +196,8 @@ fn parse_action(verb: &str, rest: &str) -> Result<Action> {
             Action::Counter((*name).to_owned(), test, number)
         }
         _ => {
-            return Err(
-                format!("`{verb} {rest}` is not a line of this language").replace(" `", "`")
-            );
+            let line = format!("{verb} {rest}");
+            return Err(format!("`{}` is not a line of this language", line.trim()));
         }
     })
 }
