@@ -82,6 +82,8 @@ counters! {
     syn_cookies_bad,
     /// Answers to segments of half-open connections not sent because of their rate limit.
     challenges_limited,
+    /// Dropped SYN: memory for queues is exhausted.
+    syn_no_memory,
     /// Half-open connections given up or reset.
     half_open_expired,
     /// Connections accepted.

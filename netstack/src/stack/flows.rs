@@ -14,11 +14,11 @@ use super::{ConnId, FlowKey, Route};
 use crate::time::{Duration, Instant};
 
 /// Frames held for one flow at most.
-const MAX_HELD_FRAMES: usize = 1024;
+const MAX_HELD_FRAMES: usize = 4096;
 /// Octets held for one flow at most: a receive window and a bit.
-const MAX_HELD_OCTETS: usize = 1 << 20;
+const MAX_HELD_OCTETS: usize = 4 << 20;
 /// Octets held for all flows together at most.
-const MAX_HELD_TOTAL: usize = 4 << 20;
+const MAX_HELD_TOTAL: usize = 16 << 20;
 /// What a held frame counts for at least: it pins a receive buffer.
 const MIN_FRAME_COST: usize = 512;
 /// Unknown flows being asked about at most.

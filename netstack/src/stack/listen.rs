@@ -7,9 +7,9 @@ use core::net::SocketAddr;
 use super::flows::{Entry, Packed};
 use super::timers::Timers;
 use super::{FlowKey, ListenerId, Scope, Stack, StackEvent};
-use crate::tcp::Connection;
 use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
 use crate::tcp::segment::Segment;
+use crate::tcp::{Connection, Pressure};
 use crate::time::{Duration, Instant};
 
 /// Longest life of a SYN cookie.
@@ -140,6 +140,10 @@ impl Stack {
         }
         if self.table.len() >= self.tcp.max_connections as usize {
             self.counters.syn_too_many += 1;
+            return;
+        }
+        if self.pressure() == Pressure::Exhausted {
+            self.counters.syn_no_memory += 1;
             return;
         }
         let above = self.reused.take().filter(|(of, _)| *of == packed);

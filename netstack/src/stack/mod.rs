@@ -33,7 +33,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
 use crate::seq::SeqNumber;
-use crate::tcp::{Connection, InitialNumbers, Outgoing, Segment, TcpConfig};
+use crate::tcp::{Connection, InitialNumbers, Outgoing, Pressure, Segment, TcpConfig};
 use crate::time::{Duration, Instant};
 use addresses::{Addresses, solicited_node};
 pub use counters::Counters;
@@ -236,6 +236,8 @@ pub struct Stack {
     echo_limit: Limit,
     unreachable_limit: Limit,
     challenge_limit: Limit,
+    /// Octets in the queues of all connections.
+    memory: usize,
     /// SYN cookies are taken until then.
     cookies_until: Option<Instant>,
     /// The flow whose TIME-WAIT just gave way to a SYN, and its SND.NXT.
@@ -292,6 +294,7 @@ impl Stack {
             echo_limit: Limit::per_second(MAX_ECHO, now),
             unreachable_limit: Limit::per_second(MAX_UNREACHABLE, now),
             challenge_limit: Limit::per_second(MAX_CHALLENGE, now),
+            memory: 0,
             cookies_until: None,
             reused: None,
             announce: None,
@@ -398,7 +401,9 @@ impl Stack {
         id: ConnId,
         f: impl FnOnce(&mut Connection) -> R,
     ) -> Option<R> {
+        let pressure = self.pressure();
         let block = self.table.get_mut(id)?;
+        block.connection.set_pressure(pressure);
         let result = f(&mut block.connection);
         self.settle(now, id);
         Some(result)
@@ -409,6 +414,9 @@ impl Stack {
         let Some(block) = self.table.get_mut(id) else {
             return;
         };
+        let memory = block.connection.memory();
+        self.memory = self.memory + memory - block.memory;
+        block.memory = memory;
         if block.connection.take_updates() && !block.announced {
             block.announced = true;
             self.events.push_back(StackEvent::Updated(id));
@@ -418,6 +426,26 @@ impl Stack {
             self.ready.push_back(id);
         }
         self.arm(now, id);
+    }
+
+    /// How short memory is for the queues of connections.
+    pub fn pressure(&self) -> Pressure {
+        Pressure::of(self.memory, self.tcp.memory)
+    }
+
+    /// Octets in the queues of all connections.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Octets that the send queue of a connection takes before its application has to wait.
+    pub fn send_room(&self, conn: ConnId) -> usize {
+        self.table.get(conn).map_or(0, |block| {
+            let connection = &block.connection;
+            connection
+                .send_capacity(&self.tcp)
+                .saturating_sub(connection.send_queued())
+        })
     }
 
     fn arm(&mut self, now: Instant, id: ConnId) {
@@ -435,6 +463,7 @@ impl Stack {
         let id = self.table.insert(Block {
             connection,
             next_hop: None,
+            memory: 0,
             armed: None,
             ready: false,
             parked: false,
@@ -447,6 +476,7 @@ impl Stack {
     /// Take a connection out of the tables.
     fn take_block(&mut self, id: ConnId) -> Option<Block> {
         let mut block = self.table.remove(id)?;
+        self.memory -= block.memory;
         self.timers.disarm(&mut block.armed, id.index);
         self.flows.remove(&Packed::new(&block.flow()));
         Some(block)

@@ -14,6 +14,8 @@ pub(super) struct Block {
     pub(super) connection: Connection,
     /// The neighbour its segments go to; chosen when the first is sent.
     pub(super) next_hop: Option<IpAddr>,
+    /// Octets it counts for in the memory of all.
+    pub(super) memory: usize,
     /// Its deadline in the timer queue.
     pub(super) armed: Option<Instant>,
     /// In the ready queue.

@@ -15,6 +15,7 @@ use super::ecn::EcnState;
 use super::isn::InitialNumbers;
 use super::mtu::Search;
 use super::options::{Options, TIMESTAMPS_LEN, Timestamps};
+use super::pressure::Pressure;
 use super::rcv::{Rcv, RcvFin};
 use super::recovery::Recovery;
 use super::rtt::RttEstimator;
@@ -226,8 +227,8 @@ pub(crate) struct Owed {
 /// Limit of challenge ACKs (RFC 5961 section 7).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ChallengeLimit {
-    /// When the current second of counting began.
-    pub since: Option<Instant>,
+    /// The second of the clock that is being counted in.
+    pub second: u32,
     /// Challenges in it.
     pub count: u8,
 }
@@ -304,6 +305,7 @@ pub struct Connection {
     pub(crate) progress_at: Instant,
     pub(crate) challenge: ChallengeLimit,
     pub(crate) counters: Tally,
+    pub(crate) pressure: Pressure,
     pub(crate) updated: bool,
 }
 
@@ -324,6 +326,11 @@ fn ip_header(flow: &FlowKey) -> u16 {
 /// MSS of a peer that does not say (RFC 9293 section 3.7.1).
 pub(crate) fn default_mss(flow: &FlowKey) -> u16 {
     if flow.remote.is_ipv4() { 536 } else { 1220 }
+}
+
+/// What a receive buffer may grow to.
+pub(crate) fn largest_buffer(config: &TcpConfig) -> u32 {
+    config.max_receive_buffer.max(config.receive_buffer)
 }
 
 /// The smallest shift that lets 16 bits express `buffer`.
@@ -357,11 +364,14 @@ impl Connection {
             ecn: EcnState::default(),
             peer_timeout: 0,
             soft_error: false,
-            offered_scale: scale_of(config.receive_buffer),
+            offered_scale: scale_of(largest_buffer(config)),
             sack: false,
             timestamps: None,
             snd: Snd::new(iss, default_mss(&flow)),
-            rcv: Rcv::new(irs, config.receive_buffer),
+            rcv: Rcv {
+                most: largest_buffer(config),
+                ..Rcv::new(irs, config.receive_buffer)
+            },
             rtt: RttEstimator::new(config.socket.min_rto),
             congestion: Congestion::new(config.congestion, mss),
             recovery: Recovery::new(iss),
@@ -372,6 +382,7 @@ impl Connection {
             progress_at: now,
             challenge: ChallengeLimit::default(),
             counters: Tally::default(),
+            pressure: Pressure::None,
             updated: false,
         }
     }
@@ -415,6 +426,7 @@ impl Connection {
                 self.snd.scale = 0;
                 self.rcv.scale = 0;
                 self.rcv.buffer = self.rcv.buffer.min(0xffff);
+                self.rcv.most = self.rcv.most.min(0xffff);
             }
         }
         match (&mut self.timestamps, options.timestamps) {
@@ -464,10 +476,11 @@ impl Connection {
     }
 
     /// Consume `count` octets (at most what is available): their room goes back to the window.
-    pub fn receive_consume(&mut self, _now: Instant, count: usize) {
+    pub fn receive_consume(&mut self, now: Instant, count: usize) {
         self.rcv
             .queue
             .advance_to(self.rcv.queue.start() + count as u64);
+        self.tune_receive_buffer(now);
         if self.may_acknowledge() && self.rcv.owes_update() {
             self.owed.ack = true;
         }
@@ -640,11 +653,9 @@ impl Connection {
     pub(crate) fn challenge(&mut self, now: Instant) {
         const PER_SECOND: u8 = 10;
         let limit = &mut self.challenge;
-        if limit
-            .since
-            .is_none_or(|since| now.since(since) >= Duration::from_secs(1))
-        {
-            limit.since = Some(now);
+        let second = now.wrapping_millis() / 1000;
+        if limit.second != second {
+            limit.second = second;
             limit.count = 0;
         }
         if limit.count < PER_SECOND {

@@ -93,6 +93,7 @@ impl Connection {
         let told = self.rcv.buffer.min(0xffff);
         self.rcv = Rcv {
             discard: self.rcv.discard,
+            most: self.rcv.most,
             ..Rcv::new(segment.seq, self.rcv.buffer)
         };
         self.rcv.edge = self.rcv.nxt.add(told);
@@ -324,6 +325,9 @@ impl Connection {
 
     fn take_payload(&mut self, now: Instant, seq: SeqNumber, payload: bytes::Bytes) {
         let len = payload.len() as u32;
+        if self.must_drop(seq.at_or_before(self.rcv.nxt)) {
+            return self.owe_ack();
+        }
         let full_size = u32::from(mss_of(&self.flow(), self.path_mtu)).min(len) as u16;
         match self.rcv.accept(seq, payload) {
             Accepted::InOrder { filled } => {

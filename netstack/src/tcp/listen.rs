@@ -5,7 +5,8 @@ use alloc::boxed::Box;
 
 use super::TcpConfig;
 use super::connection::{
-    Connection, EcnMode, MAX_SCALE, TimestampState, default_mss, is_older, mss_of, scale_of,
+    Connection, EcnMode, MAX_SCALE, TimestampState, default_mss, is_older, largest_buffer, mss_of,
+    scale_of,
 };
 use super::isn::{COOKIE_STEP, InitialNumbers};
 use super::options::{Options, Timestamps};
@@ -209,7 +210,7 @@ impl HalfOpen {
             window: config.receive_buffer.min(0xffff) as u16,
             options: Options {
                 mss: Some(mss_of(&self.flow, self.mtu)),
-                window_scale: self.peer_scale.map(|_| scale_of(config.receive_buffer)),
+                window_scale: self.peer_scale.map(|_| scale_of(largest_buffer(config))),
                 sack_permitted: self.sack,
                 timestamps: self.timestamps(now),
                 ..Options::default()

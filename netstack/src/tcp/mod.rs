@@ -20,6 +20,7 @@ pub mod listen;
 mod mtu;
 pub mod options;
 mod output;
+mod pressure;
 mod queue;
 mod rcv;
 mod recovery;
@@ -46,6 +47,7 @@ pub use export::{ConnectionState, ImportError};
 pub use info::Info;
 pub use isn::InitialNumbers;
 pub use listen::HalfOpen;
+pub use pressure::Pressure;
 pub use recovery::Phase;
 pub use segment::{Ecn, Flags, Options, Outgoing, Ports, SackRange, Segment, Timestamps};
 pub use state::State;
@@ -53,10 +55,17 @@ pub use state::State;
 /// Limits and defaults of the engine.
 #[derive(Clone, Debug)]
 pub struct TcpConfig {
-    /// Receive buffer of a connection, in octets; bounds the window it advertises.
+    /// Receive buffer of a connection in octets, to begin with; bounds the window it advertises.
     pub receive_buffer: u32,
+    /// What the receive buffer grows to at most, by what the application reads in a round trip.
+    pub max_receive_buffer: u32,
     /// Send buffer of a connection, in octets: committed output beyond this makes `commit` wait.
     pub send_buffer: u32,
+    /// What the send buffer grows to at most, with the congestion window.
+    pub max_send_buffer: u32,
+    /// Octets in the queues of all connections together, beyond which memory is exhausted
+    /// ([`Pressure`]).
+    pub memory: usize,
     /// Connections at most.
     pub max_connections: u32,
     /// Half-open connections at most.
@@ -79,7 +88,10 @@ impl Default for TcpConfig {
     fn default() -> Self {
         TcpConfig {
             receive_buffer: 256 * 1024,
+            max_receive_buffer: 3 * 1024 * 1024,
             send_buffer: 256 * 1024,
+            max_send_buffer: 3 * 1024 * 1024,
+            memory: 128 * 1024 * 1024,
             max_connections: 65_536,
             max_half_open: 1_024,
             max_retransmits: 15,

@@ -305,6 +305,7 @@ impl Connection {
     /// The window is too small to send into. If nothing in flight would bring news of it, ask.
     fn await_window(&mut self, now: Instant, outstanding: u32) {
         if outstanding == 0 && !self.timers.persist.is_set() {
+            self.progress_at = now;
             self.timers.persist.set(now + self.rtt.rto());
         }
     }

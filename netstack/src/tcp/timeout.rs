@@ -193,6 +193,9 @@ impl Connection {
         if self.is_hopeless(now, self.heard_at) {
             return self.give_up();
         }
+        if self.is_impatient(now) {
+            return self.reset(ConnectionError::TimedOut);
+        }
         match self.snd.window {
             0 => {
                 self.owed.probe = true;

@@ -3,6 +3,7 @@
 mod cookies;
 mod hostile;
 mod link;
+mod memory;
 mod neighbours;
 mod peers;
 mod steering;

@@ -118,9 +118,9 @@ pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> Congest
                 w_max,
                 prior,
                 epoch_age: epoch.map(|at| now.since(at)),
-                k_ms,
+                k_ms: k_ms.into(),
                 w_est,
-                credit,
+                credit: credit.into(),
                 paused_age: paused.map(|at| now.since(at)),
             }
         }
@@ -177,16 +177,16 @@ pub(super) fn import_congestion(
             paused_age,
         } => {
             ensure(
-                w_max <= MAX_WINDOW && k_ms <= 10_000_000 && w_est <= 1 << 48 && credit <= 1 << 48,
+                w_max <= MAX_WINDOW && k_ms <= 10_000_000 && w_est <= 1 << 48 && credit <= 1 << 31,
                 ImportError::Congestion,
             )?;
             Algorithm::Cubic(Cubic {
                 w_max,
                 prior,
                 epoch: bounded_option(epoch_age, LONGEST_AGE)?.map(|age| now - age),
-                k_ms,
+                k_ms: k_ms as u32,
                 w_est,
-                credit,
+                credit: credit as u32,
                 paused: bounded_option(paused_age, LONGEST_AGE)?.map(|age| now - age),
             })
         }
@@ -230,7 +230,7 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
     let Rack {
         xmit, // carried as an age
         end,
-        rtt,
+        rtt_nanos,
         fack,
         reordering_seen,
         dsack_round,
@@ -263,7 +263,7 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
         rack: RackHeader {
             xmit_age: xmit.map(|at| now.since(at)),
             end,
-            rtt,
+            rtt: Duration::from_nanos(rtt_nanos),
             fack,
             reordering_seen,
             dsack_round,
@@ -342,7 +342,7 @@ pub(super) fn import_recovery(
         rack: Rack {
             xmit: bounded_option(rack.xmit_age, LONGEST_AGE)?.map(|age| now - age),
             end: rack.end,
-            rtt: bounded(rack.rtt, LONGEST_SPAN)?,
+            rtt_nanos: bounded(rack.rtt, LONGEST_SPAN)?.as_nanos() as u64,
             fack: rack.fack,
             reordering_seen: rack.reordering_seen,
             dsack_round: rack.dsack_round,

@@ -30,6 +30,7 @@ use super::connection::{
 use super::counters::Tally;
 use super::ecn::EcnState;
 use super::mtu::Search;
+use super::pressure::Pressure;
 use super::state::State;
 use super::timer::Timer;
 use crate::seq::SeqNumber;
@@ -184,6 +185,7 @@ impl Connection {
             progress_at,        // carried as an age while octets are outstanding
             challenge: _,       // dropped because its window is a second
             counters,           // carried; the move itself is counted
+            pressure: _,        // rebuilt: the target's own
             updated: _,         // rebuilt: the target's application has to look anyway
         } = self;
         let Owed {
@@ -395,6 +397,7 @@ impl Connection {
             progress_at: now - bounded(progress_age.unwrap_or_default(), LONGEST_AGE)?,
             challenge: ChallengeLimit::default(),
             counters,
+            pressure: Pressure::None,
             updated: true,
         })
     }

@@ -3,6 +3,7 @@
 mod attacks;
 mod bulk;
 mod ecn;
+mod memory;
 mod moves;
 mod mtu;
 mod recovery;

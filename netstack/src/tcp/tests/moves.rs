@@ -333,6 +333,7 @@ fn an_acknowledgement_owed_is_sent_by_the_target() {
 fn a_window_update_owed_is_sent_by_the_target() {
     let config = TcpConfig {
         receive_buffer: 6 * 1448,
+        max_receive_buffer: 6 * 1448,
         ..TcpConfig::default()
     };
     let mut pair = Pair::with(9, config.clone(), config, Link::default());
@@ -360,6 +361,7 @@ fn a_window_update_owed_is_sent_by_the_target() {
 fn persist_goes_on_after_a_move() {
     let config = TcpConfig {
         receive_buffer: 8_000,
+        max_receive_buffer: 8_000,
         ..TcpConfig::default()
     };
     let mut pair = Pair::with(9, config.clone(), config, Link::default());
@@ -396,6 +398,7 @@ fn a_target_that_cannot_hold_the_window_refuses() {
     let now = pair.now;
     let small = TcpConfig {
         receive_buffer: 10_000,
+        max_receive_buffer: 10_000,
         ..TcpConfig::default()
     };
     let description = pair.end(SERVER).clone().export(now);

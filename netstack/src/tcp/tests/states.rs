@@ -19,7 +19,7 @@ fn the_handshake_agrees_on_options() {
         let info = pair.end(end).info();
         assert!(info.sack && info.timestamps);
         assert_eq!(info.mss, 1448);
-        assert_eq!(pair.end(end).snd.scale, 3);
+        assert_eq!(pair.end(end).snd.scale, 6);
         assert!(info.srtt.is_some(), "the handshake is a round trip");
     }
     assert_eq!(pair.log.len(), 3);
