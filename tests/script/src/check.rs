@@ -57,6 +57,7 @@ const KEYS: &[&str] = &[
     "challenges-limited",
     "bad-acks",
     "out-of-order",
+    "isn-ahead",
     "pmtu",
     "ecn",
     "congestion-marks",
@@ -82,6 +83,9 @@ fn yes(value: bool) -> Got {
 
 fn find(flow: &Flow, key: &str) -> Option<Got> {
     let view = flow.view.as_ref();
+    if key == "isn-ahead" {
+        return flow.isn_ahead.map(yes);
+    }
     if key == "state" && (flow.gone || view.is_none()) {
         return Some(Got::Word("CLOSED"));
     }

@@ -64,6 +64,8 @@ pub struct Flow {
     pub view: Option<View>,
     /// Our initial sequence number, once seen.
     pub isn: Option<u32>,
+    /// Whether it lies beyond every number of the connection before between the same ends.
+    pub isn_ahead: Option<bool>,
     /// Our TSval at the start of the script, as far as milliseconds go.
     pub stamp_base: Option<u32>,
     /// Whether our SYN carried timestamps.
@@ -105,6 +107,7 @@ impl Flow {
             gone: false,
             view: None,
             isn: None,
+            isn_ahead: None,
             stamp_base: None,
             timestamps: false,
             peer: Peer {

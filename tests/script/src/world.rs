@@ -334,6 +334,8 @@ impl World {
         let (number, flow) = flows.find(|(_, flow)| flow.remote == remote)?;
         let number = *number;
         if segment.flags & SYN != 0 && flow.isn.is_none() {
+            let before = flow.view.as_ref().map(|view| view.info.snd_nxt.raw());
+            flow.isn_ahead = before.map(|nxt| segment.seq.wrapping_sub(nxt) as i32 > 0);
             flow.isn = Some(segment.seq);
         }
         if segment.flags & SYN != 0 {
