@@ -275,7 +275,8 @@ impl Connection {
             self.timers.reorder.clear();
             return false;
         }
-        let certain = self.recovery.phase != Phase::Open || snd.is_sacked(DUPLICATE_THRESHOLD, mss);
+        let threshold = u32::from(DUPLICATE_THRESHOLD);
+        let certain = self.recovery.phase != Phase::Open || snd.is_sacked(threshold, mss);
         let rack = &self.recovery.rack;
         let window = rack.reorder_window(self.rtt.srtt(), self.rtt.min_rtt(), certain);
         let before = self.snd.lost;
@@ -294,7 +295,7 @@ impl Connection {
     fn count_duplicates(&mut self, duplicate: bool, progress: bool, outstanding: u32) -> bool {
         let mss = u32::from(self.mss());
         if duplicate {
-            self.recovery.duplicate_acks += 1;
+            self.recovery.duplicate_acks = self.recovery.duplicate_acks.saturating_add(1);
             self.snd.reno_sacked = (self.snd.reno_sacked + mss)
                 .min(outstanding.saturating_sub(self.snd.lost.max(mss)));
             return self.recovery.duplicate_acks == DUPLICATE_THRESHOLD

@@ -5,7 +5,7 @@ use super::counters::Counters;
 use super::recovery::Phase;
 use super::state::State;
 use crate::seq::SeqNumber;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 
 /// A read-only view of one connection.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Info {
     pub min_rtt: Option<Duration>,
     /// Retransmission time-out as it stands, backoff included.
     pub rto: Duration,
+    /// Octets per second new octets leave at; `None` where they are not paced.
+    pub pacing_rate: Option<u64>,
     /// Whether loss is being repaired.
     pub phase: Phase,
     /// Whether the path was seen to reorder.
@@ -49,6 +51,16 @@ pub struct Info {
     pub snd_scale: u8,
     /// RCV.NXT.
     pub rcv_nxt: SeqNumber,
+    /// Octets the receive window is made from, as they are now.
+    pub receive_buffer: u32,
+    /// Octets received in order and not consumed.
+    pub unread: u32,
+    /// Octets in the send queue, those outstanding included.
+    pub send_queued: u32,
+    /// Widening of RACK's reordering window, in quarters of the smallest round trip.
+    pub reordering_window: u8,
+    /// Time since the peer was last heard is counted from here.
+    pub heard_at: Instant,
     /// What is left of the window we advertised.
     pub rcv_wnd: u32,
     /// Octets received out of order.
@@ -78,6 +90,7 @@ impl Connection {
             rttvar: self.rtt.rttvar(),
             min_rtt: self.rtt.min_rtt(),
             rto: self.rtt.rto(),
+            pacing_rate: self.pacing_rate(),
             phase: self.recovery.phase,
             reordering: self.recovery.rack.reordering_seen,
             mss: self.mss(),
@@ -90,6 +103,11 @@ impl Connection {
             snd_wnd: self.snd.window,
             snd_scale: self.snd.scale,
             rcv_nxt: self.rcv.nxt,
+            receive_buffer: self.rcv.buffer,
+            unread: self.rcv.queue.len() as u32,
+            send_queued: self.snd.queue.len() as u32,
+            reordering_window: self.recovery.rack.multiplier,
+            heard_at: self.heard_at,
             rcv_wnd: self.rcv.window(),
             out_of_order: self.rcv.out_of_order(),
             tx_bytes: self.snd.queue.start(),

@@ -20,6 +20,7 @@ pub mod listen;
 mod mtu;
 pub mod options;
 mod output;
+mod pacing;
 mod pressure;
 mod queue;
 mod rcv;

@@ -280,6 +280,12 @@ impl Connection {
             return true;
         }
         len = Self::whole_segments(len, cwnd_room, mss);
+        if len > 0 {
+            len = self.paced(now, len, mss);
+            if len == 0 {
+                return false;
+            }
+        }
         if self.ecn.reduced {
             // CWR goes with one segment, not with all of a burst.
             len = len.min(mss);
@@ -343,6 +349,9 @@ impl Connection {
         }
         if self.snd.outstanding() == 0 {
             self.progress_at = now;
+        }
+        if len > 0 {
+            self.note_paced(now, len);
         }
         self.snd.record_new(now, len + u32::from(fin), fin);
         if !self.timers.retransmit.is_set() {

@@ -1,6 +1,8 @@
 //! Buffers and what bounds them: windows that grow with what the application reads, send buffers
 //! that grow with the congestion window, and what gives way when memory is short.
 
+use core::num::NonZeroU32;
+
 use super::TcpConfig;
 use super::connection::Connection;
 use super::rcv::Rcv;
@@ -111,13 +113,19 @@ impl Rcv {
     /// Once a round trip: twice what was read in it fits the buffer, so that a sender that doubles
     /// its window in a round trip is not held back.
     fn tune(&mut self, now: Instant, round_trip: Duration, pressure: Pressure) {
-        let since = *self.tuned_at.get_or_insert(now);
-        if now.since(since) < round_trip {
+        let millis = now.wrapping_millis();
+        let stamp = NonZeroU32::MIN | millis;
+        let since = self.tuned_at.get_or_insert(stamp).get();
+        // The stamp may be one ahead of its time.
+        let elapsed = millis
+            .wrapping_sub(since)
+            .min((millis | 1).wrapping_sub(since));
+        if u128::from(elapsed) < round_trip.as_millis().max(1) {
             return;
         }
         let start = self.queue.start() as u32;
         let read = start.wrapping_sub(self.tuned_from);
-        self.tuned_at = Some(now);
+        self.tuned_at = Some(stamp);
         self.tuned_from = start;
         let wanted = read.saturating_mul(2);
         if pressure == Pressure::None {

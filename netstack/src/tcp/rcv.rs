@@ -3,14 +3,13 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::num::NonZeroU32;
 
 use bytes::Bytes;
 
 use super::options::{MAX_SACK, SackRange, SackRanges};
 use super::queue::ByteQueue;
 use crate::seq::SeqNumber;
-use crate::time::Instant;
-
 /// Separate out-of-order stretches kept at most: what a peer can make us remember is bounded by
 /// the window *and* by this.
 pub(crate) const MAX_BLOCKS: usize = 256;
@@ -71,9 +70,9 @@ pub(crate) struct Rcv {
     /// What the buffer begins with, and what it may grow to.
     pub least: u32,
     pub most: u32,
-    /// When the measuring of a round trip of reading began, and the stream offset read up to then
+    /// When the measuring of a round trip of reading began (milliseconds, one bit lost), and the stream offset read up to then
     /// (its low bits).
-    pub tuned_at: Option<Instant>,
+    pub tuned_at: Option<NonZeroU32>,
     pub tuned_from: u32,
     /// Octets in order and not yet consumed.
     pub queue: ByteQueue,

@@ -127,6 +127,8 @@ pub(crate) struct Snd {
     pub sack_seen: Option<Box<SackRanges>>,
     /// When octets were last transmitted (restart after idle, RFC 5681 section 4.1).
     pub last_sent: Option<Instant>,
+    /// When the next new octets may leave, where they are paced.
+    pub next_paced: Option<Instant>,
     /// Payload of the largest segment acknowledged so far, as far as is known.
     pub largest_acked: u16,
     /// Whether the last attempt to send stopped at the congestion window (RFC 7661 section 4).
@@ -155,6 +157,7 @@ impl Snd {
             next_lost: iss,
             sack_seen: None,
             last_sent: None,
+            next_paced: None,
             largest_acked: 0,
             cwnd_limited: false,
         }

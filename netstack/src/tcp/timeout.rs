@@ -50,6 +50,8 @@ impl Connection {
         if self.timers.keepalive.take_due(now) {
             self.keepalive_timeout(now);
         }
+        // What it let wait is asked for by `poll_transmit`.
+        self.timers.pace.take_due(now);
         if self.timers.linger.take_due(now) {
             self.die(None);
         }

@@ -285,7 +285,7 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
             retransmitted,
             unreported,
         },
-        duplicate_acks,
+        duplicate_acks: duplicate_acks.into(),
     }
 }
 
@@ -360,7 +360,7 @@ pub(super) fn import_recovery(
             flight: flight.max(1),
         },
         undo: Undo((episode != Episode::default()).then(|| Box::new(episode))),
-        duplicate_acks: duplicate_acks.min(1 << 16),
+        duplicate_acks: duplicate_acks.min(u32::from(u16::MAX)) as u16,
     })
 }
 
@@ -401,6 +401,7 @@ pub(super) fn export_timers(timers: Timers, now: Instant) -> TimersHeader {
         delayed_ack,
         linger,
         keepalive,
+        pace: _, // rebuilt: armed when octets want to leave
     } = timers;
     TimersHeader {
         retransmit: retransmit.remaining(now),
@@ -433,6 +434,7 @@ pub(super) fn import_timers(header: TimersHeader, now: Instant) -> Result<Timers
         persist: timer(persist, LONGEST_SPAN)?,
         delayed_ack: timer(delayed_ack, LONGEST_SPAN)?,
         linger: timer(linger, LONGEST_SPAN)?,
+        pace: Timer::default(),
         keepalive: timer(keepalive, LONGEST_AGE)?,
     })
 }

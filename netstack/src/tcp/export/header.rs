@@ -140,6 +140,8 @@ pub struct SndHeader {
     pub reno_sacked: u32,
     /// Time since octets were last transmitted.
     pub last_sent_age: Option<Duration>,
+    /// Time until paced octets may leave.
+    pub pace: Option<Duration>,
     /// Payload of the largest segment acknowledged.
     pub largest_acked: u16,
     /// Whether the congestion window held octets back.

@@ -6,6 +6,7 @@ mod ecn;
 mod memory;
 mod moves;
 mod mtu;
+mod pacing;
 mod recovery;
 mod states;
 mod timeouts;

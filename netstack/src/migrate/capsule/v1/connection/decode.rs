@@ -102,7 +102,7 @@ impl ConnectionV1 {
                 recent: timestamps.recent,
                 recent_age: Duration::from_millis(timestamps.recent_age),
             }),
-            snd: decode_snd(snd, una, nxt, has(flag::CWND_LIMITED))?,
+            snd: decode_snd(snd, una, nxt, has(flag::CWND_LIMITED), extra.pace)?,
             rcv: decode_rcv(rcv, nxt, has(flag::DISCARD))?,
             rtt: RttHeader {
                 srtt: rtt.srtt.map(Duration::from_nanos),
@@ -160,6 +160,7 @@ fn decode_snd(
     una: SeqNumber,
     rcv_nxt: SeqNumber,
     cwnd_limited: bool,
+    pace: Option<u64>,
 ) -> Result<SndHeader, CapsuleError> {
     let mut age = 0i64;
     let mut sent = Vec::with_capacity(snd.sent.0.len());
@@ -188,6 +189,7 @@ fn decode_snd(
         sent,
         reno_sacked: snd.reno_sacked,
         last_sent_age: snd.last_sent_age.map(Duration::from_micros),
+        pace: pace.map(Duration::from_micros),
         largest_acked: snd.largest_acked,
         cwnd_limited,
     })

@@ -160,6 +160,7 @@ impl ConnectionV1 {
             ),
             ecn_point: ecn_point.map(place),
             peer_timeout: *peer_timeout,
+            pace: snd.pace.map(micros),
         };
         Ok(ConnectionV1 {
             ends,
@@ -214,6 +215,7 @@ fn encode_snd(header: &SndHeader, rcv_nxt: SeqNumber) -> Result<SndV1, CapsuleEr
         ref sent,
         reno_sacked,
         last_sent_age,
+        pace: _, // among what few connections have
         largest_acked,
         cwnd_limited: _, // a flag
     } = *header;

@@ -68,6 +68,8 @@ struct ExtraV1 {
     /// SND.NXT at the last reduction by ECN - SND.UNA.
     ecn_point: Option<i32>,
     peer_timeout: u16,
+    /// Microseconds.
+    pace: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize, PartialEq)]
