@@ -275,6 +275,7 @@ pub struct Connection {
     pub(crate) error: Option<ConnectionError>,
     pub(crate) options: Chosen,
     pub(crate) max_retransmits: u8,
+    pub(crate) max_syn_retransmits: u8,
     /// Octets of an IP packet the path carries.
     pub(crate) path_mtu: u16,
     /// Octets of an IP packet our link carries.
@@ -358,6 +359,7 @@ impl Connection {
             error: None,
             options: Chosen::new(config.socket),
             max_retransmits: config.max_retransmits,
+            max_syn_retransmits: config.max_syn_retransmits,
             path_mtu: mtu,
             link_mtu: mtu,
             search: None,

@@ -5,7 +5,7 @@ use super::counters::Counters;
 use super::recovery::Phase;
 use super::state::State;
 use crate::seq::SeqNumber;
-use crate::time::{Duration, Instant};
+use crate::time::Duration;
 
 /// A read-only view of one connection.
 #[derive(Clone, Debug)]
@@ -59,8 +59,6 @@ pub struct Info {
     pub send_queued: u32,
     /// Widening of RACK's reordering window, in quarters of the smallest round trip.
     pub reordering_window: u8,
-    /// Time since the peer was last heard is counted from here.
-    pub heard_at: Instant,
     /// What is left of the window we advertised.
     pub rcv_wnd: u32,
     /// Octets received out of order.
@@ -107,7 +105,6 @@ impl Connection {
             unread: self.rcv.queue.len() as u32,
             send_queued: self.snd.queue.len() as u32,
             reordering_window: self.recovery.rack.multiplier,
-            heard_at: self.heard_at,
             rcv_wnd: self.rcv.window(),
             out_of_order: self.rcv.out_of_order(),
             tx_bytes: self.snd.queue.start(),

@@ -49,7 +49,11 @@ impl Connection {
         self.owed.ack = false;
         self.snd.nxt = self.snd.iss.add(1);
         self.snd.last_sent = Some(now);
-        self.timers.retransmit.set(now + self.syn_timeout());
+        let mut again = now + self.syn_timeout();
+        if let Some(limit) = self.options.user_timeout {
+            again = again.min(self.progress_at + limit).max(now);
+        }
+        self.timers.retransmit.set(again);
         self.counters.segments_out += 1;
         *out = Outgoing {
             seq: self.snd.iss,

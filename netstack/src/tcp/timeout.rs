@@ -37,7 +37,7 @@ impl Connection {
         if self.timers.retransmit.take_due(now) {
             self.timers.probe.clear();
             match self.state {
-                State::SynSent | State::SynReceived => self.repeat_syn(),
+                State::SynSent | State::SynReceived => self.repeat_syn(now),
                 _ => self.retransmission_timeout(now),
             }
         }
@@ -57,8 +57,10 @@ impl Connection {
         }
     }
 
-    fn repeat_syn(&mut self) {
-        if self.attempts >= self.max_retransmits.min(6) {
+    fn repeat_syn(&mut self, now: Instant) {
+        let limit = self.options.user_timeout;
+        let out_of_time = limit.is_some_and(|limit| now.since(self.progress_at) >= limit);
+        if self.attempts >= self.max_syn_retransmits || out_of_time {
             return self.give_up();
         }
         self.attempts += 1;

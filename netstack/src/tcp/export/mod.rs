@@ -159,34 +159,35 @@ impl Connection {
     /// that cannot move ([`State::is_synchronized`]) are described too, and refused by import.
     pub fn export(self, now: Instant) -> ConnectionState {
         let Connection {
-            ends,               // carried
-            state,              // carried
-            error: _,           // dropped because a dead connection does not move
-            options,            // carried
-            max_retransmits: _, // rebuilt: the target's policy
-            path_mtu,           // carried; the target's own link may lower it
-            link_mtu: _,        // rebuilt: the target's own link
-            search,             // carried
-            ecn,                // carried
-            peer_timeout,       // carried
-            soft_error,         // carried
-            offered_scale: _,   // dropped because only the handshake needs it
-            sack,               // carried
-            timestamps,         // carried; the clock's offset is re-minted
-            snd,                // see `snd`
-            rcv,                // see `rcv`
-            rtt,                // see `control`
-            congestion,         // see `control`
-            recovery,           // see `control`
-            timers,             // carried as remaining times
-            owed,               // carried, without what a moving state never owes
-            attempts,           // carried
-            heard_at,           // carried as an age
-            progress_at,        // carried as an age while octets are outstanding
-            challenge: _,       // dropped because its window is a second
-            counters,           // carried; the move itself is counted
-            pressure: _,        // rebuilt: the target's own
-            updated: _,         // rebuilt: the target's application has to look anyway
+            ends,                   // carried
+            state,                  // carried
+            error: _,               // dropped because a dead connection does not move
+            options,                // carried
+            max_retransmits: _,     // rebuilt: the target's policy
+            max_syn_retransmits: _, // rebuilt: only the handshake needs it
+            path_mtu,               // carried; the target's own link may lower it
+            link_mtu: _,            // rebuilt: the target's own link
+            search,                 // carried
+            ecn,                    // carried
+            peer_timeout,           // carried
+            soft_error,             // carried
+            offered_scale: _,       // dropped because only the handshake needs it
+            sack,                   // carried
+            timestamps,             // carried; the clock's offset is re-minted
+            snd,                    // see `snd`
+            rcv,                    // see `rcv`
+            rtt,                    // see `control`
+            congestion,             // see `control`
+            recovery,               // see `control`
+            timers,                 // carried as remaining times
+            owed,                   // carried, without what a moving state never owes
+            attempts,               // carried
+            heard_at,               // carried as an age
+            progress_at,            // carried as an age while octets are outstanding
+            challenge: _,           // dropped because its window is a second
+            counters,               // carried; the move itself is counted
+            pressure: _,            // rebuilt: the target's own
+            updated: _,             // rebuilt: the target's application has to look anyway
         } = self;
         let Owed {
             ack,            // carried
@@ -362,6 +363,7 @@ impl Connection {
             error: None,
             options: Chosen::new(options),
             max_retransmits: config.max_retransmits,
+            max_syn_retransmits: config.max_syn_retransmits,
             path_mtu: path_mtu.min(mtu),
             link_mtu: mtu,
             search,

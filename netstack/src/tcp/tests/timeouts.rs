@@ -138,3 +138,26 @@ fn keepalive_goes_on_where_it_was_after_a_move() {
     pair.run_for(secs(2));
     assert_eq!(pair.end(SERVER).error(), Some(ConnectionError::TimedOut));
 }
+
+#[test]
+fn an_attempt_to_open_ends_by_its_own_limit_or_the_user_timeout() {
+    let attempt = |retransmits, user_timeout| {
+        let config = TcpConfig {
+            max_syn_retransmits: retransmits,
+            socket: SocketOptions {
+                user_timeout,
+                ..SocketOptions::default()
+            },
+            ..TcpConfig::default()
+        };
+        let mut pair = Pair::with(2, config.clone(), config, Link::default());
+        pair.filter = Some(Box::new(|_| true));
+        pair.connect();
+        let begun = pair.now;
+        pair.run_until(secs(300), |pair| pair.state(CLIENT) == State::Closed);
+        assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::TimedOut));
+        (pair.log.len(), pair.now.since(begun).as_secs())
+    };
+    assert_eq!(attempt(2, None), (3, 1 + 2 + 4));
+    assert_eq!(attempt(5, Some(secs(5))), (3, 5));
+}
