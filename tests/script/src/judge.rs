@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::run::{Failure, Family, Moving, Role, Variant, lines_for, run};
+use crate::run::{lines_for, run};
 use crate::script::{Moves, Script};
 use crate::trace::Trace;
+use crate::variant::{Failure, Family, Moving, Role, Variant};
 
 /// Places at which a script is run with a single move, at most.
 const MAX_PLACES: usize = 60;

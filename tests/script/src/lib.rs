@@ -9,18 +9,22 @@
 //! Frames are built and read by [`wire`], which shares no code with the stack under test.
 #![forbid(unsafe_code)]
 
+mod app;
 mod check;
 mod expect;
 mod flow;
 mod judge;
-mod move_;
+mod moving;
 mod parse;
+mod peer;
 mod run;
 mod script;
 mod trace;
+mod variant;
 mod wire;
 mod world;
 
 pub use judge::{Verdict, judge};
-pub use run::{Failure, Family, Moving, Role, Variant, run};
+pub use run::run;
 pub use script::{ParseError, Script};
+pub use variant::{Failure, Family, Moving, Role, Variant};

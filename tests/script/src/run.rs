@@ -1,97 +1,18 @@
-//! One run of a script: its lines in order, against two stacks in virtual time.
+//! One run of a script: its lines in order, against two stacks in virtual time. What the peer does
+//! is in `peer`, what the application does in `app`.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use crate::check;
 use crate::expect::differences;
-use crate::flow::{self, Flow};
-use crate::script::{
-    Action, Check, Drain, Line, Moves, OptionSpec, Script, SegmentSpec, Setting, Value, When,
-};
-use crate::trace::{Trace, What};
-use crate::wire::{ACK, FIN, RST, SYN, Segment, TcpOption};
+use crate::script::{Action, Line, Moves, Script, SegmentSpec, When};
+use crate::trace::Trace;
+use crate::variant::{Failure, Moving, Role, Variant};
+use crate::wire::FIN;
 use crate::world::{Waiting, World};
 
 /// How far from its time a segment may leave unless the line says otherwise.
 const TOLERANCE: Duration = Duration::from_millis(1);
-/// How long the peer of `drain` waits for a second segment.
-const DELAYED_ACK: Duration = Duration::from_millis(40);
-
-/// Which IP the run is over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-/// Who opens the connections that `open` opens.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
-    /// The peer.
-    Passive,
-    /// The stack under test.
-    Active,
-}
-
-/// When connections move besides where the script says so.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Moving {
-    /// Never.
-    Never,
-    /// After every line.
-    Everywhere,
-    /// Once, after the line with this index.
-    After(usize),
-}
-
-/// One way to run a script.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Variant {
-    /// Over which IP.
-    pub family: Family,
-    /// In which role.
-    pub role: Role,
-    /// With which moves.
-    pub moving: Moving,
-}
-
-impl fmt::Display for Variant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = match self.family {
-            Family::V4 => "IPv4",
-            Family::V6 => "IPv6",
-        };
-        let role = match self.role {
-            Role::Passive => "passive",
-            Role::Active => "active",
-        };
-        write!(f, "{family}, {role} open")?;
-        match self.moving {
-            Moving::Never => Ok(()),
-            Moving::Everywhere => f.write_str(", a move after every line"),
-            Moving::After(index) => write!(f, ", a move after event {}", index + 1),
-        }
-    }
-}
-
-/// Why a run failed.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// The line, from 1.
-    pub line: usize,
-    /// The line as written.
-    pub text: String,
-    /// What was wrong.
-    pub message: String,
-    /// What happened up to there.
-    pub trace: Trace,
-}
 
 /// Run a script in one way.
 pub fn run(script: &Script, variant: Variant) -> Result<Trace, Failure> {
@@ -136,17 +57,17 @@ pub(crate) fn lines_for(script: &Script, role: Role) -> Vec<Line> {
     script.lines.iter().filter_map(pick).collect()
 }
 
-struct Run {
-    world: World,
+pub(crate) struct Run {
+    pub world: World,
     /// When the line before happened.
-    at: Duration,
+    pub at: Duration,
     /// Times are not what this run is about.
-    lenient: bool,
+    pub lenient: bool,
     /// Acknowledgements of `drain` on their way: when they arrive, of how much, the TSval echoed.
-    acks: VecDeque<(Duration, i64, u32)>,
+    pub acks: VecDeque<(Duration, i64, u32)>,
 }
 
-type Outcome = Result<(), String>;
+pub(crate) type Outcome = Result<(), String>;
 
 impl Run {
     fn failure(&self, line: &Line, message: String) -> Failure {
@@ -206,7 +127,7 @@ impl Run {
         self.nothing_waits()
     }
 
-    fn nothing_waits(&self) -> Outcome {
+    pub(crate) fn nothing_waits(&self) -> Outcome {
         match self.world.waiting.front() {
             None => Ok(()),
             Some(waiting) => Err(format!(
@@ -370,343 +291,4 @@ impl Run {
         }
         Ok(())
     }
-
-    /// A segment or a train of them from the peer.
-    fn arrive(&mut self, number: u16, spec: &SegmentSpec) {
-        let flow = self.world.flow(number);
-        if spec.new {
-            flow.peer.isn = flow.theirs_raw(spec.seq);
-            flow.isn = None;
-            flow.peer.acked = 0;
-            flow.peer.next = 0;
-            flow.peer.beyond.clear();
-            flow.peer.timestamps = false;
-            flow.reported = false;
-        }
-        let mut single = spec.clone();
-        if spec.new {
-            (single.seq, single.end) = (0, spec.end - spec.seq);
-        }
-        let last = single.end;
-        let step = i64::from(spec.by.unwrap_or(u32::MAX));
-        if let Some((first, last)) = spec.ack.filter(|(first, last)| first != last) {
-            let mut ack = first;
-            loop {
-                single.ack = Some((ack, ack));
-                self.arrive_one(number, &single);
-                if ack >= last {
-                    return;
-                }
-                ack = last.min(ack + step);
-            }
-        }
-        loop {
-            single.end = last.min(single.seq + step);
-            single.flags = match single.end < last {
-                true => spec.flags & !FIN & !crate::wire::PSH,
-                false => spec.flags,
-            };
-            self.arrive_one(number, &single);
-            single.seq = single.end;
-            if single.seq >= last {
-                return;
-            }
-        }
-    }
-
-    fn arrive_one(&mut self, number: u16, spec: &SegmentSpec) {
-        let clock = self.world.clock();
-        let flow = self.world.flow(number);
-        if let Some(window) = &spec.window {
-            flow.peer.window = (*window.start()).min(0xffff) as u16;
-        }
-        if spec.flags & RST == 0
-            && let (true, Some((ack, _))) = (spec.flags & ACK != 0, spec.ack)
-        {
-            flow.peer.acked = flow.peer.acked.max(ack);
-        }
-        let options = peer_options(flow, spec, clock);
-        if spec.flags & SYN != 0 {
-            flow.peer.timestamps |= options
-                .iter()
-                .any(|option| matches!(option, TcpOption::Timestamps(..)));
-        }
-        let stream = if spec.forged {
-            flow::FORGED
-        } else {
-            flow::THEIRS
-        };
-        let syn = i64::from(spec.flags & SYN != 0);
-        let len = usize::try_from(spec.end - spec.seq).unwrap_or(0);
-        let segment = Segment {
-            source: flow.remote.port(),
-            destination: flow.local.port(),
-            seq: flow.theirs_raw(spec.seq),
-            ack: match spec.ack {
-                Some((ack, _)) => flow.ours_raw(ack),
-                None => 0,
-            },
-            flags: spec.flags,
-            window: flow.peer.window,
-            urgent: spec.urgent.unwrap_or(0),
-            ecn: spec.ecn.unwrap_or(0),
-            options,
-            payload: flow::octets(stream, spec.seq + syn - 1, len),
-        };
-        self.world.arrive(number, &segment, spec.bad_checksum);
-    }
-
-    fn accept(&mut self, number: u16) -> Outcome {
-        let flow = self.world.flow(number);
-        match (flow.reported, flow.accepted) {
-            (true, false) => {
-                flow.accepted = true;
-                Ok(())
-            }
-            (true, true) => Err("this connection was accepted before".into()),
-            (false, _) => Err("there is no connection to accept".into()),
-        }
-    }
-
-    /// Run a command on the flow's connection.
-    fn on_connection<R>(
-        &mut self,
-        number: u16,
-        command: impl FnOnce(godwit_netstack::Instant, &mut godwit_netstack::tcp::Connection) -> R,
-    ) -> Result<R, String> {
-        let now = self.world.instant();
-        let flow = self.world.flow(number);
-        if !flow.accepted {
-            return Err("no connection was accepted or opened".into());
-        }
-        let (owner, conn) = (flow.owner, flow.conn.ok_or("the connection is gone")?);
-        let result = self.world.stacks[owner]
-            .update(now, conn, |connection| command(now, connection))
-            .ok_or("the connection is gone")?;
-        self.world.pump();
-        Ok(result)
-    }
-
-    fn send(&mut self, number: u16, count: usize) -> Outcome {
-        let from = self.world.flow(number).sent;
-        let octets = flow::octets(flow::OURS, from as i64, count);
-        self.world.note(What::Call, format!("send {count}"));
-        let sent = self.on_connection(number, |now, connection| {
-            connection.send(now, Bytes::from(octets))
-        })?;
-        sent.map_err(|error| format!("send failed: {error}"))?;
-        self.world.flow(number).sent += count as u64;
-        Ok(())
-    }
-
-    fn receive(&mut self, number: u16, count: usize) -> Outcome {
-        let from = self.world.flow(number).read;
-        let got = self.on_connection(number, |now, connection| {
-            let mut got = Vec::new();
-            while got.len() < count
-                && let Some(chunk) = connection.receive_peek(got.len())
-            {
-                got.extend_from_slice(&chunk);
-            }
-            got.truncate(count);
-            connection.receive_consume(now, got.len());
-            got
-        })?;
-        if got.len() < count {
-            return Err(format!("only {} octets were there to receive", got.len()));
-        }
-        let wanted = flow::octets(flow::THEIRS, from as i64, count);
-        if let Some(place) = got
-            .iter()
-            .zip(&wanted)
-            .position(|(got, wanted)| got != wanted)
-        {
-            return Err(format!(
-                "the octet at place {} of the stream is wrong",
-                from as usize + place
-            ));
-        }
-        self.world.flow(number).read += count as u64;
-        Ok(())
-    }
-
-    fn set(&mut self, number: u16, setting: &Setting) -> Outcome {
-        self.on_connection(number, |now, connection| {
-            let mut options = *connection.options();
-            match setting {
-                Setting::Nagle(on) => options.nagle = *on,
-                Setting::AckDelay(time) => options.ack_delay = *time,
-                Setting::PeerAckDelay(time) => options.peer_ack_delay = *time,
-                Setting::MinRto(time) => options.min_rto = *time,
-                Setting::UserTimeout(time) => options.user_timeout = *time,
-                Setting::Keepalive(keepalive) => {
-                    options.keepalive =
-                        keepalive.map(|(idle, interval, probes)| godwit_netstack::tcp::Keepalive {
-                            idle,
-                            interval,
-                            probes,
-                        });
-                }
-            }
-            connection.set_options(now, options);
-        })
-    }
-
-    fn check(&mut self, number: u16, checks: &[Check]) -> Outcome {
-        self.world.pump();
-        let flow = self.world.flow(number);
-        for check in checks {
-            if self.lenient && check::is_estimator(&check.key) {
-                continue;
-            }
-            check::hold(flow, check)?;
-        }
-        Ok(())
-    }
-
-    fn counter(&self, name: &str, test: crate::script::Test, wanted: u64) -> Outcome {
-        let mut found = false;
-        let mut total = 0;
-        for stack in &self.world.stacks {
-            for (key, value) in stack.counters() {
-                if key == name {
-                    found = true;
-                    total += value;
-                }
-            }
-        }
-        match (found, check::compare(test, &total, &wanted, &wanted)) {
-            (false, _) => Err(format!("the stack has no counter `{name}`")),
-            (true, true) => Ok(()),
-            (true, false) => Err(format!("the stack's counter `{name}` is {total}")),
-        }
-    }
-
-    /// Be a peer that gets everything and acknowledges it.
-    fn drain(&mut self, number: u16, drain: &Drain) {
-        let end = self.at + drain.duration;
-        // What a drain before this one has left on its way still arrives.
-        let mut acks = std::mem::take(&mut self.acks);
-        let peer = &self.world.flow(number).peer;
-        if acks.is_empty() {
-            acks.push_back((self.at + drain.delay, peer.next, peer.recent));
-        }
-        let mut waits: Option<(u32, Duration, u32)> = None;
-        loop {
-            let late = waits.map_or(end, |(_, at, _)| at);
-            let next = acks.front().map_or(end, |(at, ..)| *at);
-            self.world.advance(next.min(late).min(end), true);
-            if self.world.fault.is_some() {
-                return;
-            }
-            while let Some(waiting) = self.world.waiting.pop_front() {
-                let flow = self.world.flow(waiting.flow);
-                let before = flow.peer.next;
-                flow.deliver(&waiting.segment);
-                if waiting.flow != number || waiting.segment.len() == 0 {
-                    continue;
-                }
-                let stamp = waiting.segment.timestamps().map_or(0, |(value, _)| value);
-                let (count, _, first) = waits.unwrap_or((0, Duration::ZERO, stamp));
-                let next = flow.peer.next;
-                if count + 1 >= drain.every || next == before {
-                    acks.push_back((waiting.at + drain.delay, next, first));
-                    waits = None;
-                } else {
-                    waits = Some((count + 1, waiting.at + DELAYED_ACK, first));
-                }
-            }
-            let clock = self.world.clock();
-            if let Some((_, at, stamp)) = waits
-                && at <= clock
-            {
-                let next = self.world.flow(number).peer.next;
-                acks.push_back((clock + drain.delay, next, stamp));
-                waits = None;
-            }
-            while let Some((at, ack, stamp)) = acks.front().copied()
-                && at <= clock
-            {
-                acks.pop_front();
-                let flow = self.world.flow(number);
-                if ack > flow.peer.acked {
-                    flow.peer.recent = stamp;
-                    self.arrive_one(number, &ack_spec(ack, drain.congestion));
-                }
-            }
-            if clock >= end && self.world.waiting.is_empty() {
-                self.at = end;
-                self.acks = acks;
-                return;
-            }
-        }
-    }
-}
-
-/// A plain acknowledgement.
-fn ack_spec(ack: i64, congestion: bool) -> SegmentSpec {
-    SegmentSpec {
-        flags: ACK | if congestion { 0x40 } else { 0 },
-        seq: 1,
-        end: 1,
-        ack: Some((ack, ack)),
-        window: None,
-        urgent: None,
-        ecn: None,
-        options: None,
-        by: None,
-        new: false,
-        bad_checksum: false,
-        forged: false,
-        lost: false,
-    }
-}
-
-/// The options a segment of the peer's carries: as written, and timestamps where they are in use.
-fn peer_options(flow: &Flow, spec: &SegmentSpec, clock: Duration) -> Vec<TcpOption> {
-    let own = 1_000 + clock.as_millis() as u32;
-    let echo = match spec.flags & ACK != 0 {
-        true => flow.peer.recent,
-        false => 0,
-    };
-    let automatic = TcpOption::Timestamps(own, echo);
-    let mut options = Vec::new();
-    let mut stamped = false;
-    for option in spec.options.iter().flatten() {
-        let number = |value: &Value, automatic: u32| match value {
-            Value::Is(value) => *value,
-            Value::Any => automatic,
-            Value::Link => u32::from(flow.link_mss),
-        };
-        match option {
-            OptionSpec::Mss(mss) => options.push(TcpOption::Mss(number(mss, 536) as u16)),
-            OptionSpec::WindowScale(shift) => {
-                options.push(TcpOption::WindowScale(number(shift, 0) as u8));
-            }
-            OptionSpec::SackPermitted => options.push(TcpOption::SackPermitted),
-            OptionSpec::Timestamps(value, echoed) => {
-                stamped = true;
-                let echoed = match echoed {
-                    Value::Is(0) if spec.flags & ACK == 0 => 0,
-                    Value::Is(relative) => flow.stamp_raw(*relative),
-                    _ => echo,
-                };
-                options.push(TcpOption::Timestamps(number(value, own), echoed));
-            }
-            OptionSpec::Sack(ranges) => {
-                let raw = ranges
-                    .iter()
-                    .map(|(a, b)| (flow.ours_raw(*a), flow.ours_raw(*b)));
-                options.push(TcpOption::Sack(raw.collect()));
-            }
-            OptionSpec::Raw(octets) => options.push(TcpOption::Raw(octets.clone())),
-            OptionSpec::NoTimestamps => stamped = true,
-            OptionSpec::SackAny | OptionSpec::Anything => {}
-        }
-    }
-    let implied = spec.flags & (SYN | RST) == 0 || spec.flags & RST != 0 && flow.view.is_some();
-    if !stamped && implied && flow.uses_timestamps() {
-        options.insert(0, automatic);
-    }
-    options
 }
