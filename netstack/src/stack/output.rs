@@ -66,6 +66,8 @@ impl Stack {
         let max_payload = self.max_payload(remote);
         let block = self.table.get_mut(id)?;
         let Some(outgoing) = block.connection.poll_transmit(now, max_payload) else {
+            // Being asked may have begun a wait: for the window to open, or for the pace.
+            self.arm(now, id);
             self.rest(id);
             return None;
         };

@@ -7,7 +7,7 @@ use super::recovery::prr::Prr;
 use super::recovery::tlp::{self, Verdict};
 use super::recovery::{DUPLICATE_THRESHOLD, Phase};
 use super::sack;
-use super::segment::Segment;
+use super::segment::{SackRange, Segment};
 use super::snd::{Marks, SentSegment};
 use crate::time::{Duration, Instant};
 
@@ -48,18 +48,21 @@ impl Connection {
         }
         let window_moved = self.update_window(segment);
         let outstanding = self.snd.outstanding();
+        let dsack = match self.sack && !segment.options.sack.is_empty() {
+            true => sack::duplicate(ack, &segment.options.sack),
+            false => None,
+        };
         if outstanding == 0 {
             // Nothing to acknowledge: the common case of a receiver. If it answers a probe, the
             // peer is there.
             self.attempts = 0;
+            if dsack.is_some() {
+                self.take_late_dsack(segment, dsack);
+            }
             return true;
         }
         let progress = ack != self.snd.una;
         let in_flight = self.snd.in_flight();
-        let dsack = match self.sack {
-            true => sack::duplicate(ack, &segment.options.sack),
-            false => None,
-        };
         let congested = self.take_echo(segment, outstanding);
         let (delivery, sacked) = self.deliver(now, segment);
         let sample = self.sample_rtt(now, segment, &delivery, progress);
@@ -69,11 +72,7 @@ impl Connection {
         } else if self.snd.window == 0 {
             self.attempts = 0;
         }
-        if let Some(range) = dsack {
-            self.counters.duplicates_reported += 1;
-            self.recovery.rack.on_duplicate(&self.snd);
-            self.recovery.undo.on_duplicate(range);
-        }
+        self.note_dsack(dsack);
         let duplicate =
             !progress && segment.is_empty() && !window_moved && sacked == 0 && dsack.is_none();
         self.judge_probe(segment, duplicate, dsack.is_some());
@@ -93,6 +92,22 @@ impl Connection {
         self.grow(now, delivered, in_flight, progress, lost, hold);
         self.arm_after_ack(now, progress || sacked > 0, progress);
         true
+    }
+
+    fn note_dsack(&mut self, dsack: Option<SackRange>) {
+        if let Some(range) = dsack {
+            self.counters.duplicates_reported += 1;
+            self.recovery.rack.on_duplicate(&self.snd);
+            self.recovery.undo.on_duplicate(range);
+        }
+    }
+
+    /// A duplicate is reported when everything is acknowledged: the usual end of a needless
+    /// retransmission of the last segment (RFC 8985 section 7.4.2, RFC 3708).
+    fn take_late_dsack(&mut self, segment: &Segment, dsack: Option<SackRange>) {
+        self.note_dsack(dsack);
+        self.judge_probe(segment, false, true);
+        self.leave_phase(segment, false, true);
     }
 
     /// SND.WND, SND.WL1, SND.WL2. Returns whether the window changed.
@@ -253,14 +268,15 @@ impl Connection {
 
     /// RACK (RFC 8985 section 6.2). Returns whether anything new is lost.
     pub(crate) fn detect_losses(&mut self, now: Instant) -> bool {
+        let mss = u32::from(self.mss());
         let snd = &mut self.snd;
         let idle = snd.sacked == 0 && snd.lost == 0 && snd.retransmitted == 0;
         if idle && self.recovery.phase == Phase::Open {
             self.timers.reorder.clear();
             return false;
         }
-        let certain = self.recovery.phase != Phase::Open
-            || snd.sacked >= u32::from(DUPLICATE_THRESHOLD) * u32::from(self.snd.peer_mss);
+        let threshold = u32::from(DUPLICATE_THRESHOLD);
+        let certain = self.recovery.phase != Phase::Open || snd.is_sacked(threshold, mss);
         let rack = &self.recovery.rack;
         let window = rack.reorder_window(self.rtt.srtt(), self.rtt.min_rtt(), certain);
         let before = self.snd.lost;

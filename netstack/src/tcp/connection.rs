@@ -429,6 +429,7 @@ impl Connection {
                 self.rcv.scale = 0;
                 self.rcv.buffer = self.rcv.buffer.min(0xffff);
                 self.rcv.most = self.rcv.most.min(0xffff);
+                self.rcv.least = self.rcv.least.min(0xffff);
             }
         }
         match (&mut self.timestamps, options.timestamps) {

@@ -214,7 +214,9 @@ impl Connection {
     fn note_timestamp(&mut self, now: Instant, segment: &Segment) {
         if let (Some(ours), Some(theirs)) = (&mut self.timestamps, segment.options.timestamps)
             && segment.seq.at_or_before(self.rcv.last_ack)
-            && !is_older(theirs.value, ours.recent)
+            // Outdated, it is replaced whatever comes (section 5.5).
+            && (!is_older(theirs.value, ours.recent)
+                || now.since(ours.recent_at) >= TIMESTAMP_LIFETIME)
         {
             ours.recent = theirs.value;
             ours.recent_at = now;
@@ -310,7 +312,11 @@ impl Connection {
             end.at_or_after(self.rcv.nxt) && end.at_or_before(self.rcv.edge.later(self.rcv.nxt));
         if segment.flags.fin() && self.rcv.fin == RcvFin::Open && fin_fits {
             self.rcv.fin = RcvFin::Ahead(end);
-            self.owe_ack();
+            // One segment, one acknowledgement: its payload has seen to that already.
+            match segment.payload.is_empty() {
+                true => self.owe_ack(),
+                false => self.owed.ack = true,
+            }
         }
         if self.rcv.fin == RcvFin::Ahead(self.rcv.nxt) {
             self.take_fin(now);

@@ -199,6 +199,19 @@ impl Snd {
             .saturating_sub(self.sacked + self.lost + self.reno_sacked)
     }
 
+    /// Whether the peer holds at least `count` segments out of order, however small they are. A
+    /// burst counts as the segments of `mss` octets it was cut into.
+    pub fn is_sacked(&self, count: u32, mss: u32) -> bool {
+        if self.sacked >= count * mss {
+            return true;
+        }
+        if self.sacked == 0 {
+            return false;
+        }
+        let sacked = self.sent.iter().filter(|s| s.marks.has(Marks::SACKED));
+        sacked.map(|s| s.len.div_ceil(mss.max(1))).sum::<u32>() >= count
+    }
+
     /// Octets of a transmitted segment, without its FIN.
     pub fn payload_of(&self, segment: &SentSegment, payload: &mut Payload) {
         let len = segment.len - u32::from(segment.marks.has(Marks::FIN));
