@@ -354,7 +354,7 @@ impl Connection {
                 timers.probe = Timer::at(at.max(least));
             }
         }
-        let window_news = rcv.owes_update();
+        let stopped = rcv.window() < 2 * u32::from(rcv.full_size) && rcv.owes_update();
         if state == State::TimeWait && !timers.linger.is_set() {
             timers.linger = Timer::at(now + TIME_WAIT);
         }
@@ -386,8 +386,8 @@ impl Connection {
             recovery,
             timers,
             owed: Owed {
-                // A window that was held, or is larger here, is news to the peer.
-                ack: owed.ack || window_news,
+                // A peer whose window was held until it stopped does not know that it may go on.
+                ack: owed.ack || stopped,
                 duplicate_acks: owed.duplicate_acks.min(8),
                 syn: false,
                 probe: owed.probe,
