@@ -52,6 +52,11 @@ impl Machine {
         }
     }
 
+    /// Bytes of heap there are.
+    pub fn memory(&self) -> usize {
+        self.stock.heap
+    }
+
     /// Nanoseconds since the image's first instruction.
     pub fn now_ns(&self) -> u64 {
         crate::clock::now_ns()

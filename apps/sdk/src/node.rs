@@ -87,7 +87,7 @@ impl Node {
                     dhcp: config.dhcp,
                     vips: config.vips.clone(),
                     secret,
-                    tcp: TcpConfig::default(),
+                    tcp: tcp_config(platform.memory()),
                 },
                 peers: config.peers.clone(),
                 ingress: config.ingress,
@@ -332,6 +332,25 @@ impl Node {
         } else if due(self.lease_deadline()) {
             self.verdict = Some(Verdict::new(Code::NoLease, "no DHCP lease"));
         }
+    }
+}
+
+/// Octets a connection takes at most without its queues: block, session, task, table entries.
+const CONNECTION: usize = 6 * 1024;
+
+/// What TCP may use of so much memory: a quarter for queues, whose octets pin buffers about as
+/// large again, and a quarter for connections. The rest is everything else's.
+fn tcp_config(memory: Option<usize>) -> TcpConfig {
+    let default = TcpConfig::default();
+    let Some(memory) = memory else {
+        return default;
+    };
+    let connections = (memory / 4 / CONNECTION).max(64) as u32;
+    TcpConfig {
+        memory: default.memory.min(memory / 4),
+        max_connections: default.max_connections.min(connections),
+        max_half_open: default.max_half_open.min(connections),
+        ..default
     }
 }
 

@@ -43,6 +43,12 @@ pub trait Platform {
         None
     }
 
+    /// Octets of memory that this instance may use, if there is a bound: limits of connections
+    /// follow from it.
+    fn memory(&self) -> Option<usize> {
+        None
+    }
+
     /// The NIC.
     fn device(&self) -> Device;
 

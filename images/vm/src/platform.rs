@@ -55,6 +55,10 @@ impl Platform for KernelPlatform {
         Some(|| Instant::from_nanos(clock::now_ns()))
     }
 
+    fn memory(&self) -> Option<usize> {
+        Some(self.machine.memory())
+    }
+
     fn device(&self) -> Device {
         let nic = self.machine.nics.first();
         let capabilities = nic.map(|nic| nic.capabilities()).unwrap_or_default();

@@ -218,6 +218,7 @@ mod tests {
                 draining,
                 ingress: MemberId(1),
                 term: 0,
+                clock: 0,
             });
         }
         members

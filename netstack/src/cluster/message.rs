@@ -76,6 +76,8 @@ pub struct Heartbeat {
     pub ingress: MemberId,
     /// Count of ingress handovers it knows of; the higher count is right.
     pub term: u64,
+    /// The cluster's clock as it reads it, in nanoseconds.
+    pub clock: u64,
 }
 
 /// A session offered to the receiver; the tail is the capsule.
@@ -291,6 +293,7 @@ mod tests {
                 draining: true,
                 ingress: MemberId(1),
                 term: 4,
+                clock: 5_000_000_000,
             })),
             (
                 Message::Transfer(Transfer {

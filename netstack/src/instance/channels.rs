@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use super::{Instance, Use};
+use super::{Instance, MAX_COUNT, Use};
 use crate::cluster::channel::{Channel, ChannelError, Ends};
 use crate::cluster::members::{HEARTBEAT, SILENCE};
 use crate::cluster::message::{Heartbeat, Message};
@@ -85,7 +85,7 @@ impl Instance {
     }
 
     /// Tell every peer how we are.
-    pub(super) fn beat(&mut self) {
+    pub(super) fn beat(&mut self, now: Instant) {
         let limit = self.tcp.max_connections as usize;
         let room = limit.saturating_sub(self.stack.connection_count());
         let heartbeat = Heartbeat {
@@ -94,8 +94,25 @@ impl Instance {
             draining: self.is_draining(),
             ingress: self.members.ingress,
             term: self.members.term,
+            clock: self.cluster_clock(now),
         };
         self.broadcast(&Message::Heartbeat(heartbeat));
+    }
+
+    /// The clock that all members share: the one that was booted first is right, the others set
+    /// theirs forward to it. All of them answer a SYN alike then, but for the time a heartbeat
+    /// travels.
+    pub(super) fn cluster_clock(&self, now: Instant) -> u64 {
+        now.as_nanos()
+            .saturating_add(self.clock_ahead.as_nanos() as u64)
+    }
+
+    pub(super) fn follow_clock(&mut self, now: Instant, clock: u64) {
+        let behind = clock.saturating_sub(self.cluster_clock(now));
+        if behind > 0 && clock <= MAX_COUNT {
+            self.clock_ahead += Duration::from_nanos(behind);
+            self.stack.set_clock_offset(self.clock_ahead);
+        }
     }
 
     pub(super) fn channel_timeout(&self) -> Option<Instant> {
@@ -117,7 +134,7 @@ impl Instance {
         };
         if self.heartbeat_at <= now {
             self.heartbeat_at = now + HEARTBEAT;
-            self.beat();
+            self.beat(now);
             self.close_silent_links(now);
         }
         // The lower id connects, so that two members do not end up with two channels.
@@ -294,7 +311,7 @@ impl Instance {
         }
         self.counters.add("channels_up");
         log::info!(target: "cluster", "channel to member {peer} is up");
-        self.beat();
+        self.beat(now);
         self.ask_in_doubt(now, peer, boot);
         if !self.is_ingress() && self.members.ingress == peer {
             self.claim_all_flows();
@@ -413,6 +430,7 @@ impl Instance {
             member.heartbeat = Some(heartbeat);
             member.given = 0;
         }
+        self.follow_clock(now, heartbeat.clock);
         if heartbeat.ingress == from {
             self.learn_ingress(now, from, heartbeat.term);
         }

@@ -100,7 +100,7 @@ impl Instance {
                 }
             }
         }
-        self.beat();
+        self.beat(now);
         self.pump(now);
     }
 

@@ -111,6 +111,8 @@ pub struct Instance {
     members: Members,
     links: BTreeMap<ConnId, Link>,
     heartbeat_at: Instant,
+    /// What the cluster's clock is ahead of ours.
+    clock_ahead: Duration,
 
     steering: Steering,
     sweep_at: Instant,
@@ -180,6 +182,7 @@ impl Instance {
             members,
             links: BTreeMap::new(),
             heartbeat_at: now,
+            clock_ahead: Duration::ZERO,
             steering: Steering::default(),
             sweep_at: now + SWEEP,
             swept: None,

@@ -11,8 +11,6 @@ use crate::stack::{ConnId, ListenerId, Scope};
 use crate::tcp::{Connection, ConnectionError};
 use crate::time::Instant;
 
-/// A send queue may hold this many octets however small the congestion window is.
-const LEAST_QUEUE: usize = 32 * 1024;
 /// A commit of this many octets is worth making however full the send queue is.
 const LEAST_ROOM: usize = 4 * 1024;
 
@@ -150,11 +148,8 @@ impl Instance {
     /// commit's back-pressure waits).
     pub fn send_ready(&self, session: SessionId) -> Result<bool, SessionError> {
         let session = self.sessions.get(&session).ok_or(SessionError::Gone)?;
-        let below = |connection: &SessionConnection| {
-            let tcp = connection.conn.and_then(|conn| self.stack.connection(conn));
-            tcp.is_none_or(|tcp| tcp.send_queued() < self.send_limit(session, tcp))
-        };
-        Ok(session.connections.iter().all(below))
+        let mut conns = session.connections.iter().filter_map(|c| c.conn);
+        Ok(conns.all(|conn| self.room_of(session, conn) > 0))
     }
 
     /// Octets of output that are worth adding before the next commit: more would only wait in the
@@ -162,21 +157,19 @@ impl Instance {
     pub fn send_room(&self, session: SessionId, conn: u16) -> Result<usize, SessionError> {
         let session = self.sessions.get(&session).ok_or(SessionError::Gone)?;
         let connection = session.connection(conn)?;
-        let tcp = connection.conn.and_then(|conn| self.stack.connection(conn));
-        let room = tcp.map_or(0, |tcp| {
-            self.send_limit(session, tcp)
-                .saturating_sub(tcp.send_queued())
-        });
-        Ok(room.max(LEAST_ROOM))
+        let room = connection.conn.map(|conn| self.room_of(session, conn));
+        Ok(room.unwrap_or(0).max(LEAST_ROOM))
     }
 
-    /// Octets worth having in a connection's send queue: two congestion windows keep it busy while
-    /// its service fills up again.
-    fn send_limit(&self, session: &Session, tcp: &Connection) -> usize {
-        let most = self.tcp.send_buffer as usize;
+    /// What a connection's send queue still takes: less when a move is near.
+    fn room_of(&self, session: &Session, conn: ConnId) -> usize {
+        let Some(tcp) = self.stack.connection(conn) else {
+            return usize::MAX;
+        };
+        let room = self.stack.send_room(conn);
         match session.lull {
-            Some(_) => super::lull::LIGHT,
-            None => (2 * tcp.congestion_window() as usize).clamp(LEAST_QUEUE.min(most), most),
+            Some(_) => room.min(super::lull::LIGHT.saturating_sub(tcp.send_queued())),
+            None => room,
         }
     }
 

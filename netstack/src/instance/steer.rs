@@ -353,8 +353,10 @@ impl Instance {
         self.members.term = term;
         self.members.ingress = self.id;
         self.stack.set_ingress(now, true);
+        // The one before us may have sent cookies.
+        self.stack.trust_cookies(now);
         self.broadcast(&Message::Ingress { term });
-        self.beat();
+        self.beat(now);
     }
 
     /// A member says it is the ingress under `term`.
@@ -384,7 +386,7 @@ impl Instance {
             self.counters.add("ingress_contested");
             self.stack.set_ingress(now, false);
             self.stack.set_ingress(now, true);
-            self.beat();
+            self.beat(now);
         }
     }
 

@@ -74,6 +74,8 @@ counters! {
     syn_not_accepting,
     /// Dropped SYN: the limit of connections is reached.
     syn_too_many,
+    /// Connections in TIME-WAIT that made way at the limit of connections.
+    time_wait_evicted,
     /// SYNs answered without being remembered, as the table of half-open connections was full.
     syn_cookies_sent,
     /// Connections accepted by the cookie in the peer's ACK.

@@ -9,9 +9,11 @@ use super::timers::Timers;
 use super::{FlowKey, ListenerId, Scope, Stack, StackEvent};
 use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
 use crate::tcp::segment::Segment;
-use crate::tcp::{Connection, Pressure};
+use crate::tcp::{Connection, Pressure, State};
 use crate::time::{Duration, Instant};
 
+/// Connections looked at for one that may make way for another.
+const SWEPT: usize = 64;
 /// Longest life of a SYN cookie.
 const COOKIE_LIFE: Duration = Duration::from_secs(132);
 
@@ -138,7 +140,7 @@ impl Stack {
             self.counters.syn_not_accepting += 1;
             return;
         }
-        if self.table.len() >= self.tcp.max_connections as usize {
+        if !self.has_room() {
             self.counters.syn_too_many += 1;
             return;
         }
@@ -171,6 +173,23 @@ impl Stack {
         self.transmit_half_open(now, serial);
     }
 
+    /// Whether another connection fits. At the limit one in TIME-WAIT makes way, if one is found
+    /// soon: it only keeps old duplicates from a later connection, which PAWS does too
+    /// (RFC 6191 section 2).
+    fn has_room(&mut self) -> bool {
+        if self.table.len() < self.tcp.max_connections as usize {
+            return true;
+        }
+        let oldest = self
+            .table
+            .sweep(SWEPT, |block| block.connection.state() == State::TimeWait);
+        if let Some(conn) = oldest {
+            self.counters.time_wait_evicted += 1;
+            self.bury(conn);
+        }
+        oldest.is_some()
+    }
+
     /// Take SYN cookies for as long as one lives: some were just given, or another instance that
     /// may have given some is gone. At other times the ACK of a handshake that is not known is not
     /// believed, as it may be an old duplicate of a connection that has come and gone.
@@ -201,7 +220,7 @@ impl Stack {
         let HalfOpenEvent::Established(connection) = event else {
             return false;
         };
-        if self.table.len() >= self.tcp.max_connections as usize {
+        if !self.has_room() {
             self.counters.syn_too_many += 1;
             return true;
         }
@@ -267,7 +286,7 @@ impl Stack {
                 self.counters.half_open_expired += 1;
             }
             HalfOpenEvent::Established(connection) => {
-                if self.table.len() >= self.tcp.max_connections as usize {
+                if !self.has_room() {
                     // The peer sends again; until then there may be room.
                     self.counters.syn_too_many += 1;
                     return;

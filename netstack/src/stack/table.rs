@@ -43,6 +43,8 @@ struct Slot {
 pub(super) struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Where [`Table::sweep`] goes on.
+    hand: usize,
 }
 
 impl Table {
@@ -91,6 +93,23 @@ impl Table {
             index,
             generation: slot.generation,
         })
+    }
+
+    /// Look at the next `steps` slots in turn, from where the last sweep ended: the first
+    /// connection that is `wanted`.
+    pub(super) fn sweep(
+        &mut self,
+        steps: usize,
+        wanted: impl Fn(&Block) -> bool,
+    ) -> Option<ConnId> {
+        for _ in 0..steps.min(self.slots.len()) {
+            self.hand = (self.hand + 1) % self.slots.len();
+            let found = self.at(self.hand as u32);
+            if found.is_some_and(|id| self.get(id).is_some_and(&wanted)) {
+                return found;
+            }
+        }
+        None
     }
 
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Block> {

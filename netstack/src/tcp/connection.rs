@@ -532,11 +532,6 @@ impl Connection {
         self.snd.queue.len()
     }
 
-    /// cwnd, in octets (RFC 5681 section 2).
-    pub fn congestion_window(&self) -> u32 {
-        self.congestion.cwnd
-    }
-
     /// Octets transmitted and not acknowledged.
     pub fn send_unacked(&self) -> usize {
         self.snd.queue.len() - self.snd.unsent() as usize

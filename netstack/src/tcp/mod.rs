@@ -90,7 +90,8 @@ impl Default for TcpConfig {
         TcpConfig {
             receive_buffer: 256 * 1024,
             max_receive_buffer: 3 * 1024 * 1024,
-            send_buffer: 256 * 1024,
+            // Small, as it grows with the window: what waits here makes a move wait.
+            send_buffer: 32 * 1024,
             max_send_buffer: 3 * 1024 * 1024,
             memory: 128 * 1024 * 1024,
             max_connections: 65_536,

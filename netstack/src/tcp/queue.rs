@@ -14,7 +14,12 @@ struct Chunk {
     data: Bytes,
 }
 
-/// Octets `start..end` of a stream. Nothing is copied on the way in or out.
+/// Pieces up to this many octets are small.
+const SMALL: usize = 256;
+/// Octets of small pieces that are kept together.
+const JOINED: usize = 1024;
+
+/// Octets `start..end` of a stream. Nothing but small pieces is copied on the way in or out.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ByteQueue {
     chunks: VecDeque<Chunk>,
@@ -47,12 +52,22 @@ impl ByteQueue {
         (self.end - self.start) as usize
     }
 
-    /// Add octets at the end.
+    /// Add octets at the end. Small pieces that follow each other are copied together, so that what
+    /// is kept for an octet is bounded however few a segment brings.
     pub fn push(&mut self, data: Bytes) {
-        if !data.is_empty() {
-            let start = self.end;
-            self.end += data.len() as u64;
-            self.chunks.push_back(Chunk { start, data });
+        if data.is_empty() {
+            return;
+        }
+        let start = self.end;
+        self.end += data.len() as u64;
+        match self.chunks.back_mut() {
+            Some(last) if data.len() <= SMALL && last.data.len() + data.len() <= JOINED => {
+                let mut joined = Vec::with_capacity(JOINED);
+                joined.extend_from_slice(&last.data);
+                joined.extend_from_slice(&data);
+                last.data = Bytes::from(joined);
+            }
+            _ => self.chunks.push_back(Chunk { start, data }),
         }
     }
 
@@ -123,9 +138,14 @@ mod tests {
 
     fn queue() -> ByteQueue {
         let mut queue = ByteQueue::new(100);
-        for piece in [&b"abc"[..], b"", b"defg", b"h"] {
-            queue.push(Bytes::from_static(piece));
+        // Not pushed, or they would become one.
+        for piece in [&b"abc"[..], b"defg", b"h"] {
+            let start = queue.end;
+            queue.end += piece.len() as u64;
+            let data = Bytes::from_static(piece);
+            queue.chunks.push_back(Chunk { start, data });
         }
+        queue.push(Bytes::new());
         queue
     }
 
@@ -154,5 +174,19 @@ mod tests {
         assert_eq!(queue.chunk_at(104).as_deref(), Some(&b"efg"[..]));
         queue.advance_to(500);
         assert_eq!((queue.start(), queue.len()), (108, 0));
+    }
+
+    #[test]
+    fn single_octets_do_not_keep_a_buffer_each() {
+        let mut queue = ByteQueue::new(0);
+        let frame = Bytes::from(vec![7; 1500]);
+        for n in 0..10_000 {
+            queue.push(frame.slice(n % 1500..n % 1500 + 1));
+        }
+        assert_eq!(queue.len(), 10_000);
+        assert!(queue.chunks.len() <= 10, "{} chunks", queue.chunks.len());
+        queue.advance_to(5_000);
+        assert_eq!(queue.chunk_at(5_000).map(|chunk| chunk[0]), Some(7));
+        assert_eq!(queue.len(), 5_000);
     }
 }

@@ -65,6 +65,7 @@ fn heartbeat(draining: bool) -> Message {
         draining,
         ingress: MemberId(1),
         term: 0,
+        clock: 0,
     })
 }
 

@@ -23,7 +23,7 @@ fn far(ipv6: bool) -> Setup {
 /// A download at full flight, 20 ms round trips.
 fn under_way(setup: Setup) -> (Cluster, usize) {
     let mut cluster = Cluster::new(setup);
-    let plan = Plan::script(Mode::Download, Closing::Client, 8_000_000, 1);
+    let plan = Plan::script(Mode::Download, Closing::Client, 30_000_000, 1);
     let conversation = cluster.converse(plan);
     cluster.world.run_for(Duration::from_millis(300));
     (cluster, conversation)

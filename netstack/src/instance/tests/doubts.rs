@@ -155,3 +155,21 @@ fn a_session_on_its_way_is_not_promised_to_another_member() {
         net.owner(session) == Some(third)
     });
 }
+
+#[test]
+fn members_agree_on_a_clock_whenever_they_were_booted() {
+    let mut net = Net::new(3, 16);
+    net.run_for(Duration::from_secs(5));
+    // One comes later, with a clock that begins anew; here all read the same `now`, so its cluster
+    // clock is what it was told.
+    let now = net.now;
+    net.node(1).follow_clock(now, 77_000_000_000);
+    net.run_for(Duration::from_secs(1));
+    let now = net.now;
+    let clocks: Vec<u64> = (1..=3).map(|id| net.node(id).cluster_clock(now)).collect();
+    assert!(clocks[0] > 77_000_000_000);
+    for clock in &clocks {
+        let apart = clock.abs_diff(clocks[0]);
+        assert!(apart < 5_000_000, "{clocks:?}");
+    }
+}

@@ -56,12 +56,18 @@ fn a_reader_that_does_not_read_gets_no_larger_window() {
 fn the_send_buffer_follows_the_congestion_window() {
     let mut pair = long_path();
     let config = TcpConfig::default();
-    assert_eq!(pair.end(CLIENT).send_capacity(&config), 256 * 1024);
+    assert_eq!(
+        pair.end(CLIENT).send_capacity(&config),
+        config.send_buffer as usize
+    );
     pair.send(CLIENT, 0, 20 * MIB);
     pair.run_for(Duration::from_secs(3));
     assert!(pair.end(CLIENT).send_capacity(&config) > MIB);
     pair.end(CLIENT).set_pressure(Pressure::Some);
-    assert_eq!(pair.end(CLIENT).send_capacity(&config), 256 * 1024);
+    assert_eq!(
+        pair.end(CLIENT).send_capacity(&config),
+        config.send_buffer as usize
+    );
     pair.end(CLIENT).set_pressure(Pressure::Exhausted);
     assert_eq!(pair.end(CLIENT).send_capacity(&config), 1448);
 }

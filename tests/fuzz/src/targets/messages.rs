@@ -74,6 +74,7 @@ fn seeds() -> Vec<Vec<u8>> {
             draining: false,
             ingress: member,
             term: 1,
+            clock: 1_000_000,
         }),
         Message::Transfer(Transfer {
             session,
