@@ -46,6 +46,8 @@ impl Pressure {
 const LAST_RESORT: u32 = 16 * 1024;
 /// How long a peer may keep its window closed when memory is exhausted.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long queues on the way may be without being taken for too long.
+const SLACK: Duration = Duration::from_millis(2);
 /// How long a round trip is taken to be before one was measured.
 const ROUND_TRIP: Duration = Duration::from_millis(100);
 
@@ -64,10 +66,28 @@ impl Connection {
         }
     }
 
-    /// Octets that may wait in the send queue, with those transmitted: twice the congestion window.
+    /// The part of the congestion window that does not only lengthen queues on the way: of what is
+    /// in flight, what is delivered in the shortest round trip seen, and [`SLACK`].
+    fn useful_window(&self) -> u32 {
+        let window = self.congestion.cwnd;
+        let (Some(srtt), Some((least, _))) = (self.rtt.srtt(), self.rtt.min()) else {
+            return window;
+        };
+        let empty = least + SLACK;
+        if srtt <= empty {
+            return window;
+        }
+        let useful = self.send_unacked() as u128 * empty.as_nanos() / srtt.as_nanos().max(1);
+        // Little in flight says nothing: the application may have been idle.
+        window.min((useful as u32).max(window / 4))
+    }
+
+    /// Octets that may wait in the send queue, with those transmitted: twice the congestion window,
+    /// as far as that is of use. On a path whose queues are long already a longer one here would
+    /// win nothing, and would make a move wait.
     pub fn send_capacity(&self, config: &TcpConfig) -> usize {
         let most = config.max_send_buffer.max(config.send_buffer);
-        let window = self.congestion.cwnd.saturating_mul(2);
+        let window = self.useful_window().saturating_mul(2);
         let capacity = match self.pressure {
             Pressure::None => window.clamp(config.send_buffer, most),
             Pressure::Some => config.send_buffer,
@@ -89,7 +109,9 @@ impl Connection {
             .window()
             .saturating_add(self.rcv.queue.len() as u32);
         self.rcv.buffer = self.rcv.buffer.min(bound.max(promised));
-        let round_trip = self.rtt.srtt().unwrap_or(ROUND_TRIP);
+        // The shortest one: what is read in a longer one also waited in queues on the way.
+        let round_trip = self.rtt.min().map(|(least, _)| least + SLACK);
+        let round_trip = round_trip.unwrap_or(ROUND_TRIP);
         self.rcv.tune(now, round_trip, self.pressure);
     }
 

@@ -19,7 +19,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 const MOVE: Duration = Duration::from_secs(20);
 /// The first look at the result; later ones come at longer intervals.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LATER_LOOKS: Duration = Duration::from_millis(40);
+const LATER_LOOKS: Duration = Duration::from_millis(15);
 /// How often the transfer's progress is looked at.
 const TICK: Duration = Duration::from_millis(2);
 /// A refused move is safe: it is commanded again this often.

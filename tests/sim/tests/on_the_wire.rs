@@ -35,7 +35,8 @@ fn the_retransmission_timer_is_armed_after_import() {
         let (mut cluster, conversation) = under_way(far(ipv6));
         let flow = cluster.flow().unwrap();
         assert!(cluster.move_on());
-        cluster.world.run_for(Duration::from_millis(1));
+        // A megabyte travels with it.
+        cluster.world.run_for(Duration::from_millis(3));
         assert_eq!(cluster.moves(), 1);
         // Everything on its way is lost, and the client cannot be heard for a while.
         cluster.world.check::<Retransmission>().forbidden = false;
