@@ -58,10 +58,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let image = build::image(options.service)?;
     progress.finish();
     let local = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-    let port = options.port.unwrap_or(match options.service {
-        Service::Http => 8080,
-        Service::Echo => 7007,
-    });
+    let port = options.port.unwrap_or(options.service.local_port());
     for (port, option) in [(port, "--port"), (options.admin_port, "--admin-port")] {
         // QEMU would say so too, but without the way out.
         TcpListener::bind(local(port))
@@ -106,10 +103,7 @@ pub fn run(options: &Options) -> Result<u8> {
         "\n  ready {:.0} ms after QEMU's start; now try:",
         started.elapsed().as_secs_f64() * 1e3
     );
-    match options.service {
-        Service::Http => eprintln!("    curl localhost:{port}"),
-        Service::Echo => eprintln!("    nc localhost {port}"),
-    }
+    eprintln!("    {}", options.service.try_it(port));
     eprintln!(
         "    cargo godwit ctl status --address localhost:{} --token {token}",
         options.admin_port

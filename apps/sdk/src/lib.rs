@@ -3,9 +3,12 @@
 //! A service implements [`Service`]: it says what the state of a session is and serves one
 //! session at a time through [`Session`]. An image or a process hands it to [`run`] with a
 //! [`Platform`]; the simulator turns a [`Node`] step by step. [`testing::Harness`] tests a
-//! service without a network.
+//! service without a network. Services are `no_std`, as they run without an operating system.
 //!
 //! ```
+//! extern crate alloc;
+//! use alloc::format;
+//!
 //! use godwit::{Result, Service, Session};
 //! use serde::{Deserialize, Serialize};
 //!
