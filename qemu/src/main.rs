@@ -89,7 +89,7 @@ fn execute(command: Command) -> Result<u8> {
             // Without it the demo still has a client, and says so.
             let _ = net::become_root_of_own();
             interrupt::clean_up()?;
-            return Ok(u8::from(!demo::run(&options)?.broken().is_empty()));
+            return Ok(u8::from(!demo::run(&options)?.failures().is_empty()));
         }
         Command::Ctl(options) => ctl::run(&options)?,
         Command::Sim { arguments } => return hand_over("godwit-sim", &arguments),
