@@ -13,10 +13,11 @@
 //! use serde::{Deserialize, Serialize};
 //!
 //! /// Numbers the lines its client sends. The count survives every move.
-//! struct Numbers;
+//! pub struct Numbers;
 //!
+//! /// Lines so far.
 //! #[derive(Default, Serialize, Deserialize)]
-//! struct Count(u64);
+//! pub struct Count(u64);
 //!
 //! impl Service for Numbers {
 //!     type State = Count;
