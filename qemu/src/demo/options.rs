@@ -14,7 +14,7 @@ const MIB: u64 = 1 << 20;
 /// Bytes between two moves of a download that leave time for commands and their answers.
 const BYTES_PER_MOVE: u64 = 4 * MIB;
 /// The same for an echo, whose bytes take longer.
-const ECHO_BYTES_PER_MOVE: u64 = 2 * MIB;
+const ECHO_BYTES_PER_MOVE: u64 = 3 * MIB;
 /// The same for both on lossy links, which are slower still.
 const LOSSY_BYTES_PER_MOVE: u64 = MIB;
 
@@ -37,8 +37,8 @@ pub struct Options {
     #[arg(long, default_value_t = 20, value_parser = parse_moves, allow_hyphen_values = true)]
     pub moves: u32,
     /// Bytes to download (suffixes K, M, G); the other scenarios transfer a quarter of it.
-    /// Default: 256M, with --loss 32M. At least 4M per move (echo: 2M, drain: 32M in all), with
-    /// --loss 1M (drain: 8M in all): less is raised to that.
+    /// Default: 256M, with --loss 32M. Less than the moves need is raised: to moves + 1 times 4M
+    /// (echo: 3M), with --loss 1M; the drain takes 32M at least, with --loss 8M.
     #[arg(long, value_parser = parse_size, allow_hyphen_values = true)]
     pub size: Option<u64>,
     /// Share of frames lost on every link, in each direction: 1% or 0.01.
@@ -228,11 +228,15 @@ impl Options {
         } else {
             (256 * MIB, BYTES_PER_MOVE, ECHO_BYTES_PER_MOVE, 32 * MIB)
         };
-        let moves = u64::from(self.moves);
+        // Under emulation the first move of two machines takes as long as two.
+        let shares = match u64::from(self.moves) {
+            0 => 0,
+            moves => moves + 1,
+        };
         let asked = self.size.unwrap_or(base);
-        let download = asked.max(moves * per_move);
+        let download = asked.max(shares * per_move);
         // What a connection has under way must be little against what is still to come.
-        let echo = (asked / 4).max(moves * per_echo_move);
+        let echo = (asked / 4).max(shares * per_echo_move);
         let drain = (asked / 4).max(least_drain);
         Sizes {
             download,
@@ -412,8 +416,8 @@ mod tests {
     fn a_size_grows_with_the_moves_it_has_to_leave_time_for() {
         let options = |words: &[&str]| Options::from_words(words).unwrap();
         let short = options(&["--size", "8M", "--moves", "10"]);
-        assert_eq!(short.sizes().download, 40 * MIB);
-        assert_eq!(short.sizes().echo, 20 * MIB);
+        assert_eq!(short.sizes().download, 44 * MIB);
+        assert_eq!(short.sizes().echo, 33 * MIB);
         assert_eq!(short.raised_size(), Some(8 * MIB));
         let long = options(&["--size", "256M", "--moves", "10"]);
         assert_eq!(long.sizes().download, 256 * MIB);
@@ -421,7 +425,7 @@ mod tests {
         let none = options(&["--size", "1K", "--moves", "0"]);
         assert_eq!(none.sizes().download, 1024, "nothing has to fit in");
         let lossy = options(&["--size", "1M", "--moves", "10", "--loss", "1%"]);
-        assert_eq!(lossy.sizes().download, 10 * MIB);
+        assert_eq!(lossy.sizes().download, 11 * MIB);
     }
 
     #[test]
