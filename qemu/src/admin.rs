@@ -1,7 +1,7 @@
 //! A client for the instances' admin port: JSON over HTTP/1.1 with a bearer token.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -151,10 +151,10 @@ impl Admin {
         Ok(body.get("started").and_then(Value::as_u64).unwrap_or(0))
     }
 
-    /// `POST /drain`: the instance gives everything away and then says that it is drained.
-    pub fn drain(&self) -> Result<u64> {
-        let body = self.request("POST", "/drain", Some(&json!({})))?;
-        Ok(body.get("draining").and_then(Value::as_u64).unwrap_or(0))
+    /// `POST /drain`: the instance gives everything away and then says that it is drained. Returns
+    /// its answer: how many sessions that is, and a note if they cannot go anywhere.
+    pub fn drain(&self) -> Result<Value> {
+        self.request("POST", "/drain", Some(&json!({})))
     }
 
     /// Sends a request and returns the answer's JSON; an error status is an error.
@@ -169,11 +169,20 @@ impl Admin {
             body.len()
         );
         stream.write_all(request.as_bytes())?;
-        let answer = Answer::read(stream).with_context(|| format!("{method} {path}"))?;
+        let answer = Answer::read(stream)
+            .map_err(|error| match error.is::<io::Error>() {
+                true => error,
+                false => error.context(format!("{} {WRONG_PORT}", self.address)),
+            })
+            .with_context(|| format!("{method} {path}"))?;
+        if answer.status == 401 {
+            bail!("the token is wrong (or the instance has none: `admin_token`)");
+        }
         let json: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
         if answer.status >= 300 {
-            let text = String::from_utf8_lossy(&answer.body);
-            let error = json.get("error").and_then(Value::as_str).unwrap_or(&text);
+            let Some(error) = json.get("error").and_then(Value::as_str) else {
+                bail!("{} {WRONG_PORT}: {}", self.address, answer.status);
+            };
             bail!(
                 "the instance refuses {method} {path} with {}: {error}",
                 answer.status
@@ -182,6 +191,10 @@ impl Admin {
         Ok(json)
     }
 }
+
+/// Said of an address where something else than a node agent answers.
+const WRONG_PORT: &str = "does not answer as an admin port does (the service's port? the admin \
+                          port is 9100 unless configured)";
 
 #[derive(Debug, PartialEq, Eq)]
 struct Answer {
@@ -248,6 +261,9 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn status(head: &str) -> Result<u16> {
+    if !head.starts_with("HTTP/1.") {
+        bail!("this is no HTTP answer");
+    }
     let code = head
         .split_whitespace()
         .nth(1)
@@ -300,6 +316,30 @@ mod tests {
         );
         let error = admin.start_move("9", 2).unwrap_err().to_string();
         assert!(error.contains("404"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_token_and_a_wrong_port_are_told_apart() {
+        for (answer, said) in [
+            (
+                "HTTP/1.1 401 Unauthorized\r\nContent-Length: 17\r\n\r\n{\"error\":\"token\"}",
+                "the token is wrong",
+            ),
+            (
+                "HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot found",
+                "the service's port?",
+            ),
+            // The echo service.
+            (
+                "GET /status HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+                "the service's port?",
+            ),
+            ("220 mail.example ESMTP\r\n\r\n", "the service's port?"),
+        ] {
+            let (admin, _served) = instance(answer);
+            let error = format!("{:#}", admin.status().unwrap_err());
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]

@@ -31,6 +31,23 @@ impl Service {
             Self::Echo => 7,
         }
     }
+
+    /// The port of localhost that leads to it in `godwit run`: one that needs no privilege.
+    pub fn local_port(self) -> u16 {
+        match self {
+            Self::Http => 8080,
+            Self::Echo => 7007,
+        }
+    }
+
+    /// A command that talks to it through `port` of localhost, with a client that
+    /// [`crate::setup`] has installed.
+    pub fn try_it(self, port: u16) -> String {
+        match self {
+            Self::Http => format!("curl http://localhost:{port}/"),
+            Self::Echo => format!("curl telnet://localhost:{port}    (type a line)"),
+        }
+    }
 }
 
 /// Builds the bootable image of a service and returns its path.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ pub struct Options {
     /// The instance's own address, HOST:PORT (port 9100 by default).
     #[arg(long, global = true, default_value = "localhost:9100")]
     address: String,
-    /// Its admin token.
+    /// Its admin token: `admin_token` of its configuration; `godwit run` prints one.
     #[arg(
         long,
         global = true,
@@ -35,10 +35,10 @@ enum Command {
     Status,
     /// Move a session, or all, to another instance.
     Move {
-        /// The session's id, or "all".
+        /// The session's id as `ctl status` shows it (1-0123456789ab), or "all".
         session: String,
-        /// The target's id.
-        #[arg(long)]
+        /// The target's id as `members` of `ctl status` shows it.
+        #[arg(long, value_parser = parse_member, allow_hyphen_values = true)]
         to: u32,
     },
     /// Give all sessions away and serve no new ones.
@@ -47,11 +47,20 @@ enum Command {
 
 /// Sends the command and prints the answer as JSON.
 pub fn run(options: &Options) -> Result<()> {
+    if options.token.is_empty() {
+        bail!("no token given: use --token or GODWIT_TOKEN");
+    }
     let admin = Admin::new(Network::Host, resolve(&options.address)?, &options.token);
     let answer: Value = match &options.command {
         Command::Status => admin.request("GET", "/status", None)?,
-        Command::Move { session, to } => json!({ "started": admin.start_move(session, *to)? }),
-        Command::Drain => json!({ "draining": admin.drain()? }),
+        Command::Move { session, to } => {
+            check_session(session)?;
+            let started = admin.start_move(session, *to);
+            let started = started
+                .with_context(|| format!("cannot move session \"{session}\" to instance {to}"))?;
+            json!({ "started": started })
+        }
+        Command::Drain => admin.drain()?,
     };
     // A reader that has seen enough, as `head`, is no error.
     let _ = writeln!(
@@ -62,15 +71,43 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+fn parse_member(text: &str) -> Result<u32, String> {
+    let id = text.parse().ok().filter(|id| *id > 0);
+    id.ok_or_else(|| "must be an instance's number, 1 or more (see `members` of ctl status)".into())
+}
+
+/// Refuses what cannot be a session's id.
+fn check_session(session: &str) -> Result<()> {
+    let looks_right = |(origin, number): (&str, &str)| {
+        origin.parse::<u32>().is_ok() && u64::from_str_radix(number, 16).is_ok()
+    };
+    if session == "all" || session.split_once('-').is_some_and(looks_right) {
+        return Ok(());
+    }
+    bail!("no session is called \"{session}\": ids look like 1-0123456789ab (see ctl status)")
+}
+
 fn resolve(address: &str) -> Result<SocketAddr> {
+    if address.is_empty() {
+        bail!("the address is empty: expected HOST or HOST:PORT");
+    }
+    // More than one colon: an IPv6 address.
+    if let Some((host, port)) = address.rsplit_once(':')
+        && (!host.contains(':') || host.ends_with(']'))
+        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        bail!("\"{port}\" in \"{address}\" is not a port: expected 1 to 65535");
+    }
+    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
+    let bare = bare.unwrap_or(address);
     let found = address
         .to_socket_addrs()
-        .or_else(|_| (address, admin::PORT).to_socket_addrs());
-    let mut all = found.with_context(|| format!("{address} is not an address"))?;
+        .or_else(|_| (bare, admin::PORT).to_socket_addrs());
+    let mut all = found.with_context(|| format!("\"{address}\" is not an address"))?;
     // QEMU forwards from 127.0.0.1, and many a localhost is ::1 first.
     let first = all
         .next()
-        .with_context(|| format!("{address} has no address"))?;
+        .with_context(|| format!("\"{address}\" has no address"))?;
     Ok(if first.is_ipv4() {
         first
     } else {
@@ -96,6 +133,33 @@ mod tests {
             resolve("[fd77::11]:80").unwrap(),
             "[fd77::11]:80".parse().unwrap()
         );
+        assert_eq!(resolve("[fd77::11]").unwrap(), resolve("fd77::11").unwrap());
         assert!(resolve("no such host").is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_address_is_said() {
+        for (address, said) in [
+            ("", "empty"),
+            ("localhost:abc", "\"abc\""),
+            ("10.77.0.11:70000", "\"70000\""),
+            ("[fd77::11]:x", "\"x\""),
+            ("localhost:", "port"),
+        ] {
+            let error = resolve(address).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_session_that_cannot_be_is_named() {
+        assert!(check_session("all").is_ok());
+        assert!(check_session("1-0123456789ab").is_ok());
+        for wrong in ["", "nonsense", "1", "1-xyz", "x-12"] {
+            let error = check_session(wrong).unwrap_err().to_string();
+            assert!(error.contains(&format!("\"{wrong}\"")), "{error}");
+            assert!(error.contains("1-0123456789ab"), "{error}");
+        }
+        assert!(parse_member("nonsense").is_err() && parse_member("-1").is_err());
     }
 }

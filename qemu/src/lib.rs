@@ -7,6 +7,7 @@ pub mod content;
 pub mod ctl;
 pub mod demo;
 pub mod image;
+pub mod interrupt;
 pub mod net;
 pub mod progress;
 pub mod run;

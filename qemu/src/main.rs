@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use godwit_qemu::build::{self, Service};
 use godwit_qemu::progress::Progress;
-use godwit_qemu::{ctl, demo, net, run, setup};
+use godwit_qemu::{ctl, demo, interrupt, net, run, setup};
 
 /// Godwit: servers whose live connections move between machines.
 #[derive(Parser)]
@@ -81,13 +81,15 @@ fn execute(command: Command) -> Result<u8> {
         }
         Command::Run(options) => {
             setup::ensure()?;
+            interrupt::clean_up()?;
             return run::run(&options);
         }
         Command::Demo(options) => {
             setup::ensure()?;
             // Without it the demo still has a client, and says so.
             let _ = net::become_root_of_own();
-            return Ok(u8::from(!demo::run(&options)?.broken().is_empty()));
+            interrupt::clean_up()?;
+            return Ok(u8::from(!demo::run(&options)?.failures().is_empty()));
         }
         Command::Ctl(options) => ctl::run(&options)?,
         Command::Sim { arguments } => return hand_over("godwit-sim", &arguments),

@@ -5,13 +5,16 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use crate::build::{self, Service};
 use crate::demo::lab::random_hex;
 use crate::progress::Progress;
-use crate::vm::{Accelerator, Forward, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
+use crate::vm::{
+    Accelerator, DEFAULT_MEMORY, Forward, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec,
+    parse_memory,
+};
 
 /// The guest's address on QEMU's user-mode network.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
@@ -34,17 +37,17 @@ pub struct Options {
     /// NIC.
     #[arg(long, value_enum, default_value = "virtio")]
     pub nic: NicModel,
-    /// Memory in MiB.
-    #[arg(long, default_value_t = 64)]
+    /// Memory in MiB, at least 16.
+    #[arg(long, default_value_t = DEFAULT_MEMORY, value_parser = parse_memory, allow_hyphen_values = true)]
     pub memory: u32,
-    /// The guest's address: `dhcp`, or one of 10.0.2.0/24.
-    #[arg(long, default_value = "10.0.2.15/24")]
+    /// The guest's address: `dhcp`, or one of QEMU's network, 10.0.2.4/24 to 10.0.2.254/24.
+    #[arg(long, default_value = "10.0.2.15/24", value_parser = parse_ip, allow_hyphen_values = true)]
     pub ip: String,
     /// The port of localhost that leads to the service; by default 8080 for http, 7007 for echo.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_port, allow_hyphen_values = true)]
     pub port: Option<u16>,
     /// The port of localhost that leads to the admin port.
-    #[arg(long, default_value_t = 9100)]
+    #[arg(long, default_value_t = 9100, value_parser = parse_port, allow_hyphen_values = true)]
     pub admin_port: u16,
     /// Further configuration, as key=value.
     #[arg(value_name = "KEY=VALUE", last = true)]
@@ -54,24 +57,25 @@ pub struct Options {
 /// Runs the VM until it ends and returns the exit status: the verdict's code, or 125 when there is
 /// no verdict.
 pub fn run(options: &Options) -> Result<u8> {
-    let progress = Progress::start("building the image");
-    let image = build::image(options.service)?;
-    progress.finish();
+    let device = options.nic.device(options.machine);
+    device.map_err(|what| anyhow!(what))?;
+    if let Some(word) = options.config.iter().find(|word| !word.contains('=')) {
+        bail!("{word} is no configuration: expected KEY=VALUE");
+    }
     let local = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-    let port = options.port.unwrap_or(match options.service {
-        Service::Http => 8080,
-        Service::Echo => 7007,
-    });
+    let port = options.port.unwrap_or(options.service.local_port());
     for (port, option) in [(port, "--port"), (options.admin_port, "--admin-port")] {
         // QEMU would say so too, but without the way out.
         TcpListener::bind(local(port))
             .with_context(|| format!("port {port} is taken: choose another with {option}"))?;
     }
-    let guest = match options.ip.split('/').next().map(str::parse) {
-        Some(Ok(address)) => address,
-        _ if options.ip == "dhcp" => GUEST,
-        _ => bail!("--ip must be an IPv4 address with a prefix, or dhcp"),
-    };
+    if port == options.admin_port {
+        bail!("--port and --admin-port are both {port}");
+    }
+    let progress = Progress::start("building the image");
+    let image = build::image(options.service)?;
+    progress.finish();
+    let guest = guest_address(&options.ip).unwrap_or(GUEST);
     let forward = |host, to| Forward {
         host: local(host),
         guest: SocketAddrV4::new(guest, to),
@@ -106,16 +110,32 @@ pub fn run(options: &Options) -> Result<u8> {
         "\n  ready {:.0} ms after QEMU's start; now try:",
         started.elapsed().as_secs_f64() * 1e3
     );
-    match options.service {
-        Service::Http => eprintln!("    curl localhost:{port}"),
-        Service::Echo => eprintln!("    nc localhost {port}"),
-    }
+    eprintln!("    {}", options.service.try_it(port));
     eprintln!(
         "    cargo godwit ctl status --address localhost:{} --token {token}",
         options.admin_port
     );
     eprintln!("  Ctrl-C ends it.\n");
     Ok(end(vm.wait_exit(Duration::MAX)))
+}
+
+/// The address of `10.0.2.15/24`, if QEMU's network has room for it: the first ones are the host,
+/// a name server and the like.
+fn guest_address(text: &str) -> Option<Ipv4Addr> {
+    let address: Ipv4Addr = text.strip_suffix("/24")?.parse().ok()?;
+    matches!(address.octets(), [10, 0, 2, 4..=254]).then_some(address)
+}
+
+fn parse_ip(text: &str) -> Result<String, String> {
+    if text == "dhcp" || guest_address(text).is_some() {
+        return Ok(text.into());
+    }
+    Err("must be 10.0.2.4/24 to 10.0.2.254/24 (QEMU's own network), or dhcp".into())
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|port| *port > 0);
+    port.ok_or_else(|| "must be a port from 1 to 65535".into())
 }
 
 /// Shows how it ended, and turns that into an exit status.
@@ -144,4 +164,47 @@ fn pass_input_on(vm: &mut Vm) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    #[command(no_binary_name = true)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn refusal(words: &[&str]) -> String {
+        match Line::try_parse_from(words) {
+            Err(error) => error.to_string(),
+            Ok(line) => format!("{:#}", run(&line.options).unwrap_err()),
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_before_anything_is_built() {
+        for (words, said) in [
+            (&["http", "--ip", "192.168.1.5/24"][..], "10.0.2."),
+            (&["http", "--ip", "10.0.2.2/24"], "10.0.2.4/24"),
+            (&["http", "--ip", "10.0.2.15"], "/24"),
+            (&["http", "--memory", "1"], "16 at least"),
+            (&["http", "--port", "-1"], "1 to 65535"),
+            (&["http", "--nic", "e1000"], "--machine q35"),
+            (&["http", "--", "quiet"], "quiet"),
+            (
+                &["http", "--port", "47011", "--admin-port", "47011"],
+                "both 47011",
+            ),
+        ] {
+            let error = refusal(words);
+            assert!(error.contains(said), "{words:?}: {error}");
+        }
+        for good in ["dhcp", "10.0.2.15/24", "10.0.2.200/24"] {
+            assert!(parse_ip(good).is_ok(), "{good}");
+        }
+    }
 }

@@ -96,8 +96,10 @@ pub enum ConfigError {
     TooLong,
     /// A word is not `key=value`.
     NotKeyValue {
+        /// The word, unless it may be a part of a secret.
+        word: Option<String>,
         /// Its place in the source, from 1.
-        word: usize,
+        place: usize,
     },
     /// No such key.
     UnknownKey {
@@ -136,7 +138,12 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConfigError::TooLong => write!(f, "longer than {MAX_SOURCE} octets"),
-            ConfigError::NotKeyValue { word } => write!(f, "word {word} is not key=value"),
+            ConfigError::NotKeyValue {
+                word: Some(word), ..
+            } => write!(f, "`{word}` is not key=value"),
+            ConfigError::NotKeyValue { word: None, place } => {
+                write!(f, "word {place} is not key=value")
+            }
             ConfigError::UnknownKey { key } => write!(f, "unknown key `{key}`"),
             ConfigError::BadValue { key, expected } => write!(f, "`{key}`: expected {expected}"),
             ConfigError::ListTooLong { key } => write!(f, "`{key}`: more than {MAX_LIST} entries"),
@@ -181,10 +188,13 @@ impl Draft {
         if source.len() > MAX_SOURCE {
             return Err(ConfigError::TooLong);
         }
+        let mut last_key = "";
         for (index, word) in source.split_ascii_whitespace().enumerate() {
-            let (key, value) =
-                cut(word, b'=').ok_or(ConfigError::NotKeyValue { word: index + 1 })?;
+            let Some((key, value)) = cut(word, b'=') else {
+                return Err(not_key_value(word, last_key, index + 1));
+            };
             self.set(key, value)?;
+            last_key = key;
         }
         Ok(())
     }
@@ -293,6 +303,19 @@ impl Draft {
 }
 
 const DEFAULT_ADMIN_PORT: u16 = 9100;
+
+/// A word without `=`. Behind a secret's key it may be what a stray space has cut off the secret,
+/// and a long one may be a secret that lost its key.
+fn not_key_value(word: &str, last_key: &str, place: usize) -> ConfigError {
+    let secret = matches!(last_key, "cluster_key" | "admin_token") || word.len() > LONGEST_KEY;
+    ConfigError::NotKeyValue {
+        word: (!secret).then(|| word.into()),
+        place,
+    }
+}
+
+/// Octets of the longest key there is: `virtio_mmio.device`.
+const LONGEST_KEY: usize = 18;
 
 fn conflict(key: &'static str, why: &'static str) -> ConfigError {
     ConfigError::Conflict { key, why }
@@ -534,12 +557,30 @@ mod tests {
         }
         assert_eq!(
             Config::parse(&["id=1 quiet"]),
-            Err(ConfigError::NotKeyValue { word: 2 })
+            Err(ConfigError::NotKeyValue {
+                word: Some("quiet".into()),
+                place: 2
+            })
         );
         assert!(matches!(
             Config::parse(&["=x"]),
             Err(ConfigError::UnknownKey { .. })
         ));
+    }
+
+    #[test]
+    fn a_word_that_may_be_a_secret_is_not_shown() {
+        for text in [
+            "admin_token=open-sesame sesame",
+            KEY,
+            "id=1 abcdefghijklmnopqrstuvwxyz",
+        ] {
+            let error = Config::parse(&[text]).unwrap_err();
+            assert!(
+                matches!(error, ConfigError::NotKeyValue { word: None, .. }),
+                "{error}"
+            );
+        }
     }
 
     #[test]

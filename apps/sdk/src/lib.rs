@@ -3,17 +3,21 @@
 //! A service implements [`Service`]: it says what the state of a session is and serves one
 //! session at a time through [`Session`]. An image or a process hands it to [`run`] with a
 //! [`Platform`]; the simulator turns a [`Node`] step by step. [`testing::Harness`] tests a
-//! service without a network.
+//! service without a network. Services are `no_std`, as they run without an operating system.
 //!
 //! ```
+//! extern crate alloc;
+//! use alloc::format;
+//!
 //! use godwit::{Result, Service, Session};
 //! use serde::{Deserialize, Serialize};
 //!
 //! /// Numbers the lines its client sends. The count survives every move.
-//! struct Numbers;
+//! pub struct Numbers;
 //!
+//! /// Lines so far.
 //! #[derive(Default, Serialize, Deserialize)]
-//! struct Count(u64);
+//! pub struct Count(u64);
 //!
 //! impl Service for Numbers {
 //!     type State = Count;

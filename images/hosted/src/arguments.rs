@@ -11,6 +11,36 @@ pub enum Which {
     Echo,
 }
 
+const USAGE: &str = "usage: godwit-hosted http|echo tap=NAME ip=ADDRESS/PREFIX [KEY=VALUE ...]";
+
+/// What `--help` says.
+pub const HELP: &str = "\
+Serve as a Godwit instance does, in a Linux process on a TAP device.
+
+usage: godwit-hosted http|echo tap=NAME ip=ADDRESS/PREFIX [KEY=VALUE ...]
+
+The process:
+  tap=NAME         the TAP device; it is made if it is not there and this is permitted
+  mac=XX:XX:...    the instance's Ethernet address (default: made of the id)
+  mtu=OCTETS       largest IP packet, 576 to 65535 (1500)
+  offload=on|off   leave checksums and segmentation to the host kernel (on)
+  config=FILE      more words, one or many a line: the place for secrets
+
+The instance:
+  id=NUMBER        its number in the cluster, 1 or more (1)
+  ip=ADDR/PREFIX   its own address, or dhcp; may be repeated
+  gw=ADDR          default gateway, one per family
+  vip=ADDR         virtual address that the members share; may be repeated
+  peer=ID@ADDR     another member; may be repeated
+  ingress=ID       who answers for the virtual addresses at the start (the lowest id)
+  cluster_key=HEX  64 hex digits, the same at all members
+  admin_port=PORT  the admin API's (9100)
+  admin_token=TEXT its bearer token, 8 to 256 characters; without one it only tells its health
+  port=PORT        the service's port (its own)
+  log=LEVEL        off, error, warn, info, debug or trace (info)
+
+SIGTERM is the power button: sessions go to other members, then the process ends.";
+
 /// What the command line says.
 #[derive(PartialEq, Eq)]
 pub struct Arguments {
@@ -34,7 +64,8 @@ impl Arguments {
         let service = match words.next().as_deref() {
             Some("http") => Which::Http,
             Some("echo") => Which::Echo,
-            _ => return Err("usage: godwit-hosted http|echo tap=NAME [key=value ...]".into()),
+            Some(other) => return Err(format!("`{other}` is no service: {USAGE}")),
+            None => return Err(USAGE.into()),
         };
         let (mut tap, mut mac, mut mtu, mut offload) = (None, None, 1500, true);
         let mut id = 1;
@@ -45,11 +76,13 @@ impl Arguments {
                 Some(("mac", text)) => mac = Some(read_mac(text)?),
                 Some(("mtu", text)) => {
                     let octets = text.parse().ok().filter(|octets| *octets >= 576);
-                    mtu = octets.ok_or("`mtu`: expected 576 to 65535")?;
+                    mtu = octets.ok_or_else(|| format!("`mtu={text}`: expected 576 to 65535"))?;
                 }
                 Some(("offload", "on")) => offload = true,
                 Some(("offload", "off")) => offload = false,
-                Some(("offload", _)) => return Err("`offload`: expected on or off".into()),
+                Some(("offload", text)) => {
+                    return Err(format!("`offload={text}`: expected on or off"));
+                }
                 Some(("config", path)) => sources.push(
                     std::fs::read_to_string(path).map_err(|e| format!("`config`: {path}: {e}"))?,
                 ),
@@ -118,6 +151,38 @@ mod tests {
     fn members_get_addresses_of_their_own() {
         let mac = |text| read(text).map(|arguments| arguments.mac).unwrap();
         assert_ne!(mac("echo tap=t id=1"), mac("echo tap=t id=257"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = |text| read(text).err().unwrap();
+        assert!(error("ftp tap=t").contains("`ftp`"));
+        assert!(error("http tap=t mtu=9").contains("mtu=9"));
+        assert!(error("http tap=t offload=maybe").contains("maybe"));
+    }
+
+    #[test]
+    fn the_help_has_every_key() {
+        for key in [
+            "tap",
+            "mac",
+            "mtu",
+            "offload",
+            "config",
+            "id",
+            "ip",
+            "gw",
+            "vip",
+            "peer",
+            "ingress",
+            "cluster_key",
+            "admin_port",
+            "admin_token",
+            "port",
+            "log",
+        ] {
+            assert!(HELP.contains(&format!("\n  {key}=")), "{key}");
+        }
     }
 
     #[test]

@@ -25,6 +25,13 @@ use host::Host;
 use tap::Tap;
 
 fn main() -> ExitCode {
+    if std::env::args()
+        .skip(1)
+        .any(|word| matches!(&*word, "--help" | "-h" | "help"))
+    {
+        host::print_line(format_args!("{}", arguments::HELP));
+        return ExitCode::SUCCESS;
+    }
     // The first reading is where the clock starts.
     let _ = clock::now();
     logger::install();

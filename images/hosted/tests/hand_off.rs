@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use godwit_http::generated;
 use serde_json::Value;
-use yard::{Hosted, TOKEN, ask, in_namespace, kernel_counter, lay_bridge, wait_until};
+use yard::{
+    Hosted, TOKEN, ask, in_namespace, keep_receive_buffers_small, kernel_counter, lay_bridge,
+    wait_until,
+};
 
 /// A curl that downloads, read and checked as it goes.
 struct Download {
@@ -204,6 +207,7 @@ fn a_download_moves_between_two_instances() {
 fn an_echo_moves_with_data_in_both_directions() {
     in_namespace("an_echo_moves_with_data_in_both_directions", || {
         lay_bridge();
+        keep_receive_buffers_small();
         let a = Hosted::start("echo", 1, 2, &[]);
         let b = Hosted::start("echo", 2, 2, &[]);
         members_see_each_other(&[&a, &b]);

@@ -6,13 +6,13 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::client::{Download, Received};
 use super::lab::Lab;
 use super::live::{Live, Meter};
 use super::mover::{Moved, Mover, other};
-use super::report::{Evidence, ScenarioReport};
+use super::report::{Evidence, ScenarioReport, too_short};
 use crate::admin::Move;
 use crate::vm::Outcome;
 use crate::wire::silence::MoveWindow;
@@ -82,7 +82,10 @@ fn drain(
     size: u64,
 ) -> Result<Drained> {
     let is_over = || curl.is_over();
-    let (mut owner, mut session) = mover.find(&is_over)?;
+    let over = |before| anyhow!(too_short(&format!("the download was over before {before}")));
+    let found = mover.find(&is_over)?;
+    let (mut owner, mut session) =
+        found.ok_or_else(|| over("its connection was found at an instance"))?;
     // The ingress stays: handing on that role is another story than giving away a session.
     let mut moved = Vec::new();
     let mut planned = 1;
@@ -90,7 +93,7 @@ fn drain(
         planned += 1;
         let target = other(owner);
         let first = mover.move_once(owner, target, &session, &is_over)?;
-        let first = first.context("the download was over before the connection could move")?;
+        let first = first.ok_or_else(|| over("the connection could move"))?;
         session.epoch = first.report.epoch;
         owner = target;
         meter.set_owner(owner);
@@ -98,7 +101,7 @@ fn drain(
     }
     while meter.bytes() < size / 4 {
         if is_over() {
-            bail!("the download was over before the button was pressed");
+            return Err(over("the button was pressed"));
         }
         thread::sleep(Duration::from_millis(2));
     }
@@ -112,7 +115,7 @@ fn drain(
             bail!("{DRAIN:?} after the power button instance {owner} still has the connection");
         }
         if is_over() {
-            bail!("the download was over before the connection moved: use a larger --size");
+            return Err(over("the connection moved"));
         }
         thread::sleep(Duration::from_millis(5));
     }

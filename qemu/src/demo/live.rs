@@ -143,14 +143,14 @@ impl Painter {
         let shown = &self.samples[self.samples.len().saturating_sub(WIDTH)..];
         let recent = &shown[shown.len().saturating_sub(5)..];
         let rate = recent.iter().map(|s| s.rate).sum::<f64>() / recent.len().max(1) as f64;
-        let owner = shown.last().map_or(0, |sample| sample.owner);
+        let owner = owner_name(shown.last().map_or(0, |sample| sample.owner));
         let note = meter
             .note
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let line = format!(
-            "  {:<9}{percent:>3}% {} {:>6.0} Mbit/s  owner: instance {owner}  moves {moves}/{} {note}",
+            "  {:<9}{percent:>3}% {} {:>6.0} Mbit/s  owner: {owner}  moves {moves}/{} {note}",
             self.name,
             strip(shown, terminal),
             rate / 1e6,
@@ -163,6 +163,14 @@ impl Painter {
             (false, _) => writeln!(out, "{line}"),
         };
         let _ = out.flush();
+    }
+}
+
+/// Instances have ids from 1 on; 0 is what is not known yet.
+fn owner_name(id: u32) -> String {
+    match id {
+        0 => "-".into(),
+        id => format!("instance {id}"),
     }
 }
 
@@ -190,6 +198,12 @@ fn strip(samples: &[Sample], colours: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_owner_that_is_not_known_yet_is_no_instance() {
+        assert_eq!(owner_name(0), "-");
+        assert_eq!(owner_name(2), "instance 2");
+    }
 
     #[test]
     fn a_move_is_marked_and_throughput_has_height() {

@@ -40,6 +40,14 @@ struct Images {
 /// Runs the demo and prints what happens. An error means that the demo could not be run; whether
 /// all promises were kept is in the report.
 pub fn run(options: &Options) -> Result<Report> {
+    options.check()?;
+    // What cannot be written is found before anything takes long.
+    let json = options
+        .json
+        .as_deref()
+        .map(report::create_json)
+        .transpose()?;
+    let capture = options.pcap.as_deref().map(Capture::create).transpose()?;
     println!("Godwit: live connections that move between machines\n");
     let scenarios = options.scenarios();
     let images = build_images(options, &scenarios)?;
@@ -55,9 +63,17 @@ pub fn run(options: &Options) -> Result<Report> {
     if let Client::Harness(why) = &client {
         println!("  the client is played by a stack in the harness ({why})");
     }
-    println!("  links: {}\n", options.describe_links());
+    println!("  links: {}", options.describe_links());
+    if let Some(asked) = options.raised_size() {
+        println!(
+            "  {} KiB leave no time for {} moves: the download takes {} KiB",
+            asked >> 10,
+            options.moves,
+            sizes.of(Scenario::Download) >> 10
+        );
+    }
+    println!();
 
-    let capture = options.pcap.as_deref().map(Capture::create).transpose()?;
     let mut report = Report::new(options, &client, accelerator);
     for (number, scenario) in scenarios.into_iter().enumerate() {
         let size = sizes.of(scenario);
@@ -94,8 +110,8 @@ pub fn run(options: &Options) -> Result<Report> {
         capture.finish()?;
     }
     report.print();
-    if let Some(path) = &options.json {
-        report.write_json(path)?;
+    if let Some(file) = json {
+        report.write_json(file)?;
     }
     Ok(report)
 }

@@ -54,10 +54,14 @@ impl Mover {
         }
     }
 
-    /// Waits for the client's connection and finds its session.
-    pub fn find(&self, is_over: &dyn Fn() -> bool) -> Result<(u32, Session)> {
+    /// Waits for the client's connection and finds its session; `None`: the transfer was over
+    /// before.
+    pub fn find(&self, is_over: &dyn Fn() -> bool) -> Result<Option<(u32, Session)>> {
         let deadline = Instant::now() + CONNECT;
-        while Instant::now() < deadline && !is_over() {
+        while Instant::now() < deadline {
+            if is_over() {
+                return Ok(None);
+            }
             let client = self
                 .trace
                 .with(|t| t.flows_to(self.server).next().map(|f| f.client));
@@ -65,7 +69,7 @@ impl Mover {
                 && let Some(found) = self.admins.find(client)?
             {
                 self.meter.set_owner(found.0);
-                return Ok(found);
+                return Ok(Some(found));
             }
             thread::sleep(TICK);
         }
@@ -79,7 +83,9 @@ impl Mover {
         if count == 0 {
             return Ok(moves);
         }
-        let (mut owner, mut session) = self.find(is_over)?;
+        let Some((mut owner, mut session)) = self.find(is_over)? else {
+            return Ok(moves);
+        };
         for number in 1..=u64::from(count) {
             // The last tenth is left for those that are late on a busy host.
             let share = u128::from(number) * 9;

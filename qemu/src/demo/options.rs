@@ -8,27 +8,44 @@ use std::time::Duration;
 use clap::{Args, Parser, ValueEnum};
 
 use crate::switch::Impairment;
-use crate::vm::{Accelerator, Machine, NicModel};
+use crate::vm::{Accelerator, DEFAULT_MEMORY, Machine, NicModel, parse_memory};
 
 const MIB: u64 = 1 << 20;
-/// Bytes between two moves that leave time for commands and their answers.
+/// Bytes between two moves of a download that leave time for commands and their answers.
 const BYTES_PER_MOVE: u64 = 4 * MIB;
+/// The same for an echo, whose bytes take longer.
+const ECHO_BYTES_PER_MOVE: u64 = 3 * MIB;
+/// The same for both on lossy links, which are slower still.
+const LOSSY_BYTES_PER_MOVE: u64 = MIB;
+
+/// What the words of the demo's verdict mean. The limits are those of [`super::report`].
+pub(super) const VERDICT: &str = "\
+What the last lines mean:
+  BROKEN     not the right bytes, a second connection, an RST, a TSval that ran backwards, or an
+             instance that did not end well. The exit status is 1.
+  too short  the transfer was over before all moves were made: use a larger --size. Also 1.
+  slow       on unlimited links: the median silence at a move is above the steady p99 + 5 ms, the
+             longest is 200 ms or more, or the client sent a segment again. With --loss or
+             --delay: the median is above 50 ms. Medians count from 5 moves on. An error only
+             with --strict, because a busy host can cause it.";
 
 /// Options of `godwit demo`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = VERDICT)]
 pub struct Options {
     /// Moves of the connection during the download, and again during the echo.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = parse_moves, allow_hyphen_values = true)]
     pub moves: u32,
     /// Bytes to download (suffixes K, M, G); the other scenarios transfer a quarter of it.
-    /// Default: 256M, less on lossy links.
-    #[arg(long, value_parser = parse_size)]
+    /// Default: 256M, with --loss 32M. Less than the moves need is raised: to moves + 1 times 4M
+    /// (echo: 3M), with --loss 1M; the drain takes 32M at least, with --loss 8M.
+    #[arg(long, value_parser = parse_size, allow_hyphen_values = true)]
     pub size: Option<u64>,
     /// Share of frames lost on every link, in each direction: 1% or 0.01.
-    #[arg(long, default_value = "0", value_parser = parse_share)]
+    #[arg(long, default_value = "0", value_parser = parse_share, allow_hyphen_values = true)]
     pub loss: f64,
     /// One-way delay of every path: 5ms.
-    #[arg(long, default_value = "0ms", value_parser = parse_delay)]
+    #[arg(long, default_value = "0ms", value_parser = parse_delay, allow_hyphen_values = true)]
     pub delay: Duration,
     /// What the instances run on.
     #[arg(long, value_enum, default_value = "microvm")]
@@ -37,10 +54,10 @@ pub struct Options {
     #[arg(long, value_enum, default_value = "virtio")]
     pub nic: NicModel,
     /// IP version.
-    #[arg(long, default_value_t = 4, value_parser = parse_ip_version)]
+    #[arg(long, default_value_t = 4, value_parser = parse_ip_version, allow_hyphen_values = true)]
     pub ip: u8,
-    /// Memory of each VM in MiB.
-    #[arg(long, default_value_t = 64)]
+    /// Memory of each VM in MiB, at least 16.
+    #[arg(long, default_value_t = DEFAULT_MEMORY, value_parser = parse_memory, allow_hyphen_values = true)]
     pub memory: u32,
     /// Who plays the client.
     #[arg(long, value_enum, default_value = "auto")]
@@ -58,7 +75,7 @@ pub struct Options {
     #[arg(long)]
     pub strict: bool,
     /// Seed of the links' chance.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = parse_seed, allow_hyphen_values = true)]
     pub seed: u64,
     /// Show the VMs' consoles.
     #[arg(long, short)]
@@ -205,21 +222,49 @@ impl Options {
     pub fn sizes(&self) -> Sizes {
         // TCP alone makes a lossy path slow: about 15 Mbit/s at 1% and 10 ms round trip.
         let slow = self.loss > 0.0;
-        let (base, per_move) = if slow {
-            (32 * MIB, MIB)
+        let (base, per_move, per_echo_move, least_drain) = if slow {
+            let per_move = LOSSY_BYTES_PER_MOVE;
+            (32 * MIB, per_move, per_move, 8 * MIB)
         } else {
-            (256 * MIB, BYTES_PER_MOVE)
+            (256 * MIB, BYTES_PER_MOVE, ECHO_BYTES_PER_MOVE, 32 * MIB)
         };
-        let moves = u64::from(self.moves);
-        let download = self.size.unwrap_or(base.max(moves * per_move));
+        // Under emulation the first move of two machines takes as long as two.
+        let shares = match u64::from(self.moves) {
+            0 => 0,
+            moves => moves + 1,
+        };
+        let asked = self.size.unwrap_or(base);
+        let download = asked.max(shares * per_move);
         // What a connection has under way must be little against what is still to come.
-        let echo = (download / 4).max(moves * MIB);
-        let drain = (download / 4).max(if slow { 8 * MIB } else { 32 * MIB });
+        let echo = (asked / 4).max(shares * per_echo_move);
+        let drain = (asked / 4).max(least_drain);
         Sizes {
             download,
             echo,
             drain,
         }
+    }
+
+    /// The size asked for, if it leaves no time for the moves of the download.
+    pub fn raised_size(&self) -> Option<u64> {
+        let asked = self.size?;
+        let download = self.scenarios().contains(&Scenario::Download);
+        (download && asked < self.sizes().download).then_some(asked)
+    }
+
+    /// Refuses what does not go together, before anything is built.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match self.machine.machine() {
+            Some(machine) => {
+                let device = self.nic.device(machine);
+                device.map_err(|what| anyhow::anyhow!(what))?;
+            }
+            None if self.nic != NicModel::Virtio || self.memory != DEFAULT_MEMORY => {
+                anyhow::bail!("--machine hosted has no VM: leave out --nic and --memory");
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// What every link does to frames.
@@ -263,6 +308,16 @@ impl Options {
             self.delay
         )
     }
+}
+
+fn parse_moves(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| format!("must be a number from 0 to {}", u32::MAX))
+}
+
+fn parse_seed(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("must be a number from 0 to {}", u64::MAX))
 }
 
 /// Bytes with an optional 1024-based suffix.
@@ -351,8 +406,60 @@ mod tests {
             ("200%", parse_share("200%").is_err()),
             ("-1ms", parse_delay("-1ms").is_err()),
             ("5h", parse_delay("5h").is_err()),
+            ("-1%", parse_share("-1%").is_err()),
         ] {
             assert!(result, "{wrong} must be refused");
+        }
+    }
+
+    #[test]
+    fn a_size_grows_with_the_moves_it_has_to_leave_time_for() {
+        let options = |words: &[&str]| Options::from_words(words).unwrap();
+        let short = options(&["--size", "8M", "--moves", "10"]);
+        assert_eq!(short.sizes().download, 44 * MIB);
+        assert_eq!(short.sizes().echo, 33 * MIB);
+        assert_eq!(short.raised_size(), Some(8 * MIB));
+        let long = options(&["--size", "256M", "--moves", "10"]);
+        assert_eq!(long.sizes().download, 256 * MIB);
+        assert_eq!(long.raised_size(), None);
+        let none = options(&["--size", "1K", "--moves", "0"]);
+        assert_eq!(none.sizes().download, 1024, "nothing has to fit in");
+        let lossy = options(&["--size", "1M", "--moves", "10", "--loss", "1%"]);
+        assert_eq!(lossy.sizes().download, 11 * MIB);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_the_range() {
+        for (words, said) in [
+            (["--loss", "-1%"], "between 0 and 50%"),
+            (["--delay", "-1ms"], "between 0 and 10s"),
+            (["--moves", "-1"], "number from 0"),
+            (["--seed", "-1"], "number from 0"),
+            (["--memory", "1"], "16"),
+            (["--memory", "-64"], "16"),
+            (["--ip", "-4"], "4 or 6"),
+        ] {
+            let error = Options::from_words(&words).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_platform_cannot_have_is_refused_before_anything_is_built() {
+        for (words, said) in [
+            (&["--nic", "e1000"][..], "--machine q35"),
+            (&["--machine", "hosted", "--nic", "e1000"], "no VM"),
+            (&["--machine", "hosted", "--memory", "128"], "no VM"),
+        ] {
+            let error = Options::from_words(words).unwrap().check().unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
+        for words in [
+            &[][..],
+            &["--machine", "hosted"],
+            &["--machine", "q35", "--nic", "e1000"],
+        ] {
+            assert!(Options::from_words(words).unwrap().check().is_ok());
         }
     }
 

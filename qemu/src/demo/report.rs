@@ -1,6 +1,8 @@
 //! What came of it: judged by what the client received and what crossed its wire.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -100,6 +102,13 @@ pub struct ScenarioReport {
     pub transfer: BTreeMap<&'static str, Quantiles>,
     /// What was not as promised.
     pub broken: Vec<String>,
+    /// Why the transfer shows less than was asked for.
+    pub too_short: Option<String>,
+}
+
+/// Words for a transfer that left no time for what was to be shown: nothing is broken then.
+pub(super) fn too_short(what: &str) -> String {
+    format!("too short: {what}: use a larger --size")
 }
 
 impl ScenarioReport {
@@ -146,15 +155,15 @@ impl ScenarioReport {
 
     /// The promises that do not depend on how busy the host is.
     fn check(&mut self, planned: u32) {
+        if self.moves < planned {
+            self.too_short = Some(too_short(&format!(
+                "only {} of {planned} moves were possible before the end",
+                self.moves
+            )));
+        }
         let mut broken = |what: String| self.broken.push(what);
         if !self.digest_ok {
             broken("the client did not receive the right bytes".into());
-        }
-        if self.moves != planned {
-            broken(format!(
-                "only {} of {planned} moves were possible before the end: use a larger --size",
-                self.moves
-            ));
         }
         if self.connections != 1 {
             broken(format!(
@@ -299,8 +308,23 @@ impl Report {
             .filter_map(|s| Some((s, self.scenarios.get(&s.to_string())?)))
     }
 
+    /// Why the demo did not succeed, in words: what was not as promised, and what the transfers
+    /// were too short for.
+    pub fn failures(&self) -> Vec<String> {
+        let mut all = self.broken();
+        for (scenario, report) in self.in_order() {
+            all.extend(
+                report
+                    .too_short
+                    .iter()
+                    .map(|what| format!("{scenario}: {what}")),
+            );
+        }
+        all
+    }
+
     /// What was not as promised, in words.
-    pub fn broken(&self) -> Vec<String> {
+    fn broken(&self) -> Vec<String> {
         let mut all = Vec::new();
         for (scenario, report) in self.in_order() {
             let slow = if self.strict {
@@ -348,10 +372,8 @@ impl Report {
                 )
             }),
             ("TSval backwards", |r| r.tsval_backwards.to_string()),
-            ("silence, median", |r| format!("{:.2} ms", r.silence_ms.p50)),
-            ("silence, longest", |r| {
-                format!("{:.2} ms", r.silence_ms.max)
-            }),
+            ("silence, median", |r| silence(r, r.silence_ms.p50)),
+            ("silence, longest", |r| silence(r, r.silence_ms.max)),
             ("steady gap, p99", |r| {
                 format!("{:.2} ms", r.steady_gap_ms.p99)
             }),
@@ -388,25 +410,58 @@ impl Report {
                 slow = true;
             }
         }
-        let broken = self.broken();
-        for what in &broken {
+        for what in self.broken() {
             println!("  BROKEN: {what}");
         }
-        match (broken.is_empty(), slow) {
-            (true, false) => println!("  All promises kept: the clients noticed nothing."),
-            (true, true) => println!(
-                "  Every byte arrived on the one connection, but the clients waited longer than \
-                 promised; a busy host can cause that (--strict makes it an error)."
-            ),
-            (false, _) => {}
+        for (scenario, report) in self.in_order() {
+            if let Some(what) = &report.too_short {
+                println!("  {scenario}: {what}");
+            }
+        }
+        if let Some(conclusion) = self.conclusion(slow) {
+            println!("  {conclusion}");
         }
     }
 
-    pub(super) fn write_json(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
-        std::fs::write(path, text + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))
+    /// The last line of a run that did not fail.
+    fn conclusion(&self, slow: bool) -> Option<&'static str> {
+        if !self.failures().is_empty() {
+            return None;
+        }
+        let moved = self.scenarios.values().any(|report| report.moves > 0);
+        Some(match (moved, slow) {
+            (false, _) => {
+                "Every byte arrived on the one connection, but no connection was moved: this says \
+                 nothing about moves."
+            }
+            (true, false) => "All promises kept: the clients noticed nothing.",
+            (true, true) => {
+                "Every byte arrived on the one connection, but the clients waited longer than \
+                 promised; a busy host can cause that (--strict makes it an error)."
+            }
+        })
     }
+
+    /// Writes everything to a file that [`create_json`] has opened.
+    pub(super) fn write_json(&self, mut file: File) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.write_all(b"\n"))
+            .context("cannot write the JSON file")
+    }
+}
+
+/// Creates the file for the results: a path that cannot be written is found before the run.
+pub(super) fn create_json(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A silence at moves in milliseconds, if there were moves.
+fn silence(report: &ScenarioReport, value: f64) -> String {
+    if report.moves == 0 {
+        return "-".into();
+    }
+    format!("{value:.2} ms")
 }
 
 /// The median of a figure of the moves.
@@ -443,9 +498,8 @@ mod tests {
         report.check(5);
         assert!(report.broken.is_empty());
         type Fault = fn(&mut ScenarioReport);
-        let faults: [(Fault, &str); 5] = [
+        let faults: [(Fault, &str); 4] = [
             (|r| r.digest_ok = false, "right bytes"),
-            (|r| r.moves = 4, "only 4 of 5"),
             (|r| r.connections = 2, "2 connections"),
             (|r| r.rsts = 1, "RST"),
             (|r| r.tsval_backwards = 1, "TSval"),
@@ -456,6 +510,51 @@ mod tests {
             report.check(5);
             assert_eq!(report.broken.len(), 1);
             assert!(report.broken[0].contains(word), "{:?}", report.broken);
+        }
+    }
+
+    fn report(scenario: ScenarioReport) -> Report {
+        let options = Options::from_words(&[]).unwrap();
+        let mut report = Report::new(&options, &Client::Linux("7.88".into()), None);
+        report.add(Scenario::Download, scenario);
+        report
+    }
+
+    #[test]
+    fn a_transfer_that_is_too_short_fails_but_breaks_no_promise() {
+        let mut short = good();
+        short.moves = 4;
+        short.check(5);
+        let report = report(short);
+        assert!(report.broken().is_empty());
+        assert_eq!(report.failures().len(), 1);
+        let what = &report.failures()[0];
+        assert!(what.contains("too short: only 4 of 5"), "{what}");
+        assert!(what.ends_with("use a larger --size"), "{what}");
+        assert_eq!(report.conclusion(false), None);
+    }
+
+    #[test]
+    fn without_moves_nothing_is_claimed_of_moves() {
+        let mut unmoved = good();
+        unmoved.moves = 0;
+        unmoved.check(0);
+        let conclusion = report(unmoved).conclusion(false).unwrap();
+        assert!(!conclusion.contains("noticed nothing"), "{conclusion}");
+        let conclusion = report(good()).conclusion(false).unwrap();
+        assert!(conclusion.contains("noticed nothing"), "{conclusion}");
+    }
+
+    #[test]
+    fn the_help_names_the_limits_that_are_checked() {
+        for limit in [
+            format!("p99 + {MEDIAN_MARGIN} ms"),
+            format!("{LONGEST_SILENCE} ms or more"),
+            format!("above {MEDIAN_IMPAIRED} ms"),
+            format!("from {FEW_MOVES} moves"),
+        ] {
+            let help = super::super::options::VERDICT;
+            assert!(help.contains(&limit), "{limit}");
         }
     }
 

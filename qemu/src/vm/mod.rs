@@ -10,7 +10,9 @@ mod spec;
 pub use accel::Accelerator;
 pub use console::{BootStage, Console, Line, Ready, Verdict};
 pub use process::{Outcome, Vm};
-pub use spec::{Forward, Machine, Netdev, Nic, NicModel, VmSpec};
+pub use spec::{
+    DEFAULT_MEMORY, Forward, LEAST_MEMORY, Machine, Netdev, Nic, NicModel, VmSpec, parse_memory,
+};
 
 /// The program that runs VMs.
 pub const QEMU: &str = "qemu-system-x86_64";

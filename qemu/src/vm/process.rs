@@ -1,7 +1,6 @@
 //! A running VM: a QEMU process that ends with its handle.
 
 use std::fmt;
-use std::fs;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -74,8 +73,7 @@ impl Vm {
         echo: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self> {
         let scratch = Scratch::new(&spec.name)?;
-        let config = scratch.path("config");
-        fs::write(&config, &spec.config).context("cannot write the configuration")?;
+        let config = scratch.write_secret("config", &spec.config)?;
         let arguments = spec
             .arguments(accelerator, &config, &scratch.path("qmp"))
             .map_err(|what| anyhow!(what))?;
@@ -96,8 +94,7 @@ impl Vm {
         echo: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self> {
         let scratch = Scratch::new(name)?;
-        let config = scratch.path("config");
-        fs::write(&config, configuration).context("cannot write the configuration")?;
+        let config = scratch.write_secret("config", configuration)?;
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -116,7 +113,9 @@ impl Vm {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::piped())
+            // Ctrl-C is for us: we end it.
+            .process_group(0);
         // SAFETY: between fork and exec only async-signal-safe functions may run; the closure
         // makes one system call and allocates nothing.
         unsafe {

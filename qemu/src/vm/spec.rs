@@ -54,7 +54,7 @@ impl NicModel {
             (model, Machine::Microvm) => {
                 let name = model.to_possible_value().map(|v| v.get_name().to_owned());
                 return Err(format!(
-                    "microvm has no PCI bus for a {} NIC: use --machine q35",
+                    "the NIC {} needs PCI, which microvm does not have: use --machine q35",
                     name.unwrap_or_default()
                 ));
             }
@@ -69,6 +69,17 @@ impl NicModel {
             (Self::Vmxnet3, Machine::Q35) => "vmxnet3",
         })
     }
+}
+
+/// Memory of a VM unless somebody says otherwise, in MiB.
+pub const DEFAULT_MEMORY: u32 = 64;
+/// An image does not come up with less, in MiB.
+pub const LEAST_MEMORY: u32 = 16;
+
+/// The value of `--memory`.
+pub fn parse_memory(text: &str) -> Result<u32, String> {
+    let memory = text.parse().ok().filter(|mib| *mib >= LEAST_MEMORY);
+    memory.ok_or_else(|| format!("must be a number of MiB, {LEAST_MEMORY} at least"))
 }
 
 /// A port of the host that leads to one of the guest (user-mode network).
@@ -127,7 +138,7 @@ impl VmSpec {
         Self {
             name: name.into(),
             machine: Machine::Microvm,
-            memory: 64,
+            memory: DEFAULT_MEMORY,
             kernel: kernel.into(),
             append: String::new(),
             config: String::new(),

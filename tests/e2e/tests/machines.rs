@@ -113,8 +113,8 @@ fn main() -> ExitCode {
 
 fn demo(words: &[&str]) -> Result<()> {
     let report = demo::run(&Options::from_words(words)?)?;
-    let broken = report.broken();
-    ensure!(broken.is_empty(), "{}", broken.join("\n"));
+    let failures = report.failures();
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! `cargo godwit sim`: many seeds, one after the other on every core, until the time is over.
 
+use std::fs::File;
+use std::io::{IsTerminal, Write, stderr};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +21,7 @@ struct Arguments {
     #[arg(long, value_name = "N", conflicts_with = "seeds")]
     minutes: Option<f64>,
     /// Run so many seeds.
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first seed.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
@@ -105,12 +107,21 @@ fn commit() -> Option<String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // A path that cannot be written is found before the run.
+    let json = match arguments.json.as_ref().map(File::create).transpose() {
+        Ok(json) => json,
+        Err(error) => return cannot_write(&arguments, &error),
+    };
     let begun = Instant::now();
     let total = simulate(&arguments, begun);
     let seconds = begun.elapsed().as_secs_f64();
+    if stderr().is_terminal() {
+        // The line of the progress.
+        eprint!("\r\x1b[K");
+    }
     println!(
-        "\r{} seeds, {} moves, {} frames in {seconds:.0} s: {} violations, {} + {} retransmissions of clients and servers",
-        total.seeds,
+        "{}, {} moves, {} frames in {seconds:.0} s: {} violations, {} + {} retransmissions of clients and servers",
+        count_seeds(total.seeds),
         total.moves,
         total.frames,
         total.violations,
@@ -125,16 +136,27 @@ fn main() -> ExitCode {
             arguments.octets, arguments.nodes, arguments.move_every,
         );
     }
-    if let Some(path) = &arguments.json {
-        let text = format!("{:#}\n", total.to_json(&arguments, seconds));
-        if let Err(error) = std::fs::write(path, text) {
-            eprintln!("godwit sim: cannot write {}: {error}", path.display());
-            return ExitCode::FAILURE;
-        }
+    if let Some(mut file) = json
+        && let Err(error) = writeln!(file, "{:#}", total.to_json(&arguments, seconds))
+    {
+        return cannot_write(&arguments, &error);
     }
     match total.violations {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
+    }
+}
+
+fn cannot_write(arguments: &Arguments, error: &std::io::Error) -> ExitCode {
+    let path = arguments.json.as_deref().unwrap_or("".as_ref());
+    eprintln!("godwit sim: cannot write {}: {error}", path.display());
+    ExitCode::FAILURE
+}
+
+fn count_seeds(seeds: u64) -> String {
+    match seeds {
+        1 => "1 seed".into(),
+        n => format!("{n} seeds"),
     }
 }
 
@@ -168,10 +190,10 @@ fn simulate(arguments: &Arguments, begun: Instant) -> Total {
                     });
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     total.add(&report);
-                    if total.seeds.is_multiple_of(20) {
+                    if total.seeds.is_multiple_of(20) && stderr().is_terminal() {
                         eprint!(
-                            "\r{} seeds, {} moves, {} violations, {:.0} s ",
-                            total.seeds,
+                            "\r{}, {} moves, {} violations, {:.0} s ",
+                            count_seeds(total.seeds),
                             total.moves,
                             total.violations,
                             begun.elapsed().as_secs_f64()

@@ -7,7 +7,7 @@
 //! | `GET /metrics` | counters as Prometheus text |
 //! | `GET /status` | [`status::Status`] |
 //! | `POST /move {"session": "1-0123456789ab" or "all", "to": 2}` | 200 `{"started": n}` |
-//! | `POST /drain` | 202 `{"draining": n}` |
+//! | `POST /drain` | 202 `{"draining": n}`, with a `note` if no member is up to take them |
 //!
 //! Errors are `{"error": ".."}` with 400, 401, 404, 405, 408, 409, 411, 413, 414, 431, 501 or 505.
 
@@ -227,9 +227,11 @@ impl Agent {
             (b"POST", b"/move") => self.start_moves(body),
             (b"POST", b"/drain") => {
                 let sessions = self.movable_sessions().len();
+                let members = self.shared.instance().members();
                 log::info!("drain asked for: {sessions} sessions");
                 self.shared.drain();
-                Answer::json(202, format!("{{\"draining\":{sessions}}}"))
+                let up = members.iter().any(|member| member.up);
+                Answer::json(202, draining(sessions, up).to_string())
             }
             (_, b"/status" | b"/metrics") => Answer::wrong_method("GET"),
             (_, b"/move" | b"/drain") => Answer::wrong_method("POST"),
@@ -276,6 +278,19 @@ impl Agent {
             .map(|session| session.id)
             .collect()
     }
+}
+
+/// The answer to `POST /drain`.
+fn draining(sessions: usize, member_up: bool) -> serde_json::Value {
+    let mut answer = serde_json::json!({ "draining": sessions });
+    if sessions > 0 && !member_up {
+        let what = match sessions {
+            1 => "1 session stays until it ends".into(),
+            n => format!("{n} sessions stay until they end"),
+        };
+        answer["note"] = format!("no member is up: {what}").into();
+    }
+    answer
 }
 
 /// What `POST /move` takes.

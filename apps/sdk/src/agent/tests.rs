@@ -261,3 +261,19 @@ fn session_names_are_read_as_they_are_written() {
         assert_eq!(parse_session(wrong), None, "{wrong}");
     }
 }
+
+#[test]
+fn a_drain_that_cannot_give_sessions_away_says_so() {
+    assert_eq!(draining(2, true), serde_json::json!({"draining": 2}));
+    let alone = draining(2, false);
+    assert_eq!(alone["draining"], 2);
+    assert_eq!(
+        alone["note"],
+        "no member is up: 2 sessions stay until they end"
+    );
+    assert_eq!(
+        draining(0, false),
+        serde_json::json!({"draining": 0}),
+        "nothing stays"
+    );
+}
