@@ -40,17 +40,21 @@ pub fn image(service: Service) -> Result<PathBuf> {
 
 /// Builds the Linux process that serves any service on a TAP device and returns its path.
 pub fn hosted() -> Result<PathBuf> {
+    release("godwit-hosted")
+}
+
+/// Builds the program that measures and returns its path.
+pub fn bench() -> Result<PathBuf> {
+    release("godwit-bench")
+}
+
+/// Builds a program of this workspace that is a Linux process, and returns its path.
+fn release(package: &str) -> Result<PathBuf> {
     let root = workspace()?;
     let target = root.join("target");
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(&root)
-        .args([
-            "build",
-            "--release",
-            "--package",
-            "godwit-hosted",
-            "--target-dir",
-        ])
+        .args(["build", "--release", "--package", package, "--target-dir"])
         .arg(&target)
         .output()
         .context("cannot run cargo")?;
@@ -60,7 +64,7 @@ pub fn hosted() -> Result<PathBuf> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(target.join("release/godwit-hosted"))
+    Ok(target.join("release").join(package))
 }
 
 /// The root of the workspace this program was built in.

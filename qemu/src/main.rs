@@ -32,6 +32,13 @@ enum Command {
     Demo(demo::Options),
     /// Command a running instance.
     Ctl(ctl::Options),
+    /// Measure ours and the peers, in turns (see `cargo godwit bench --help`).
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What the program that measures is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<std::ffi::OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,6 +74,16 @@ fn execute(command: Command) -> Result<u8> {
             return Ok(u8::from(!demo::run(&options)?.broken().is_empty()));
         }
         Command::Ctl(options) => ctl::run(&options)?,
+        Command::Bench { words } => {
+            let progress = Progress::start("building what measures");
+            let program = build::bench()?;
+            progress.finish();
+            let status = std::process::Command::new(program).args(words).status()?;
+            return Ok(status
+                .code()
+                .and_then(|code| code.try_into().ok())
+                .unwrap_or(1));
+        }
     }
     Ok(0)
 }
