@@ -205,9 +205,11 @@ impl Stack {
         {
             return self.handle_unknown(now, flow, Packed::new(&flow), frame, ip, origin);
         }
-        self.with_connection(now, id, |connection| {
-            connection.handle_segment(now, &segment);
-        });
+        if let Some(segment) = self.engage(id, segment, &frame, ip) {
+            self.with_connection(now, id, |connection| {
+                connection.handle_segment(now, &segment);
+            });
+        }
     }
 
     /// Make way for a new connection between the ends of one in TIME-WAIT, if its SYN may.

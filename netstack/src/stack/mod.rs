@@ -9,6 +9,7 @@ mod announce;
 mod arp;
 mod checksum;
 mod counters;
+mod cut;
 mod flows;
 mod forward;
 pub mod frame;
@@ -26,6 +27,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod train;
 mod wire;
 
 use alloc::collections::VecDeque;
@@ -47,6 +49,7 @@ use slow::Slow;
 pub use slow::UdpId;
 use table::{Block, Table};
 use timers::Timers;
+use train::Train;
 
 /// An Ethernet address.
 pub type MacAddr = [u8; 6];
@@ -228,6 +231,8 @@ pub struct Stack {
     half_open: HalfOpenTable,
     slow: Slow,
     egress: VecDeque<TxFrame>,
+    /// Frames of a batch that go to their connection together.
+    train: Train,
     events: VecDeque<StackEvent>,
     captured_octets: usize,
     rst_limit: Limit,
@@ -279,6 +284,7 @@ impl Stack {
             half_open: HalfOpenTable::new(),
             slow,
             egress: VecDeque::new(),
+            train: Train::default(),
             events: VecDeque::new(),
             captured_octets: 0,
             rst_limit: Limit::per_second(MAX_RST, now),
@@ -295,6 +301,21 @@ impl Stack {
     pub fn handle_frame(&mut self, now: Instant, frame: RxFrame) {
         self.counters.rx_frames += 1;
         self.handle_ethernet(now, frame, Origin::Wire);
+    }
+
+    /// Take in the frames the NIC has. Those that follow each other in one flow go to their
+    /// connection together: it looks at the windows, the timers and the owed acknowledgement once.
+    pub fn handle_frames(&mut self, now: Instant, frames: impl IntoIterator<Item = RxFrame>) {
+        for frame in frames {
+            self.counters.rx_frames += 1;
+            if let Some(frame) = self.couple(frame) {
+                self.depart(now);
+                self.train.gathering = true;
+                self.handle_ethernet(now, frame, Origin::Wire);
+                self.train.gathering = false;
+            }
+        }
+        self.depart(now);
     }
 
     /// Take in a frame that another instance captured and sent through the channel: handled as
@@ -427,6 +448,7 @@ impl Stack {
             flow,
             packed,
             next_hop: None,
+            cut: None,
             armed: None,
             ready: false,
             parked: false,
@@ -439,6 +461,9 @@ impl Stack {
     /// Take a connection out of the tables.
     fn take_block(&mut self, id: ConnId) -> Option<Block> {
         let mut block = self.table.remove(id)?;
+        if let Some(cut) = block.cut.take() {
+            block.connection.unsend(cut.seq, cut.left as u32);
+        }
         self.timers.disarm(&mut block.armed, id.index);
         self.flows.remove(&block.packed);
         // Held behind a fence.

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use super::cut::Cut;
 use super::flows::Packed;
 use super::{ConnId, FlowKey};
 use crate::tcp::Connection;
@@ -17,6 +18,8 @@ pub(super) struct Block {
     pub(super) packed: Packed,
     /// The neighbour its segments go to; chosen when the first is sent.
     pub(super) next_hop: Option<IpAddr>,
+    /// A burst of it that is being cut into frames.
+    pub(super) cut: Option<Box<Cut>>,
     /// Its deadline in the timer queue.
     pub(super) armed: Option<Instant>,
     /// In the ready queue.

@@ -23,6 +23,40 @@ impl Connection {
         }
     }
 
+    /// Take in a segment and the payloads of those behind it, which differ from it in nothing but
+    /// payload and sequence number (and PSH): what they say of windows and timestamps is said.
+    pub(crate) fn handle_train(
+        &mut self,
+        now: Instant,
+        first: &Segment,
+        rest: &mut alloc::vec::Vec<bytes::Bytes>,
+    ) {
+        let before = self.rcv.nxt;
+        self.handle_segment(now, first);
+        let accepted = self.rcv.nxt != before;
+        let mut seq = first.end();
+        for payload in rest.drain(..) {
+            let next = seq.add(payload.len() as u32);
+            if accepted
+                && self.rcv.nxt == seq
+                && self.rcv.fin == RcvFin::Open
+                && self.state.may_receive()
+            {
+                self.counters.segments_in += 1;
+                self.take_payload(now, seq, payload);
+                self.snd.wl1 = seq;
+            } else {
+                let segment = Segment {
+                    seq,
+                    payload,
+                    ..first.clone()
+                };
+                self.handle_segment(now, &segment);
+            }
+            seq = next;
+        }
+    }
+
     /// Both sides have agreed on numbers: `first` is the first octet we send.
     pub(crate) fn establish_numbers(&mut self, first: SeqNumber) {
         self.snd.una = first;

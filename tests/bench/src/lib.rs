@@ -5,6 +5,7 @@
 
 pub mod bulk;
 pub mod row;
+pub mod scale;
 
 use anyhow::Result;
 use row::Row;
@@ -27,4 +28,7 @@ pub type Measure = fn(&Effort) -> Result<Vec<Row>>;
 pub const ROWS: &[(&str, Measure)] = &[
     ("tcp/bulk/mtu1500", bulk::mtu1500),
     ("tcp/bulk/64k", bulk::frames64k),
+    ("tcp/idle/bytes", scale::idle_bytes),
+    ("tcp/demux/1m", scale::demux),
+    ("tcp/accept/rate", scale::accept_rate),
 ];

@@ -19,6 +19,8 @@ use crate::row::{Better, Row, Turns};
 const BUFFER: usize = 1 << 20;
 /// What the application hands over in one go, in octets.
 const PIECE: usize = 64 * 1024;
+/// Frames on the link at most. A shorter ring keeps what is on its way in the cache, for both.
+const RING: usize = 64;
 const PEER: &str = "smoltcp 0.14";
 
 /// A link and how much of TCP's work it does.

@@ -11,10 +11,7 @@ use godwit_netstack::stack::{
 use godwit_netstack::tcp::TcpConfig;
 
 use super::link::Pool;
-use super::{BUFFER, PIECE, Wire};
-
-/// Frames a NIC hands over in one go.
-const BATCH: usize = 64;
+use super::{BUFFER, PIECE, RING, Wire};
 
 /// Two stacks with one connection: the first sends, the second receives.
 pub struct Pair {
@@ -22,6 +19,7 @@ pub struct Pair {
     stacks: [Stack; 2],
     conns: [ConnId; 2],
     pools: [Pool; 2],
+    batch: Vec<RxFrame>,
     data: Bytes,
 }
 
@@ -64,12 +62,16 @@ impl Pair {
             stacks,
             conns: [conn; 2],
             pools: Default::default(),
+            batch: Vec::with_capacity(RING),
             data: Bytes::from(vec![0x5a; PIECE]),
         };
         loop {
             let now = pair.now();
-            pair.carry(now, 0);
             pair.carry(now, 1);
+            while let Some(frame) = pair.stacks[0].poll_transmit(now) {
+                let frame = pair.pools[0].gather(&frame);
+                pair.stacks[1].handle_frame(now, frame);
+            }
             pair.fire(now);
             while let Some(event) = pair.stacks[1].poll_event() {
                 if let StackEvent::Accepted { conn, .. } = event {
@@ -92,31 +94,24 @@ impl Pair {
         }
     }
 
-    /// Carry what `from` has to send to the other side.
-    fn carry(&mut self, now: Instant, from: usize) {
+    /// Carry at most a ring of what `from` has to send to the other side; the frames carried.
+    fn carry(&mut self, now: Instant, from: usize) -> usize {
         let [first, second] = &mut self.stacks;
         let (from_stack, to_stack) = match from {
             0 => (first, second),
             _ => (second, first),
         };
         let pool = &mut self.pools[from];
-        let mut frames: [Option<RxFrame>; BATCH] = [const { None }; BATCH];
-        loop {
-            let mut count = 0;
-            for place in &mut frames {
-                let Some(frame) = from_stack.poll_transmit(now) else {
-                    break;
-                };
-                *place = Some(pool.gather(&frame));
-                count += 1;
-            }
-            for frame in frames.iter_mut().filter_map(Option::take) {
-                to_stack.handle_frame(now, frame);
-            }
-            if count < BATCH {
-                return;
-            }
+        let frames = &mut self.batch;
+        while frames.len() < RING
+            && let Some(frame) = from_stack.poll_transmit(now)
+        {
+            frames.push(pool.gather(&frame));
         }
+        let count = frames.len();
+        to_stack.handle_frames(now, frames.drain(..));
+        while to_stack.poll_event().is_some() {}
+        count
     }
 
     /// Fill the send queue, carry, consume; the octets that arrived.
@@ -131,14 +126,12 @@ impl Pair {
             }
         });
         self.carry(now, 0);
-        while self.stacks[1].poll_event().is_some() {}
         let octets = self.stacks[1].update(now, self.conns[1], |connection| {
             let octets = connection.receive_available();
             connection.receive_consume(now, octets);
             octets
         });
         self.carry(now, 1);
-        while self.stacks[0].poll_event().is_some() {}
         self.fire(now);
         octets.unwrap_or_default()
     }

@@ -9,10 +9,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
 
-use super::{BUFFER, PIECE, Wire};
-
-/// Frames on the link at most: as many as a NIC's ring.
-const RING: usize = 1024;
+use super::{BUFFER, PIECE, RING, Wire};
 
 /// One end of the link: frames that arrived, and the memory of frames that are done with.
 struct End {
