@@ -1,5 +1,5 @@
 //! Installs what the host needs from its distribution: QEMU, curl, iproute2; and what the bench
-//! compares with: nginx, wrk.
+//! compares with: nginx, wrk, ethtool.
 
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -17,46 +17,74 @@ struct Manager {
     refresh: Option<&'static [&'static str]>,
     install: &'static [&'static str],
     /// The packages of [`PROGRAMS`], in their order.
-    packages: [&'static str; 5],
+    packages: [&'static str; 6],
 }
 
 /// Every program that can be installed.
-const PROGRAMS: [&str; 5] = [QEMU, "curl", "ip", "nginx", "wrk"];
+const PROGRAMS: [&str; 6] = [QEMU, "curl", "ip", "nginx", "wrk", "ethtool"];
 /// The programs the host needs.
 const TOOLS: [&str; 3] = [QEMU, "curl", "ip"];
 /// The programs the bench needs.
-const PEERS: [&str; 3] = ["ip", "nginx", "wrk"];
+const PEERS: [&str; 4] = ["ip", "nginx", "wrk", "ethtool"];
 
 const MANAGERS: &[Manager] = &[
     Manager {
         program: "apt-get",
         refresh: Some(&["update"]),
         install: &["install", "-y", "--no-install-recommends"],
-        packages: ["qemu-system-x86", "curl", "iproute2", "nginx-light", "wrk"],
+        packages: [
+            "qemu-system-x86",
+            "curl",
+            "iproute2",
+            "nginx-light",
+            "wrk",
+            "ethtool",
+        ],
     },
     Manager {
         program: "dnf",
         refresh: None,
         install: &["install", "-y"],
-        packages: ["qemu-system-x86-core", "curl", "iproute", "nginx", "wrk"],
+        packages: [
+            "qemu-system-x86-core",
+            "curl",
+            "iproute",
+            "nginx",
+            "wrk",
+            "ethtool",
+        ],
     },
     Manager {
         program: "zypper",
         refresh: None,
         install: &["--non-interactive", "install"],
-        packages: ["qemu-x86", "curl", "iproute2", "nginx", "wrk"],
+        packages: ["qemu-x86", "curl", "iproute2", "nginx", "wrk", "ethtool"],
     },
     Manager {
         program: "pacman",
         refresh: None,
         install: &["-Sy", "--noconfirm", "--needed"],
-        packages: ["qemu-system-x86", "curl", "iproute2", "nginx-light", "wrk"],
+        packages: [
+            "qemu-system-x86",
+            "curl",
+            "iproute2",
+            "nginx-light",
+            "wrk",
+            "ethtool",
+        ],
     },
     Manager {
         program: "apk",
         refresh: None,
         install: &["add"],
-        packages: ["qemu-system-x86_64", "curl", "iproute2", "nginx", "wrk"],
+        packages: [
+            "qemu-system-x86_64",
+            "curl",
+            "iproute2",
+            "nginx",
+            "wrk",
+            "ethtool",
+        ],
     },
 ];
 

@@ -47,6 +47,7 @@ impl Instance {
             srtt: info.srtt.unwrap_or_default(),
             rto: info.rto,
             retransmits: info.counters.retransmits,
+            tcp: info,
         })
     }
 

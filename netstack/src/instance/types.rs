@@ -8,6 +8,7 @@ use core::net::{IpAddr, SocketAddr};
 use crate::cluster::MemberId;
 use crate::session::SessionId;
 use crate::stack::{Scope, StackConfig};
+use crate::tcp::Info;
 use crate::time::Duration;
 
 /// A member other than this instance.
@@ -142,6 +143,8 @@ pub struct ConnectionStatus {
     pub rto: Duration,
     /// Segments retransmitted, over all owners.
     pub retransmits: u64,
+    /// All that TCP tells of it.
+    pub tcp: Info,
 }
 
 /// One session, for status pages.

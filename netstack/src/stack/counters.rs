@@ -74,8 +74,16 @@ counters! {
     syn_not_accepting,
     /// Dropped SYN: the limit of connections is reached.
     syn_too_many,
-    /// Half-open connections dropped because the table was full.
-    half_open_overflow,
+    /// SYNs answered without being remembered, as the table of half-open connections was full.
+    syn_cookies_sent,
+    /// Connections accepted by the cookie in the peer's ACK.
+    syn_cookies_taken,
+    /// ACKs of unknown flows without a valid cookie, while some are out.
+    syn_cookies_bad,
+    /// Answers to segments of half-open connections not sent because of their rate limit.
+    challenges_limited,
+    /// Dropped SYN: memory for queues is exhausted.
+    syn_no_memory,
     /// Half-open connections given up or reset.
     half_open_expired,
     /// Connections accepted.

@@ -27,7 +27,7 @@ pub(super) struct Cut {
     pseudo: u16,
     /// That and the TCP header.
     sum: u16,
-    /// Flags of the last segment.
+    /// Flags of the segments; PSH and FIN go with the last, CWR with the first.
     flags: Flags,
     /// Payload octets of each segment but the last.
     size: usize,
@@ -128,6 +128,8 @@ impl Cut {
             header[FLAGS] = flags.bits();
             header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&value.to_be_bytes());
         }
+        // The window was reduced once (RFC 3168 section 6.1.2).
+        self.flags = self.flags.without(Flags::CWR);
         frame.checksum = self.offload.then_some(TxChecksum {
             start: self.tcp as u16,
             offset: CHECKSUM as u16,

@@ -2,10 +2,11 @@
 //! for flows whose place is not known yet.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, SocketAddr};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 
 use super::frame::RxFrame;
 use super::hash::Keyed;
@@ -14,11 +15,11 @@ use super::{ConnId, FlowKey, Route};
 use crate::time::{Duration, Instant};
 
 /// Frames held for one flow at most.
-const MAX_HELD_FRAMES: usize = 1024;
+const MAX_HELD_FRAMES: usize = 4096;
 /// Octets held for one flow at most: a receive window and a bit.
-const MAX_HELD_OCTETS: usize = 1 << 20;
+const MAX_HELD_OCTETS: usize = 4 << 20;
 /// Octets held for all flows together at most.
-const MAX_HELD_TOTAL: usize = 4 << 20;
+const MAX_HELD_TOTAL: usize = 16 << 20;
 /// What a held frame counts for at least: it pins a receive buffer.
 const MIN_FRAME_COST: usize = 512;
 /// Unknown flows being asked about at most.
@@ -117,9 +118,23 @@ struct Queue {
     armed: Option<Instant>,
 }
 
+/// A connection here, at the place of its index.
+#[derive(Clone, Copy, Debug)]
+struct Here {
+    flow: Packed,
+    generation: u32,
+    fenced: bool,
+}
+
 /// The table.
 #[derive(Debug)]
 pub(super) struct Flows {
+    keyed: Keyed,
+    /// Indices of the connections here. There may be a million: they cost four octets each, and
+    /// what else is known of them lies at their index.
+    here: HashTable<u32>,
+    connections: Vec<Here>,
+    /// Every other flow.
     entries: HashMap<Packed, Entry, Keyed>,
     queues: HashMap<Packed, Queue, Keyed>,
     timers: Timers<Packed>,
@@ -134,6 +149,9 @@ fn cost(frame: &RxFrame) -> usize {
 impl Flows {
     pub(super) fn new(keyed: Keyed) -> Flows {
         Flows {
+            keyed,
+            here: HashTable::new(),
+            connections: Vec::new(),
             entries: HashMap::with_hasher(keyed),
             queues: HashMap::with_hasher(keyed),
             timers: Timers::new(),
@@ -143,19 +161,90 @@ impl Flows {
     }
 
     pub(super) fn get(&self, flow: &Packed) -> Option<Entry> {
+        if let Some(index) = self.find(flow, self.hash(flow)) {
+            let here = self.connections.get(index as usize)?;
+            let id = ConnId {
+                index,
+                generation: here.generation,
+            };
+            return Some(match here.fenced {
+                true => Entry::Fenced(id),
+                false => Entry::Connection(id),
+            });
+        }
         self.entries.get(flow).copied()
+    }
+
+    /// What [`Flows::find`] looks for.
+    pub(super) fn hash(&self, flow: &Packed) -> u64 {
+        self.keyed.hash_words(flow.words())
+    }
+
+    /// The index of the connection here that a flow belongs to.
+    pub(super) fn find(&self, flow: &Packed, hash: u64) -> Option<u32> {
+        let same = |index: &u32| {
+            let here = self.connections.get(*index as usize);
+            here.is_some_and(|here| here.flow == *flow)
+        };
+        self.here.find(hash, same).copied()
     }
 
     /// Set what becomes of a flow. Its held frames stay where they are: take them out before.
     pub(super) fn set(&mut self, flow: Packed, entry: Entry) {
-        let old = self.entries.insert(flow, entry);
-        self.account(old, Some(entry));
+        let (id, fenced) = match entry {
+            Entry::Connection(id) => (id, false),
+            Entry::Fenced(id) => (id, true),
+            _ => {
+                self.remove_here(&flow);
+                let old = self.entries.insert(flow, entry);
+                return self.account(old, Some(entry));
+            }
+        };
+        self.remove(&flow);
+        let here = Here {
+            flow,
+            generation: id.generation,
+            fenced,
+        };
+        let index = id.index as usize;
+        if self.connections.len() <= index {
+            self.connections.resize(index + 1, here);
+        }
+        if let Some(place) = self.connections.get_mut(index) {
+            *place = here;
+        }
+        let (keyed, connections) = (self.keyed, &self.connections);
+        let hash = keyed.hash_words(flow.words());
+        self.here.insert_unique(hash, id.index, |index| {
+            let here = connections.get(*index as usize);
+            here.map_or(0, |here| keyed.hash_words(here.flow.words()))
+        });
     }
 
     pub(super) fn remove(&mut self, flow: &Packed) -> Option<Entry> {
+        if let Some(entry) = self.remove_here(flow) {
+            return Some(entry);
+        }
         let old = self.entries.remove(flow);
         self.account(old, None);
         old
+    }
+
+    fn remove_here(&mut self, flow: &Packed) -> Option<Entry> {
+        let entry = self.get(flow);
+        if !matches!(entry, Some(Entry::Connection(_) | Entry::Fenced(_))) {
+            return None;
+        }
+        let connections = &self.connections;
+        let same = |index: &u32| {
+            let here = connections.get(*index as usize);
+            here.is_some_and(|here| here.flow == *flow)
+        };
+        let hash = self.keyed.hash_words(flow.words());
+        if let Ok(found) = self.here.find_entry(hash, same) {
+            found.remove();
+        }
+        entry
     }
 
     fn account(&mut self, old: Option<Entry>, new: Option<Entry>) {

@@ -25,7 +25,14 @@ fn parse_error(protocol: u8, header: &[u8; HEADER]) -> Option<IcmpError> {
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
             Some(IcmpError::PacketTooBig { mtu })
         }
-        (ICMP, 3, _) | (ICMPV6, 1, _) => Some(IcmpError::Unreachable),
+        // Protocol or port unreachable, next header unrecognised; the rest may pass.
+        (ICMP, 3, 2 | 3) | (ICMPV6, 1, 4) | (ICMPV6, 4, 1) => {
+            Some(IcmpError::Unreachable { hard: true })
+        }
+        // Networks, hosts, prohibitions; time exceeded; parameter problems.
+        (ICMP, 3 | 11 | 12, _) | (ICMPV6, 1 | 3 | 4, _) => {
+            Some(IcmpError::Unreachable { hard: false })
+        }
         _ => None,
     }
 }

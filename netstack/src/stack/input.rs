@@ -215,11 +215,14 @@ impl Stack {
     /// Make way for a new connection between the ends of one in TIME-WAIT, if its SYN may.
     fn reuse(&mut self, id: ConnId, syn: &Segment) -> Option<FlowKey> {
         let block = self.table.get(id)?;
-        let flow = block.flow;
-        block.connection.may_be_reused_by(syn).then(|| {
-            self.bury(id);
-            flow
-        })
+        let flow = block.flow();
+        let connection = &block.connection;
+        let above = connection
+            .may_be_reused_by(syn)
+            .then(|| connection.info().snd_nxt)?;
+        self.bury(id);
+        self.reused = Some((Packed::new(&flow), above));
+        Some(flow)
     }
 
     fn parse_segment(&mut self, frame: &mut RxFrame, ip: &Ip) -> Option<Segment> {
@@ -322,7 +325,7 @@ impl Stack {
             }
         } else if syn && origin != Origin::Refuse {
             self.handle_syn(now, flow, packed, &segment);
-        } else {
+        } else if !self.complete_from_cookie(now, flow, &segment) {
             self.refuse(now, &flow, &segment);
         }
     }

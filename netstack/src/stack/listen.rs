@@ -1,5 +1,5 @@
-//! Listeners and half-open connections. A SYN flood costs a bounded table; its oldest entry makes
-//! room for the newest.
+//! Listeners and half-open connections. A SYN flood costs a bounded table; when that is full, SYNs
+//! are answered without being remembered (SYN cookies).
 
 use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
@@ -9,7 +9,11 @@ use super::timers::Timers;
 use super::{FlowKey, ListenerId, Scope, Stack, StackEvent};
 use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
 use crate::tcp::segment::Segment;
-use crate::time::Instant;
+use crate::tcp::{Connection, Pressure};
+use crate::time::{Duration, Instant};
+
+/// Longest life of a SYN cookie.
+const COOKIE_LIFE: Duration = Duration::from_secs(132);
 
 /// A listening port.
 #[derive(Debug)]
@@ -71,11 +75,6 @@ impl HalfOpenTable {
         let mut pending = self.pending.remove(&serial)?;
         self.timers.disarm(&mut pending.armed, serial);
         Some(pending)
-    }
-
-    fn remove_oldest(&mut self) -> Option<Pending> {
-        let serial = *self.pending.first_key_value()?.0;
-        self.remove(serial)
     }
 }
 
@@ -143,13 +142,23 @@ impl Stack {
             self.counters.syn_too_many += 1;
             return;
         }
-        while self.half_open.len() >= (self.tcp.max_half_open as usize).max(1) {
-            if let Some(oldest) = self.half_open.remove_oldest() {
-                self.flows.remove(&oldest.packed);
-                self.counters.half_open_overflow += 1;
-            }
+        if self.pressure() == Pressure::Exhausted {
+            self.counters.syn_no_memory += 1;
+            return;
         }
-        let half_open = HalfOpen::on_syn(now, &self.tcp, &self.numbers, flow, self.mtu, segment);
+        let above = self.reused.take().filter(|(of, _)| *of == packed);
+        let above = above.map(|(_, above)| above);
+        let (tcp, numbers) = (&self.tcp, &self.numbers);
+        let mut half_open = HalfOpen::on_syn(now, tcp, numbers, flow, self.mtu, segment, above);
+        if self.half_open.len() >= (self.tcp.max_half_open as usize).max(1) {
+            // Nothing is remembered: the peer's ACK brings back what its SYN said.
+            self.counters.syn_cookies_sent += 1;
+            self.trust_cookies(now);
+            if let Some(outgoing) = half_open.poll_transmit(now, &self.tcp) {
+                self.send_segment(now, &flow, outgoing);
+            }
+            return;
+        }
         let serial = self.half_open.insert(Pending {
             half_open,
             flow,
@@ -160,6 +169,59 @@ impl Stack {
         self.flows.set(packed, Entry::HalfOpen(serial));
         self.counters.syn_received += 1;
         self.transmit_half_open(now, serial);
+    }
+
+    /// Take SYN cookies for as long as one lives: some were just given, or another instance that
+    /// may have given some is gone. At other times the ACK of a handshake that is not known is not
+    /// believed, as it may be an old duplicate of a connection that has come and gone.
+    pub fn trust_cookies(&mut self, now: Instant) {
+        self.cookies_until = Some(now + COOKIE_LIFE);
+    }
+
+    /// A segment of no known flow that may complete a handshake nobody remembers.
+    pub(super) fn complete_from_cookie(
+        &mut self,
+        now: Instant,
+        flow: FlowKey,
+        segment: &Segment,
+    ) -> bool {
+        if self.cookies_until.is_none_or(|until| until < now) {
+            return false;
+        }
+        let Some((listener, _)) = self.listener_at(flow.local) else {
+            return false;
+        };
+        let (tcp, numbers) = (&self.tcp, &self.numbers);
+        let recalled = HalfOpen::recall(now, tcp, numbers, flow, self.mtu, segment);
+        let Some(mut half_open) = recalled else {
+            self.counters.syn_cookies_bad += 1;
+            return false;
+        };
+        let event = half_open.handle_segment(now, &self.tcp, segment);
+        let HalfOpenEvent::Established(connection) = event else {
+            return false;
+        };
+        if self.table.len() >= self.tcp.max_connections as usize {
+            self.counters.syn_too_many += 1;
+            return true;
+        }
+        self.counters.syn_cookies_taken += 1;
+        self.accept(now, listener, *connection, flow);
+        true
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        connection: Connection,
+        flow: FlowKey,
+    ) {
+        self.counters.accepted += 1;
+        let conn = self.put_block(connection, flow);
+        self.events
+            .push_back(StackEvent::Accepted { listener, conn });
+        self.settle(now, conn);
     }
 
     /// Send what a half-open connection has to send, and see to its deadline.
@@ -183,7 +245,23 @@ impl Stack {
         let (flow, listener) = (pending.flow, pending.listener);
         match pending.half_open.handle_segment(now, &self.tcp, segment) {
             HalfOpenEvent::Nothing => self.transmit_half_open(now, serial),
-            HalfOpenEvent::Reply(outgoing) => self.send_segment(now, &flow, outgoing),
+            HalfOpenEvent::Reply(outgoing) => {
+                // The answer of another instance to the same SYN, acknowledged?
+                let (tcp, numbers) = (&self.tcp, &self.numbers);
+                let recalled = HalfOpen::recall(now, tcp, numbers, flow, self.mtu, segment);
+                if let Some(mut recalled) = recalled
+                    && pending.half_open.begins_with(segment.seq)
+                    && let HalfOpenEvent::Established(connection) =
+                        recalled.handle_segment(now, &self.tcp, segment)
+                {
+                    self.drop_half_open(serial);
+                    self.accept(now, listener, *connection, flow);
+                } else if self.challenge_limit.allow(now) {
+                    self.send_segment(now, &flow, outgoing);
+                } else {
+                    self.counters.challenges_limited += 1;
+                }
+            }
             HalfOpenEvent::Reset => {
                 self.drop_half_open(serial);
                 self.counters.half_open_expired += 1;
@@ -195,11 +273,7 @@ impl Stack {
                     return;
                 }
                 self.drop_half_open(serial);
-                self.counters.accepted += 1;
-                let conn = self.put_block(*connection, flow);
-                let event = StackEvent::Accepted { listener, conn };
-                self.events.push_back(event);
-                self.settle(now, conn);
+                self.accept(now, listener, *connection, flow);
             }
         }
     }

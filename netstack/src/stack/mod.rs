@@ -5,6 +5,7 @@
 //! not know why: sessions, transfers and the cluster are [`crate::instance`]'s concern.
 
 mod addresses;
+mod ahead;
 mod announce;
 mod arp;
 mod checksum;
@@ -34,7 +35,8 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
-use crate::tcp::{Connection, InitialNumbers, Outgoing, Segment, TcpConfig};
+use crate::seq::SeqNumber;
+use crate::tcp::{Connection, InitialNumbers, Outgoing, Pressure, Segment, TcpConfig};
 use crate::time::{Duration, Instant};
 use addresses::{Addresses, solicited_node};
 pub use counters::Counters;
@@ -201,6 +203,7 @@ pub enum AttachError {
 const MAX_RST: u32 = 1_000;
 const MAX_ECHO: u32 = 1_000;
 const MAX_UNREACHABLE: u32 = 100;
+const MAX_CHALLENGE: u32 = 1_000;
 /// A deadline that is over and stays over is looked at again after this long.
 const TICK: Duration = Duration::from_millis(1);
 /// First and last local port of connections opened from here (RFC 6335 section 6).
@@ -233,11 +236,20 @@ pub struct Stack {
     egress: VecDeque<TxFrame>,
     /// Frames of a batch that go to their connection together.
     train: Train,
+    /// Memory for the frames of a batch.
+    batch: Vec<RxFrame>,
     events: VecDeque<StackEvent>,
     captured_octets: usize,
     rst_limit: Limit,
     echo_limit: Limit,
     unreachable_limit: Limit,
+    challenge_limit: Limit,
+    /// Octets in the queues of all connections.
+    memory: usize,
+    /// SYN cookies are taken until then.
+    cookies_until: Option<Instant>,
+    /// The flow whose TIME-WAIT just gave way to a SYN, and its SND.NXT.
+    reused: Option<(Packed, SeqNumber)>,
     /// When virtual addresses are next announced, and how often before.
     announce: Option<(Instant, usize)>,
     opened: u64,
@@ -285,11 +297,16 @@ impl Stack {
             slow,
             egress: VecDeque::new(),
             train: Train::default(),
+            batch: Vec::new(),
             events: VecDeque::new(),
             captured_octets: 0,
             rst_limit: Limit::per_second(MAX_RST, now),
             echo_limit: Limit::per_second(MAX_ECHO, now),
             unreachable_limit: Limit::per_second(MAX_UNREACHABLE, now),
+            challenge_limit: Limit::per_second(MAX_CHALLENGE, now),
+            memory: 0,
+            cookies_until: None,
+            reused: None,
             announce: None,
             opened: 0,
         };
@@ -306,16 +323,26 @@ impl Stack {
     /// Take in the frames the NIC has. Those that follow each other in one flow go to their
     /// connection together: it looks at the windows, the timers and the owed acknowledgement once.
     pub fn handle_frames(&mut self, now: Instant, frames: impl IntoIterator<Item = RxFrame>) {
-        for frame in frames {
-            self.counters.rx_frames += 1;
-            if let Some(frame) = self.couple(frame) {
-                self.depart(now);
-                self.train.gathering = true;
-                self.handle_ethernet(now, frame, Origin::Wire);
-                self.train.gathering = false;
+        let mut frames = frames.into_iter();
+        let mut batch = core::mem::take(&mut self.batch);
+        loop {
+            batch.extend(frames.by_ref().take(ahead::BATCH));
+            if batch.is_empty() {
+                break;
+            }
+            self.look_ahead(&batch);
+            for frame in batch.drain(..) {
+                self.counters.rx_frames += 1;
+                if let Some(frame) = self.couple(frame) {
+                    self.depart(now);
+                    self.train.gathering = true;
+                    self.handle_ethernet(now, frame, Origin::Wire);
+                    self.train.gathering = false;
+                }
             }
         }
         self.depart(now);
+        self.batch = batch;
     }
 
     /// Take in a frame that another instance captured and sent through the channel: handled as
@@ -409,7 +436,9 @@ impl Stack {
         id: ConnId,
         f: impl FnOnce(&mut Connection) -> R,
     ) -> Option<R> {
+        let pressure = self.pressure();
         let block = self.table.get_mut(id)?;
+        block.connection.set_pressure(pressure);
         let result = f(&mut block.connection);
         self.settle(now, id);
         Some(result)
@@ -420,6 +449,9 @@ impl Stack {
         let Some(block) = self.table.get_mut(id) else {
             return;
         };
+        let memory = block.connection.memory();
+        self.memory = self.memory + memory - block.memory;
+        block.memory = memory;
         if block.connection.take_updates() && !block.announced {
             block.announced = true;
             self.events.push_back(StackEvent::Updated(id));
@@ -429,6 +461,26 @@ impl Stack {
             self.ready.push_back(id);
         }
         self.arm(now, id);
+    }
+
+    /// How short memory is for the queues of connections.
+    pub fn pressure(&self) -> Pressure {
+        Pressure::of(self.memory, self.tcp.memory)
+    }
+
+    /// Octets in the queues of all connections.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Octets that the send queue of a connection takes before its application has to wait.
+    pub fn send_room(&self, conn: ConnId) -> usize {
+        self.table.get(conn).map_or(0, |block| {
+            let connection = &block.connection;
+            connection
+                .send_capacity(&self.tcp)
+                .saturating_sub(connection.send_queued())
+        })
     }
 
     fn arm(&mut self, now: Instant, id: ConnId) {
@@ -445,10 +497,9 @@ impl Stack {
         let packed = Packed::new(&flow);
         let id = self.table.insert(Block {
             connection,
-            flow,
-            packed,
             next_hop: None,
             cut: None,
+            memory: 0,
             armed: None,
             ready: false,
             parked: false,
@@ -464,10 +515,12 @@ impl Stack {
         if let Some(cut) = block.cut.take() {
             block.connection.unsend(cut.seq, cut.left as u32);
         }
+        self.memory -= block.memory;
         self.timers.disarm(&mut block.armed, id.index);
-        self.flows.remove(&block.packed);
+        let packed = Packed::new(&block.flow());
+        self.flows.remove(&packed);
         // Held behind a fence.
-        self.counters.hold_expired += self.flows.take_held(&block.packed).len() as u64;
+        self.counters.hold_expired += self.flows.take_held(&packed).len() as u64;
         Some(block)
     }
 
@@ -538,7 +591,7 @@ impl Stack {
 
     /// The ends of a connection.
     pub fn flow(&self, conn: ConnId) -> Option<FlowKey> {
-        self.table.get(conn).map(|block| block.flow)
+        self.table.get(conn).map(|block| block.flow())
     }
 
     /// Whether segments of unknown flows to a virtual address are held and reported

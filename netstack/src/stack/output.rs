@@ -33,6 +33,14 @@ fn ports(flow: &FlowKey) -> Ports {
     }
 }
 
+/// The ECN bits of the IP header.
+fn ecn(outgoing: &Outgoing) -> u8 {
+    match outgoing.ecn_capable {
+        true => wire::ECT_0,
+        false => 0,
+    }
+}
+
 impl Stack {
     /// The next frame to send.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<TxFrame> {
@@ -65,7 +73,7 @@ impl Stack {
             }
             block.cut = None;
         }
-        let remote = block.flow.remote.ip();
+        let remote = block.connection.remote().ip();
         let next_hop = block.next_hop.or_else(|| self.addresses.next_hop(remote));
         block.next_hop = next_hop;
         let mac = match next_hop.map(|hop| (hop, self.resolve(now, hop))) {
@@ -88,7 +96,7 @@ impl Stack {
             self.rest(id);
             return None;
         };
-        let flow = block.flow;
+        let flow = block.flow();
         block.ready = true;
         self.ready.push_back(id);
         self.arm(now, id);
@@ -119,7 +127,7 @@ impl Stack {
             dst,
             protocol: TCP,
             hop_limit: HOP_LIMIT,
-            ecn: 0,
+            ecn: ecn(&outgoing),
             length: header_len + size,
         }
         .emit(self.mac, &mut head);
@@ -176,7 +184,7 @@ impl Stack {
     /// Take out a connection that has come to its end, and say so.
     pub(super) fn bury(&mut self, id: ConnId) {
         if let Some(block) = self.take_block(id) {
-            let flow = block.flow;
+            let flow = block.flow();
             self.events.push_back(StackEvent::Gone { conn: id, flow });
         }
     }
@@ -202,7 +210,7 @@ impl Stack {
             dst,
             protocol: TCP,
             hop_limit: HOP_LIMIT,
-            ecn: 0,
+            ecn: ecn(&outgoing),
             length,
         }
         .emit(self.mac, &mut head);

@@ -19,17 +19,17 @@ impl Stack {
         conn: ConnId,
         route: Route,
     ) -> Option<(Connection, Option<MacAddr>)> {
-        let held = self.table.get(conn)?.packed;
+        let held = Packed::new(&self.table.get(conn)?.flow());
         let held = self.flows.take_held(&held);
         let block = self.take_block(conn)?;
         if let Some(entry) = Entry::of(now, route) {
-            self.flows.set(block.packed, entry);
+            self.flows.set(Packed::new(&block.flow()), entry);
             self.handle_held(now, held, None);
         }
         self.counters.detached += 1;
         let next_hop = block
             .next_hop
-            .or_else(|| self.addresses.next_hop(block.flow.remote.ip()));
+            .or_else(|| self.addresses.next_hop(block.connection.remote().ip()));
         let mac = next_hop.and_then(|next_hop| self.neighbours.peek(next_hop));
         Some((block.connection, mac))
     }
@@ -92,7 +92,7 @@ impl Stack {
 
     /// Let frames from the wire pass, those that were held first.
     pub fn lift_fence(&mut self, now: Instant, conn: ConnId) {
-        let Some(packed) = self.table.get(conn).map(|block| block.packed) else {
+        let Some(packed) = self.table.get(conn).map(|block| Packed::new(&block.flow())) else {
             return;
         };
         self.flows.set(packed, Entry::Connection(conn));

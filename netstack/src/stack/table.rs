@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use super::cut::Cut;
-use super::flows::Packed;
 use super::{ConnId, FlowKey};
 use crate::tcp::Connection;
 use crate::time::Instant;
@@ -14,12 +13,12 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) connection: Connection,
-    pub(super) flow: FlowKey,
-    pub(super) packed: Packed,
     /// The neighbour its segments go to; chosen when the first is sent.
     pub(super) next_hop: Option<IpAddr>,
     /// A burst of it that is being cut into frames.
     pub(super) cut: Option<Box<Cut>>,
+    /// Octets it counts for in the memory of all.
+    pub(super) memory: usize,
     /// Its deadline in the timer queue.
     pub(super) armed: Option<Instant>,
     /// In the ready queue.
@@ -28,6 +27,12 @@ pub(super) struct Block {
     pub(super) parked: bool,
     /// An event says that it was updated.
     pub(super) announced: bool,
+}
+
+impl Block {
+    pub(super) fn flow(&self) -> FlowKey {
+        self.connection.flow()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +94,15 @@ impl Table {
             index,
             generation: slot.generation,
         })
+    }
+
+    /// Read a little of the connection in a slot, so that the cache has it.
+    pub(super) fn touch(&self, index: u32) -> u32 {
+        let slot = self.slots.get(index as usize);
+        slot.and_then(|slot| slot.block.as_deref())
+            .map_or(0, |block| {
+                u32::from(block.ready).wrapping_add(block.connection.touch())
+            })
     }
 
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Block> {

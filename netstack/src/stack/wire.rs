@@ -15,6 +15,8 @@ pub(super) const IPV4: usize = 20;
 pub(super) const IPV6: usize = 40;
 /// Hop limit and TTL of packets that start here.
 pub(super) const HOP_LIMIT: u8 = 64;
+/// ECN codepoint ECT(0) (RFC 3168 section 5).
+pub(super) const ECT_0: u8 = 2;
 /// The broadcast MAC address.
 pub(super) const BROADCAST: MacAddr = [0xff; 6];
 

@@ -1,10 +1,10 @@
 //! Acknowledgements in: what they say was delivered, how long it took, what must be lost, and
 //! what the windows become (RFC 9293 section 3.10.7.4 step 5, RFC 8985, RFC 6937, RFC 6582).
 
+use super::congestion::Congestion;
 use super::connection::{Connection, is_older};
 use super::recovery::prr::Prr;
 use super::recovery::tlp::{self, Verdict};
-use super::recovery::undo::Undo;
 use super::recovery::{DUPLICATE_THRESHOLD, Phase};
 use super::sack;
 use super::segment::Segment;
@@ -60,10 +60,12 @@ impl Connection {
             true => sack::duplicate(ack, &segment.options.sack),
             false => None,
         };
+        let congested = self.take_echo(segment, outstanding);
         let (delivery, sacked) = self.deliver(now, segment);
-        self.sample_rtt(now, segment, &delivery, progress);
+        let sample = self.sample_rtt(now, segment, &delivery, progress);
         if progress {
-            self.on_progress(ack);
+            self.on_progress(now, ack);
+            self.congestion.on_round_trip(ack, self.snd.nxt, sample);
         } else if self.snd.window == 0 {
             self.attempts = 0;
         }
@@ -87,7 +89,8 @@ impl Connection {
         if !self.sack && duplicate {
             delivered += u32::from(self.mss()).min(outstanding);
         }
-        self.grow(now, delivered, in_flight, progress, lost, recovered);
+        let hold = recovered || congested;
+        self.grow(now, delivered, in_flight, progress, lost, hold);
         self.arm_after_ack(now, progress || sacked > 0, progress);
         true
     }
@@ -119,11 +122,18 @@ impl Connection {
     /// newly covered by SACK.
     fn deliver(&mut self, now: Instant, segment: &Segment) -> (Delivery, u32) {
         let mut delivery = Delivery::default();
+        let mss = u32::from(self.mss());
         let min_rtt = self.rtt.min_rtt();
         let timestamps = self.timestamps;
         let echo = self.echo(segment);
         let rack = &mut self.recovery.rack;
         let with_sack = self.sack;
+        if let Some(first) = self.snd.sent.front() {
+            let len = first.len.min(mss);
+            if first.end().at_or_before(segment.ack) {
+                self.snd.largest_acked = self.snd.largest_acked.max(len as u16);
+            }
+        }
         self.snd.acknowledge(segment.ack, |sent| {
             if sent.marks.has(Marks::SACKED) {
                 return;
@@ -154,31 +164,41 @@ impl Connection {
         segment.options.timestamps.map(|theirs| theirs.echo)
     }
 
-    fn sample_rtt(&mut self, now: Instant, segment: &Segment, delivery: &Delivery, progress: bool) {
+    /// Learn the round trip from what was delivered. Returns the latest sample that is beyond doubt.
+    fn sample_rtt(
+        &mut self,
+        now: Instant,
+        segment: &Segment,
+        delivery: &Delivery,
+        progress: bool,
+    ) -> Option<Duration> {
         if let Some(first) = delivery.first {
             let least = Duration::from_nanos(1);
             self.rtt.sample(now, now.since(first).max(least));
-            if let Some(last) = delivery.last {
-                self.rtt.sample_min(now, now.since(last).max(least));
+            let last = delivery.last.map(|last| now.since(last).max(least));
+            if let Some(last) = last {
+                self.rtt.sample_min(now, last);
             }
-            return;
+            return last;
         }
         // Only retransmitted octets: the timestamp tells which transmission it was (RFC 7323
         // section 4). Echoes from before a move are off by the time it took.
-        let (Some(ours), Some(echo)) = (&self.timestamps, self.echo(segment)) else {
-            return;
-        };
+        let (ours, echo) = (self.timestamps.as_ref()?, self.echo(segment)?);
         if !progress || ours.valid_from.is_some_and(|from| !is_older(from, echo)) {
-            return;
+            return None;
         }
         let millis = ours.value(now).wrapping_sub(echo);
         if millis < 60_000 {
             self.rtt
                 .sample(now, Duration::from_millis(u64::from(millis.max(1))));
         }
+        None
     }
 
-    fn on_progress(&mut self, ack: crate::seq::SeqNumber) {
+    fn on_progress(&mut self, now: Instant, ack: crate::seq::SeqNumber) {
+        self.progress_at = now;
+        self.soft_error = false;
+        self.search_acknowledged(now, ack);
         self.attempts = 0;
         self.rtt.backoff = 0;
         self.recovery.rack.on_progress(ack);
@@ -191,6 +211,7 @@ impl Connection {
         if verdict == Verdict::Repaired && self.recovery.phase == Phase::Open {
             self.congestion.on_congestion(u32::from(self.mss()));
             self.congestion.cwnd = self.congestion.ssthresh;
+            self.on_reduction();
         }
     }
 
@@ -200,10 +221,11 @@ impl Connection {
             true => self.echo(segment),
             false => None,
         };
-        if (progress || dsack) && self.recovery.undo.is_needless(echo) {
-            let Undo { cwnd, ssthresh, .. } = self.recovery.undo;
+        if (progress || dsack)
+            && let Some((cwnd, ssthresh)) = self.recovery.undo.needless(echo)
+        {
             self.congestion.undo(cwnd, ssthresh);
-            self.recovery.undo = Undo::default();
+            self.recovery.undo.forget();
             self.counters.undos += 1;
             if self.recovery.phase != Phase::Open {
                 self.snd.unmark_lost();
@@ -225,7 +247,7 @@ impl Connection {
         self.recovery.phase = Phase::Open;
         self.recovery.duplicate_acks = 0;
         self.snd.reno_sacked = 0;
-        self.recovery.undo.until = Some(self.snd.nxt);
+        self.recovery.undo.end(self.snd.nxt);
         self.recovery.rack.on_recovered();
     }
 
@@ -238,10 +260,14 @@ impl Connection {
             return false;
         }
         let certain = self.recovery.phase != Phase::Open
-            || snd.sacked >= DUPLICATE_THRESHOLD * u32::from(self.snd.peer_mss);
+            || snd.sacked >= u32::from(DUPLICATE_THRESHOLD) * u32::from(self.snd.peer_mss);
         let rack = &self.recovery.rack;
-        let window = rack.reorder_window(self.rtt.srtt, self.rtt.min_rtt(), certain);
-        let (lost, again) = rack.detect(now, &mut self.snd, window);
+        let window = rack.reorder_window(self.rtt.srtt(), self.rtt.min_rtt(), certain);
+        let before = self.snd.lost;
+        let (mut lost, again) = rack.detect(now, &mut self.snd, window);
+        if lost && self.is_only_the_probe_lost(now, self.snd.lost - before) {
+            lost = false;
+        }
         match again {
             Some(at) => self.timers.reorder.set(at),
             None => self.timers.reorder.clear(),
@@ -253,7 +279,7 @@ impl Connection {
     fn count_duplicates(&mut self, duplicate: bool, progress: bool, outstanding: u32) -> bool {
         let mss = u32::from(self.mss());
         if duplicate {
-            self.recovery.duplicate_acks += 1;
+            self.recovery.duplicate_acks = self.recovery.duplicate_acks.saturating_add(1);
             self.snd.reno_sacked = (self.snd.reno_sacked + mss)
                 .min(outstanding.saturating_sub(self.snd.lost.max(mss)));
             return self.recovery.duplicate_acks == DUPLICATE_THRESHOLD
@@ -289,9 +315,10 @@ impl Connection {
     /// Something is lost: reduce, once per round.
     pub(crate) fn enter_recovery(&mut self) {
         let mss = u32::from(self.mss());
-        self.recovery.undo =
-            Undo::begin(self.snd.una, self.congestion.cwnd, self.congestion.ssthresh);
+        let Congestion { cwnd, ssthresh, .. } = self.congestion;
+        self.recovery.undo.begin(self.snd.una, cwnd, ssthresh);
         self.congestion.on_congestion(mss);
+        self.on_reduction();
         self.recovery.phase = Phase::Recovery;
         self.recovery.point = self.snd.nxt;
         self.recovery.prr = Prr::begin(self.snd.outstanding().saturating_sub(self.snd.sacked));
@@ -310,7 +337,7 @@ impl Connection {
         in_flight: u32,
         progress: bool,
         lost: bool,
-        recovered: bool,
+        hold: bool,
     ) {
         let mss = u32::from(self.mss());
         match self.recovery.phase {
@@ -323,11 +350,11 @@ impl Connection {
                     mss,
                 );
             }
-            Phase::Open | Phase::Loss if progress && !recovered => {
+            Phase::Open | Phase::Loss if progress && !hold => {
                 let doubled = self.congestion.in_slow_start()
                     && in_flight.saturating_mul(2) > self.congestion.cwnd;
                 if self.snd.cwnd_limited || doubled {
-                    let rtt = self.rtt.srtt.unwrap_or_default();
+                    let rtt = self.rtt.srtt().unwrap_or_default();
                     self.congestion.on_ack(now, delivered, mss, rtt);
                 } else {
                     self.congestion.on_unused(now);
@@ -347,7 +374,7 @@ impl Connection {
             return;
         }
         if progress {
-            self.timers.retransmit.set(now + self.rtt.rto());
+            self.arm_retransmit(now);
         }
         if news {
             self.arm_probe(now);
@@ -368,6 +395,7 @@ impl Connection {
             if self.recovery.phase == Phase::Open {
                 self.congestion.on_congestion(u32::from(self.mss()));
                 self.congestion.cwnd = self.congestion.ssthresh;
+                self.on_reduction();
             }
         }
     }

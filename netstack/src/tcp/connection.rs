@@ -1,15 +1,21 @@
 //! [`Connection`]: one TCP connection as a plain value.
 
+use alloc::boxed::Box;
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
+use core::ops::Deref;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::TcpConfig;
 use super::congestion::{Congestion, CongestionAlgorithm};
+use super::counters::Tally;
+use super::ecn::EcnState;
 use super::isn::InitialNumbers;
+use super::mtu::Search;
 use super::options::{Options, TIMESTAMPS_LEN, Timestamps};
+use super::pressure::Pressure;
 use super::rcv::{Rcv, RcvFin};
 use super::recovery::Recovery;
 use super::rtt::RttEstimator;
@@ -28,7 +34,7 @@ pub(crate) const FIN_WAIT_2: Duration = Duration::from_secs(60);
 /// Largest window shift (RFC 7323 section 2.3).
 pub(crate) const MAX_SCALE: u8 = 14;
 /// Smallest payload a path may force on us.
-const MIN_MSS: u16 = 48;
+pub(crate) const MIN_MSS: u16 = 48;
 
 /// Keepalive probing (RFC 9293 section 3.8.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -57,18 +63,62 @@ pub struct SocketOptions {
     /// Give up when octets stay unacknowledged this long (RFC 5482); else after
     /// [`TcpConfig::max_retransmits`].
     pub user_timeout: Option<Duration>,
+    /// Tell the peer the user timeout, and without one of our own follow the peer's (RFC 5482).
+    pub exchange_user_timeout: bool,
+    /// Explicit congestion notification (RFC 3168).
+    pub ecn: EcnMode,
+    /// Find out by probes what the path carries where ICMP does not say (RFC 4821).
+    pub mtu_probing: bool,
+}
+
+/// Whether a connection does explicit congestion notification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum EcnMode {
+    /// Never.
+    Off,
+    /// When the peer asks for it.
+    #[default]
+    Accept,
+    /// Ask for it, too.
+    Request,
+}
+
+impl SocketOptions {
+    /// What an application has that chooses nothing.
+    const DEFAULT: SocketOptions = SocketOptions {
+        nagle: false,
+        ack_delay: Duration::from_millis(40),
+        peer_ack_delay: Duration::from_millis(60),
+        min_rto: super::DEFAULT_MIN_RTO,
+        keepalive: None,
+        user_timeout: None,
+        exchange_user_timeout: false,
+        ecn: EcnMode::Accept,
+        mtu_probing: true,
+    };
 }
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        SocketOptions {
-            nagle: false,
-            ack_delay: Duration::from_millis(40),
-            peer_ack_delay: Duration::from_millis(60),
-            min_rto: super::DEFAULT_MIN_RTO,
-            keepalive: None,
-            user_timeout: None,
-        }
+        SocketOptions::DEFAULT
+    }
+}
+
+/// Options of a connection: apart from it, and only where they are not the usual ones.
+#[derive(Clone, Debug)]
+pub(crate) struct Chosen(Option<Box<SocketOptions>>);
+
+impl Chosen {
+    pub fn new(options: SocketOptions) -> Chosen {
+        Chosen((options != SocketOptions::DEFAULT).then(|| Box::new(options)))
+    }
+}
+
+impl Deref for Chosen {
+    type Target = SocketOptions;
+    fn deref(&self) -> &SocketOptions {
+        static USUAL: SocketOptions = SocketOptions::DEFAULT;
+        self.0.as_deref().unwrap_or(&USUAL)
     }
 }
 
@@ -127,8 +177,11 @@ pub enum IcmpError {
         /// Octets of an IP packet the next hop takes; 0 if it did not say.
         mtu: u16,
     },
-    /// Port, protocol or host unreachable, or administratively prohibited.
-    Unreachable,
+    /// The peer or the way to it is missing.
+    Unreachable {
+        /// Port or protocol unreachable: hard, if we are still opening (RFC 9293 section 3.9.2.2).
+        hard: bool,
+    },
 }
 
 /// Timestamps as agreed on in the handshake (RFC 7323).
@@ -167,50 +220,46 @@ pub(crate) struct Owed {
     pub stray_reset: Option<SeqNumber>,
     /// The silly-window override fired: send what fits (RFC 9293 section 3.8.6.2.1).
     pub push: bool,
-}
-
-/// Counters of one connection, over all its owners.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counters {
-    /// Segments received.
-    pub segments_in: u64,
-    /// Segments sent (bursts left to the NIC to cut count once).
-    pub segments_out: u64,
-    /// Segments retransmitted.
-    pub retransmits: u64,
-    /// Retransmission time-outs.
-    pub timeouts: u64,
-    /// Tail loss probes sent.
-    pub probes: u64,
-    /// Fast recoveries begun.
-    pub recoveries: u64,
-    /// Reductions taken back.
-    pub undos: u64,
-    /// Duplicates reported by the peer.
-    pub duplicates_reported: u64,
-    /// Segments dropped by PAWS.
-    pub paws: u64,
-    /// Segments outside the window.
-    pub out_of_window: u64,
-    /// Challenge ACKs sent (RFC 5961).
-    pub challenges: u64,
-    /// Challenge ACKs held back by the limit.
-    pub challenges_limited: u64,
-    /// Segments whose acknowledgement was outside what we sent.
-    pub bad_acks: u64,
-    /// Segments that arrived out of order.
-    pub out_of_order: u64,
-    /// How often the connection moved.
-    pub moves: u32,
+    /// The user timeout option (RFC 5482).
+    pub user_timeout: bool,
 }
 
 /// Limit of challenge ACKs (RFC 5961 section 7).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ChallengeLimit {
-    /// When the current second of counting began.
-    pub since: Option<Instant>,
+    /// The second of the clock that is being counted in.
+    pub second: u32,
     /// Challenges in it.
     pub count: u8,
+}
+
+/// Both ends, without what a [`SocketAddr`] has beyond address and port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    local: IpAddr,
+    remote: IpAddr,
+    ports: (u16, u16),
+}
+
+impl Ends {
+    pub fn new(flow: &FlowKey) -> Ends {
+        Ends {
+            local: flow.local.ip(),
+            remote: flow.remote.ip(),
+            ports: (flow.local.port(), flow.remote.port()),
+        }
+    }
+
+    pub fn flow(&self) -> FlowKey {
+        FlowKey {
+            local: SocketAddr::new(self.local, self.ports.0),
+            remote: SocketAddr::new(self.remote, self.ports.1),
+        }
+    }
+
+    pub fn is_ipv4(&self) -> bool {
+        self.remote.is_ipv4()
+    }
 }
 
 /// One TCP connection: a plain value without timers, locks or references.
@@ -221,13 +270,23 @@ pub(crate) struct ChallengeLimit {
 /// may be dropped.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    pub(crate) flow: FlowKey,
+    pub(crate) ends: Ends,
     pub(crate) state: State,
     pub(crate) error: Option<ConnectionError>,
-    pub(crate) options: SocketOptions,
+    pub(crate) options: Chosen,
     pub(crate) max_retransmits: u8,
+    pub(crate) max_syn_retransmits: u8,
     /// Octets of an IP packet the path carries.
     pub(crate) path_mtu: u16,
+    /// Octets of an IP packet our link carries.
+    pub(crate) link_mtu: u16,
+    /// Search for what the path carries, while that is less than the link does.
+    pub(crate) search: Option<Box<Search>>,
+    pub(crate) ecn: EcnState,
+    /// The user timeout option last received, as on the wire; 0 is none.
+    pub(crate) peer_timeout: u16,
+    /// The network said that the peer cannot be reached (RFC 9293 section 3.9.2.2: a soft error).
+    pub(crate) soft_error: bool,
     /// Our window scaling as offered; in force once `scaling`.
     pub(crate) offered_scale: u8,
     pub(crate) sack: bool,
@@ -243,15 +302,22 @@ pub struct Connection {
     pub(crate) attempts: u8,
     /// When a segment of the peer was last accepted.
     pub(crate) heard_at: Instant,
+    /// When SND.UNA last moved or there was nothing to acknowledge before.
+    pub(crate) progress_at: Instant,
     pub(crate) challenge: ChallengeLimit,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Tally,
+    pub(crate) pressure: Pressure,
     pub(crate) updated: bool,
 }
 
 /// MSS to offer on a link that carries packets of `mtu` octets (RFC 9293 section 3.7.1).
 pub(crate) fn mss_of(flow: &FlowKey, mtu: u16) -> u16 {
-    mtu.saturating_sub(ip_header(flow) + MIN_HEADER as u16)
-        .max(MIN_MSS)
+    mtu.saturating_sub(headers(flow)).max(MIN_MSS)
+}
+
+/// Octets of IP and TCP headers without options.
+pub(crate) fn headers(flow: &FlowKey) -> u16 {
+    ip_header(flow) + MIN_HEADER as u16
 }
 
 fn ip_header(flow: &FlowKey) -> u16 {
@@ -261,6 +327,11 @@ fn ip_header(flow: &FlowKey) -> u16 {
 /// MSS of a peer that does not say (RFC 9293 section 3.7.1).
 pub(crate) fn default_mss(flow: &FlowKey) -> u16 {
     if flow.remote.is_ipv4() { 536 } else { 1220 }
+}
+
+/// What a receive buffer may grow to.
+pub(crate) fn largest_buffer(config: &TcpConfig) -> u32 {
+    config.max_receive_buffer.max(config.receive_buffer)
 }
 
 /// The smallest shift that lets 16 bits express `buffer`.
@@ -283,17 +354,26 @@ impl Connection {
     ) -> Connection {
         let mss = u32::from(mss_of(&flow, mtu));
         Connection {
-            flow,
+            ends: Ends::new(&flow),
             state,
             error: None,
-            options: config.socket,
+            options: Chosen::new(config.socket),
             max_retransmits: config.max_retransmits,
+            max_syn_retransmits: config.max_syn_retransmits,
             path_mtu: mtu,
-            offered_scale: scale_of(config.receive_buffer),
+            link_mtu: mtu,
+            search: None,
+            ecn: EcnState::default(),
+            peer_timeout: 0,
+            soft_error: false,
+            offered_scale: scale_of(largest_buffer(config)),
             sack: false,
             timestamps: None,
             snd: Snd::new(iss, default_mss(&flow)),
-            rcv: Rcv::new(irs, config.receive_buffer),
+            rcv: Rcv {
+                most: largest_buffer(config),
+                ..Rcv::new(irs, config.receive_buffer)
+            },
             rtt: RttEstimator::new(config.socket.min_rto),
             congestion: Congestion::new(config.congestion, mss),
             recovery: Recovery::new(iss),
@@ -301,8 +381,10 @@ impl Connection {
             owed: Owed::default(),
             attempts: 0,
             heard_at: now,
+            progress_at: now,
             challenge: ChallengeLimit::default(),
-            counters: Counters::default(),
+            counters: Tally::default(),
+            pressure: Pressure::None,
             updated: false,
         }
     }
@@ -326,12 +408,16 @@ impl Connection {
             valid_from: None,
         });
         connection.owed.syn = true;
+        connection.owed.user_timeout = connection.options.exchange_user_timeout;
         connection
     }
 
     /// Take the options of the peer's SYN into force.
     pub(crate) fn negotiate(&mut self, now: Instant, options: &Options) {
-        self.snd.peer_mss = options.mss.unwrap_or(default_mss(&self.flow)).max(MIN_MSS);
+        self.snd.peer_mss = options
+            .mss
+            .unwrap_or(default_mss(&self.flow()))
+            .max(MIN_MSS);
         self.sack = self.sack && options.sack_permitted;
         match options.window_scale {
             Some(shift) => {
@@ -342,6 +428,7 @@ impl Connection {
                 self.snd.scale = 0;
                 self.rcv.scale = 0;
                 self.rcv.buffer = self.rcv.buffer.min(0xffff);
+                self.rcv.most = self.rcv.most.min(0xffff);
             }
         }
         match (&mut self.timestamps, options.timestamps) {
@@ -370,7 +457,7 @@ impl Connection {
         };
         self.snd
             .peer_mss
-            .min(mss_of(&self.flow, self.path_mtu))
+            .min(mss_of(&self.flow(), self.path_mtu))
             .saturating_sub(options)
             .max(MIN_MSS - TIMESTAMPS_LEN as u16)
     }
@@ -391,10 +478,11 @@ impl Connection {
     }
 
     /// Consume `count` octets (at most what is available): their room goes back to the window.
-    pub fn receive_consume(&mut self, _now: Instant, count: usize) {
+    pub fn receive_consume(&mut self, now: Instant, count: usize) {
         self.rcv
             .queue
             .advance_to(self.rcv.queue.start() + count as u64);
+        self.tune_receive_buffer(now);
         if self.may_acknowledge() && self.rcv.owes_update() {
             self.owed.ack = true;
         }
@@ -514,17 +602,17 @@ impl Connection {
 
     /// Our end.
     pub fn local(&self) -> SocketAddr {
-        self.flow.local
+        self.flow().local
     }
 
     /// The peer's end.
     pub fn remote(&self) -> SocketAddr {
-        self.flow.remote
+        self.flow().remote
     }
 
     /// Both ends.
     pub fn flow(&self) -> FlowKey {
-        self.flow
+        self.ends.flow()
     }
 
     /// What the application chose.
@@ -534,8 +622,9 @@ impl Connection {
 
     /// Choose otherwise.
     pub fn set_options(&mut self, now: Instant, options: SocketOptions) {
-        self.options = options;
-        self.rtt.min_rto = options.min_rto;
+        self.options = Chosen::new(options);
+        self.owed.user_timeout = options.exchange_user_timeout;
+        self.rtt.set_min_rto(options.min_rto);
         self.restart_keepalive(now);
     }
 
@@ -558,6 +647,24 @@ impl Connection {
             }
             _ => syn.seq.after(self.rcv.nxt),
         }
+    }
+
+    /// Read a little of every part that a segment needs, so that the cache has it. What it comes to
+    /// means nothing.
+    pub(crate) fn touch(&self) -> u32 {
+        let queues = self.snd.queue.len() ^ self.rcv.queue.len();
+        self.snd.nxt.raw()
+            ^ self.snd.window
+            ^ self.rcv.nxt.raw()
+            ^ self.rcv.unacked
+            ^ self.congestion.cwnd
+            ^ self.recovery.point.raw()
+            ^ self.recovery.rack.end.raw()
+            ^ u32::from(self.timers.retransmit.is_set())
+            ^ u32::from(self.timers.keepalive.is_set())
+            ^ self.heard_at.wrapping_millis()
+            ^ u32::from(self.link_mtu)
+            ^ queues as u32
     }
 
     // --- shared by input, output and timeouts ----------------------------------------------------
@@ -586,11 +693,9 @@ impl Connection {
     pub(crate) fn challenge(&mut self, now: Instant) {
         const PER_SECOND: u8 = 10;
         let limit = &mut self.challenge;
-        if limit
-            .since
-            .is_none_or(|since| now.since(since) >= Duration::from_secs(1))
-        {
-            limit.since = Some(now);
+        let second = now.wrapping_millis() / 1000;
+        if limit.second != second {
+            limit.second = second;
             limit.count = 0;
         }
         if limit.count < PER_SECOND {

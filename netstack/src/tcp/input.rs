@@ -1,6 +1,10 @@
 //! Segments in (RFC 9293 section 3.10.7): what a segment does to each state. Acknowledgements are
 //! taken in by `ack`.
 
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
 use super::connection::{Connection, ConnectionError, FIN_WAIT_2, TIME_WAIT, is_older, mss_of};
 use super::rcv::{Accepted, Rcv, RcvFin};
 use super::segment::Segment;
@@ -25,12 +29,7 @@ impl Connection {
 
     /// Take in a segment and the payloads of those behind it, which differ from it in nothing but
     /// payload and sequence number (and PSH): what they say of windows and timestamps is said.
-    pub(crate) fn handle_train(
-        &mut self,
-        now: Instant,
-        first: &Segment,
-        rest: &mut alloc::vec::Vec<bytes::Bytes>,
-    ) {
+    pub(crate) fn handle_train(&mut self, now: Instant, first: &Segment, rest: &mut Vec<Bytes>) {
         let before = self.rcv.nxt;
         self.handle_segment(now, first);
         let accepted = self.rcv.nxt != before;
@@ -77,6 +76,9 @@ impl Connection {
                 .sample(now, now.since(sent).max(Duration::from_micros(1)));
         }
         self.establish_numbers(self.snd.iss.add(1));
+        if self.attempts > 0 {
+            self.syn_was_lost();
+        }
         self.attempts = 0;
         self.owed.syn = false;
         self.timers.retransmit.clear();
@@ -86,6 +88,13 @@ impl Connection {
         };
         self.updated = true;
         self.restart_keepalive(now);
+    }
+
+    /// Our SYN, or its answer, was sent more than once: begin with a window of one segment (RFC
+    /// 6928 section 2) and a longer time-out (RFC 6298 section 5.7).
+    pub(crate) fn syn_was_lost(&mut self) {
+        self.congestion.cwnd = u32::from(self.mss());
+        self.rtt.on_syn_lost();
     }
 
     fn take_window(&mut self, segment: &Segment, window: u32) {
@@ -117,15 +126,22 @@ impl Connection {
         let told = self.rcv.buffer.min(0xffff);
         self.rcv = Rcv {
             discard: self.rcv.discard,
+            most: self.rcv.most,
             ..Rcv::new(segment.seq, self.rcv.buffer)
         };
         self.rcv.edge = self.rcv.nxt.add(told);
         self.negotiate(now, &segment.options);
         self.heard_at = now;
+        self.note_user_timeout(segment);
         if ours {
+            self.ecn_answered(flags);
             self.established(now);
             self.take_window(segment, u32::from(segment.window));
             self.owed.ack = true;
+            if !segment.payload.is_empty() || flags.fin() {
+                // What follows the SYN in its segment (RFC 9293 section 3.10.7.3, fourth step).
+                self.take_text(now, segment.seq.add(1), segment);
+            }
         } else {
             self.state = State::SynReceived;
             self.snd.window = u32::from(segment.window);
@@ -173,10 +189,12 @@ impl Connection {
             return;
         }
         self.heard_at = now;
+        self.note_user_timeout(segment);
         self.restart_keepalive(now);
         self.after_ack(now);
         if self.state.may_receive() && !crossed {
-            self.take_text(now, segment);
+            self.note_congestion(segment);
+            self.take_text(now, segment.seq, segment);
         }
     }
 
@@ -305,21 +323,21 @@ impl Connection {
         self.updated = true;
     }
 
-    /// Text and FIN (steps 7 and 8).
-    fn take_text(&mut self, now: Instant, segment: &Segment) {
+    /// Text and FIN (steps 7 and 8); the text begins at `seq`.
+    fn take_text(&mut self, now: Instant, seq: SeqNumber, segment: &Segment) {
         let mut payload = segment.payload.clone();
         if let RcvFin::Ahead(fin) = self.rcv.fin
-            && segment.seq.add(payload.len() as u32).after(fin)
+            && seq.add(payload.len() as u32).after(fin)
         {
             // Octets beyond the peer's own end of stream.
-            payload.truncate(match fin.after(segment.seq) {
-                true => fin.distance_from(segment.seq) as usize,
+            payload.truncate(match fin.after(seq) {
+                true => fin.distance_from(seq) as usize,
                 false => 0,
             });
         }
-        let end = segment.seq.add(payload.len() as u32);
+        let end = seq.add(payload.len() as u32);
         if !payload.is_empty() {
-            self.take_payload(now, segment.seq, payload);
+            self.take_payload(now, seq, payload);
         }
         let fin_fits =
             end.at_or_after(self.rcv.nxt) && end.at_or_before(self.rcv.edge.later(self.rcv.nxt));
@@ -332,9 +350,12 @@ impl Connection {
         }
     }
 
-    fn take_payload(&mut self, now: Instant, seq: SeqNumber, payload: bytes::Bytes) {
+    fn take_payload(&mut self, now: Instant, seq: SeqNumber, payload: Bytes) {
         let len = payload.len() as u32;
-        let full_size = u32::from(mss_of(&self.flow, self.path_mtu)).min(len) as u16;
+        if self.must_drop(seq.at_or_before(self.rcv.nxt)) {
+            return self.owe_ack();
+        }
+        let full_size = u32::from(mss_of(&self.flow(), self.path_mtu)).min(len) as u16;
         match self.rcv.accept(seq, payload) {
             Accepted::InOrder { filled } => {
                 self.updated = true;

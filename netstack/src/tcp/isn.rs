@@ -1,6 +1,18 @@
 //! Initial sequence numbers and timestamp offsets (RFC 6528, RFC 7323 section 5.4), derived from
 //! the cluster's secret, the addresses and the cluster's clock: every instance would answer a SYN
-//! with the same SYN-ACK.
+//! with the same SYN-ACK, and any could tell from the ACK that completes the handshake what the
+//! SYN had said: each SYN-ACK is a SYN cookie (RFC 4987 section 3.6), whether or not the SYN is
+//! remembered as well.
+//!
+//! ```text
+//! ISS = M + F(addresses, ports, IRS, secret) + options
+//! M: RFC 9293's clock of 4 us, in steps of 65.5 s (2^24)
+//! options: 8 bits: MSS (one of four), window scale, SACK, ECN
+//! ```
+//!
+//! IRS is in F, so that a later segment of the peer's cannot pass for the one after its SYN. So two
+//! connections between the same ends are not in the order of their numbers; where that matters
+//! ([`super::HalfOpen::on_syn`]'s `above`), it is seen to.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -8,6 +20,8 @@ use crate::seq::SeqNumber;
 use crate::stack::FlowKey;
 use crate::time::{Duration, Instant};
 
+/// How long the numbers given to a SYN stay the same; a cookie is good for one to two steps.
+pub(crate) const COOKIE_STEP: Duration = Duration::from_millis(65_536);
 /// Where initial numbers come from.
 #[derive(Clone, Debug)]
 pub struct InitialNumbers {
@@ -42,6 +56,49 @@ impl InitialNumbers {
         SeqNumber::new((hash_flow(k0, k1, flow) as u32).wrapping_add(ticks as u32))
     }
 
+    fn steps(&self, now: Instant) -> u32 {
+        ((now + self.clock_offset).as_millis() / COOKIE_STEP.as_millis() as u64) as u32
+    }
+
+    fn secret_place(&self, flow: &FlowKey, irs: SeqNumber) -> SeqNumber {
+        let [k0, k1, ..] = self.key;
+        let mut input = [0; 40];
+        let (ends, rest) = input.split_at_mut(36);
+        put_flow(ends, flow);
+        rest.copy_from_slice(&irs.raw().to_le_bytes());
+        // Another length than that of `sequence`: a different question.
+        SeqNumber::new(siphash_2_4(k0, k1, &input) as u32)
+    }
+
+    /// ISS of the SYN-ACK that answers a SYN with `irs`, with eight bits to be had back.
+    pub(crate) fn cookie(
+        &self,
+        now: Instant,
+        flow: &FlowKey,
+        irs: SeqNumber,
+        bits: u8,
+    ) -> SeqNumber {
+        self.secret_place(flow, irs)
+            .add(self.steps(now) << 24)
+            .add(bits.into())
+    }
+
+    /// The eight bits of a cookie, if `iss` is one that this or another instance gave the flow not
+    /// longer ago than two steps. A guess succeeds once in 2^23.
+    pub(crate) fn open_cookie(
+        &self,
+        now: Instant,
+        flow: &FlowKey,
+        irs: SeqNumber,
+        iss: SeqNumber,
+    ) -> Option<u8> {
+        let place = self.secret_place(flow, irs);
+        let steps = self.steps(now);
+        [steps, steps.wrapping_sub(1)]
+            .into_iter()
+            .find_map(|steps| u8::try_from(iss.distance_from(place.add(steps << 24))).ok())
+    }
+
     /// What is added to this instance's millisecond clock to make TSval for `flow`.
     pub fn timestamp_offset(&self, flow: &FlowKey) -> u32 {
         let [.., k2, k3] = self.key;
@@ -52,10 +109,14 @@ impl InitialNumbers {
 
 fn hash_flow(k0: u64, k1: u64, flow: &FlowKey) -> u64 {
     let mut input = [0; 36];
-    let (local, rest) = input.split_at_mut(18);
-    put_address(local, flow.local);
-    put_address(rest, flow.remote);
+    put_flow(&mut input, flow);
     siphash_2_4(k0, k1, &input)
+}
+
+fn put_flow(out: &mut [u8], flow: &FlowKey) {
+    let (local, remote) = out.split_at_mut(18);
+    put_address(local, flow.local);
+    put_address(remote, flow.remote);
 }
 
 fn put_address(out: &mut [u8], address: SocketAddr) {
@@ -124,6 +185,30 @@ mod tests {
         let input: [u8; 15] = core::array::from_fn(|n| n as u8);
         let (k0, k1) = (0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908);
         assert_eq!(siphash_2_4(k0, k1, &input), 0xa129_ca61_49be_45e5);
+    }
+
+    #[test]
+    fn a_cookie_opens_elsewhere_for_a_while_and_only_for_its_syn() {
+        let flow = |port| FlowKey {
+            local: SocketAddr::from(([10, 0, 0, 1], 80)),
+            remote: SocketAddr::from(([10, 0, 0, 2], port)),
+        };
+        let one = InitialNumbers::new([7; 32]);
+        let mut other = InitialNumbers::new([7; 32]);
+        other.set_clock_offset(Duration::from_secs(1000));
+        let irs = SeqNumber::new(77);
+        let at = |seconds: u64| Instant::from_millis(seconds * 1000);
+        for bits in [0, 1, 0x5a, 0xff] {
+            let iss = one.cookie(at(2000), &flow(1), irs, bits);
+            assert_eq!(other.cookie(at(1000), &flow(1), irs, bits), iss);
+            let open = |now, port, irs, iss| other.open_cookie(now, &flow(port), irs, iss);
+            assert_eq!(open(at(1001), 1, irs, iss), Some(bits));
+            assert_eq!(open(at(1060), 1, irs, iss), Some(bits));
+            assert_eq!(open(at(1140), 1, irs, iss), None, "too old");
+            assert_eq!(open(at(1001), 2, irs, iss), None);
+            assert_eq!(open(at(1001), 1, irs.add(1448), iss), None);
+            assert_eq!(open(at(1001), 1, irs, iss.add(1 << 20)), None);
+        }
     }
 
     #[test]

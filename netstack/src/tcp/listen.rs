@@ -5,9 +5,10 @@ use alloc::boxed::Box;
 
 use super::TcpConfig;
 use super::connection::{
-    Connection, MAX_SCALE, TimestampState, default_mss, is_older, mss_of, scale_of,
+    Connection, EcnMode, MAX_SCALE, TimestampState, default_mss, is_older, largest_buffer, mss_of,
+    scale_of,
 };
-use super::isn::InitialNumbers;
+use super::isn::{COOKIE_STEP, InitialNumbers};
 use super::options::{Options, Timestamps};
 use super::rtt::INITIAL_RTO;
 use super::segment::{Flags, Outgoing, Segment};
@@ -15,6 +16,19 @@ use super::state::State;
 use crate::seq::SeqNumber;
 use crate::stack::FlowKey;
 use crate::time::{Duration, Instant};
+
+/// How far beyond an earlier connection's numbers to begin.
+const BEYOND: u32 = 65_537;
+/// Stands for "no window scaling" in a cookie.
+const NO_SCALE: u8 = 15;
+
+/// The sizes a cookie can tell apart, the first for all that is smaller.
+fn mss_table(flow: &FlowKey) -> [u16; 4] {
+    match flow.remote.is_ipv4() {
+        true => [536, 1300, 1400, 1460],
+        false => [1220, 1300, 1380, 1440],
+    }
+}
 
 /// A connection in SYN-RECEIVED, passively opened.
 #[derive(Clone, Debug)]
@@ -29,6 +43,8 @@ pub struct HalfOpen {
     /// The peer's shift; `None` without window scaling.
     peer_scale: Option<u8>,
     sack: bool,
+    /// ECN is agreed on.
+    ecn: bool,
     /// The peer's last TSval; `None` without timestamps.
     recent: Option<u32>,
     timestamp_offset: u32,
@@ -60,7 +76,9 @@ pub enum HalfOpenEvent {
 }
 
 impl HalfOpen {
-    /// A SYN (without ACK and RST) arrived for a listener. `mtu`: octets of an IP packet the link carries.
+    /// A SYN (without ACK and RST) arrived for a listener. `mtu`: octets of an IP packet the link
+    /// carries. `above`: SND.NXT of an earlier connection between these ends, where it is known
+    /// (RFC 6191): ours is to begin beyond that.
     pub fn on_syn(
         now: Instant,
         config: &TcpConfig,
@@ -68,15 +86,17 @@ impl HalfOpen {
         flow: FlowKey,
         mtu: u16,
         syn: &Segment,
+        above: Option<SeqNumber>,
     ) -> HalfOpen {
-        HalfOpen {
+        let mut half_open = HalfOpen {
             flow,
             mtu,
             irs: syn.seq,
-            iss: numbers.sequence(now, &flow),
+            iss: SeqNumber::default(),
             window: syn.window,
             peer_mss: syn.options.mss.unwrap_or(default_mss(&flow)),
             peer_scale: syn.options.window_scale.map(|shift| shift.min(MAX_SCALE)),
+            ecn: config.socket.ecn != EcnMode::Off && syn.flags.contains(Flags::ECE | Flags::CWR),
             sack: config.sack && syn.options.sack_permitted,
             recent: syn
                 .options
@@ -88,7 +108,72 @@ impl HalfOpen {
             deadline: now + INITIAL_RTO,
             retransmits: 0,
             owed: true,
+        };
+        half_open.iss = numbers.cookie(now, &flow, syn.seq, half_open.bits());
+        // Timestamps keep the two apart by themselves (RFC 7323 section 5).
+        if let Some(above) = above
+            && half_open.recent.is_none()
+            && !half_open.iss.after(above)
+        {
+            half_open.iss = above.add(BEYOND);
         }
+        half_open
+    }
+
+    /// What the SYN said, in the eight bits of a cookie.
+    fn bits(&self) -> u8 {
+        let place = mss_table(&self.flow)
+            .iter()
+            .rposition(|mss| *mss <= self.peer_mss)
+            .unwrap_or(0) as u8;
+        let scale = self.peer_scale.unwrap_or(NO_SCALE);
+        place << 6 | scale << 2 | u8::from(self.sack) << 1 | u8::from(self.ecn)
+    }
+
+    /// The half-open connection that nobody remembers but the ACK of whose SYN-ACK is `segment`, by
+    /// the cookie in it.
+    pub fn recall(
+        now: Instant,
+        config: &TcpConfig,
+        numbers: &InitialNumbers,
+        flow: FlowKey,
+        mtu: u16,
+        segment: &Segment,
+    ) -> Option<HalfOpen> {
+        let flags = segment.flags;
+        if !flags.ack() || flags.syn() || flags.rst() {
+            return None;
+        }
+        let (irs, iss) = (segment.seq.sub(1), segment.ack.sub(1));
+        let bits = numbers.open_cookie(now, &flow, irs, iss)?;
+        let timestamp_offset = numbers.timestamp_offset(&flow);
+        if let Some(timestamps) = segment.options.timestamps {
+            // The echo is our clock's, not older than the cookie may be.
+            let ours = now.wrapping_millis().wrapping_add(timestamp_offset);
+            let age = u128::from(ours.wrapping_sub(timestamps.echo));
+            if !config.timestamps || age > 2 * COOKIE_STEP.as_millis() {
+                return None;
+            }
+        }
+        let scale = bits >> 2 & NO_SCALE;
+        Some(HalfOpen {
+            flow,
+            mtu,
+            irs,
+            iss,
+            window: segment.window,
+            peer_mss: *mss_table(&flow).get(usize::from(bits >> 6))?,
+            peer_scale: (scale <= MAX_SCALE).then_some(scale),
+            sack: config.sack && bits & 2 != 0,
+            ecn: config.socket.ecn != EcnMode::Off && bits & 1 != 0,
+            recent: segment.options.timestamps.map(|theirs| theirs.value),
+            timestamp_offset,
+            created: now,
+            deadline: now + INITIAL_RTO,
+            // Nobody knows how often: the round trip is not to be learnt from it.
+            retransmits: 0,
+            owed: false,
+        })
     }
 
     /// Both ends.
@@ -99,6 +184,11 @@ impl HalfOpen {
     /// Whether `segment` is the SYN this began with, again.
     pub fn is_same_syn(&self, segment: &Segment) -> bool {
         segment.flags.syn() && !segment.flags.ack() && segment.seq == self.irs
+    }
+
+    /// Whether `seq` is the first number after the peer's SYN.
+    pub fn begins_with(&self, seq: SeqNumber) -> bool {
+        seq == self.irs.add(1)
     }
 
     fn timestamps(&self, now: Instant) -> Option<Timestamps> {
@@ -113,11 +203,14 @@ impl HalfOpen {
         core::mem::take(&mut self.owed).then(|| Outgoing {
             seq: self.iss,
             ack: self.irs.add(1),
-            flags: Flags::SYN | Flags::ACK,
+            flags: match self.ecn {
+                true => Flags::SYN | Flags::ACK | Flags::ECE,
+                false => Flags::SYN | Flags::ACK,
+            },
             window: config.receive_buffer.min(0xffff) as u16,
             options: Options {
                 mss: Some(mss_of(&self.flow, self.mtu)),
-                window_scale: self.peer_scale.map(|_| scale_of(config.receive_buffer)),
+                window_scale: self.peer_scale.map(|_| scale_of(largest_buffer(config))),
                 sack_permitted: self.sack,
                 timestamps: self.timestamps(now),
                 ..Options::default()
@@ -235,12 +328,18 @@ impl HalfOpen {
                 ..Options::default()
             },
         );
-        // Our SYN is acknowledged; its round trip is known unless it was sent twice (Karn).
-        if self.retransmits == 0 {
+        // Our SYN is acknowledged; its round trip is known unless it was sent twice (Karn), or not
+        // remembered.
+        if self.retransmits == 0 && now > self.created {
             let rtt = now.since(self.created).max(Duration::from_micros(1));
             connection.rtt.sample(now, rtt);
         }
+        connection.ecn.agreed = self.ecn;
+        connection.owed.user_timeout = connection.options.exchange_user_timeout;
         connection.establish_numbers(self.iss.add(1));
+        if self.retransmits > 0 {
+            connection.syn_was_lost();
+        }
         connection.snd.window = u32::from(self.window);
         connection.snd.max_window = connection.snd.window;
         connection.snd.wl1 = self.irs;

@@ -10,13 +10,18 @@
 mod ack;
 mod congestion;
 mod connection;
+mod counters;
+mod ecn;
 pub mod export;
 mod info;
 mod input;
 mod isn;
 pub mod listen;
+mod mtu;
 pub mod options;
 mod output;
+mod pacing;
+mod pressure;
 mod queue;
 mod rcv;
 mod recovery;
@@ -36,23 +41,32 @@ use crate::time::Duration;
 
 pub use congestion::CongestionAlgorithm;
 pub use connection::{
-    Connection, ConnectionError, Counters, IcmpError, Keepalive, SendError, SocketOptions,
+    Connection, ConnectionError, EcnMode, IcmpError, Keepalive, SendError, SocketOptions,
 };
+pub use counters::Counters;
 pub use export::{ConnectionState, ImportError};
 pub use info::Info;
 pub use isn::InitialNumbers;
 pub use listen::HalfOpen;
+pub use pressure::Pressure;
 pub use recovery::Phase;
-pub use segment::{Flags, Options, Outgoing, Ports, SackRange, Segment, Timestamps};
+pub use segment::{Ecn, Flags, Options, Outgoing, Ports, SackRange, Segment, Timestamps};
 pub use state::State;
 
 /// Limits and defaults of the engine.
 #[derive(Clone, Debug)]
 pub struct TcpConfig {
-    /// Receive buffer of a connection, in octets; bounds the window it advertises.
+    /// Receive buffer of a connection in octets, to begin with; bounds the window it advertises.
     pub receive_buffer: u32,
+    /// What the receive buffer grows to at most, by what the application reads in a round trip.
+    pub max_receive_buffer: u32,
     /// Send buffer of a connection, in octets: committed output beyond this makes `commit` wait.
     pub send_buffer: u32,
+    /// What the send buffer grows to at most, with the congestion window.
+    pub max_send_buffer: u32,
+    /// Octets in the queues of all connections together, beyond which memory is exhausted
+    /// ([`Pressure`]).
+    pub memory: usize,
     /// Connections at most.
     pub max_connections: u32,
     /// Half-open connections at most.
@@ -75,7 +89,10 @@ impl Default for TcpConfig {
     fn default() -> Self {
         TcpConfig {
             receive_buffer: 256 * 1024,
+            max_receive_buffer: 3 * 1024 * 1024,
             send_buffer: 256 * 1024,
+            max_send_buffer: 3 * 1024 * 1024,
+            memory: 128 * 1024 * 1024,
             max_connections: 65_536,
             max_half_open: 1_024,
             max_retransmits: 15,

@@ -16,6 +16,7 @@ const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
+const USER_TIMEOUT: u8 = 28;
 
 /// The timestamps option (RFC 7323 section 3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +87,8 @@ pub struct Options {
     pub timestamps: Option<Timestamps>,
     /// SACK ranges.
     pub sack: SackRanges,
+    /// User timeout as on the wire: bit 15 says minutes instead of seconds (RFC 5482 section 4).
+    pub user_timeout: Option<u16>,
 }
 
 /// Octets `at..at + N` of `bytes`.
@@ -159,6 +162,7 @@ impl Options {
                     self.timestamps = Some(Timestamps { value, echo });
                 }
             }
+            (USER_TIMEOUT, 2) => self.user_timeout = array(body, 0).map(u16::from_be_bytes),
             (SACK, 8 | 16 | 24 | 32) => {
                 let (pairs, _) = body.as_chunks::<8>();
                 for pair in pairs {
@@ -186,6 +190,9 @@ impl Options {
             len += 4;
         }
         if self.window_scale.is_some() {
+            len += 4;
+        }
+        if self.user_timeout.is_some() {
             len += 4;
         }
         len + self.sack_len(len)
@@ -231,6 +238,10 @@ impl Options {
         if let Some(shift) = self.window_scale {
             writer.put(&[NOP, WINDOW_SCALE, 3, shift]);
         }
+        if let Some(timeout) = self.user_timeout {
+            let [high, low] = timeout.to_be_bytes();
+            writer.put(&[USER_TIMEOUT, 4, high, low]);
+        }
         let ranges = self.sack_fitting(writer.at);
         if !ranges.is_empty() {
             writer.put(&[NOP, NOP, SACK, (2 + 8 * ranges.len()) as u8]);
@@ -263,6 +274,7 @@ mod tests {
             sack_permitted: true,
             timestamps: Some(Timestamps { value: 7, echo: 9 }),
             sack: SackRanges::EMPTY,
+            user_timeout: Some(0x8005),
         };
         assert_eq!(round(options), options);
     }

@@ -49,7 +49,11 @@ impl Connection {
         self.owed.ack = false;
         self.snd.nxt = self.snd.iss.add(1);
         self.snd.last_sent = Some(now);
-        self.timers.retransmit.set(now + self.syn_timeout());
+        let mut again = now + self.syn_timeout();
+        if let Some(limit) = self.options.user_timeout {
+            again = again.min(self.progress_at + limit).max(now);
+        }
+        self.timers.retransmit.set(again);
         self.counters.segments_out += 1;
         *out = Outgoing {
             seq: self.snd.iss,
@@ -59,14 +63,15 @@ impl Connection {
             },
             flags: match crossed {
                 true => Flags::SYN | Flags::ACK,
-                false => Flags::SYN,
+                false => Flags::SYN | self.ecn_request(),
             },
             window: self.rcv.buffer.min(0xffff) as u16,
             options: Options {
-                mss: Some(mss_of(&self.flow, self.path_mtu)),
+                mss: Some(mss_of(&self.flow(), self.path_mtu)),
                 window_scale: Some(self.offered_scale),
                 sack_permitted: self.sack,
                 timestamps: self.timestamps_option(now),
+                user_timeout: self.user_timeout_option(),
                 ..Options::default()
             },
             ..Outgoing::default()
@@ -118,6 +123,12 @@ impl Connection {
         out.seq = seq;
         out.ack = self.rcv.nxt;
         out.flags = flags | Flags::ACK;
+        if self.ecn.echo {
+            out.flags |= Flags::ECE;
+        }
+        if self.owed.user_timeout && core::mem::take(&mut self.owed.user_timeout) {
+            out.options.user_timeout = self.user_timeout_option();
+        }
         out.window = self.rcv.advertise();
         out.options.timestamps = self.timestamps_option(now);
         out.segment_size = self.mss();
@@ -176,7 +187,7 @@ impl Connection {
         }
         self.snd.mark_retransmitted(index, now);
         if index == 0 || !self.timers.retransmit.is_set() {
-            self.timers.retransmit.set(now + self.rtt.rto());
+            self.arm_retransmit(now);
         }
         let Some(segment) = self.snd.sent.get(index).copied() else {
             return false;
@@ -221,7 +232,7 @@ impl Connection {
         self.recovery.tlp.retransmission = retransmission;
         self.counters.probes += 1;
         self.timers.probe.clear();
-        self.timers.retransmit.set(now + self.rtt.rto());
+        self.arm_retransmit(now);
         true
     }
 
@@ -257,6 +268,7 @@ impl Connection {
             return false;
         }
         if self.options.nagle && len < mss && outstanding > 0 && !fin && !push {
+            self.snd.cwnd_limited = false;
             return false;
         }
         self.restart_after_idle(now, outstanding, mss);
@@ -266,7 +278,22 @@ impl Connection {
             self.snd.cwnd_limited = true;
             return false;
         }
+        if let Some(size) = self.probe_size(now, unsent, room, cwnd_room) {
+            self.send_mtu_probe(now, size, out);
+            self.arm_probe(now);
+            return true;
+        }
         len = Self::whole_segments(len, cwnd_room, mss);
+        if len > 0 {
+            len = self.paced(now, len, mss);
+            if len == 0 {
+                return false;
+            }
+        }
+        if self.ecn.reduced {
+            // CWR goes with one segment, not with all of a burst.
+            len = len.min(mss);
+        }
         if self.options.nagle && !fin && len > mss {
             len -= len % mss;
         }
@@ -288,6 +315,7 @@ impl Connection {
     /// The window is too small to send into. If nothing in flight would bring news of it, ask.
     fn await_window(&mut self, now: Instant, outstanding: u32) {
         if outstanding == 0 && !self.timers.persist.is_set() {
+            self.progress_at = now;
             self.timers.persist.set(now + self.rtt.rto());
         }
     }
@@ -303,7 +331,7 @@ impl Connection {
     }
 
     /// Transmit the next `len` octets for the first time, and FIN.
-    fn send_new(&mut self, now: Instant, len: u32, fin: bool, out: &mut Outgoing) {
+    pub(crate) fn send_new(&mut self, now: Instant, len: u32, fin: bool, out: &mut Outgoing) {
         let seq = self.snd.nxt;
         let offset = self.snd.offset_of(seq);
         self.snd
@@ -316,9 +344,22 @@ impl Connection {
         if fin {
             flags |= Flags::FIN;
         }
+        // Only new octets: a retransmission must not say it (RFC 3168 section 6.1.5).
+        if self.ecn.agreed && len > 0 {
+            out.ecn_capable = true;
+            if core::mem::take(&mut self.ecn.reduced) {
+                flags |= Flags::CWR;
+            }
+        }
+        if self.snd.outstanding() == 0 {
+            self.progress_at = now;
+        }
+        if len > 0 {
+            self.note_paced(now, len);
+        }
         self.snd.record_new(now, len + u32::from(fin), fin);
         if !self.timers.retransmit.is_set() {
-            self.timers.retransmit.set(now + self.rtt.rto());
+            self.arm_retransmit(now);
         }
         self.fill(now, seq, flags, out);
         self.counters.segments_out +=

@@ -3,13 +3,13 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::num::NonZeroU32;
 
 use bytes::Bytes;
 
 use super::options::{MAX_SACK, SackRange, SackRanges};
 use super::queue::ByteQueue;
 use crate::seq::SeqNumber;
-
 /// Separate out-of-order stretches kept at most: what a peer can make us remember is bounded by
 /// the window *and* by this.
 pub(crate) const MAX_BLOCKS: usize = 256;
@@ -67,6 +67,13 @@ pub(crate) struct Rcv {
     pub scale: u8,
     /// Octets the window is made from.
     pub buffer: u32,
+    /// What the buffer begins with, and what it may grow to.
+    pub least: u32,
+    pub most: u32,
+    /// When the measuring of a round trip of reading began (milliseconds, one bit lost), and the stream offset read up to then
+    /// (its low bits).
+    pub tuned_at: Option<NonZeroU32>,
+    pub tuned_from: u32,
     /// Octets in order and not yet consumed.
     pub queue: ByteQueue,
     /// Stretches out of order, ascending, apart from each other.
@@ -100,6 +107,10 @@ impl Rcv {
             edge: nxt,
             scale: 0,
             buffer,
+            least: buffer,
+            most: buffer,
+            tuned_at: None,
+            tuned_from: 0,
             queue: ByteQueue::new(0),
             blocks: Vec::new(),
             block_clock: 0,

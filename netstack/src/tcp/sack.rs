@@ -34,13 +34,14 @@ impl Snd {
                 self.mark_sacked(fresh, &mut each);
             }
         }
-        self.sack_seen = *ranges;
+        **self.sack_seen.get_or_insert_default() = *ranges;
         self.sacked - before
     }
 
     /// The part of `range` that the last ACK did not report: a range mostly grows at one end.
     fn unseen(&self, mut range: SackRange) -> Option<SackRange> {
-        for seen in self.sack_seen.as_slice() {
+        let seen = self.sack_seen.iter().flat_map(|seen| seen.as_slice());
+        for seen in seen {
             if range.start.at_or_after(seen.start) && range.start.before(seen.end) {
                 range.start = seen.end;
             }

@@ -265,6 +265,8 @@ pub struct Outgoing {
     pub payload: Payload,
     /// Payload octets of each segment but the last.
     pub segment_size: u16,
+    /// Whether the IP header says ECT(0) (RFC 3168 section 6.1.2).
+    pub ecn_capable: bool,
 }
 
 impl Outgoing {

@@ -1,6 +1,7 @@
 //! The send side: the queue of octets from SND.UNA on, what of it was transmitted and when, and
 //! the peer's window (RFC 9293 section 3.3.1, variables SND.*).
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 use super::options::SackRanges;
@@ -123,9 +124,13 @@ pub(crate) struct Snd {
     /// No octet before this one waits to be retransmitted.
     pub next_lost: SeqNumber,
     /// SACK ranges of the last ACK: what they cover is marked already.
-    pub sack_seen: SackRanges,
+    pub sack_seen: Option<Box<SackRanges>>,
     /// When octets were last transmitted (restart after idle, RFC 5681 section 4.1).
     pub last_sent: Option<Instant>,
+    /// When the next new octets may leave, where they are paced.
+    pub next_paced: Option<Instant>,
+    /// Payload of the largest segment acknowledged so far, as far as is known.
+    pub largest_acked: u16,
     /// Whether the last attempt to send stopped at the congestion window (RFC 7661 section 4).
     pub cwnd_limited: bool,
 }
@@ -150,8 +155,10 @@ impl Snd {
             retransmitted: 0,
             reno_sacked: 0,
             next_lost: iss,
-            sack_seen: SackRanges::EMPTY,
+            sack_seen: None,
             last_sent: None,
+            next_paced: None,
+            largest_acked: 0,
             cwnd_limited: false,
         }
     }
@@ -354,7 +361,7 @@ impl Snd {
             segment.marks.clear(Marks::SACKED);
         }
         self.sacked = 0;
-        self.sack_seen = SackRanges::EMPTY;
+        self.sack_seen = None;
     }
 
     /// The counters as the marks make them: what import and the tests compare with.

@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use super::listen::{HalfOpen, HalfOpenEvent};
 use super::{
-    Connection, ConnectionState, Flags, InitialNumbers, Outgoing, Ports, Segment, State, TcpConfig,
+    Connection, ConnectionState, Ecn, Flags, InitialNumbers, Outgoing, Ports, Segment, State,
+    TcpConfig,
 };
 use crate::seq::SeqNumber;
 use crate::stack::FlowKey;
@@ -91,7 +92,7 @@ pub struct End {
     pub reading: bool,
     /// The connection while it is between machines, and what arrives for it meanwhile.
     frozen: Option<ConnectionState>,
-    held: Vec<Bytes>,
+    held: Vec<(Bytes, Ecn)>,
     flow: FlowKey,
     tsval: Option<u32>,
     edge: Option<SeqNumber>,
@@ -111,7 +112,9 @@ pub struct Pair {
     /// Drops segments for which it says true.
     pub filter: Option<Filter>,
     pub mtu: u16,
-    wire: BTreeMap<(Instant, u64), (usize, Bytes)>,
+    /// Marks ECN-capable segments for which it says true.
+    pub mark: Option<Filter>,
+    wire: BTreeMap<(Instant, u64), (usize, Bytes, Ecn)>,
     count: u64,
 }
 
@@ -155,6 +158,7 @@ impl Pair {
             random: Random::new(seed),
             log: Vec::new(),
             filter: None,
+            mark: None,
             mtu: 1500,
             wire: BTreeMap::new(),
             count: 0,
@@ -284,12 +288,17 @@ impl Pair {
                 "larger than the link: {}",
                 bytes.len()
             );
-            self.launch_bytes(from, Bytes::from(bytes));
+            let ecn = match out.ecn_capable {
+                true => Ecn::Capable0,
+                false => Ecn::NotCapable,
+            };
+            self.launch_bytes(from, Bytes::from(bytes), ecn);
         }
     }
 
-    fn launch_bytes(&mut self, from: usize, bytes: Bytes) {
-        let (_, segment) = Segment::parse(&bytes).unwrap();
+    fn launch_bytes(&mut self, from: usize, bytes: Bytes, ecn: Ecn) {
+        let (_, mut segment) = Segment::parse(&bytes).unwrap();
+        segment.ecn = ecn;
         self.check(from, &segment);
         let mut sent = Sent {
             at: self.now,
@@ -297,6 +306,10 @@ impl Pair {
             segment,
             dropped: false,
         };
+        if ecn != Ecn::NotCapable && self.mark.as_mut().is_some_and(|mark| mark(&sent)) {
+            sent.segment.ecn = Ecn::Congestion;
+        }
+        let ecn = sent.segment.ecn;
         sent.dropped = self.random.per_mille(self.link.loss)
             || self.filter.as_mut().is_some_and(|filter| filter(&sent));
         let copies = match sent.dropped {
@@ -315,7 +328,7 @@ impl Pair {
             at = at + self.link.delay + Duration::from_nanos(jitter);
             self.count += 1;
             self.wire
-                .insert((at, self.count), (1 - from, bytes.clone()));
+                .insert((at, self.count), (1 - from, bytes.clone(), ecn));
         }
     }
 
@@ -395,12 +408,13 @@ impl Pair {
         }
     }
 
-    fn deliver(&mut self, end: usize, bytes: &Bytes) {
+    fn deliver(&mut self, end: usize, bytes: &Bytes, ecn: Ecn) {
         let (now, mtu) = (self.now, self.mtu);
-        let (_, segment) = Segment::parse(bytes).unwrap();
+        let (_, mut segment) = Segment::parse(bytes).unwrap();
+        segment.ecn = ecn;
         let this = &mut self.ends[end];
         if this.frozen.is_some() {
-            this.held.push(bytes.clone());
+            this.held.push((bytes.clone(), ecn));
             return;
         }
         if let Some(connection) = &mut this.connection {
@@ -423,6 +437,7 @@ impl Pair {
                 this.flow,
                 mtu,
                 &segment,
+                None,
             ));
         } else if let Some(reset) = Outgoing::reset_for(&segment) {
             self.launch(end, reset);
@@ -447,8 +462,8 @@ impl Pair {
         let elsewhere = Connection::import(first, there, &this.config, mtu).unwrap();
         let second = elsewhere.export(there);
         this.connection = Some(Connection::import(second, now, &this.config, mtu).unwrap());
-        for bytes in core::mem::take(&mut self.ends[end].held) {
-            self.deliver(end, &bytes);
+        for (bytes, ecn) in core::mem::take(&mut self.ends[end].held) {
+            self.deliver(end, &bytes, ecn);
         }
         self.flush();
     }
@@ -480,8 +495,8 @@ impl Pair {
         while let Some(first) = self.wire.first_entry()
             && first.key().0 <= now
         {
-            let (end, bytes) = first.remove();
-            self.deliver(end, &bytes);
+            let (end, bytes, ecn) = first.remove();
+            self.deliver(end, &bytes, ecn);
             self.flush();
         }
         for end in &mut self.ends {

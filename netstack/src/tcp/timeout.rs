@@ -1,12 +1,20 @@
 //! Deadlines passed: retransmission time-out (RFC 6298 section 5), probes, delayed ACK, TIME-WAIT.
 
-use super::connection::{Connection, ConnectionError, IcmpError};
+use super::congestion::Congestion;
+use super::connection::{Connection, ConnectionError};
 use super::recovery::Phase;
-use super::recovery::undo::Undo;
+use super::segment::Segment;
 use super::snd::Marks;
 use super::state::State;
-use crate::seq::SeqNumber;
 use crate::time::{Duration, Instant};
+
+/// Bit of the user timeout option that says minutes.
+const UTO_MINUTES: u16 = 0x8000;
+/// A peer's user timeout is followed between these (RFC 5482 section 3.1, L_LIMIT and U_LIMIT).
+const LEAST_TIMEOUT: Duration = Duration::from_secs(100);
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+/// What the peer is told where no user timeout was chosen (RFC 9293 section 3.8.3).
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Connection {
     /// When [`Connection::handle_timeout`] is due.
@@ -29,7 +37,7 @@ impl Connection {
         if self.timers.retransmit.take_due(now) {
             self.timers.probe.clear();
             match self.state {
-                State::SynSent | State::SynReceived => self.repeat_syn(),
+                State::SynSent | State::SynReceived => self.repeat_syn(now),
                 _ => self.retransmission_timeout(now),
             }
         }
@@ -42,25 +50,89 @@ impl Connection {
         if self.timers.keepalive.take_due(now) {
             self.keepalive_timeout(now);
         }
+        // What it let wait is asked for by `poll_transmit`.
+        self.timers.pace.take_due(now);
         if self.timers.linger.take_due(now) {
             self.die(None);
         }
     }
 
-    fn repeat_syn(&mut self) {
-        if self.attempts >= self.max_retransmits.min(6) {
-            return self.die(Some(ConnectionError::TimedOut));
+    fn repeat_syn(&mut self, now: Instant) {
+        let limit = self.options.user_timeout;
+        let out_of_time = limit.is_some_and(|limit| now.since(self.progress_at) >= limit);
+        if self.attempts >= self.max_syn_retransmits || out_of_time {
+            return self.give_up();
         }
         self.attempts += 1;
         self.owed.syn = true;
     }
 
-    /// Whether to give the peer up.
-    fn is_hopeless(&self, now: Instant) -> bool {
-        match self.options.user_timeout {
-            Some(limit) => now.since(self.heard_at) >= limit && self.attempts > 0,
+    /// Nobody answers.
+    fn give_up(&mut self) {
+        let error = match self.soft_error {
+            true => ConnectionError::Unreachable,
+            false => ConnectionError::TimedOut,
+        };
+        self.die(Some(error));
+    }
+
+    /// Whether to give the peer up, having got nowhere since `since`.
+    fn is_hopeless(&self, now: Instant, since: Instant) -> bool {
+        match self.user_timeout() {
+            Some(limit) => now.since(since) >= limit && self.attempts > 0,
             None => self.attempts >= self.max_retransmits,
         }
+    }
+
+    /// The user timeout in force: ours, or the peer's where we are to follow it (RFC 5482 section 3.1).
+    pub(crate) fn user_timeout(&self) -> Option<Duration> {
+        let followed = self.options.exchange_user_timeout && self.peer_timeout != 0;
+        self.options.user_timeout.or_else(|| {
+            followed.then(|| {
+                let count = u64::from(self.peer_timeout & !UTO_MINUTES);
+                let seconds = match self.peer_timeout & UTO_MINUTES {
+                    0 => count,
+                    _ => count * 60,
+                };
+                Duration::from_secs(seconds).clamp(LEAST_TIMEOUT, LONGEST_TIMEOUT)
+            })
+        })
+    }
+
+    /// The option that tells the peer our user timeout.
+    pub(crate) fn user_timeout_option(&self) -> Option<u16> {
+        if !self.options.exchange_user_timeout {
+            return None;
+        }
+        let seconds = self
+            .options
+            .user_timeout
+            .unwrap_or(DEFAULT_TIMEOUT)
+            .as_secs()
+            .max(1);
+        let (count, unit) = match seconds < u64::from(UTO_MINUTES) {
+            true => (seconds, 0),
+            false => (seconds.div_ceil(60), UTO_MINUTES),
+        };
+        Some(count.min(u64::from(UTO_MINUTES - 1)) as u16 | unit)
+    }
+
+    pub(crate) fn note_user_timeout(&mut self, segment: &Segment) {
+        if let Some(timeout) = segment.options.user_timeout {
+            self.peer_timeout = timeout;
+        }
+    }
+
+    /// Set the retransmission time-out; not beyond the user timeout, which is found out then.
+    pub(crate) fn arm_retransmit(&mut self, now: Instant) {
+        let mut at = now + self.rtt.rto();
+        if let Some(limit) = self.options.user_timeout.and_then(|_| self.user_timeout()) {
+            let end = self.progress_at + limit;
+            if end > now {
+                at = at.min(end);
+            }
+        }
+        self.timers.retransmit.set(at);
     }
 
     /// RFC 6298 section 5.4 to 5.7, RFC 5681 section 3.1, RFC 8985 section 6.3.
@@ -68,16 +140,20 @@ impl Connection {
         if self.snd.outstanding() == 0 {
             return;
         }
-        if self.is_hopeless(now) {
-            return self.die(Some(ConnectionError::TimedOut));
+        self.attempts = self.attempts.saturating_add(1);
+        if self.attempts > self.max_retransmits && self.user_timeout().is_none()
+            || self.user_timeout().is_some() && self.is_hopeless(now, self.progress_at)
+        {
+            return self.give_up();
         }
         self.counters.timeouts += 1;
-        self.attempts = self.attempts.saturating_add(1);
+        self.search_timed_out(now);
         let mss = u32::from(self.mss());
         if self.recovery.phase != Phase::Loss {
-            self.recovery.undo =
-                Undo::begin(self.snd.una, self.congestion.cwnd, self.congestion.ssthresh);
+            let Congestion { cwnd, ssthresh, .. } = self.congestion;
+            self.recovery.undo.begin(self.snd.una, cwnd, ssthresh);
             self.congestion.on_congestion(mss);
+            self.on_reduction();
         }
         self.recovery.phase = Phase::Loss;
         self.recovery.point = self.snd.nxt;
@@ -94,10 +170,10 @@ impl Connection {
             self.snd.forget_sacked();
         }
         if self.sack {
-            let window = self
-                .recovery
-                .rack
-                .reorder_window(self.rtt.srtt, self.rtt.min_rtt(), true);
+            let window =
+                self.recovery
+                    .rack
+                    .reorder_window(self.rtt.srtt(), self.rtt.min_rtt(), true);
             self.recovery
                 .rack
                 .mark_on_timeout(now, &mut self.snd, window);
@@ -109,7 +185,7 @@ impl Connection {
         self.timers.reorder.clear();
         self.congestion.cwnd = self.snd.in_flight() + mss;
         self.rtt.backoff = self.rtt.backoff.saturating_add(1);
-        self.timers.retransmit.set(now + self.rtt.rto());
+        self.arm_retransmit(now);
     }
 
     /// The window is closed (or too small) and nothing is in flight that would be answered.
@@ -117,8 +193,12 @@ impl Connection {
         if self.snd.outstanding() > 0 || !self.snd.has_unsent() {
             return;
         }
-        if self.is_hopeless(now) {
-            return self.die(Some(ConnectionError::TimedOut));
+        // A peer that answers is probed for ever, however long its window stays closed.
+        if self.is_hopeless(now, self.heard_at) {
+            return self.give_up();
+        }
+        if self.is_impatient(now) {
+            return self.reset(ConnectionError::TimedOut);
         }
         match self.snd.window {
             0 => {
@@ -139,60 +219,16 @@ impl Connection {
         if self.snd.outstanding() > 0 || self.snd.has_unsent() {
             return self.timers.keepalive.set(now + keepalive.idle);
         }
-        if self.attempts >= keepalive.probes {
+        let dead = match self.user_timeout() {
+            Some(limit) => self.attempts > 0 && now.since(self.heard_at) >= limit,
+            None => self.attempts >= keepalive.probes,
+        };
+        if dead {
             return self.reset(ConnectionError::TimedOut);
         }
         self.attempts = self.attempts.saturating_add(1);
         self.owed.probe = true;
         self.timers.keepalive.set(now + keepalive.interval);
-    }
-
-    /// The path now takes IP packets of `mtu` octets. What is in flight and larger counts as lost, not as congestion.
-    pub fn set_path_mtu(&mut self, _now: Instant, mtu: u16) {
-        let before = self.mss();
-        self.path_mtu = mtu;
-        let mss = self.mss();
-        if mss >= before || !self.state.is_synchronized() {
-            return;
-        }
-        for index in 0..self.snd.sent.len() {
-            let fits = self
-                .snd
-                .sent
-                .get(index)
-                .is_none_or(|segment| segment.len <= u32::from(mss));
-            if !fits {
-                self.snd.mark_lost(index);
-            }
-        }
-        self.congestion.cwnd = self.congestion.cwnd.max(u32::from(mss));
-    }
-
-    /// An ICMP error quoted a segment of ours with sequence number `quoted` (RFC 5927 section 4.1:
-    /// believed only if that is outstanding).
-    pub fn handle_icmp_error(&mut self, now: Instant, error: IcmpError, quoted: SeqNumber) {
-        let outstanding = self.snd.outstanding();
-        if !quoted.in_window(self.snd.una, outstanding) {
-            return;
-        }
-        match error {
-            IcmpError::PacketTooBig { mtu } => {
-                let least = if self.flow.remote.is_ipv4() {
-                    576
-                } else {
-                    1280
-                };
-                let mtu = mtu.max(least);
-                if mtu < self.path_mtu {
-                    self.set_path_mtu(now, mtu);
-                }
-            }
-            // A hard error while opening, a passing one afterwards (RFC 9293 section 3.9.2.2).
-            IcmpError::Unreachable if self.state == State::SynSent => {
-                self.die(Some(ConnectionError::Unreachable));
-            }
-            IcmpError::Unreachable => {}
-        }
     }
 
     /// The time-out a repeated SYN waits for.

@@ -72,6 +72,8 @@ pub(crate) struct Timers {
     pub linger: Timer,
     /// Keepalive probe.
     pub keepalive: Timer,
+    /// When paced octets may leave.
+    pub pace: Timer,
 }
 
 impl Timers {
@@ -85,6 +87,7 @@ impl Timers {
             delayed_ack,
             linger,
             keepalive,
+            pace,
         } = self;
         [
             retransmit,
@@ -94,6 +97,7 @@ impl Timers {
             delayed_ack,
             linger,
             keepalive,
+            pace,
         ]
         .into_iter()
         .filter_map(|timer| timer.deadline())

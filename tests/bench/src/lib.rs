@@ -6,6 +6,7 @@
 pub mod bulk;
 pub mod row;
 pub mod scale;
+pub mod tap;
 
 use anyhow::Result;
 use row::Row;
@@ -28,6 +29,8 @@ pub type Measure = fn(&Effort) -> Result<Vec<Row>>;
 pub const ROWS: &[(&str, Measure)] = &[
     ("tcp/bulk/mtu1500", bulk::mtu1500),
     ("tcp/bulk/64k", bulk::frames64k),
+    ("tcp/tap/bulk", tap::bulk),
+    ("tcp/tap/http", tap::http),
     ("tcp/idle/bytes", scale::idle_bytes),
     ("tcp/demux/1m", scale::demux),
     ("tcp/accept/rate", scale::accept_rate),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use godwit_bench::{Effort, ROWS, row};
+use godwit_qemu::{net, setup};
 
 /// Measure the TCP engine and its peers.
 #[derive(Parser)]
@@ -39,12 +40,18 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     let wanted = |name: &str| {
-        cli.names.is_empty() || cli.names.iter().any(|prefix| name.starts_with(prefix))
+        let named = |given: &String| name.starts_with(given.as_str()) || given.starts_with(name);
+        cli.names.is_empty() || cli.names.iter().any(named)
     };
     let chosen: Vec<_> = ROWS.iter().filter(|(name, _)| wanted(name)).collect();
     if chosen.is_empty() {
         let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).collect();
         bail!("no such row; there are {}", names.join(", "));
+    }
+    if chosen.iter().any(|(name, _)| name.starts_with("tcp/tap")) {
+        setup::ensure_peers()?;
+        // Before there are threads.
+        net::become_root_of_own()?;
     }
     let effort = Effort {
         runs: if cli.short { 1 } else { cli.runs.max(1) },

@@ -7,6 +7,7 @@ use core::fmt::Write;
 
 use godwit_netstack::Duration;
 use godwit_netstack::instance::{ConnectionStatus, MemberStatus, MoveReport, SessionStatus};
+use godwit_netstack::tcp::Phase;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -57,9 +58,31 @@ struct Connection {
     tx_bytes: u64,
     rx_bytes: u64,
     cwnd: u32,
+    /// Absent before the first loss.
+    ssthresh: Option<u32>,
     srtt_us: u64,
+    rttvar_us: u64,
+    min_rtt_us: u64,
     rto_us: u64,
     retransmits: u64,
+    timeouts: u64,
+    recovery: &'static str,
+    reordering: bool,
+    mss: u16,
+    pmtu: u16,
+    /// Octets per second; absent where octets are not paced.
+    pacing_rate: Option<u64>,
+    in_flight: u32,
+    send_queued: u32,
+    send_window: u32,
+    unread: u32,
+    out_of_order: u32,
+    receive_buffer: u32,
+    receive_window: u32,
+    sack: bool,
+    timestamps: bool,
+    ecn: bool,
+    moves: u32,
 }
 
 /// Times in microseconds, with their fractions: sealing a small capsule takes less than one.
@@ -102,16 +125,42 @@ impl From<SessionStatus> for Session {
 
 impl From<ConnectionStatus> for Connection {
     fn from(connection: ConnectionStatus) -> Connection {
+        let us = |time: Duration| time.as_micros() as u64;
+        let tcp = connection.tcp;
         Connection {
             local: connection.local.to_string(),
             remote: connection.remote.to_string(),
-            state: connection.state,
-            tx_bytes: connection.tx_bytes,
-            rx_bytes: connection.rx_bytes,
-            cwnd: connection.cwnd,
-            srtt_us: connection.srtt.as_micros() as u64,
-            rto_us: connection.rto.as_micros() as u64,
-            retransmits: connection.retransmits,
+            state: tcp.state.name(),
+            tx_bytes: tcp.tx_bytes,
+            rx_bytes: tcp.rx_bytes,
+            cwnd: tcp.cwnd,
+            ssthresh: (tcp.ssthresh != u32::MAX).then_some(tcp.ssthresh),
+            srtt_us: us(tcp.srtt.unwrap_or_default()),
+            rttvar_us: us(tcp.rttvar),
+            min_rtt_us: us(tcp.min_rtt.unwrap_or_default()),
+            rto_us: us(tcp.rto),
+            retransmits: tcp.counters.retransmits,
+            timeouts: tcp.counters.timeouts,
+            recovery: match tcp.phase {
+                Phase::Open => "open",
+                Phase::Recovery => "recovery",
+                Phase::Loss => "loss",
+            },
+            reordering: tcp.reordering,
+            mss: tcp.mss,
+            pmtu: tcp.pmtu,
+            pacing_rate: tcp.pacing_rate,
+            in_flight: tcp.in_flight,
+            send_queued: tcp.send_queued,
+            send_window: tcp.snd_wnd,
+            unread: tcp.unread,
+            out_of_order: tcp.out_of_order,
+            receive_buffer: tcp.receive_buffer,
+            receive_window: tcp.rcv_wnd,
+            sack: tcp.sack,
+            timestamps: tcp.timestamps,
+            ecn: tcp.ecn,
+            moves: tcp.counters.moves,
         }
     }
 }

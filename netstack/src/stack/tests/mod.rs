@@ -1,7 +1,10 @@
 //! The stack on a simulated wire: a hub in virtual time, every frame on it in a log.
 
+mod bursts;
+mod cookies;
 mod hostile;
 mod link;
+mod memory;
 mod neighbours;
 mod peers;
 mod steering;

@@ -12,11 +12,11 @@ pub(crate) struct Cubic {
     /// When the current stage of avoidance began.
     pub epoch: Option<Instant>,
     /// Time from the start of the stage to W_max, in milliseconds (K).
-    pub k_ms: u64,
+    pub k_ms: u32,
     /// What Reno would have by now, in 1/1024 octets (W_est).
     pub w_est: u64,
     /// Growth owed, times the window.
-    pub credit: u64,
+    pub credit: u32,
     /// Since when the window has been left unused: that time does not count.
     pub paused: Option<Instant>,
 }
@@ -70,7 +70,7 @@ impl Cubic {
     fn begin(&mut self, now: Instant, cwnd: u32, mss: u32) -> Instant {
         self.k_ms = match self.w_max.checked_sub(cwnd) {
             Some(gap) if gap > 0 => {
-                cube_root(u64::from(gap) * 10_000_000_000 / (4 * u64::from(mss.max(1))))
+                cube_root(u64::from(gap) * 10_000_000_000 / (4 * u64::from(mss.max(1)))) as u32
             }
             _ => {
                 self.w_max = cwnd.min(super::MAX_WINDOW);
@@ -96,9 +96,10 @@ impl Cubic {
         }
         let cwnd = cwnd.max(1);
         let elapsed = now.since(epoch).as_millis() as u64;
-        let at = |t_ms: u64| match t_ms.checked_sub(self.k_ms) {
+        let k_ms = u64::from(self.k_ms);
+        let at = |t_ms: u64| match t_ms.checked_sub(k_ms) {
             Some(after) => u64::from(self.w_max).saturating_add(cube(after, mss)),
-            None => u64::from(self.w_max).saturating_sub(cube(self.k_ms - t_ms, mss)),
+            None => u64::from(self.w_max).saturating_sub(cube(k_ms - t_ms, mss)),
         };
         // Reno's window (section 4.3): alpha = 9/17 until it reaches the prior window, then 1.
         let alpha = match (self.w_est >> 10) < u64::from(self.prior) {
@@ -112,9 +113,9 @@ impl Cubic {
         }
         let target = at(elapsed + rtt.as_millis() as u64)
             .clamp(u64::from(cwnd), u64::from(cwnd) + u64::from(cwnd) / 2);
-        self.credit += (target - u64::from(cwnd)) * u64::from(acked);
-        let grow = self.credit / u64::from(cwnd);
-        self.credit %= u64::from(cwnd);
+        let credit = u64::from(self.credit) + (target - u64::from(cwnd)) * u64::from(acked);
+        let grow = credit / u64::from(cwnd);
+        self.credit = (credit % u64::from(cwnd)) as u32;
         // A peer that acknowledges in one piece must not make the window overshoot its target.
         grow.min(target - u64::from(cwnd)) as u32
     }

@@ -2,11 +2,14 @@
 //! [`super::recovery`]'s to say.
 
 pub(crate) mod cubic;
+pub(crate) mod hystart;
 
 use serde::{Deserialize, Serialize};
 
+use crate::seq::SeqNumber;
 use crate::time::{Duration, Instant};
 use cubic::Cubic;
+use hystart::{CSS_GROWTH_DIVISOR, HyStart};
 
 /// Initial window in segments (RFC 6928).
 const INITIAL_SEGMENTS: u32 = 10;
@@ -43,6 +46,8 @@ pub(crate) struct Congestion {
     /// Slow-start threshold in octets.
     pub ssthresh: u32,
     pub algorithm: Algorithm,
+    /// The first slow start; of no use once there is a threshold.
+    pub hystart: HyStart,
 }
 
 impl Congestion {
@@ -54,6 +59,7 @@ impl Congestion {
                 CongestionAlgorithm::Cubic => Algorithm::Cubic(Cubic::default()),
                 CongestionAlgorithm::NewReno => Algorithm::NewReno { credit: 0 },
             },
+            hystart: HyStart::default(),
         }
     }
 
@@ -61,13 +67,26 @@ impl Congestion {
         self.cwnd < self.ssthresh
     }
 
+    /// Follow the rounds of the first slow start, whether or not the window is in full use:
+    /// everything before `una` is acknowledged, `nxt` is sent next.
+    pub fn on_round_trip(&mut self, una: SeqNumber, nxt: SeqNumber, sample: Option<Duration>) {
+        if self.ssthresh == NO_THRESHOLD && self.hystart.on_ack(una, nxt, sample) {
+            self.ssthresh = self.cwnd;
+        }
+    }
+
     /// `acked` octets were acknowledged while the window was in full use.
     pub fn on_ack(&mut self, now: Instant, acked: u32, mss: u32, rtt: Duration) {
         let mut acked = acked;
         if self.in_slow_start() {
+            let conservative = self.ssthresh == NO_THRESHOLD && self.hystart.is_conservative();
             let grow = acked.min(self.ssthresh - self.cwnd);
-            self.cwnd = (self.cwnd + grow).min(MAX_WINDOW);
             acked -= grow;
+            let grow = match conservative {
+                true => grow / CSS_GROWTH_DIVISOR,
+                false => grow,
+            };
+            self.cwnd = (self.cwnd + grow).min(MAX_WINDOW);
         }
         if acked == 0 {
             return;

@@ -1,20 +1,24 @@
 //! Export and import of what controls a connection: estimators, congestion, recovery, timers.
 
+use alloc::boxed::Box;
+
 use super::super::congestion::cubic::Cubic;
-use super::super::congestion::{Algorithm, Congestion, MAX_WINDOW};
+use super::super::congestion::hystart::HyStart;
+use super::super::congestion::{Algorithm, Congestion, MAX_WINDOW, NO_THRESHOLD};
 use super::super::connection::{Keepalive, SocketOptions};
+use super::super::mtu::Search;
 use super::super::recovery::prr::Prr;
 use super::super::recovery::rack::Rack;
 use super::super::recovery::tlp::Tlp;
-use super::super::recovery::undo::Undo;
+use super::super::recovery::undo::{Episode, Undo};
 use super::super::recovery::{Phase, Recovery};
 use super::super::rtt::RttEstimator;
 use super::super::snd::Snd;
 use super::super::timer::{Timer, Timers};
 use super::{
-    AlgorithmHeader, CongestionHeader, ImportError, LONGEST_AGE, LONGEST_SPAN, RackHeader,
-    RecoveryHeader, RttHeader, TimersHeader, TlpHeader, UndoHeader, bounded, bounded_option,
-    ensure,
+    AlgorithmHeader, CongestionHeader, HyStartHeader, ImportError, LONGEST_AGE, LONGEST_SPAN,
+    RackHeader, RecoveryHeader, RttHeader, SearchHeader, TimersHeader, TlpHeader, UndoHeader,
+    bounded, bounded_option, ensure,
 };
 use crate::seq::SeqNumber;
 use crate::time::{Duration, Instant};
@@ -27,6 +31,9 @@ pub(super) fn check_options(options: &SocketOptions) -> Result<(), ImportError> 
         min_rto,
         keepalive,
         user_timeout,
+        exchange_user_timeout: _,
+        ecn: _,
+        mtu_probing: _,
     } = options;
     for span in [ack_delay, peer_ack_delay, min_rto] {
         bounded(*span, LONGEST_SPAN)?;
@@ -44,19 +51,20 @@ pub(super) fn check_options(options: &SocketOptions) -> Result<(), ImportError> 
     Ok(())
 }
 
-pub(super) fn export_rtt(rtt: RttEstimator, now: Instant) -> RttHeader {
+pub(super) fn export_rtt(rtt: &RttEstimator, now: Instant) -> RttHeader {
     let RttEstimator {
-        srtt,       // carried
-        rttvar,     // carried
+        srtt: _,    // carried
+        rttvar: _,  // carried
+        min: _,     // carried
+        min_at: _,  // carried as an age
         backoff,    // carried
-        min,        // carried, its time as an age
         min_rto: _, // rebuilt from the socket's options
-    } = rtt;
+    } = *rtt;
     RttHeader {
-        srtt,
-        rttvar,
-        backoff,
-        min: min.map(|(min, taken)| (min, now.since(taken))),
+        srtt: rtt.srtt(),
+        rttvar: rtt.rttvar(),
+        backoff: u32::from(backoff),
+        min: rtt.min().map(|(min, taken)| (min, now.since(taken))),
     }
 }
 
@@ -65,20 +73,26 @@ pub(super) fn import_rtt(
     now: Instant,
     min_rto: Duration,
 ) -> Result<RttEstimator, ImportError> {
-    let min = match header.min {
+    let RttHeader {
+        srtt,
+        rttvar,
+        backoff,
+        min,
+    } = header;
+    let min = match min {
         None => None,
         Some((min, age)) => Some((
             bounded(min, LONGEST_SPAN)?,
             now - bounded(age, LONGEST_AGE)?,
         )),
     };
-    Ok(RttEstimator {
-        srtt: bounded_option(header.srtt, LONGEST_SPAN)?,
-        rttvar: bounded(header.rttvar, LONGEST_SPAN)?,
-        backoff: header.backoff.min(64),
+    Ok(RttEstimator::resume(
+        bounded_option(srtt, LONGEST_SPAN)?,
+        bounded(rttvar, LONGEST_SPAN)?,
         min,
+        backoff.min(64) as u8,
         min_rto,
-    })
+    ))
 }
 
 pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> CongestionHeader {
@@ -86,6 +100,7 @@ pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> Congest
         cwnd,      // carried
         ssthresh,  // carried
         algorithm, // carried with its private state
+        hystart,   // carried
     } = congestion;
     let algorithm = match algorithm {
         Algorithm::NewReno { credit } => AlgorithmHeader::NewReno { credit },
@@ -103,17 +118,35 @@ pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> Congest
                 w_max,
                 prior,
                 epoch_age: epoch.map(|at| now.since(at)),
-                k_ms,
+                k_ms: k_ms.into(),
                 w_est,
-                credit,
+                credit: credit.into(),
                 paused_age: paused.map(|at| now.since(at)),
             }
         }
     };
+    let HyStart {
+        end,
+        last,
+        current,
+        baseline,
+        samples,
+        rounds,
+    } = hystart;
     CongestionHeader {
         cwnd,
         ssthresh,
         algorithm,
+        hystart: (ssthresh == NO_THRESHOLD && hystart != HyStart::default()).then_some(
+            HyStartHeader {
+                end,
+                last,
+                current,
+                baseline,
+                samples,
+                rounds,
+            },
+        ),
     }
 }
 
@@ -125,6 +158,7 @@ pub(super) fn import_congestion(
         cwnd,
         ssthresh,
         algorithm,
+        hystart,
     } = header;
     // Recovery may put twice what is outstanding into the window for a moment.
     ensure(
@@ -143,24 +177,43 @@ pub(super) fn import_congestion(
             paused_age,
         } => {
             ensure(
-                w_max <= MAX_WINDOW && k_ms <= 10_000_000 && w_est <= 1 << 48 && credit <= 1 << 48,
+                w_max <= MAX_WINDOW && k_ms <= 10_000_000 && w_est <= 1 << 48 && credit <= 1 << 31,
                 ImportError::Congestion,
             )?;
             Algorithm::Cubic(Cubic {
                 w_max,
                 prior,
                 epoch: bounded_option(epoch_age, LONGEST_AGE)?.map(|age| now - age),
-                k_ms,
+                k_ms: k_ms as u32,
                 w_est,
-                credit,
+                credit: credit as u32,
                 paused: bounded_option(paused_age, LONGEST_AGE)?.map(|age| now - age),
             })
         }
+    };
+    let hystart = match hystart {
+        None => HyStart::default(),
+        Some(HyStartHeader {
+            end,
+            last,
+            current,
+            baseline,
+            samples,
+            rounds,
+        }) => HyStart {
+            end,
+            last,
+            current,
+            baseline,
+            samples,
+            rounds: rounds.min(5),
+        },
     };
     Ok(Congestion {
         cwnd,
         ssthresh,
         algorithm,
+        hystart,
     })
 }
 
@@ -177,7 +230,7 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
     let Rack {
         xmit, // carried as an age
         end,
-        rtt,
+        rtt_nanos,
         fack,
         reordering_seen,
         dsack_round,
@@ -194,7 +247,8 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
         sent,
         flight,
     } = prr;
-    let Undo {
+    let Undo(episode) = undo;
+    let Episode {
         from,
         until,
         cwnd,
@@ -202,14 +256,14 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
         stamp,
         retransmitted,
         unreported,
-    } = undo;
+    } = episode.map_or_else(Episode::default, |episode| *episode);
     RecoveryHeader {
         phase,
         point,
         rack: RackHeader {
             xmit_age: xmit.map(|at| now.since(at)),
             end,
-            rtt,
+            rtt: Duration::from_nanos(rtt_nanos),
             fack,
             reordering_seen,
             dsack_round,
@@ -231,7 +285,7 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
             retransmitted,
             unreported,
         },
-        duplicate_acks,
+        duplicate_acks: duplicate_acks.into(),
     }
 }
 
@@ -269,6 +323,15 @@ pub(super) fn import_recovery(
         && tlp.end.is_none_or(outstanding)
         && (phase == Phase::Open || outstanding(point));
     ensure(known, ImportError::Recovery)?;
+    let episode = Episode {
+        from: undo.from,
+        until: undo.until,
+        cwnd: undo.cwnd.min(MAX_WINDOW),
+        ssthresh: undo.ssthresh,
+        stamp: undo.stamp,
+        retransmitted: undo.retransmitted,
+        unreported: undo.unreported,
+    };
     Ok(Recovery {
         phase,
         // Outside an episode the point is past; it must not come to lie ahead when numbers wrap.
@@ -279,7 +342,7 @@ pub(super) fn import_recovery(
         rack: Rack {
             xmit: bounded_option(rack.xmit_age, LONGEST_AGE)?.map(|age| now - age),
             end: rack.end,
-            rtt: bounded(rack.rtt, LONGEST_SPAN)?,
+            rtt_nanos: bounded(rack.rtt, LONGEST_SPAN)?.as_nanos() as u64,
             fack: rack.fack,
             reordering_seen: rack.reordering_seen,
             dsack_round: rack.dsack_round,
@@ -296,17 +359,37 @@ pub(super) fn import_recovery(
             sent,
             flight: flight.max(1),
         },
-        undo: Undo {
-            from: undo.from,
-            until: undo.until,
-            cwnd: undo.cwnd.min(MAX_WINDOW),
-            ssthresh: undo.ssthresh,
-            stamp: undo.stamp,
-            retransmitted: undo.retransmitted,
-            unreported: undo.unreported,
-        },
-        duplicate_acks: duplicate_acks.min(1 << 16),
+        undo: Undo((episode != Episode::default()).then(|| Box::new(episode))),
+        duplicate_acks: duplicate_acks.min(u32::from(u16::MAX)) as u16,
     })
+}
+
+pub(super) fn import_search(
+    search: Option<SearchHeader>,
+    now: Instant,
+    snd: &Snd,
+) -> Result<Option<Box<Search>>, ImportError> {
+    let Some(SearchHeader {
+        high,
+        next,
+        probe,
+        claim,
+    }) = search
+    else {
+        return Ok(None);
+    };
+    // A probe and a claim are about what is outstanding, and a claim about a size hosts must take.
+    let outstanding = |seq: SeqNumber| seq.at_or_after(snd.una) && seq.before(snd.nxt);
+    let fits = high >= 68
+        && probe.is_none_or(|(seq, size)| outstanding(seq) && size >= 68)
+        && claim.is_none_or(|(seq, size)| outstanding(seq) && size >= 576);
+    ensure(fits, ImportError::Recovery)?;
+    Ok(Some(Box::new(Search {
+        high,
+        next: now + bounded(next, LONGEST_SPAN)?,
+        probe,
+        claim,
+    })))
 }
 
 pub(super) fn export_timers(timers: Timers, now: Instant) -> TimersHeader {
@@ -318,6 +401,7 @@ pub(super) fn export_timers(timers: Timers, now: Instant) -> TimersHeader {
         delayed_ack,
         linger,
         keepalive,
+        pace: _, // rebuilt: armed when octets want to leave
     } = timers;
     TimersHeader {
         retransmit: retransmit.remaining(now),
@@ -350,6 +434,7 @@ pub(super) fn import_timers(header: TimersHeader, now: Instant) -> Result<Timers
         persist: timer(persist, LONGEST_SPAN)?,
         delayed_ack: timer(delayed_ack, LONGEST_SPAN)?,
         linger: timer(linger, LONGEST_SPAN)?,
+        pace: Timer::default(),
         keepalive: timer(keepalive, LONGEST_AGE)?,
     })
 }

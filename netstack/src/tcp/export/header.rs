@@ -23,6 +23,14 @@ pub struct ConnectionHeader {
     pub options: SocketOptions,
     /// Octets of an IP packet the path carries, as known.
     pub path_mtu: u16,
+    /// The search for a larger packet size, if one is on.
+    pub search: Option<SearchHeader>,
+    /// Explicit congestion notification.
+    pub ecn: EcnHeader,
+    /// The peer's user timeout option as on the wire; 0 without.
+    pub peer_timeout: u16,
+    /// The network said that the peer cannot be reached.
+    pub soft_error: bool,
     /// Whether SACK was agreed on.
     pub sack: bool,
     /// Timestamps, if agreed on.
@@ -45,6 +53,8 @@ pub struct ConnectionHeader {
     pub attempts: u8,
     /// Time since the peer was last heard.
     pub heard_age: Duration,
+    /// Time since SND.UNA last moved, if octets are outstanding.
+    pub progress_age: Option<Duration>,
     /// Counters.
     pub counters: Counters,
 }
@@ -58,6 +68,32 @@ pub struct TimestampHeader {
     pub recent: u32,
     /// Its age.
     pub recent_age: Duration,
+}
+
+/// A search for what the path carries (RFC 4821). Sizes are octets of an IP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchHeader {
+    /// Nothing larger can pass.
+    pub high: u16,
+    /// Time until the next probe may leave.
+    pub next: Duration,
+    /// The probe in flight: first octet and size.
+    pub probe: Option<(SeqNumber, u16)>,
+    /// What ICMP claims: the segment it quotes, and the size.
+    pub claim: Option<(SeqNumber, u16)>,
+}
+
+/// Explicit congestion notification (RFC 3168).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EcnHeader {
+    /// Agreed on in the handshake.
+    pub agreed: bool,
+    /// Acknowledgements carry ECE.
+    pub echo: bool,
+    /// The next new octets carry CWR.
+    pub reduced: bool,
+    /// SND.NXT at the last reduction.
+    pub point: Option<SeqNumber>,
 }
 
 /// How far our end of the stream is.
@@ -104,6 +140,10 @@ pub struct SndHeader {
     pub reno_sacked: u32,
     /// Time since octets were last transmitted.
     pub last_sent_age: Option<Duration>,
+    /// Time until paced octets may leave.
+    pub pace: Option<Duration>,
+    /// Payload of the largest segment acknowledged.
+    pub largest_acked: u16,
     /// Whether the congestion window held octets back.
     pub cwnd_limited: bool,
 }
@@ -186,6 +226,25 @@ pub struct CongestionHeader {
     pub ssthresh: u32,
     /// The algorithm with its private state.
     pub algorithm: AlgorithmHeader,
+    /// HyStart++, in the first slow start once it has measured.
+    pub hystart: Option<HyStartHeader>,
+}
+
+/// HyStart++ (RFC 9406 section 4). Times are microseconds, the largest number is infinity.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HyStartHeader {
+    /// windowEnd.
+    pub end: SeqNumber,
+    /// lastRoundMinRTT.
+    pub last: u32,
+    /// currentRoundMinRTT.
+    pub current: u32,
+    /// cssBaselineMinRtt.
+    pub baseline: u32,
+    /// rttSampleCount.
+    pub samples: u8,
+    /// Rounds of conservative slow start.
+    pub rounds: u8,
 }
 
 /// An algorithm's private state.
@@ -315,4 +374,6 @@ pub struct OwedHeader {
     pub probe: bool,
     /// The silly-window override fired.
     pub push: bool,
+    /// The user timeout option.
+    pub user_timeout: bool,
 }

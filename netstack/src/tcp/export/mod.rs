@@ -24,9 +24,16 @@ use bytes::Bytes;
 pub use header::*;
 
 use super::TcpConfig;
-use super::connection::{ChallengeLimit, Connection, Owed, TIME_WAIT, TimestampState};
+use super::connection::{
+    ChallengeLimit, Chosen, Connection, Ends, Owed, TIME_WAIT, TimestampState,
+};
+use super::counters::Tally;
+use super::ecn::EcnState;
+use super::mtu::Search;
+use super::pressure::Pressure;
 use super::state::State;
 use super::timer::Timer;
+use crate::seq::SeqNumber;
 use crate::stack::FlowKey;
 use crate::time::{Duration, Instant};
 
@@ -152,27 +159,35 @@ impl Connection {
     /// that cannot move ([`State::is_synchronized`]) are described too, and refused by import.
     pub fn export(self, now: Instant) -> ConnectionState {
         let Connection {
-            flow,               // carried
-            state,              // carried
-            error: _,           // dropped because a dead connection does not move
-            options,            // carried
-            max_retransmits: _, // rebuilt: the target's policy
-            path_mtu,           // carried; the target's own link may lower it
-            offered_scale: _,   // dropped because only the handshake needs it
-            sack,               // carried
-            timestamps,         // carried; the clock's offset is re-minted
-            snd,                // see `snd`
-            rcv,                // see `rcv`
-            rtt,                // see `control`
-            congestion,         // see `control`
-            recovery,           // see `control`
-            timers,             // carried as remaining times
-            owed,               // carried, without what a moving state never owes
-            attempts,           // carried
-            heard_at,           // carried as an age
-            challenge: _,       // dropped because its window is a second
-            counters,           // carried; the move itself is counted
-            updated: _,         // rebuilt: the target's application has to look anyway
+            ends,                   // carried
+            state,                  // carried
+            error: _,               // dropped because a dead connection does not move
+            options,                // carried
+            max_retransmits: _,     // rebuilt: the target's policy
+            max_syn_retransmits: _, // rebuilt: only the handshake needs it
+            path_mtu,               // carried; the target's own link may lower it
+            link_mtu: _,            // rebuilt: the target's own link
+            search,                 // carried
+            ecn,                    // carried
+            peer_timeout,           // carried
+            soft_error,             // carried
+            offered_scale: _,       // dropped because only the handshake needs it
+            sack,                   // carried
+            timestamps,             // carried; the clock's offset is re-minted
+            snd,                    // see `snd`
+            rcv,                    // see `rcv`
+            rtt,                    // see `control`
+            congestion,             // see `control`
+            recovery,               // see `control`
+            timers,                 // carried as remaining times
+            owed,                   // carried, without what a moving state never owes
+            attempts,               // carried
+            heard_at,               // carried as an age
+            progress_at,            // carried as an age while octets are outstanding
+            challenge: _,           // dropped because its window is a second
+            counters,               // carried; the move itself is counted
+            pressure: _,            // rebuilt: the target's own
+            updated: _,             // rebuilt: the target's application has to look anyway
         } = self;
         let Owed {
             ack,            // carried
@@ -182,14 +197,47 @@ impl Connection {
             reset: _,       // dropped because a dead connection does not move
             stray_reset: _, // dropped because no synchronised state owes one
             push,           // carried
+            user_timeout,   // carried
         } = owed;
+        let FlowKey { local, remote } = ends.flow();
+        let progress_age = (snd.outstanding() > 0).then(|| now.since(progress_at));
         let mut queues = Queues::default();
         let header = ConnectionHeader {
-            local: flow.local,
-            remote: flow.remote,
+            local,
+            remote,
             state,
-            options,
+            options: *options,
             path_mtu,
+            search: search.map(|search| {
+                let Search {
+                    high,  // carried
+                    next,  // carried as a remaining time
+                    probe, // carried
+                    claim, // carried
+                } = *search;
+                SearchHeader {
+                    high,
+                    next: next.since(now),
+                    probe,
+                    claim,
+                }
+            }),
+            ecn: {
+                let EcnState {
+                    agreed,
+                    echo,
+                    reduced,
+                    point,
+                } = ecn;
+                EcnHeader {
+                    agreed,
+                    echo,
+                    reduced,
+                    point,
+                }
+            },
+            peer_timeout,
+            soft_error,
             sack,
             timestamps: timestamps.map(|timestamps| {
                 let value = timestamps.value(now);
@@ -207,7 +255,7 @@ impl Connection {
             }),
             snd: snd.export(now, &mut queues),
             rcv: rcv.export(&mut queues),
-            rtt: control::export_rtt(rtt, now),
+            rtt: control::export_rtt(&rtt, now),
             congestion: control::export_congestion(congestion, now),
             recovery: control::export_recovery(recovery, now),
             timers: control::export_timers(timers, now),
@@ -216,10 +264,12 @@ impl Connection {
                 duplicate_acks,
                 probe,
                 push,
+                user_timeout,
             },
             attempts,
             heard_age: now.since(heard_at),
-            counters,
+            progress_age,
+            counters: counters.into(),
         };
         ConnectionState { header, queues }
     }
@@ -238,6 +288,10 @@ impl Connection {
             state,
             options,
             path_mtu,
+            search,
+            ecn,
+            peer_timeout,
+            soft_error,
             sack,
             timestamps,
             snd,
@@ -249,7 +303,8 @@ impl Connection {
             owed,
             attempts,
             heard_age,
-            mut counters,
+            progress_age,
+            counters,
         } = header;
         let same_family = local.is_ipv4() == remote.is_ipv4();
         ensure(
@@ -257,6 +312,7 @@ impl Connection {
             ImportError::Addresses,
         )?;
         ensure(state.is_synchronized(), ImportError::State)?;
+        ensure(path_mtu >= 68, ImportError::SendWindow)?;
         check_ends(state, snd.end, rcv.end)?;
         control::check_options(&options)?;
         let timestamps = match timestamps {
@@ -278,6 +334,10 @@ impl Connection {
         let congestion = control::import_congestion(congestion, now)?;
         let recovery = control::import_recovery(recovery, now, sack, &snd)?;
         let mut timers = control::import_timers(timers, now)?;
+        let search = control::import_search(search, now, &snd)?;
+        let known = |seq: SeqNumber| seq.at_or_before(snd.nxt);
+        ensure(ecn.point.is_none_or(known), ImportError::Recovery)?;
+        let mut counters = Tally::from(counters);
         counters.moves = counters.moves.saturating_add(1);
         // Nothing is retransmitted just because of the move, and the time-out is armed whatever
         // the description says: else a lost tail would never be repaired.
@@ -290,7 +350,7 @@ impl Connection {
             let at = timers.retransmit.deadline().unwrap_or(now + rtt.rto());
             timers.retransmit = Timer::at(at.max(least));
             if let Some(at) = timers.probe.deadline() {
-                let least = grace(rtt.srtt.unwrap_or_default() + GRACE / 4);
+                let least = grace(rtt.srtt().unwrap_or_default() + GRACE / 4);
                 timers.probe = Timer::at(at.max(least));
             }
         }
@@ -299,12 +359,23 @@ impl Connection {
             timers.linger = Timer::at(now + TIME_WAIT);
         }
         Ok(Connection {
-            flow: FlowKey { local, remote },
+            ends: Ends::new(&FlowKey { local, remote }),
             state,
             error: None,
-            options,
+            options: Chosen::new(options),
             max_retransmits: config.max_retransmits,
+            max_syn_retransmits: config.max_syn_retransmits,
             path_mtu: path_mtu.min(mtu),
+            link_mtu: mtu,
+            search,
+            ecn: EcnState {
+                agreed: ecn.agreed,
+                echo: ecn.echo,
+                reduced: ecn.reduced,
+                point: ecn.point,
+            },
+            peer_timeout,
+            soft_error,
             offered_scale: rcv.scale,
             sack,
             timestamps,
@@ -323,11 +394,14 @@ impl Connection {
                 reset: false,
                 stray_reset: None,
                 push: owed.push,
+                user_timeout: owed.user_timeout,
             },
             attempts,
             heard_at: now - bounded(heard_age, LONGEST_AGE)?,
+            progress_at: now - bounded(progress_age.unwrap_or_default(), LONGEST_AGE)?,
             challenge: ChallengeLimit::default(),
             counters,
+            pressure: Pressure::None,
             updated: true,
         })
     }

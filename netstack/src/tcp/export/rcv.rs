@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::super::TcpConfig;
-use super::super::connection::MAX_SCALE;
+use super::super::connection::{MAX_SCALE, largest_buffer};
 use super::super::options::SackRange;
 use super::super::queue::ByteQueue;
 use super::super::rcv::{Accepted, Block, Rcv, RcvFin};
@@ -12,22 +12,26 @@ use super::{ImportError, Queues, RcvEnd, RcvHeader, ensure};
 impl Rcv {
     pub(super) fn export(self, queues: &mut Queues) -> RcvHeader {
         let Rcv {
-            irs,         // carried
-            nxt,         // carried
-            edge,        // carried: it must not move back
-            scale,       // carried
-            buffer,      // carried; the target may have more
-            queue,       // carried: octets beside the header
-            mut blocks,  // carried: octets beside the header
-            block_clock, // carried as the blocks' order
-            fin,         // carried
-            last_ack,    // carried
-            duplicate,   // carried
-            unacked,     // carried
-            full_size,   // carried
-            quick,       // carried
-            discard,     // carried
-            held: _,     // dropped because it is held for the sake of the move
+            irs,           // carried
+            nxt,           // carried
+            edge,          // carried: it must not move back
+            scale,         // carried
+            buffer,        // carried, within the target's bounds
+            least: _,      // rebuilt: the target's policy
+            most: _,       // rebuilt: the target's policy
+            tuned_at: _,   // dropped because it only measures one round trip
+            tuned_from: _, // dropped because it only measures one round trip
+            queue,         // carried: octets beside the header
+            mut blocks,    // carried: octets beside the header
+            block_clock,   // carried as the blocks' order
+            fin,           // carried
+            last_ack,      // carried
+            duplicate,     // carried
+            unacked,       // carried
+            full_size,     // carried
+            quick,         // carried
+            discard,       // carried
+            held: _,       // dropped because it is held for the sake of the move
         } = self;
         let header = RcvHeader {
             irs,
@@ -84,7 +88,7 @@ impl RcvHeader {
         // Everything promised so far has to fit, whatever the buffer here: what the peer was told
         // it may send cannot be taken back.
         let promised = unread + u64::from(window);
-        let buffer = config.receive_buffer;
+        let buffer = largest_buffer(config);
         let limit = u64::from(buffer) + u64::from(buffer / 8) + (1 << self.scale);
         ensure(promised <= limit, ImportError::WindowTooLarge)?;
         let recent = self.nxt.distance_from(self.last_ack);
@@ -108,13 +112,19 @@ impl RcvHeader {
         for piece in core::mem::take(&mut queues.unread) {
             queue.push(piece);
         }
+        let express = 0xffff << self.scale;
+        let buffer_here = self.buffer.clamp(config.receive_buffer, buffer);
         let mut rcv = Rcv {
             irs: self.irs,
             nxt: self.nxt,
             edge: self.edge,
             scale: self.scale,
             // Without scaling the window cannot express more than 16 bits.
-            buffer: buffer.min(0xffff << self.scale),
+            buffer: buffer_here.min(express),
+            least: config.receive_buffer.min(express),
+            most: buffer.min(express),
+            tuned_at: None,
+            tuned_from: (self.offset - unread) as u32,
             queue,
             blocks: Vec::new(),
             block_clock: 0,

@@ -3,12 +3,11 @@
 use alloc::collections::VecDeque;
 
 use super::super::connection::MAX_SCALE;
-use super::super::options::SackRanges;
 use super::super::queue::ByteQueue;
 use super::super::snd::{Marks, SentSegment, Snd, SndFin};
 use super::{
-    ImportError, LONGEST_AGE, Queues, SentHeader, SndEnd, SndHeader, bounded, bounded_option,
-    ensure,
+    ImportError, LONGEST_AGE, LONGEST_SPAN, Queues, SentHeader, SndEnd, SndHeader, bounded,
+    bounded_option, ensure,
 };
 use crate::time::Instant;
 
@@ -37,6 +36,8 @@ impl Snd {
             next_lost: _,     // rebuilt: a hint
             sack_seen: _,     // dropped because it only saves work
             last_sent,        // carried as an age
+            next_paced,       // carried as a remaining time
+            largest_acked,    // carried
             cwnd_limited,     // carried
         } = self;
         let header = SndHeader {
@@ -76,6 +77,10 @@ impl Snd {
                 .collect(),
             reno_sacked,
             last_sent_age: last_sent.map(|at| now.since(at)),
+            pace: next_paced
+                .map(|at| at.since(now))
+                .filter(|left| !left.is_zero()),
+            largest_acked,
             cwnd_limited,
         };
         queues.unacked_and_unsent = queue.into_chunks();
@@ -144,8 +149,10 @@ impl SndHeader {
             retransmitted: 0,
             reno_sacked: self.reno_sacked,
             next_lost: self.una,
-            sack_seen: SackRanges::EMPTY,
+            sack_seen: None,
             last_sent: bounded_option(self.last_sent_age, LONGEST_AGE)?.map(|age| now - age),
+            next_paced: bounded_option(self.pace, LONGEST_SPAN)?.map(|left| now + left),
+            largest_acked: self.largest_acked,
             cwnd_limited: self.cwnd_limited,
         };
         let mut left = outstanding;

@@ -15,7 +15,7 @@ use tlp::Tlp;
 use undo::Undo;
 
 /// Duplicate ACKs that make a loss, without SACK (RFC 5681 section 3.2).
-pub(crate) const DUPLICATE_THRESHOLD: u32 = 3;
+pub(crate) const DUPLICATE_THRESHOLD: u16 = 3;
 
 /// Where recovery stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub enum Phase {
 }
 
 /// Loss recovery of one connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Recovery {
     pub phase: Phase,
     /// RecoveryPoint: SND.NXT when the episode began; it ends when this is acknowledged.
@@ -40,7 +40,7 @@ pub(crate) struct Recovery {
     pub prr: Prr,
     pub undo: Undo,
     /// Duplicate ACKs in a row (peers without SACK).
-    pub duplicate_acks: u32,
+    pub duplicate_acks: u16,
 }
 
 impl Recovery {

@@ -16,8 +16,8 @@ pub(crate) struct Rack {
     pub xmit: Option<Instant>,
     /// Its end (RACK.end_seq).
     pub end: SeqNumber,
-    /// Its round trip (RACK.rtt).
-    pub rtt: Duration,
+    /// Its round trip (RACK.rtt), in nanoseconds.
+    pub rtt_nanos: u64,
     /// Highest end of anything that arrived (RACK.fack).
     pub fack: SeqNumber,
     /// Whether the path was seen to reorder.
@@ -40,13 +40,17 @@ impl Rack {
         Rack {
             xmit: None,
             end: iss,
-            rtt: Duration::ZERO,
+            rtt_nanos: 0,
             fack: iss,
             reordering_seen: false,
             dsack_round: None,
             multiplier: 1,
             persist: 0,
         }
+    }
+
+    fn rtt(&self) -> Duration {
+        Duration::from_nanos(self.rtt_nanos)
     }
 
     /// A segment arrived (section 6.2, steps 2 and 3). `ambiguous`: the acknowledgement may be for
@@ -74,7 +78,7 @@ impl Rack {
         if later {
             self.xmit = Some(segment.sent_at);
             self.end = segment.end();
-            self.rtt = rtt;
+            self.rtt_nanos = rtt.as_nanos() as u64;
         }
     }
 
@@ -131,10 +135,13 @@ impl Rack {
             if marks.has(Marks::SACKED)
                 || marks.has(Marks::LOST) && !marks.has(Marks::RETRANSMITTED)
                 || !sent_after(xmit, self.end, segment.sent_at, segment.end())
+                // Sequence numbers do not tell which left first in the same instant, where one
+                // of them is a retransmission.
+                || xmit == segment.sent_at && marks.has(Marks::EVER_RETRANSMITTED)
             {
                 continue;
             }
-            let deadline = segment.sent_at + self.rtt + window;
+            let deadline = segment.sent_at + self.rtt() + window;
             if deadline <= now {
                 any |= snd.mark_lost(index);
             } else {
@@ -151,7 +158,7 @@ impl Rack {
             let Some(segment) = snd.sent.get(index) else {
                 break;
             };
-            if index == 0 || segment.sent_at + self.rtt + window <= now {
+            if index == 0 || segment.sent_at + self.rtt() + window <= now {
                 snd.mark_lost(index);
             }
         }

@@ -51,7 +51,7 @@ impl Tlp {
 /// The probe time-out (section 7.2): two round trips, and the peer's acknowledgement delay when a
 /// lone segment is out, which it will not acknowledge at once.
 pub(crate) fn timeout(rtt: &RttEstimator, alone: bool, peer_delay: Duration) -> Duration {
-    let timeout = match rtt.srtt {
+    let timeout = match rtt.srtt() {
         Some(srtt) => srtt * 2 + Duration::from_millis(2),
         None => super::super::rtt::INITIAL_RTO,
     };

@@ -1,12 +1,14 @@
 //! Taking back a reduction that was no loss: by timestamps (Eifel, RFC 3522 and 4015) or because
 //! the peer got every retransmitted octet twice (DSACK, RFC 3708).
 
+use alloc::boxed::Box;
+
 use super::super::options::SackRange;
 use crate::seq::SeqNumber;
 
 /// What has to be remembered of an episode to undo it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Undo {
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Episode {
     /// SND.UNA when the episode began; `None` when there is nothing to undo.
     pub from: Option<SeqNumber>,
     /// SND.NXT when the episode ended: duplicates are reported within a round trip of it.
@@ -23,35 +25,52 @@ pub(crate) struct Undo {
     pub unreported: u32,
 }
 
+/// The last episode, as long as it can be undone. Apart from the connection, as few have one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Undo(pub Option<Box<Episode>>);
+
 impl Undo {
     /// An episode begins.
-    pub fn begin(from: SeqNumber, cwnd: u32, ssthresh: u32) -> Undo {
-        Undo {
+    pub fn begin(&mut self, from: SeqNumber, cwnd: u32, ssthresh: u32) {
+        **self.0.get_or_insert_default() = Episode {
             from: Some(from),
-            until: None,
             cwnd,
             ssthresh,
-            stamp: None,
-            retransmitted: false,
-            unreported: 0,
+            ..Episode::default()
+        };
+    }
+
+    /// The episode is over, or was needless: nothing of it is left to undo.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
+
+    /// The episode ended with `nxt` as SND.NXT.
+    pub fn end(&mut self, nxt: SeqNumber) {
+        if let Some(episode) = &mut self.0 {
+            episode.until = Some(nxt);
         }
     }
 
     /// `len` octets were retransmitted at TSval `stamp`.
     pub fn on_retransmit(&mut self, len: u32, stamp: Option<u32>) {
-        if self.from.is_some() {
-            if !self.retransmitted {
-                self.stamp = stamp;
+        if let Some(episode) = &mut self.0 {
+            if !episode.retransmitted {
+                episode.stamp = stamp;
             }
-            self.retransmitted = true;
-            self.unreported = self.unreported.saturating_add(len);
+            episode.retransmitted = true;
+            episode.unreported = episode.unreported.saturating_add(len);
         }
     }
 
     /// The peer reported a duplicate.
     pub fn on_duplicate(&mut self, range: SackRange) {
-        if self.from.is_some_and(|from| range.start.at_or_after(from)) {
-            self.unreported = self
+        if let Some(episode) = &mut self.0
+            && episode
+                .from
+                .is_some_and(|from| range.start.at_or_after(from))
+        {
+            episode.unreported = episode
                 .unreported
                 .saturating_sub(range.end.distance_from(range.start));
         }
@@ -59,20 +78,23 @@ impl Undo {
 
     /// SND.UNA is `una` now: a round trip after its end the episode is beyond doubt.
     pub fn on_progress(&mut self, una: SeqNumber) {
-        if self.until.is_some_and(|until| una.after(until)) {
-            *self = Undo::default();
+        let until = self.0.as_ref().and_then(|episode| episode.until);
+        if until.is_some_and(|until| una.after(until)) {
+            self.forget();
         }
     }
 
-    /// Whether the episode turns out needless, by an ACK that echoes `echo`.
-    pub fn is_needless(&self, echo: Option<u32>) -> bool {
-        if self.from.is_none() || !self.retransmitted {
-            return false;
+    /// The window and threshold to go back to, if an ACK that echoes `echo` shows the episode to
+    /// be needless.
+    pub fn needless(&self, echo: Option<u32>) -> Option<(u32, u32)> {
+        let episode = self.0.as_ref()?;
+        if episode.from.is_none() || !episode.retransmitted {
+            return None;
         }
-        let early = match (self.stamp, echo) {
+        let early = match (episode.stamp, echo) {
             (Some(stamp), Some(echo)) => (echo.wrapping_sub(stamp) as i32) < 0,
             _ => false,
         };
-        early || self.unreported == 0
+        (early || episode.unreported == 0).then_some((episode.cwnd, episode.ssthresh))
     }
 }

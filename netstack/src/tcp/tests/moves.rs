@@ -31,7 +31,7 @@ fn travel(
 }
 
 /// Move `end` to a machine with another clock, and (as the pair has but one clock) back again.
-fn move_end(pair: &mut Pair, end: usize) {
+pub(super) fn move_end(pair: &mut Pair, end: usize) {
     let there = other_clock(&mut pair.random);
     let now = pair.now;
     let config = pair.ends[end].config.clone();
@@ -52,6 +52,8 @@ fn movable(pair: &Pair, end: usize) -> bool {
 /// step.
 fn exchange_moving(seed: u64, link: Link, len: usize, moves: u32, config: TcpConfig) -> Pair {
     let mut pair = Pair::with(seed, config.clone(), config, link);
+    let mut marks = Random::new(seed ^ 0x1234);
+    pair.mark = Some(Box::new(move |_| marks.per_mille(20)));
     pair.establish();
     let mut sent = [0usize; 2];
     let mut stalled = Random::new(seed ^ 0xabcd);
@@ -130,6 +132,13 @@ proptest! {
             receive_buffer: buffer,
             sack,
             timestamps: seed % 5 != 0,
+            socket: SocketOptions {
+                ecn: match seed % 3 {
+                    0 => EcnMode::Request,
+                    _ => EcnMode::Accept,
+                },
+                ..SocketOptions::default()
+            },
             congestion: match reno {
                 true => CongestionAlgorithm::NewReno,
                 false => CongestionAlgorithm::Cubic,
@@ -324,6 +333,7 @@ fn an_acknowledgement_owed_is_sent_by_the_target() {
 fn a_window_update_owed_is_sent_by_the_target() {
     let config = TcpConfig {
         receive_buffer: 6 * 1448,
+        max_receive_buffer: 6 * 1448,
         ..TcpConfig::default()
     };
     let mut pair = Pair::with(9, config.clone(), config, Link::default());
@@ -351,6 +361,7 @@ fn a_window_update_owed_is_sent_by_the_target() {
 fn persist_goes_on_after_a_move() {
     let config = TcpConfig {
         receive_buffer: 8_000,
+        max_receive_buffer: 8_000,
         ..TcpConfig::default()
     };
     let mut pair = Pair::with(9, config.clone(), config, Link::default());
@@ -387,6 +398,7 @@ fn a_target_that_cannot_hold_the_window_refuses() {
     let now = pair.now;
     let small = TcpConfig {
         receive_buffer: 10_000,
+        max_receive_buffer: 10_000,
         ..TcpConfig::default()
     };
     let description = pair.end(SERVER).clone().export(now);

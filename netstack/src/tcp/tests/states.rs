@@ -19,7 +19,7 @@ fn the_handshake_agrees_on_options() {
         let info = pair.end(end).info();
         assert!(info.sack && info.timestamps);
         assert_eq!(info.mss, 1448);
-        assert_eq!(pair.end(end).snd.scale, 3);
+        assert_eq!(pair.end(end).snd.scale, 6);
         assert!(info.srtt.is_some(), "the handshake is a round trip");
     }
     assert_eq!(pair.log.len(), 3);
@@ -79,6 +79,61 @@ fn lost_handshake_segments_are_repeated() {
         });
         pair.check_received(SERVER, 10);
     }
+}
+
+#[test]
+fn a_lost_handshake_begins_with_one_segment_and_three_seconds() {
+    // The SYN is lost, or its answer: both ends find out, or only one.
+    for (lost, end) in [(0, CLIENT), (1, CLIENT), (1, SERVER)] {
+        let mut pair = Pair::with(
+            6,
+            TcpConfig::default(),
+            TcpConfig::default(),
+            Link::default(),
+        );
+        let mut count = 0;
+        pair.filter = Some(Box::new(move |_| {
+            count += 1;
+            count - 1 == lost
+        }));
+        pair.establish();
+        pair.run_for(Duration::from_millis(100));
+        let info = pair.end(end).info();
+        assert_eq!(info.cwnd, 1448, "{lost} {end}");
+        assert_eq!(info.rto, Duration::from_secs(3));
+        pair.send(end, 0, 100_000);
+        pair.run_for(Duration::from_secs(1));
+        pair.check_received(1 - end, 100_000);
+    }
+}
+
+#[test]
+fn text_and_fin_on_the_syn_ack_are_taken() {
+    let mut pair = Pair::open();
+    pair = Pair::with(
+        6,
+        pair.ends[CLIENT].config.clone(),
+        pair.ends[SERVER].config.clone(),
+        Link::default(),
+    );
+    pair.connect();
+    pair.filter = Some(Box::new(|_| true));
+    pair.flush();
+    let iss = pair.log[0].segment.seq;
+    let answer = Segment {
+        seq: crate::seq::SeqNumber::new(77),
+        ack: iss.add(1),
+        flags: Flags::SYN | Flags::ACK | Flags::FIN,
+        window: 1000,
+        payload: pattern(0, 10),
+        ..Segment::default()
+    };
+    pair.inject(CLIENT, answer);
+    pair.read(CLIENT);
+    pair.check_received(CLIENT, 10);
+    assert_eq!(pair.state(CLIENT), State::CloseWait);
+    let ack = pair.sent(CLIENT, 1).pop().unwrap();
+    assert_eq!(ack.ack, crate::seq::SeqNumber::new(77 + 1 + 10 + 1));
 }
 
 #[test]
@@ -283,6 +338,28 @@ fn time_wait_gives_way_to_a_newer_syn_only() {
         timestamps.value = client.timestamps.unwrap().recent.wrapping_sub(1);
     }
     assert!(!client.may_be_reused_by(&older));
+}
+
+#[test]
+fn what_takes_the_place_of_time_wait_begins_beyond_it() {
+    let numbers = InitialNumbers::new([3; 32]);
+    let pair = Pair::open();
+    let flow = pair.ends[SERVER].connection.as_ref().unwrap().flow();
+    let config = TcpConfig::default();
+    let syn = Segment {
+        seq: crate::seq::SeqNumber::new(1),
+        flags: Flags::SYN,
+        ..Segment::default()
+    };
+    let answer = |above| {
+        HalfOpen::on_syn(pair.now, &config, &numbers, flow, 1500, &syn, above)
+            .poll_transmit(pair.now, &config)
+            .unwrap()
+            .seq
+    };
+    let usual = answer(None);
+    assert_eq!(answer(Some(usual.sub(1))), usual);
+    assert!(answer(Some(usual.add(1000))).after(usual.add(1000)));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::time::Duration;
 fn with_buffer(receive_buffer: u32) -> Pair {
     let config = TcpConfig {
         receive_buffer,
+        max_receive_buffer: receive_buffer,
         ..TcpConfig::default()
     };
     let mut pair = Pair::with(21, config.clone(), config, Link::default());

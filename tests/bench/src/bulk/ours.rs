@@ -41,6 +41,7 @@ fn stack(host: u8, wire: Wire) -> Stack {
         secret: [7; 32],
         tcp: TcpConfig {
             receive_buffer: BUFFER as u32,
+            max_receive_buffer: BUFFER as u32,
             send_buffer: BUFFER as u32,
             ..TcpConfig::default()
         },

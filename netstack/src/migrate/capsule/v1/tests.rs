@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::*;
 use crate::seq::SeqNumber;
 use crate::tcp::export::*;
-use crate::tcp::{Counters, Keepalive, Phase, SocketOptions, State};
+use crate::tcp::{Counters, EcnMode, Keepalive, Phase, SocketOptions, State};
 use crate::time::Duration;
 
 fn seq(raw: u32) -> SeqNumber {
@@ -35,8 +35,25 @@ fn busy() -> ConnectionState {
                 probes: 9,
             }),
             user_timeout: Some(ms(30_000)),
+            exchange_user_timeout: true,
+            ecn: EcnMode::Request,
+            mtu_probing: false,
         },
         path_mtu: 1500,
+        search: Some(SearchHeader {
+            high: 9_000,
+            next: ms(1_234),
+            probe: Some((seq(una.wrapping_add(4)), 8_000)),
+            claim: Some((seq(una.wrapping_add(2)), 1_400)),
+        }),
+        ecn: EcnHeader {
+            agreed: true,
+            echo: true,
+            reduced: true,
+            point: Some(seq(una.wrapping_add(8))),
+        },
+        peer_timeout: 0x8003,
+        soft_error: true,
         sack: true,
         timestamps: Some(TimestampHeader {
             value: 0x1234_5678,
@@ -71,6 +88,8 @@ fn busy() -> ConnectionState {
             ],
             reno_sacked: 3,
             last_sent_age: Some(ms(20)),
+            pace: Some(ms(2)),
+            largest_acked: 1_428,
             cwnd_limited: true,
         },
         rcv: RcvHeader {
@@ -106,6 +125,14 @@ fn busy() -> ConnectionState {
                 credit: 500,
                 paused_age: Some(ms(6)),
             },
+            hystart: Some(HyStartHeader {
+                end: seq(una.wrapping_add(3)),
+                last: 50_000,
+                current: 51_000,
+                baseline: u32::MAX,
+                samples: 7,
+                rounds: 4,
+            }),
         },
         recovery: RecoveryHeader {
             phase: Phase::Recovery,
@@ -151,9 +178,11 @@ fn busy() -> ConnectionState {
             duplicate_acks: 2,
             probe: true,
             push: true,
+            user_timeout: true,
         },
         attempts: 6,
         heard_age: ms(15),
+        progress_age: Some(ms(16)),
         counters: Counters {
             segments_in: 1,
             segments_out: 2,
@@ -169,6 +198,9 @@ fn busy() -> ConnectionState {
             challenges_limited: 12,
             bad_acks: 13,
             out_of_order: 14,
+            congestion_marks: 16,
+            ecn_reductions: 17,
+            mtu_probes: 18,
             moves: 15,
         },
     };
@@ -227,6 +259,11 @@ fn idle() -> ConnectionState {
     header.snd.nxt = header.snd.una;
     header.snd.sent.clear();
     header.snd.end = SndEnd::Open;
+    header.search = None;
+    header.ecn = EcnHeader::default();
+    (header.peer_timeout, header.soft_error) = (0, false);
+    header.progress_age = None;
+    header.snd.pace = None;
     header.rcv.end = RcvEnd::Open;
     header.rcv.duplicate = None;
     header.congestion.ssthresh = u32::MAX;
@@ -301,15 +338,16 @@ fn the_format_is_frozen() {
 
 /// [`sample`] as the first release wrote it.
 const GOLDEN: &str = concat!(
-    "01860edb8535010187808080d0f92a0304687474700102050101010200000000010301fd7700000000000000",
-    "00000000000010fd77000000000000000000000000000150c0b80201ff01dc0b01c0b802e0d403c09a0c0180",
-    "909de91ac0d1e12309018087a70e01f8acd19101f0bdf3d5090bf0ffffff0f001fe8fb031313904e07a00be8",
-    "0702020ae0d403020c159f9c0100110301a09c0188270080f40308808010862701e80700c80101cf0f64c801",
-    "940b050187ad4bf8db2e0101bf843d8827907101a09c0100b0ea01e0da0101a08d06ac029003f40301f02e01",
-    "3e01a8c3010ac7e8430c010e020e01013e01010164c801ac020101000112c8e20198f201014d010a040101a8",
-    "a20c01e05d01b81701a01f01d8b00201c089911c01808cee891a02060f01020f01030405060708090a0b0c0d",
-    "0e0e06026403140b73746174657468652073656e64207175657565756e726561646661726e65617220616e64",
-    "206f6e",
+    "01c2c5fa875f010187808080d0f92a0304687474700102050101010200000000010301fd7700000000000000",
+    "00000000000010fd77000000000000000000000000000150c0b80201ff3fdc0b01c0b802e0d403c09a0c0180",
+    "909de91ac0d1e12309018087a70e010201f8acd19101f0bdf3d5090bf0ffffff0f001fe8fb031313904e07a0",
+    "0be80702020ae0d403020c159f9c0100110301a09c01940b88270080f40308808010862701e80700c80101cf",
+    "0f64c801940b050187ad4bf8db2e0101bf843d8827907101a09c0100b0ea01e0da0101a08d06ac029003f403",
+    "01f02e0106d18603b98e03000704013e01a8c3010ac7e8430c010e020e01013e01010164c801ac0201010001",
+    "12c8e20198f201014d010a040101a8a20c01e05d01b81701a01f01d8b00201c089911c01808cee891a02060f",
+    "01011001a846d2090108c03e0104f80a011083800201d00f01020f01030405060708090a0b0c0d0e1011120e",
+    "06026403140b73746174657468652073656e64207175657565756e726561646661726e65617220616e64206f",
+    "6e",
 );
 
 #[test]

@@ -61,9 +61,11 @@ impl ConnectionV1 {
             duplicate_acks,
             attempts,
             heard_age,
+            extra,
             counters,
             queues,
         } = self;
+        let extra = extra.unwrap_or_default();
         if flags & !flag::ALL != 0 {
             return Err(CapsuleError::Malformed);
         }
@@ -78,15 +80,29 @@ impl ConnectionV1 {
             local: SocketAddr::new(local, ports.0),
             remote: SocketAddr::new(remote, ports.1),
             state: value(&STATES, state)?,
-            options: decode_options(options.unwrap_or(default_options()), has(flag::NAGLE)),
+            options: decode_options(options.unwrap_or(default_options()), has(flag::NAGLE))?,
             path_mtu,
+            search: extra.search.map(|search| SearchHeader {
+                high: search.high,
+                next: Duration::from_millis(search.next),
+                probe: search.probe.map(|(place, size)| (at(una, place), size)),
+                claim: search.claim.map(|(place, size)| (at(una, place), size)),
+            }),
+            ecn: EcnHeader {
+                agreed: has(flag::ECN),
+                echo: has(flag::ECN_ECHO),
+                reduced: has(flag::ECN_REDUCED),
+                point: extra.ecn_point.map(|place| at(una, place)),
+            },
+            peer_timeout: extra.peer_timeout,
+            soft_error: has(flag::SOFT_ERROR),
             sack: has(flag::SACK),
             timestamps: timestamps.map(|timestamps| TimestampHeader {
                 value: timestamps.value,
                 recent: timestamps.recent,
                 recent_age: Duration::from_millis(timestamps.recent_age),
             }),
-            snd: decode_snd(snd, una, nxt, has(flag::CWND_LIMITED))?,
+            snd: decode_snd(snd, una, nxt, has(flag::CWND_LIMITED), extra.pace)?,
             rcv: decode_rcv(rcv, nxt, has(flag::DISCARD))?,
             rtt: RttHeader {
                 srtt: rtt.srtt.map(Duration::from_nanos),
@@ -96,7 +112,7 @@ impl ConnectionV1 {
                     .min
                     .map(|(min, age)| (Duration::from_nanos(min), Duration::from_millis(age))),
             },
-            congestion: decode_congestion(congestion),
+            congestion: decode_congestion(congestion, una),
             recovery: decode_recovery(recovery, una, has(flag::REORDERING))?,
             timers: decode_timers(timers),
             owed: OwedHeader {
@@ -104,9 +120,11 @@ impl ConnectionV1 {
                 duplicate_acks,
                 probe: has(flag::PROBE),
                 push: has(flag::PUSH),
+                user_timeout: has(flag::USER_TIMEOUT),
             },
             attempts,
             heard_age: Duration::from_millis(heard_age),
+            progress_age: extra.progress_age.map(Duration::from_millis),
             counters: decode_counters(counters),
         };
         Ok(ConnectionState {
@@ -116,8 +134,11 @@ impl ConnectionV1 {
     }
 }
 
-fn decode_options(options: OptionsV1, nagle: bool) -> SocketOptions {
-    SocketOptions {
+fn decode_options(options: OptionsV1, nagle: bool) -> Result<SocketOptions, CapsuleError> {
+    if options.flags & !3 != 0 {
+        return Err(CapsuleError::Malformed);
+    }
+    Ok(SocketOptions {
         nagle,
         ack_delay: Duration::from_micros(options.ack_delay),
         peer_ack_delay: Duration::from_micros(options.peer_ack_delay),
@@ -128,7 +149,10 @@ fn decode_options(options: OptionsV1, nagle: bool) -> SocketOptions {
             probes,
         }),
         user_timeout: options.user_timeout.map(Duration::from_micros),
-    }
+        exchange_user_timeout: options.flags & 1 != 0,
+        ecn: value(&ECN_MODES, options.ecn)?,
+        mtu_probing: options.flags & 2 != 0,
+    })
 }
 
 fn decode_snd(
@@ -136,6 +160,7 @@ fn decode_snd(
     una: SeqNumber,
     rcv_nxt: SeqNumber,
     cwnd_limited: bool,
+    pace: Option<u64>,
 ) -> Result<SndHeader, CapsuleError> {
     let mut age = 0i64;
     let mut sent = Vec::with_capacity(snd.sent.0.len());
@@ -164,6 +189,8 @@ fn decode_snd(
         sent,
         reno_sacked: snd.reno_sacked,
         last_sent_age: snd.last_sent_age.map(Duration::from_micros),
+        pace: pace.map(Duration::from_micros),
+        largest_acked: snd.largest_acked,
         cwnd_limited,
     })
 }
@@ -194,7 +221,7 @@ fn decode_rcv(rcv: RcvV1, nxt: SeqNumber, discard: bool) -> Result<RcvHeader, Ca
     })
 }
 
-fn decode_congestion(congestion: CongestionV1) -> CongestionHeader {
+fn decode_congestion(congestion: CongestionV1, una: SeqNumber) -> CongestionHeader {
     CongestionHeader {
         cwnd: congestion.cwnd,
         ssthresh: congestion.ssthresh.unwrap_or(u32::MAX),
@@ -218,6 +245,14 @@ fn decode_congestion(congestion: CongestionV1) -> CongestionHeader {
             },
             AlgorithmV1::NewReno { credit } => AlgorithmHeader::NewReno { credit },
         },
+        hystart: congestion.hystart.map(|hystart| HyStartHeader {
+            end: at(una, hystart.end),
+            last: hystart.last.wrapping_sub(1),
+            current: hystart.current.wrapping_sub(1),
+            baseline: hystart.baseline.wrapping_sub(1),
+            samples: hystart.samples,
+            rounds: hystart.rounds,
+        }),
     }
 }
 
@@ -302,6 +337,9 @@ fn decode_counters(counters: CountersV1) -> Counters {
         challenges_limited: rare.challenges_limited,
         bad_acks: rare.bad_acks,
         out_of_order: rare.out_of_order,
+        congestion_marks: rare.congestion_marks,
+        ecn_reductions: rare.ecn_reductions,
+        mtu_probes: rare.mtu_probes,
         moves: counters.moves,
     }
 }

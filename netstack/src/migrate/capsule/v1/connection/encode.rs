@@ -64,6 +64,10 @@ impl ConnectionV1 {
             state,
             options,
             path_mtu,
+            search,
+            ecn,
+            peer_timeout,
+            soft_error,
             sack,
             timestamps,
             snd,
@@ -75,6 +79,7 @@ impl ConnectionV1 {
             owed,
             attempts,
             heard_age,
+            progress_age,
             counters,
         } = header;
         let SocketOptions {
@@ -84,12 +89,22 @@ impl ConnectionV1 {
             min_rto,
             keepalive,
             user_timeout,
+            exchange_user_timeout,
+            ecn: ecn_mode,
+            mtu_probing,
         } = options;
+        let EcnHeader {
+            agreed,
+            echo,
+            reduced,
+            point: ecn_point,
+        } = ecn;
         let OwedHeader {
             ack,
             duplicate_acks,
             probe,
             push,
+            user_timeout: owed_user_timeout,
         } = owed;
         let ends = match (local.ip(), remote.ip()) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => Ends::V4(local.octets(), remote.octets()),
@@ -105,6 +120,11 @@ impl ConnectionV1 {
             (*ack, flag::ACK),
             (*probe, flag::PROBE),
             (*push, flag::PUSH),
+            (*agreed, flag::ECN),
+            (*echo, flag::ECN_ECHO),
+            (*reduced, flag::ECN_REDUCED),
+            (*soft_error, flag::SOFT_ERROR),
+            (*owed_user_timeout, flag::USER_TIMEOUT),
         ]);
         let keepalive = keepalive.map(
             |Keepalive {
@@ -119,6 +139,28 @@ impl ConnectionV1 {
             min_rto: micros(*min_rto),
             keepalive,
             user_timeout: user_timeout.map(micros),
+            flags: u8::from(*exchange_user_timeout) | u8::from(*mtu_probing) << 1,
+            ecn: code(&ECN_MODES, *ecn_mode)?,
+        };
+        let place = |seq: SeqNumber| from(snd.una, seq);
+        let extra = ExtraV1 {
+            progress_age: progress_age.map(millis),
+            search: search.map(
+                |SearchHeader {
+                     high,
+                     next,
+                     probe,
+                     claim,
+                 }| SearchV1 {
+                    high,
+                    next: millis(next),
+                    probe: probe.map(|(seq, size)| (place(seq), size)),
+                    claim: claim.map(|(seq, size)| (place(seq), size)),
+                },
+            ),
+            ecn_point: ecn_point.map(place),
+            peer_timeout: *peer_timeout,
+            pace: snd.pace.map(micros),
         };
         Ok(ConnectionV1 {
             ends,
@@ -131,12 +173,13 @@ impl ConnectionV1 {
             snd: encode_snd(snd, rcv.nxt)?,
             rcv: encode_rcv(rcv),
             rtt: encode_rtt(rtt),
-            congestion: encode_congestion(congestion),
+            congestion: encode_congestion(congestion, snd.una),
             recovery: encode_recovery(recovery, snd.una)?,
             timers: encode_timers(timers),
             duplicate_acks: *duplicate_acks,
             attempts: *attempts,
             heard_age: millis(*heard_age),
+            extra: (extra != ExtraV1::default()).then_some(extra),
             counters: encode_counters(counters),
             queues: encode_queues(queues, payload)?,
         })
@@ -172,6 +215,8 @@ fn encode_snd(header: &SndHeader, rcv_nxt: SeqNumber) -> Result<SndV1, CapsuleEr
         ref sent,
         reno_sacked,
         last_sent_age,
+        pace: _, // among what few connections have
+        largest_acked,
         cwnd_limited: _, // a flag
     } = *header;
     if sent.len() > MAX_SENT {
@@ -205,6 +250,7 @@ fn encode_snd(header: &SndHeader, rcv_nxt: SeqNumber) -> Result<SndV1, CapsuleEr
         sent: Capped(list),
         reno_sacked,
         last_sent_age: last_sent_age.map(micros),
+        largest_acked,
     })
 }
 
@@ -259,11 +305,12 @@ fn encode_rtt(header: &RttHeader) -> RttV1 {
     }
 }
 
-fn encode_congestion(header: &CongestionHeader) -> CongestionV1 {
+fn encode_congestion(header: &CongestionHeader, una: SeqNumber) -> CongestionV1 {
     let CongestionHeader {
         cwnd,
         ssthresh,
         ref algorithm,
+        hystart,
     } = *header;
     CongestionV1 {
         cwnd,
@@ -288,6 +335,23 @@ fn encode_congestion(header: &CongestionHeader) -> CongestionV1 {
             },
             AlgorithmHeader::NewReno { credit } => AlgorithmV1::NewReno { credit },
         },
+        hystart: hystart.map(
+            |HyStartHeader {
+                 end,
+                 last,
+                 current,
+                 baseline,
+                 samples,
+                 rounds,
+             }| HyStartV1 {
+                end: from(una, end),
+                last: last.wrapping_add(1),
+                current: current.wrapping_add(1),
+                baseline: baseline.wrapping_add(1),
+                samples,
+                rounds,
+            },
+        ),
     }
 }
 
@@ -410,6 +474,9 @@ fn encode_counters(counters: &Counters) -> CountersV1 {
         challenges_limited,
         bad_acks,
         out_of_order,
+        congestion_marks,
+        ecn_reductions,
+        mtu_probes,
         moves,
     } = *counters;
     let rare = RareV1 {
@@ -425,6 +492,9 @@ fn encode_counters(counters: &Counters) -> CountersV1 {
         challenges_limited,
         bad_acks,
         out_of_order,
+        congestion_marks,
+        ecn_reductions,
+        mtu_probes,
     };
     CountersV1 {
         segments_in,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capped::Capped;
 use crate::tcp::export::SndEnd;
-use crate::tcp::{Phase, State};
+use crate::tcp::{EcnMode, Phase, State};
 
 /// Transmitted stretches listed at most.
 const MAX_SENT: usize = 8192;
@@ -53,8 +53,34 @@ pub(super) struct ConnectionV1 {
     attempts: u8,
     /// Milliseconds.
     heard_age: u64,
+    /// Absent: as in [`ExtraV1::default`].
+    extra: Option<ExtraV1>,
     counters: CountersV1,
     queues: QueuesV1,
+}
+
+/// What few connections have.
+#[derive(Serialize, Deserialize, Default, PartialEq)]
+struct ExtraV1 {
+    /// Milliseconds.
+    progress_age: Option<u64>,
+    search: Option<SearchV1>,
+    /// SND.NXT at the last reduction by ECN - SND.UNA.
+    ecn_point: Option<i32>,
+    peer_timeout: u16,
+    /// Microseconds.
+    pace: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize, PartialEq)]
+struct SearchV1 {
+    high: u16,
+    /// Milliseconds.
+    next: u64,
+    /// First octet - SND.UNA, and size.
+    probe: Option<(i32, u16)>,
+    /// Quoted octet - SND.UNA, and size.
+    claim: Option<(i32, u16)>,
 }
 
 /// Bits of `flags`.
@@ -67,7 +93,12 @@ mod flag {
     pub const ACK: u32 = 1 << 5;
     pub const PROBE: u32 = 1 << 6;
     pub const PUSH: u32 = 1 << 7;
-    pub const ALL: u32 = (1 << 8) - 1;
+    pub const ECN: u32 = 1 << 8;
+    pub const ECN_ECHO: u32 = 1 << 9;
+    pub const ECN_REDUCED: u32 = 1 << 10;
+    pub const SOFT_ERROR: u32 = 1 << 11;
+    pub const USER_TIMEOUT: u32 = 1 << 12;
+    pub const ALL: u32 = (1 << 13) - 1;
 }
 
 #[derive(Serialize, Deserialize, PartialEq)]
@@ -78,6 +109,10 @@ struct OptionsV1 {
     /// Idle time, interval, probes.
     keepalive: Option<(u64, u64, u8)>,
     user_timeout: Option<u64>,
+    /// Bit 0: exchange user timeouts; bit 1: MTU probing.
+    flags: u8,
+    /// Off 0, accept 1, request 2.
+    ecn: u8,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -111,6 +146,7 @@ struct SndV1 {
     sent: Capped<(u32, i64, u8, u8), MAX_SENT>,
     reno_sacked: u32,
     last_sent_age: Option<u64>,
+    largest_acked: u16,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -153,6 +189,19 @@ struct CongestionV1 {
     /// Absent: no loss so far (the largest number).
     ssthresh: Option<u32>,
     algorithm: AlgorithmV1,
+    hystart: Option<HyStartV1>,
+}
+
+/// Microseconds, plus one; infinity is 0.
+#[derive(Serialize, Deserialize)]
+struct HyStartV1 {
+    /// windowEnd - SND.UNA.
+    end: i32,
+    last: u32,
+    current: u32,
+    baseline: u32,
+    samples: u8,
+    rounds: u8,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -244,6 +293,9 @@ struct RareV1 {
     challenges_limited: u64,
     bad_acks: u64,
     out_of_order: u64,
+    congestion_marks: u64,
+    ecn_reductions: u64,
+    mtu_probes: u64,
 }
 
 /// Lengths of what is in the payload.
@@ -265,6 +317,7 @@ const STATES: [State; 7] = [
     State::TimeWait,
 ];
 const PHASES: [Phase; 3] = [Phase::Open, Phase::Recovery, Phase::Loss];
+const ECN_MODES: [EcnMode; 3] = [EcnMode::Off, EcnMode::Accept, EcnMode::Request];
 const SND_ENDS: [SndEnd; 4] = [
     SndEnd::Open,
     SndEnd::Queued,
@@ -280,6 +333,8 @@ fn default_options() -> OptionsV1 {
         min_rto: 200_000,
         keepalive: None,
         user_timeout: None,
+        flags: 2,
+        ecn: 1,
     }
 }
 

@@ -1,0 +1,147 @@
+//! SYN cookies: a full table of half-open connections costs newcomers nothing but the memory of
+//! their SYN.
+
+use super::link::*;
+use super::*;
+use crate::tcp::{EcnMode, SocketOptions};
+
+/// A server whose table of half-open connections is full of somebody silent.
+fn full(mut server: Stack) -> Stack {
+    let flood = tcp(
+        (mac(98), mac(11)),
+        at("10.77.0.98:7"),
+        at("10.77.0.11:80"),
+        SYN,
+        1,
+        b"",
+    );
+    server.handle_frame(Instant::ZERO, RxFrame::new(flood));
+    server
+}
+
+fn server() -> Stack {
+    let mut config = config(11);
+    config.tcp.max_half_open = 1;
+    let mut stack = Stack::new(config, [1; 32], Instant::ZERO);
+    stack.listen(80, Scope::Service);
+    stack
+}
+
+fn client(timestamps: bool, sack: bool, ecn: EcnMode) -> Stack {
+    let mut config = config(99);
+    config.tcp.timestamps = timestamps;
+    config.tcp.sack = sack;
+    config.tcp.socket = SocketOptions {
+        ecn,
+        ..SocketOptions::default()
+    };
+    Stack::new(config, [99; 32], Instant::ZERO)
+}
+
+#[test]
+fn what_the_syn_said_comes_back_with_the_ack() {
+    for (timestamps, sack, ecn, to) in [
+        (true, true, EcnMode::Request, "10.77.0.11:80"),
+        (false, true, EcnMode::Off, "10.77.0.11:80"),
+        (true, false, EcnMode::Off, "[fd77::11]:80"),
+        (false, false, EcnMode::Request, "[fd77::11]:80"),
+    ] {
+        let mut net = Net::new(vec![client(timestamps, sack, ecn), full(server())]);
+        let there = at(to);
+        converse(&mut net, (0, 1), there, 100_000, |_, _| {});
+        assert_eq!(counter(&net.hosts[1], "syn_cookies_sent"), 1);
+        assert_eq!(counter(&net.hosts[1], "syn_cookies_taken"), 1);
+        let mut net = Net::new(vec![client(timestamps, sack, ecn), full(server())]);
+        net.hosts[0].connect(Instant::ZERO, None, there).unwrap();
+        net.run_for(Duration::from_millis(10));
+        let conn = net.accepted(1).expect("accepted");
+        let info = net.hosts[1].connection(conn).unwrap().info();
+        assert_eq!((info.timestamps, info.sack), (timestamps, sack));
+        assert_eq!(info.ecn, ecn == EcnMode::Request);
+        let expected = if there.is_ipv4() { 1460 } else { 1440 };
+        assert_eq!(info.mss, expected - if timestamps { 12 } else { 0 });
+        let net_scale = net.hosts[1].connection(conn).unwrap().info().snd_scale;
+        assert!(net_scale > 0, "window scale");
+    }
+}
+
+#[test]
+fn a_flood_allocates_nothing_beyond_the_table() {
+    let mut stack = full(server());
+    for port in 1..=1000 {
+        let remote = SocketAddr::new(ip("10.77.0.99"), port);
+        let syn = tcp((mac(99), mac(11)), remote, at("10.77.0.11:80"), SYN, 1, b"");
+        stack.handle_frame(Instant::ZERO, RxFrame::new(syn));
+        drain(&mut stack, Instant::ZERO);
+    }
+    assert_eq!(stack.half_open_count(), 1);
+    assert_eq!(stack.connection_count(), 0);
+    assert_eq!(counter(&stack, "syn_cookies_sent"), 1000);
+}
+
+/// The SYN-ACK of `stack` and the ACK that would complete its handshake.
+fn handshake(stack: &mut Stack, now: Instant, seq: u32) -> (Vec<u8>, Vec<u8>) {
+    let ends = ((mac(99), mac(11)), at("10.77.0.99:5"), at("10.77.0.11:80"));
+    let syn = tcp(ends.0, ends.1, ends.2, SYN, seq, b"");
+    // So that the answer need not be asked for where to go.
+    let arp = arp::request(
+        mac(99),
+        [10, 77, 0, 99].into(),
+        [10, 77, 0, 11].into(),
+        None,
+    );
+    stack.handle_frame(now, RxFrame::new(arp.to_vec()));
+    drain(stack, now);
+    stack.handle_frame(now, RxFrame::new(syn));
+    let answer = drain(stack, now).pop().expect("a SYN-ACK");
+    let header = &answer[parse(&answer).payload];
+    let iss = u32::from_be_bytes(header[4..8].try_into().unwrap());
+    let mut ack = tcp(ends.0, ends.1, ends.2, ACK, seq.wrapping_add(1), b"");
+    let at = parse(&ack).payload.start;
+    ack[at + 8..at + 12].copy_from_slice(&iss.wrapping_add(1).to_be_bytes());
+    let mut sum = Sum::new();
+    ack[at + 16..at + 18].fill(0);
+    sum.add_pseudo_header(ends.1.ip(), ends.2.ip(), wire::TCP, ack.len() - at);
+    sum.add(&ack[at..]);
+    let sum = sum.finish().to_be_bytes();
+    ack[at + 16..at + 18].copy_from_slice(&sum);
+    (answer, ack)
+}
+
+#[test]
+fn two_instances_give_the_same_answer_and_either_completes_it() {
+    let now = Instant::from_millis(5);
+    let (mut one, mut other) = (full(server()), server());
+    let (first, ack) = handshake(&mut one, now, 1_000);
+    let (second, _) = handshake(&mut other, now, 1_000);
+    assert_eq!(first, second);
+    // An instance that never saw the SYN, after a change of ingress.
+    let mut third = server();
+    third.handle_frame(now, RxFrame::new(ack.clone()));
+    assert_eq!(third.connection_count(), 0, "an old duplicate, perhaps");
+    third.trust_cookies(now);
+    third.handle_frame(now, RxFrame::new(ack));
+    assert_eq!(third.connection_count(), 1);
+}
+
+#[test]
+fn cookies_that_are_forged_or_old_open_nothing() {
+    let now = Instant::from_millis(5);
+    let mut stack = full(server());
+    let (_, ack) = handshake(&mut stack, now, 1_000);
+    let later = now + Duration::from_secs(140);
+    stack.trust_cookies(later);
+    stack.handle_frame(later, RxFrame::new(ack));
+    assert_eq!(stack.connection_count(), 0);
+    let guess = tcp(
+        (mac(99), mac(11)),
+        at("10.77.0.99:9"),
+        at("10.77.0.11:80"),
+        ACK,
+        1,
+        b"",
+    );
+    stack.handle_frame(later, RxFrame::new(guess));
+    assert_eq!(stack.connection_count(), 0);
+    assert_eq!(counter(&stack, "syn_cookies_bad"), 2);
+}

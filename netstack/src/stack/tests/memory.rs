@@ -1,0 +1,62 @@
+//! Memory of all connections together.
+
+use super::link::*;
+use super::*;
+
+#[test]
+fn all_queues_count_and_new_connections_wait_when_memory_is_exhausted() {
+    let mut config = config(11);
+    config.tcp.memory = 100_000;
+    let mut server = Stack::new(config, [1; 32], Instant::ZERO);
+    server.listen(80, Scope::Service);
+    let mut net = Net::new(vec![host(99), server]);
+    let there = at("10.77.0.11:80");
+    let conn = net.hosts[0].connect(Instant::ZERO, None, there).unwrap();
+    net.run_for(Duration::from_millis(10));
+    let accepted = net.accepted(1).unwrap();
+    let now = net.now;
+    net.hosts[0].update(now, conn, |connection| {
+        connection.send(now, vec![7; 400_000].into()).unwrap();
+    });
+    assert_eq!(net.hosts[0].memory(), 400_000);
+    net.run_for(Duration::from_millis(500));
+    let server = &mut net.hosts[1];
+    let held = server.connection(accepted).unwrap().memory();
+    assert_eq!(server.memory(), held);
+    assert_eq!(server.pressure(), Pressure::Exhausted);
+    // In flight when it became exhausted, and no more.
+    assert!(held <= 120_000, "{held}");
+    assert_eq!(server.send_room(accepted), 1448);
+
+    let second = net.hosts[0].connect(net.now, None, there).unwrap();
+    net.run_for(Duration::from_millis(100));
+    assert_eq!(counter(&net.hosts[1], "syn_no_memory"), 1);
+    // The application reads: memory is free again, and the newcomer's next SYN is answered.
+    for _ in 0..100 {
+        let now = net.now;
+        net.hosts[1].update(now, accepted, |connection| {
+            let available = connection.receive_available();
+            connection.receive_consume(now, available);
+        });
+        net.run_for(Duration::from_millis(50));
+    }
+    assert!(
+        net.hosts[0]
+            .connection(second)
+            .unwrap()
+            .state()
+            .is_synchronized()
+    );
+    for host in 0..2 {
+        let now = net.now;
+        let all: Vec<ConnId> = match host {
+            0 => vec![conn, second],
+            _ => vec![accepted],
+        };
+        for id in all {
+            net.hosts[host].update(now, id, |connection| connection.abort(now));
+        }
+    }
+    net.run_for(Duration::from_secs(1));
+    assert_eq!((net.hosts[0].memory(), net.hosts[1].memory()), (0, 0));
+}
