@@ -30,6 +30,7 @@ pub const ROWS: &[(&str, Measure)] = &[
     ("tcp/bulk/mtu1500", bulk::mtu1500),
     ("tcp/bulk/64k", bulk::frames64k),
     ("tcp/tap/bulk", tap::bulk),
+    ("tcp/tap/bulk/plain", tap::plain),
     ("tcp/tap/http", tap::http),
     ("tcp/idle/bytes", scale::idle_bytes),
     ("tcp/demux/1m", scale::demux),

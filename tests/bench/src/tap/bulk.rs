@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::yard::{OURS, THEIRS, Yard, address};
+use super::yard::{CLIENT_CORE, OURS, SERVER_CORE, THEIRS, Yard, address, stay_on};
 use crate::Effort;
 use crate::row::{Better, Row, Turns};
 
@@ -15,21 +15,15 @@ const PIECE: usize = 64 * 1024;
 /// Where the peer listens.
 const PORT: u16 = 9;
 
-/// With offloads, and without.
-pub fn measure(effort: &Effort) -> Result<Vec<Row>> {
-    Ok(vec![
-        row("tcp/tap/bulk", true, 0.5, effort)?,
-        row("tcp/tap/bulk/plain", false, 0.8, effort)?,
-    ])
-}
-
-fn row(name: &str, offload: bool, floor: f64, effort: &Effort) -> Result<Row> {
+/// With offloads on both sides, or without.
+pub fn row(name: &str, offload: bool, floor: f64, effort: &Effort) -> Result<Vec<Row>> {
     let yard = Yard::new(offload)?;
     let server = yard.hosted(offload)?;
     let listener = yard
         .peer
         .run(|| Ok(TcpListener::bind(address(THEIRS, PORT))?))?;
     let peer = yard.peer.spawn("peer", move || {
+        stay_on(SERVER_CORE)?;
         for stream in listener.incoming() {
             serve(stream?);
         }
@@ -45,14 +39,8 @@ fn row(name: &str, offload: bool, floor: f64, effort: &Effort) -> Result<Row> {
     )?;
     drop(server);
     let peer = "Linux over veth";
-    Ok(Row::compared(
-        name,
-        peer,
-        "Gbit/s",
-        Better::Higher,
-        &turns,
-        floor,
-    ))
+    let row = Row::compared(name, peer, "Gbit/s", Better::Higher, &turns, floor);
+    Ok(vec![row])
 }
 
 /// Write until nobody reads any more.
@@ -63,6 +51,7 @@ fn serve(mut stream: TcpStream) {
 
 /// Gbit/s of a download, once it is under way.
 fn download(server: SocketAddr, time: Duration) -> Result<f64> {
+    stay_on(CLIENT_CORE)?;
     let mut stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.write_all(b"GET /gen/1024G HTTP/1.1\r\nHost: x\r\n\r\n")?;

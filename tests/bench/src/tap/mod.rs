@@ -13,9 +13,14 @@ use anyhow::Result;
 use crate::Effort;
 use crate::row::Row;
 
-/// One connection that downloads.
+/// One connection that downloads, segmentation and checksums left to the devices.
 pub fn bulk(effort: &Effort) -> Result<Vec<Row>> {
-    bulk::measure(effort)
+    bulk::row("tcp/tap/bulk", true, 0.5, effort)
+}
+
+/// The same with devices that do nothing of the kind.
+pub fn plain(effort: &Effort) -> Result<Vec<Row>> {
+    bulk::row("tcp/tap/bulk/plain", false, 0.8, effort)
 }
 
 /// Requests over kept connections: the server's time for one, and how many a client gets answered.

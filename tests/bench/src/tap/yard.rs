@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, bail};
 use godwit_qemu::build;
 use godwit_qemu::net::Namespace;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// Names the hosted services' program, where it is built already.
 const HOSTED: &str = "GODWIT_HOSTED";
@@ -16,9 +18,9 @@ pub const OURS: [u8; 4] = [10, 77, 0, 2];
 /// The peer's.
 pub const THEIRS: [u8; 4] = [10, 78, 0, 2];
 /// The core that servers run on; the client has the other.
-const SERVER_CORE: &str = "1";
+pub const SERVER_CORE: usize = 1;
 /// The client's core.
-const CLIENT_CORE: &str = "0";
+pub const CLIENT_CORE: usize = 0;
 
 /// The two namespaces.
 pub struct Yard {
@@ -88,10 +90,17 @@ impl Yard {
 }
 
 /// A command whose program runs on one core.
-fn pinned(core: &str) -> Command {
+fn pinned(core: usize) -> Command {
     let mut command = Command::new("taskset");
-    command.args(["-c", core]);
+    command.args(["-c", &core.to_string()]);
     command
+}
+
+/// Keep the calling thread on one core.
+pub fn stay_on(core: usize) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core)?;
+    sched_setaffinity(Pid::from_raw(0), &cores).with_context(|| format!("cannot use core {core}"))
 }
 
 /// A command for the peer's namespace, on the servers' core.
