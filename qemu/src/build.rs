@@ -40,21 +40,22 @@ pub fn image(service: Service) -> Result<PathBuf> {
 
 /// Builds the Linux process that serves any service on a TAP device and returns its path.
 pub fn hosted() -> Result<PathBuf> {
-    release("godwit-hosted")
+    program("godwit-hosted", "release")
 }
 
-/// Builds the program that measures and returns its path.
+/// Builds the program that measures, optimised as an image is, and returns its path.
 pub fn bench() -> Result<PathBuf> {
-    release("godwit-bench")
+    program("godwit-bench", "image")
 }
 
 /// Builds a program of this workspace that is a Linux process, and returns its path.
-fn release(package: &str) -> Result<PathBuf> {
+fn program(package: &str, profile: &str) -> Result<PathBuf> {
     let root = workspace()?;
     let target = root.join("target");
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(&root)
-        .args(["build", "--release", "--package", package, "--target-dir"])
+        .args(["build", "--package", package, "--profile", profile])
+        .arg("--target-dir")
         .arg(&target)
         .output()
         .context("cannot run cargo")?;
@@ -64,7 +65,7 @@ fn release(package: &str) -> Result<PathBuf> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(target.join("release").join(package))
+    Ok(target.join(profile).join(package))
 }
 
 /// The root of the workspace this program was built in.

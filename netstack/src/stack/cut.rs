@@ -94,7 +94,7 @@ impl Cut {
             _ => self.flags.without(Flags::PSH | Flags::FIN),
         };
         let mut frame = TxFrame {
-            head: self.head.clone(),
+            head: Head::from_slice(&self.head),
             ..TxFrame::default()
         };
         if length < self.size {
@@ -108,7 +108,8 @@ impl Cut {
         } else {
             sum.add_word(self.sum);
             sum.add_word(segment as u16);
-            sum.add(&self.seq.raw().to_be_bytes());
+            sum.add_word((self.seq.raw() >> 16) as u16);
+            sum.add_word(self.seq.raw() as u16);
             sum.add_word(u16::from(flags.bits()));
         }
         self.take(length, &mut frame.payload);

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 
 use super::checksum::Sum;
 use super::frame::{RxChecksum, RxFrame};
-use super::wire::{self, ETHERNET, IPV4, IPV6, Ip};
+use super::wire::{ETHERNET, IPV4, IPV6, Ip};
 use super::{ConnId, Stack};
 use crate::seq::SeqNumber;
 use crate::tcp::segment::{Ecn, Flags, Segment};
@@ -36,6 +36,8 @@ struct Engine {
     /// The frame it came in.
     frame: Bytes,
     ip: Ip,
+    /// Sum of its pseudo-header, without the length.
+    pseudo: u16,
     /// Octets of its TCP header.
     header: usize,
     /// The sequence number that has to come next.
@@ -94,8 +96,15 @@ impl Engine {
                 return false;
             }
         }
+        if frame.checksum == RxChecksum::Verified {
+            return true;
+        }
         let transport = frame.bytes.get(tcp..end).unwrap_or_default();
-        frame.checksum == RxChecksum::Verified || wire::transport_checksum_ok(&self.ip, transport)
+        let mut sum = Sum::new();
+        sum.add_word(self.pseudo);
+        sum.add_word(transport.len() as u16);
+        sum.add(transport);
+        sum.finish() == 0
     }
 }
 
@@ -134,8 +143,11 @@ impl Stack {
         if !plain {
             return Some(segment);
         }
+        let mut pseudo = Sum::new();
+        pseudo.add_pseudo_header(ip.src, ip.dst, ip.protocol, 0);
         self.train.engine = Some(Engine {
             id,
+            pseudo: pseudo.sum(),
             header: ip.payload.len() - segment.payload.len(),
             next: segment.end(),
             segment,

@@ -365,41 +365,4 @@ impl Connection {
         self.counters.segments_out +=
             u64::from(len.div_ceil(u32::from(out.segment_size).max(1)).max(1));
     }
-
-    /// The last burst did not leave from `from` on, `len` octets and a FIN if it had one: new
-    /// octets are unsent again, and retransmitted ones still lost.
-    pub(crate) fn unsend(&mut self, from: SeqNumber, len: u32) {
-        let index = self.snd.index_of(from);
-        if let Some(segment) = self.snd.sent.get(index) {
-            let head = from.distance_from(segment.seq);
-            self.snd.split(index, head);
-        }
-        let index = self.snd.index_of(from);
-        let last = index + 1 == self.snd.sent.len();
-        match self.snd.sent.get(index).copied() {
-            Some(segment) if last && segment.seq == from && segment.retransmits == 0 => {
-                self.snd.sent.pop_back();
-                self.snd.nxt = from;
-                if segment.marks.has(Marks::FIN) {
-                    self.snd.fin = SndFin::Queued;
-                }
-            }
-            _ => {
-                let end = from.add(len);
-                let straddling = self.snd.index_of(end);
-                if let Some(segment) = self.snd.sent.get(straddling)
-                    && segment.seq.before(end)
-                {
-                    let head = end.distance_from(segment.seq);
-                    self.snd.split(straddling, head);
-                }
-                for index in index..self.snd.sent.len() {
-                    match self.snd.sent.get(index) {
-                        Some(segment) if segment.seq.before(end) => self.snd.mark_lost(index),
-                        _ => break,
-                    };
-                }
-            }
-        }
-    }
 }

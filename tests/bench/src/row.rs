@@ -33,9 +33,11 @@ pub struct Row {
     pub runs: usize,
     /// Scatter of our runs: largest less smallest, over the median.
     pub spread: f64,
-    /// The ratio that is promised.
+    /// The ratio that is promised; not in the file.
+    #[serde(skip)]
     pub floor: Option<f64>,
-    /// What else was seen, for people.
+    /// What else was seen, for people; not in the file.
+    #[serde(skip)]
     pub note: String,
 }
 

@@ -103,18 +103,26 @@ fn what_does_not_fit_a_train_is_judged_alone() {
 
 #[test]
 fn a_connection_detached_amid_a_burst_takes_the_unsent_rest_with_it() {
-    let (mut net, conn, accepted) = connected();
-    let data = stream(10_000);
-    let sent = send(&mut net, conn, &data, 3);
-    let now = net.now;
-    net.hosts[1].handle_frames(now, frames(&sent));
-    let (connection, hop) = net.hosts[0].detach(now, conn, Route::Hold).unwrap();
-    assert_eq!(connection.send_unacked(), 3 * 1448);
-    assert!(
-        net.hosts[0].poll_transmit(now).is_none(),
-        "a second speaker"
-    );
-    net.hosts[0].attach(now, connection, hop).unwrap();
-    net.run_for(Duration::from_millis(50));
-    assert_eq!(received(&net.hosts[1], accepted), data);
+    for recovering in [false, true] {
+        let (mut net, conn, accepted) = connected();
+        let data = stream(10_000);
+        let sent = send(&mut net, conn, &data, 3);
+        let now = net.now;
+        net.hosts[1].handle_frames(now, frames(&sent));
+        if recovering {
+            // The episode is to end where the burst does, which was not sent.
+            net.hosts[0].update(now, conn, |connection| connection.enter_recovery());
+        }
+        let (connection, hop) = net.hosts[0].detach(now, conn, Route::Hold).unwrap();
+        assert_eq!(connection.send_unacked(), 3 * 1448);
+        assert!(
+            net.hosts[0].poll_transmit(now).is_none(),
+            "a second speaker"
+        );
+        let config = net.hosts[0].tcp_config().clone();
+        let connection = Connection::import(connection.export(now), now, &config, 1500).unwrap();
+        net.hosts[0].attach(now, connection, hop).unwrap();
+        net.run_for(Duration::from_millis(500));
+        assert_eq!(received(&net.hosts[1], accepted), data);
+    }
 }

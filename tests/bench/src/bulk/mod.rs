@@ -19,8 +19,6 @@ use crate::row::{Better, Row, Turns};
 const BUFFER: usize = 1 << 20;
 /// What the application hands over in one go, in octets.
 const PIECE: usize = 64 * 1024;
-/// Frames on the link at most. A shorter ring keeps what is on its way in the cache, for both.
-const RING: usize = 64;
 const PEER: &str = "smoltcp 0.14";
 
 /// A link and how much of TCP's work it does.
@@ -30,6 +28,8 @@ struct Wire {
     mtu: u16,
     /// Checksums are left to the link, on both sides.
     offload: bool,
+    /// Frames on it at most. A short ring keeps what is on its way in the cache, for both.
+    ring: usize,
 }
 
 /// Frames of an ordinary Ethernet, checksums in software on both sides.
@@ -37,6 +37,7 @@ pub fn mtu1500(effort: &Effort) -> Result<Vec<Row>> {
     let wire = Wire {
         mtu: 1500,
         offload: false,
+        ring: 64,
     };
     row("tcp/bulk/mtu1500", wire, effort, 1.5)
 }
@@ -46,6 +47,7 @@ pub fn frames64k(effort: &Effort) -> Result<Vec<Row>> {
     let wire = Wire {
         mtu: u16::MAX,
         offload: true,
+        ring: 16,
     };
     row("tcp/bulk/64k", wire, effort, 3.0)
 }

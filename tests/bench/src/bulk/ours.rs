@@ -11,7 +11,7 @@ use godwit_netstack::stack::{
 use godwit_netstack::tcp::TcpConfig;
 
 use super::link::Pool;
-use super::{BUFFER, PIECE, RING, Wire};
+use super::{BUFFER, PIECE, Wire};
 
 /// Two stacks with one connection: the first sends, the second receives.
 pub struct Pair {
@@ -19,6 +19,7 @@ pub struct Pair {
     stacks: [Stack; 2],
     conns: [ConnId; 2],
     pools: [Pool; 2],
+    ring: usize,
     batch: Vec<RxFrame>,
     data: Bytes,
 }
@@ -63,7 +64,8 @@ impl Pair {
             stacks,
             conns: [conn; 2],
             pools: Default::default(),
-            batch: Vec::with_capacity(RING),
+            ring: wire.ring,
+            batch: Vec::with_capacity(wire.ring),
             data: Bytes::from(vec![0x5a; PIECE]),
         };
         loop {
@@ -104,7 +106,7 @@ impl Pair {
         };
         let pool = &mut self.pools[from];
         let frames = &mut self.batch;
-        while frames.len() < RING
+        while frames.len() < self.ring
             && let Some(frame) = from_stack.poll_transmit(now)
         {
             frames.push(pool.gather(&frame));

@@ -9,7 +9,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
 
-use super::{BUFFER, PIECE, RING, Wire};
+use super::{BUFFER, PIECE, Wire};
 
 /// One end of the link: frames that arrived, and the memory of frames that are done with.
 struct End {
@@ -45,7 +45,7 @@ impl Device for End {
     type TxToken<'a> = Place<'a>;
 
     fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Place<'_>)> {
-        if self.sent.len() >= RING {
+        if self.sent.len() >= self.wire.ring {
             return None;
         }
         let frame = self.arrived.pop_front()?;
@@ -57,7 +57,7 @@ impl Device for End {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Place<'_>> {
-        (self.sent.len() < RING).then(|| Place(&mut self.sent, self.spare.pop()))
+        (self.sent.len() < self.wire.ring).then(|| Place(&mut self.sent, self.spare.pop()))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
