@@ -42,16 +42,17 @@ fn guess(frame: &[u8]) -> Option<Packed> {
 }
 
 impl Stack {
-    /// Touch what the first [`BATCH`] of `frames` will need.
-    pub(super) fn look_ahead(&self, frames: &[RxFrame]) {
+    /// Touch what the first [`BATCH`] of `frames` will need. Returns at which index each will
+    /// find its connection.
+    pub(super) fn look_ahead(&self, frames: &[RxFrame]) -> [Option<u32>; BATCH] {
+        let mut found = [None; BATCH];
         if self.table.len() < MANY || frames.len() < 2 {
-            return;
+            return found;
         }
         let mut keys = [None; BATCH];
         for (key, frame) in keys.iter_mut().zip(frames) {
             *key = guess(&frame.bytes).map(|flow| (flow, self.flows.hash(&flow)));
         }
-        let mut found = [None; BATCH];
         for (found, key) in found.iter_mut().zip(&keys) {
             *found = key.and_then(|(flow, hash)| self.flows.find(&flow, hash));
         }
@@ -60,5 +61,6 @@ impl Stack {
             sum = sum.wrapping_add(self.table.touch(*index));
         }
         black_box(sum);
+        found
     }
 }

@@ -124,6 +124,8 @@ struct Here {
     flow: Packed,
     generation: u32,
     fenced: bool,
+    /// Whether it is in the table: what is left here of one that is gone means nothing.
+    live: bool,
 }
 
 /// The table.
@@ -161,18 +163,31 @@ impl Flows {
     }
 
     pub(super) fn get(&self, flow: &Packed) -> Option<Entry> {
-        if let Some(index) = self.find(flow, self.hash(flow)) {
-            let here = self.connections.get(index as usize)?;
-            let id = ConnId {
-                index,
-                generation: here.generation,
-            };
-            return Some(match here.fenced {
-                true => Entry::Fenced(id),
-                false => Entry::Connection(id),
-            });
-        }
-        self.entries.get(flow).copied()
+        self.get_at(flow, None)
+    }
+
+    /// The same, looking first at index `hint`, where [`Flows::find`] saw it a moment ago.
+    pub(super) fn get_at(&self, flow: &Packed, hint: Option<u32>) -> Option<Entry> {
+        let hinted = hint.filter(|index| self.is_at(flow, *index));
+        let found = hinted.or_else(|| self.find(flow, self.hash(flow)));
+        let Some(index) = found else {
+            return self.entries.get(flow).copied();
+        };
+        let here = self.connections.get(index as usize)?;
+        let id = ConnId {
+            index,
+            generation: here.generation,
+        };
+        Some(match here.fenced {
+            true => Entry::Fenced(id),
+            false => Entry::Connection(id),
+        })
+    }
+
+    /// Whether the connection of a flow is at this index.
+    fn is_at(&self, flow: &Packed, index: u32) -> bool {
+        let here = self.connections.get(index as usize);
+        here.is_some_and(|here| here.live && here.flow == *flow)
     }
 
     /// What [`Flows::find`] looks for.
@@ -182,10 +197,7 @@ impl Flows {
 
     /// The index of the connection here that a flow belongs to.
     pub(super) fn find(&self, flow: &Packed, hash: u64) -> Option<u32> {
-        let same = |index: &u32| {
-            let here = self.connections.get(*index as usize);
-            here.is_some_and(|here| here.flow == *flow)
-        };
+        let same = |index: &u32| self.is_at(flow, *index);
         self.here.find(hash, same).copied()
     }
 
@@ -205,6 +217,7 @@ impl Flows {
             flow,
             generation: id.generation,
             fenced,
+            live: true,
         };
         let index = id.index as usize;
         if self.connections.len() <= index {
@@ -232,17 +245,15 @@ impl Flows {
 
     fn remove_here(&mut self, flow: &Packed) -> Option<Entry> {
         let entry = self.get(flow);
-        if !matches!(entry, Some(Entry::Connection(_) | Entry::Fenced(_))) {
+        let Some(Entry::Connection(id) | Entry::Fenced(id)) = entry else {
             return None;
-        }
-        let connections = &self.connections;
-        let same = |index: &u32| {
-            let here = connections.get(*index as usize);
-            here.is_some_and(|here| here.flow == *flow)
         };
-        let hash = self.keyed.hash_words(flow.words());
-        if let Ok(found) = self.here.find_entry(hash, same) {
+        let hash = self.hash(flow);
+        if let Ok(found) = self.here.find_entry(hash, |index| *index == id.index) {
             found.remove();
+        }
+        if let Some(here) = self.connections.get_mut(id.index as usize) {
+            here.live = false;
         }
         entry
     }

@@ -179,7 +179,7 @@ impl Stack {
         let remote = (ip.src, u16::from_be_bytes([r0, r1]));
         let flow = flows::flow(local, remote);
         let packed = Packed::new(&flow);
-        match self.flows.get(&packed) {
+        match self.flows.get_at(&packed, self.hint.take()) {
             Some(Entry::Connection(id)) => self.deliver(now, id, frame, ip, origin),
             Some(Entry::Fenced(id)) if origin == Origin::Channel => {
                 self.deliver(now, id, frame, ip, origin);

@@ -236,6 +236,8 @@ pub struct Stack {
     egress: VecDeque<TxFrame>,
     /// Frames of a batch that go to their connection together.
     train: Train,
+    /// Where the frame being handled will find its connection, if somebody looked.
+    hint: Option<u32>,
     /// Memory for the frames of a batch.
     batch: Vec<RxFrame>,
     events: VecDeque<StackEvent>,
@@ -297,6 +299,7 @@ impl Stack {
             slow,
             egress: VecDeque::new(),
             train: Train::default(),
+            hint: None,
             batch: Vec::new(),
             events: VecDeque::new(),
             captured_octets: 0,
@@ -330,14 +333,16 @@ impl Stack {
             if batch.is_empty() {
                 break;
             }
-            self.look_ahead(&batch);
-            for frame in batch.drain(..) {
+            let hints = self.look_ahead(&batch);
+            for (frame, hint) in batch.drain(..).zip(hints) {
                 self.counters.rx_frames += 1;
                 if let Some(frame) = self.couple(frame) {
                     self.depart(now);
+                    self.hint = hint;
                     self.train.gathering = true;
                     self.handle_ethernet(now, frame, Origin::Wire);
                     self.train.gathering = false;
+                    self.hint = None;
                 }
             }
         }

@@ -101,7 +101,10 @@ impl Table {
         let slot = self.slots.get(index as usize);
         slot.and_then(|slot| slot.block.as_deref())
             .map_or(0, |block| {
-                u32::from(block.ready).wrapping_add(block.connection.touch())
+                u32::from(block.ready)
+                    .wrapping_add(u32::from(block.armed.is_some()))
+                    .wrapping_add(u32::from(block.next_hop.is_some()))
+                    .wrapping_add(block.connection.touch())
             })
     }
 

@@ -664,6 +664,18 @@ impl Connection {
             ^ u32::from(self.timers.keepalive.is_set())
             ^ self.heard_at.wrapping_millis()
             ^ u32::from(self.link_mtu)
+            ^ u32::from(self.rcv.quick)
+            ^ u32::from(self.attempts)
+            ^ u32::from(self.owed.ack)
+            ^ self.snd.una.raw()
+            ^ self.snd.sent.len() as u32
+            ^ self.rcv.edge.raw()
+            ^ self.rcv.blocks.len() as u32
+            ^ self.rtt.srtt as u32
+            ^ self.timestamps.map_or(0, |timestamps| timestamps.recent)
+            ^ self.counters.segments_in as u32
+            ^ self.counters.moves
+            ^ u32::from(self.ends.remote.is_ipv4())
             ^ queues as u32
     }
 

@@ -73,6 +73,14 @@ pub fn demux(effort: &Effort) -> Result<Vec<Row>> {
     few.grow(FEW);
     let mut many = Crowd::new();
     many.grow(count);
+    // Every connection has carried something before, as connections do.
+    for (crowd, count) in [(&mut few, FEW), (&mut many, count)] {
+        let mut next = 0;
+        cost(crowd, count / BATCH, || {
+            next += 1;
+            next - 1
+        });
+    }
     let mut random = 1u64;
     let mut pick = move |below: usize| {
         random = random
