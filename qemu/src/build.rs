@@ -57,16 +57,27 @@ pub fn image(service: Service) -> Result<PathBuf> {
 
 /// Builds the Linux process that serves any service on a TAP device and returns its path.
 pub fn hosted() -> Result<PathBuf> {
-    program("godwit-hosted")
+    program("godwit-hosted", "release")
+}
+
+/// Builds the simulator and returns its path.
+pub fn simulator() -> Result<PathBuf> {
+    program("godwit-sim", "release")
+}
+
+/// Builds the program that measures, optimised as an image is, and returns its path.
+pub fn bench() -> Result<PathBuf> {
+    program("godwit-bench", "image")
 }
 
 /// Builds a program of the workspace, in a package of the same name, and returns its path.
-pub fn program(name: &str) -> Result<PathBuf> {
+fn program(package: &str, profile: &str) -> Result<PathBuf> {
     let root = workspace()?;
     let target = root.join("target");
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(&root)
-        .args(["build", "--release", "--package", name, "--target-dir"])
+        .args(["build", "--package", package, "--profile", profile])
+        .arg("--target-dir")
         .arg(&target)
         .output()
         .context("cannot run cargo")?;
@@ -76,7 +87,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(target.join("release").join(name))
+    Ok(target.join(profile).join(package))
 }
 
 /// The root of the workspace this command was built from.

@@ -1,6 +1,7 @@
 //! The godwit command: VMs, virtual switch, demo, control, benchmarks.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
 use anyhow::{Context, Result};
@@ -40,6 +41,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Measure ours and the peers, in turns (see `cargo godwit bench --help`).
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What the program that measures is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -53,9 +61,9 @@ fn main() -> ExitCode {
 }
 
 /// Builds another program of the workspace, runs it in our place and returns its exit code.
-fn hand_over(program: &str, arguments: &[OsString]) -> Result<u8> {
-    let progress = Progress::start(&format!("building {program}"));
-    let path = build::program(program)?;
+fn hand_over(what: &str, build: fn() -> Result<PathBuf>, arguments: &[OsString]) -> Result<u8> {
+    let progress = Progress::start(&format!("building {what}"));
+    let path = build()?;
     progress.finish();
     let status = process::Command::new(&path)
         .args(arguments)
@@ -92,7 +100,12 @@ fn execute(command: Command) -> Result<u8> {
             return Ok(u8::from(!demo::run(&options)?.failures().is_empty()));
         }
         Command::Ctl(options) => ctl::run(&options)?,
-        Command::Sim { arguments } => return hand_over("godwit-sim", &arguments),
+        Command::Sim { arguments } => {
+            return hand_over("the simulator", build::simulator, &arguments);
+        }
+        Command::Bench { arguments } => {
+            return hand_over("what measures", build::bench, &arguments);
+        }
     }
     Ok(0)
 }

@@ -1,4 +1,5 @@
-//! Installs what the host needs from its distribution: QEMU, curl, iproute2.
+//! Installs what the host needs from its distribution: QEMU, curl, iproute2; and what the bench
+//! compares with: nginx, wrk, ethtool.
 
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -15,51 +16,94 @@ struct Manager {
     /// Refreshes the lists of packages, where installing does not.
     refresh: Option<&'static [&'static str]>,
     install: &'static [&'static str],
-    /// The packages of [`TOOLS`], in their order.
-    packages: [&'static str; 3],
+    /// The packages of [`PROGRAMS`], in their order.
+    packages: [&'static str; 6],
 }
 
+/// Every program that can be installed.
+const PROGRAMS: [&str; 6] = [QEMU, "curl", "ip", "nginx", "wrk", "ethtool"];
 /// The programs the host needs.
 const TOOLS: [&str; 3] = [QEMU, "curl", "ip"];
+/// The programs the bench needs.
+const PEERS: [&str; 4] = ["ip", "nginx", "wrk", "ethtool"];
 
 const MANAGERS: &[Manager] = &[
     Manager {
         program: "apt-get",
         refresh: Some(&["update"]),
         install: &["install", "-y", "--no-install-recommends"],
-        packages: ["qemu-system-x86", "curl", "iproute2"],
+        packages: [
+            "qemu-system-x86",
+            "curl",
+            "iproute2",
+            "nginx-light",
+            "wrk",
+            "ethtool",
+        ],
     },
     Manager {
         program: "dnf",
         refresh: None,
         install: &["install", "-y"],
-        packages: ["qemu-system-x86-core", "curl", "iproute"],
+        packages: [
+            "qemu-system-x86-core",
+            "curl",
+            "iproute",
+            "nginx",
+            "wrk",
+            "ethtool",
+        ],
     },
     Manager {
         program: "zypper",
         refresh: None,
         install: &["--non-interactive", "install"],
-        packages: ["qemu-x86", "curl", "iproute2"],
+        packages: ["qemu-x86", "curl", "iproute2", "nginx", "wrk", "ethtool"],
     },
     Manager {
         program: "pacman",
         refresh: None,
         install: &["-Sy", "--noconfirm", "--needed"],
-        packages: ["qemu-system-x86", "curl", "iproute2"],
+        packages: [
+            "qemu-system-x86",
+            "curl",
+            "iproute2",
+            "nginx-light",
+            "wrk",
+            "ethtool",
+        ],
     },
     Manager {
         program: "apk",
         refresh: None,
         install: &["add"],
-        packages: ["qemu-system-x86_64", "curl", "iproute2"],
+        packages: [
+            "qemu-system-x86_64",
+            "curl",
+            "iproute2",
+            "nginx",
+            "wrk",
+            "ethtool",
+        ],
     },
 ];
 
 /// Makes sure that all programs are there; installs what is missing if that is permitted, and
 /// otherwise fails with the one line to run. Takes no time when nothing is missing.
 pub fn ensure() -> Result<()> {
-    let missing: Vec<usize> = (0..TOOLS.len())
-        .filter(|n| find(TOOLS[*n]).is_none())
+    ensure_all(&TOOLS)
+}
+
+/// The same for the programs the bench compares with.
+pub fn ensure_peers() -> Result<()> {
+    ensure_all(&PEERS)
+}
+
+fn ensure_all(tools: &[&'static str]) -> Result<()> {
+    let missing: Vec<&str> = tools
+        .iter()
+        .copied()
+        .filter(|tool| find(tool).is_none())
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -68,22 +112,26 @@ pub fn ensure() -> Result<()> {
         .iter()
         .find(|manager| find(manager.program).is_some())
     else {
-        let names: Vec<_> = missing.iter().map(|n| TOOLS[*n]).collect();
         bail!(
             "please install {}: this system's package manager is not known",
-            names.join(", ")
+            missing.join(", ")
         );
     };
-    let packages: Vec<_> = missing.iter().map(|n| manager.packages[*n]).collect();
+    let packages: Vec<_> = manager
+        .packages
+        .iter()
+        .zip(PROGRAMS)
+        .filter(|(_, program)| missing.contains(program))
+        .map(|(package, _)| *package)
+        .collect();
     let Some(prefix) = privilege() else {
         bail!("please run: {}", manager.command_line(&packages));
     };
     install(manager, prefix, &packages)
         .with_context(|| format!("please run: {}", manager.command_line(&packages)))?;
-    match missing.iter().find(|n| find(TOOLS[**n]).is_none()) {
-        Some(n) => bail!(
-            "{} is still missing after installing {}",
-            TOOLS[*n],
+    match missing.iter().find(|tool| find(tool).is_none()) {
+        Some(tool) => bail!(
+            "{tool} is still missing after installing {}",
             packages.join(" ")
         ),
         None => Ok(()),

@@ -9,7 +9,7 @@ use core::cell::{Ref, RefMut};
 
 use godwit_netstack::instance::{Event, InstanceConfig, PATIENCE, ServiceId};
 use godwit_netstack::session::SessionId;
-use godwit_netstack::stack::{Scope, StackConfig};
+use godwit_netstack::stack::{RxFrame, Scope, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instance, Instant};
 use sha2::{Digest, Sha256};
@@ -42,6 +42,8 @@ pub struct Node {
     service_name: &'static str,
     tasks: Tasks<SessionId>,
     served: BTreeMap<SessionId, Served>,
+    /// Frames of one turn, on their way from the NIC to the instance.
+    received: Vec<RxFrame>,
     awaits_lease: bool,
     begun: bool,
     announced: bool,
@@ -121,6 +123,7 @@ impl Node {
             service_name,
             tasks: Tasks::new(),
             served: BTreeMap::new(),
+            received: Vec::with_capacity(RECEIVE_BUDGET),
             awaits_lease: config.dhcp,
             begun: false,
             announced: false,
@@ -222,13 +225,17 @@ impl Node {
 
     /// Take frames in; whether there may be more.
     fn receive<P: Platform>(&mut self, platform: &mut P, now: Instant) -> bool {
-        for _ in 0..RECEIVE_BUDGET {
-            let Some(frame) = platform.receive() else {
-                return false;
-            };
-            self.shared.instance_mut().handle_frame(now, frame);
+        while self.received.len() < RECEIVE_BUDGET
+            && let Some(frame) = platform.receive()
+        {
+            self.received.push(frame);
         }
-        true
+        let more = self.received.len() == RECEIVE_BUDGET;
+        if !self.received.is_empty() {
+            let mut instance = self.shared.instance_mut();
+            instance.handle_frames(now, &mut self.received);
+        }
+        more
     }
 
     fn handle_events(&mut self, now: Instant) {

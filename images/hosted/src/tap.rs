@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use bytes::{Bytes, BytesMut};
-use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};
+use godwit_netstack::stack::frame::Segmentation;
+use godwit_netstack::stack::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::uio::writev;
@@ -16,6 +17,15 @@ use nix::sys::uio::writev;
 const HEADER: usize = 10;
 /// The header's flag: the checksum is still to be computed.
 const NEEDS_CHECKSUM: u8 = 1;
+/// The header's flag: the device has seen to the checksum.
+const DATA_VALID: u8 = 2;
+/// The offset of the checksum in a UDP header.
+const UDP_CHECKSUM: u16 = 6;
+/// What the kernel may leave to us: checksums, and cutting TCP segments (TUN_F_CSUM, TUN_F_TSO4,
+/// TUN_F_TSO6).
+const LEFT_TO_US: libc::c_int = 1 | 2 | 4;
+/// Octets of a frame that the kernel did not cut, at most, behind its Ethernet header.
+const LARGEST: usize = u16::MAX as usize;
 /// The header's segmentation types.
 const GSO_TCP4: u8 = 1;
 const GSO_TCP6: u8 = 4;
@@ -43,6 +53,11 @@ mod request {
         tun_set_iff,
         nix::request_code_write!(b'T', 202, size_of::<nix::libc::c_int>()),
         InterfaceRequest
+    );
+    nix::ioctl_write_int_bad!(
+        /// Say which work the kernel may leave to the reader.
+        tun_set_offload,
+        nix::request_code_write!(b'T', 208, size_of::<nix::libc::c_uint>())
     );
 }
 
@@ -84,6 +99,9 @@ impl Tap {
         // SAFETY: the descriptor is open; TUNSETIFF reads (and writes back) one `ifreq`, whose
         // size `InterfaceRequest` has, and keeps no pointer to it.
         unsafe { request::tun_set_iff(file.as_raw_fd(), &wanted) }?;
+        let left = if offload { LEFT_TO_US } else { 0 };
+        // SAFETY: the descriptor is open; TUNSETOFFLOAD takes its argument as a number.
+        unsafe { request::tun_set_offload(file.as_raw_fd(), left) }?;
         Ok(Tap {
             file,
             mtu,
@@ -108,10 +126,13 @@ impl Tap {
         self.mtu
     }
 
-    /// The next frame received. Without receive offloads every frame is whole, fits the MTU and
-    /// has its checksums.
+    /// The next frame received. With offloads it may be longer than the MTU, and lack its checksum.
     pub fn receive(&mut self) -> io::Result<Option<RxFrame>> {
-        let room = HEADER + LINK_HEADER + usize::from(self.mtu);
+        let most = match self.offload {
+            true => LARGEST,
+            false => usize::from(self.mtu),
+        };
+        let room = HEADER + LINK_HEADER + most;
         if self.block.len() < room {
             self.block = BytesMut::zeroed(BLOCK.max(room));
         }
@@ -123,12 +144,7 @@ impl Tap {
                 Err(error) => return Err(error),
             }
         };
-        let mut frame: Bytes = self.block.split_to(octets).freeze();
-        if frame.len() < HEADER {
-            return Ok(None);
-        }
-        let frame = frame.split_off(HEADER);
-        Ok(Some(RxFrame::new(frame)))
+        Ok(received(self.block.split_to(octets)))
     }
 
     /// Whether another frame can be sent; tries the one that waits first.
@@ -188,6 +204,52 @@ impl AsFd for Tap {
     }
 }
 
+/// The frame behind the virtio-net header that `octets` begin with.
+fn received(mut octets: BytesMut) -> Option<RxFrame> {
+    let [flags, kind, _, _, z0, z1, s0, s1, o0, o1] = *octets.first_chunk::<HEADER>()?;
+    let mut bytes = octets.split_off(HEADER);
+    let (start, offset) = (u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([o0, o1]));
+    let unsummed = flags & NEEDS_CHECKSUM != 0;
+    // TCP's checksum is not missed. What is for smoltcp has to have one.
+    let summed = unsummed && offset == UDP_CHECKSUM && complete(&mut bytes, start, offset);
+    let mut frame = RxFrame::new(Bytes::from(bytes));
+    if flags & DATA_VALID != 0 || unsummed && !summed {
+        frame.checksum = RxChecksum::Verified;
+    }
+    frame.segmentation = match kind {
+        GSO_TCP4 | GSO_TCP6 => Some(Segmentation {
+            ipv6: kind == GSO_TCP6,
+            segment_size: u16::from_ne_bytes([z0, z1]),
+        }),
+        _ => None,
+    };
+    Some(frame)
+}
+
+/// Complete a checksum (RFC 1071) that covers the frame from `start` on. False if it lies outside.
+fn complete(frame: &mut [u8], start: u16, offset: u16) -> bool {
+    let Some(covered) = frame.get_mut(usize::from(start)..) else {
+        return false;
+    };
+    let sum: u64 = covered
+        .chunks(2)
+        .map(|pair| u64::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    let at = usize::from(offset);
+    let Some(field) = covered.get_mut(at..at + 2) else {
+        return false;
+    };
+    // Zero would say that there is none (RFC 768).
+    let value = match !(folded as u16) {
+        0 => 0xffff,
+        value => value,
+    };
+    field.copy_from_slice(&value.to_be_bytes());
+    true
+}
+
 /// The virtio-net header of a frame (legacy layout, in the host's byte order).
 fn header(frame: &TxFrame) -> [u8; HEADER] {
     let mut flags = 0;
@@ -217,7 +279,7 @@ fn header(frame: &TxFrame) -> [u8; HEADER] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use godwit_netstack::stack::frame::{Segmentation, TxChecksum};
+    use godwit_netstack::stack::frame::TxChecksum;
 
     #[test]
     fn a_plain_frame_has_an_empty_header() {
@@ -242,6 +304,30 @@ mod tests {
         let word = |at: usize| u16::from_ne_bytes([octets[at], octets[at + 1]]);
         assert_eq!(octets[..2], [NEEDS_CHECKSUM, GSO_TCP6]);
         assert_eq!([word(2), word(4), word(6), word(8)], [74, 1440, 54, 16]);
+    }
+
+    #[test]
+    fn what_the_kernel_left_to_us_is_seen_to() {
+        let head = |flags, kind, start: u16, offset: u16| -> BytesMut {
+            let mut octets = vec![flags, kind, 0, 0];
+            for word in [1448, start, offset] {
+                octets.extend_from_slice(&word.to_ne_bytes());
+            }
+            octets.extend_from_slice(&[0; 34]);
+            // A UDP header whose checksum is the pseudo-header's so far.
+            octets.extend_from_slice(&[0, 53, 0, 54, 0, 9, 0x12, 0x34, 7]);
+            octets[..].into()
+        };
+        let plain = received(head(0, 0, 0, 0)).unwrap();
+        assert_eq!(plain.checksum, RxChecksum::Unchecked);
+        let tcp = received(head(NEEDS_CHECKSUM, GSO_TCP4, 34, 16)).unwrap();
+        assert_eq!(tcp.checksum, RxChecksum::Verified);
+        assert_eq!(tcp.segmentation.unwrap().segment_size, 1448);
+        let udp = received(head(NEEDS_CHECKSUM, 0, 34, UDP_CHECKSUM)).unwrap();
+        assert_eq!(udp.checksum, RxChecksum::Unchecked, "it can be verified");
+        let sum = !(53 + 54 + 9 + 0x1234 + 0x0700u16);
+        assert_eq!(udp.bytes[40..42], sum.to_be_bytes());
+        assert!(received(BytesMut::new()).is_none());
     }
 
     #[test]

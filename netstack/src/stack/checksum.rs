@@ -18,18 +18,21 @@ impl Sum {
     /// Add octets.
     pub(super) fn add(&mut self, octets: &[u8]) {
         // Sums of native words are byte-swapped sums of network words, so they are swapped once.
-        let mut native: u64 = 0;
-        let mut words = octets.chunks_exact(4);
-        for word in &mut words {
-            let mut raw = [0; 4];
-            raw.copy_from_slice(word);
-            native += u64::from(u32::from_ne_bytes(raw));
+        // Two sums of 32-bit halves in 64 bits cannot overflow, and the compiler does several
+        // words at a time with what every x86-64 has.
+        let (words, rest) = octets.as_chunks::<8>();
+        let (mut low, mut high) = (0u64, 0u64);
+        for word in words {
+            let word = u64::from_ne_bytes(*word);
+            low += word & 0xffff_ffff;
+            high += word >> 32;
         }
-        let mut last = [0; 4];
-        for (place, octet) in last.iter_mut().zip(words.remainder()) {
+        let mut last = [0; 8];
+        for (place, octet) in last.iter_mut().zip(rest) {
             *place = *octet;
         }
-        native += u64::from(u32::from_ne_bytes(last));
+        let last = u64::from_ne_bytes(last);
+        let native = low + high + (last & 0xffff_ffff) + (last >> 32);
         let mut sum = u16::from_be(fold(native));
         if self.odd {
             sum = sum.swap_bytes();

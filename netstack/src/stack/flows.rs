@@ -2,10 +2,11 @@
 //! for flows whose place is not known yet.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, SocketAddr};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 
 use super::frame::RxFrame;
 use super::hash::Keyed;
@@ -117,9 +118,25 @@ struct Queue {
     armed: Option<Instant>,
 }
 
+/// A connection here, at the place of its index.
+#[derive(Clone, Copy, Debug)]
+struct Here {
+    flow: Packed,
+    generation: u32,
+    fenced: bool,
+    /// Whether it is in the table: what is left here of one that is gone means nothing.
+    live: bool,
+}
+
 /// The table.
 #[derive(Debug)]
 pub(super) struct Flows {
+    keyed: Keyed,
+    /// Indices of the connections here. There may be a million: they cost four octets each, and
+    /// what else is known of them lies at their index.
+    here: HashTable<u32>,
+    connections: Vec<Here>,
+    /// Every other flow.
     entries: HashMap<Packed, Entry, Keyed>,
     queues: HashMap<Packed, Queue, Keyed>,
     timers: Timers<Packed>,
@@ -134,6 +151,9 @@ fn cost(frame: &RxFrame) -> usize {
 impl Flows {
     pub(super) fn new(keyed: Keyed) -> Flows {
         Flows {
+            keyed,
+            here: HashTable::new(),
+            connections: Vec::new(),
             entries: HashMap::with_hasher(keyed),
             queues: HashMap::with_hasher(keyed),
             timers: Timers::new(),
@@ -143,19 +163,99 @@ impl Flows {
     }
 
     pub(super) fn get(&self, flow: &Packed) -> Option<Entry> {
-        self.entries.get(flow).copied()
+        self.get_at(flow, None)
+    }
+
+    /// The same, looking first at index `hint`, where [`Flows::find`] saw it a moment ago.
+    pub(super) fn get_at(&self, flow: &Packed, hint: Option<u32>) -> Option<Entry> {
+        let hinted = hint.filter(|index| self.is_at(flow, *index));
+        let found = hinted.or_else(|| self.find(flow, self.hash(flow)));
+        let Some(index) = found else {
+            return self.entries.get(flow).copied();
+        };
+        let here = self.connections.get(index as usize)?;
+        let id = ConnId {
+            index,
+            generation: here.generation,
+        };
+        Some(match here.fenced {
+            true => Entry::Fenced(id),
+            false => Entry::Connection(id),
+        })
+    }
+
+    /// Whether the connection of a flow is at this index.
+    fn is_at(&self, flow: &Packed, index: u32) -> bool {
+        let here = self.connections.get(index as usize);
+        here.is_some_and(|here| here.live && here.flow == *flow)
+    }
+
+    /// What [`Flows::find`] looks for.
+    pub(super) fn hash(&self, flow: &Packed) -> u64 {
+        self.keyed.hash_words(flow.words())
+    }
+
+    /// The index of the connection here that a flow belongs to.
+    pub(super) fn find(&self, flow: &Packed, hash: u64) -> Option<u32> {
+        let same = |index: &u32| self.is_at(flow, *index);
+        self.here.find(hash, same).copied()
     }
 
     /// Set what becomes of a flow. Its held frames stay where they are: take them out before.
     pub(super) fn set(&mut self, flow: Packed, entry: Entry) {
-        let old = self.entries.insert(flow, entry);
-        self.account(old, Some(entry));
+        let (id, fenced) = match entry {
+            Entry::Connection(id) => (id, false),
+            Entry::Fenced(id) => (id, true),
+            _ => {
+                self.remove_here(&flow);
+                let old = self.entries.insert(flow, entry);
+                return self.account(old, Some(entry));
+            }
+        };
+        self.remove(&flow);
+        let here = Here {
+            flow,
+            generation: id.generation,
+            fenced,
+            live: true,
+        };
+        let index = id.index as usize;
+        if self.connections.len() <= index {
+            self.connections.resize(index + 1, here);
+        }
+        if let Some(place) = self.connections.get_mut(index) {
+            *place = here;
+        }
+        let (keyed, connections) = (self.keyed, &self.connections);
+        let hash = keyed.hash_words(flow.words());
+        self.here.insert_unique(hash, id.index, |index| {
+            let here = connections.get(*index as usize);
+            here.map_or(0, |here| keyed.hash_words(here.flow.words()))
+        });
     }
 
     pub(super) fn remove(&mut self, flow: &Packed) -> Option<Entry> {
+        if let Some(entry) = self.remove_here(flow) {
+            return Some(entry);
+        }
         let old = self.entries.remove(flow);
         self.account(old, None);
         old
+    }
+
+    fn remove_here(&mut self, flow: &Packed) -> Option<Entry> {
+        let entry = self.get(flow);
+        let Some(Entry::Connection(id) | Entry::Fenced(id)) = entry else {
+            return None;
+        };
+        let hash = self.hash(flow);
+        if let Ok(found) = self.here.find_entry(hash, |index| *index == id.index) {
+            found.remove();
+        }
+        if let Some(here) = self.connections.get_mut(id.index as usize) {
+            here.live = false;
+        }
+        entry
     }
 
     fn account(&mut self, old: Option<Entry>, new: Option<Entry>) {

@@ -179,7 +179,7 @@ impl Stack {
         let remote = (ip.src, u16::from_be_bytes([r0, r1]));
         let flow = flows::flow(local, remote);
         let packed = Packed::new(&flow);
-        match self.flows.get(&packed) {
+        match self.flows.get_at(&packed, self.hint.take()) {
             Some(Entry::Connection(id)) => self.deliver(now, id, frame, ip, origin),
             Some(Entry::Fenced(id)) if origin == Origin::Channel => {
                 self.deliver(now, id, frame, ip, origin);
@@ -205,9 +205,11 @@ impl Stack {
         {
             return self.handle_unknown(now, flow, Packed::new(&flow), frame, ip, origin);
         }
-        self.with_connection(now, id, |connection| {
-            connection.handle_segment(now, &segment);
-        });
+        if let Some(segment) = self.engage(id, segment, &frame, ip) {
+            self.with_connection(now, id, |connection| {
+                connection.handle_segment(now, &segment);
+            });
+        }
     }
 
     /// Make way for a new connection between the ends of one in TIME-WAIT, if its SYN may.

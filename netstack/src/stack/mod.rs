@@ -5,10 +5,12 @@
 //! not know why: sessions, transfers and the cluster are [`crate::instance`]'s concern.
 
 mod addresses;
+mod ahead;
 mod announce;
 mod arp;
 mod checksum;
 mod counters;
+mod cut;
 mod flows;
 mod forward;
 pub mod frame;
@@ -26,6 +28,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod train;
 mod wire;
 
 use alloc::collections::VecDeque;
@@ -48,6 +51,7 @@ use slow::Slow;
 pub use slow::UdpId;
 use table::{Block, Table};
 use timers::Timers;
+use train::Train;
 
 /// An Ethernet address.
 pub type MacAddr = [u8; 6];
@@ -230,6 +234,12 @@ pub struct Stack {
     half_open: HalfOpenTable,
     slow: Slow,
     egress: VecDeque<TxFrame>,
+    /// Frames of a batch that go to their connection together.
+    train: Train,
+    /// Where the frame being handled will find its connection, if somebody looked.
+    hint: Option<u32>,
+    /// Memory for the frames of a batch.
+    batch: Vec<RxFrame>,
     events: VecDeque<StackEvent>,
     captured_octets: usize,
     rst_limit: Limit,
@@ -288,6 +298,9 @@ impl Stack {
             half_open: HalfOpenTable::new(),
             slow,
             egress: VecDeque::new(),
+            train: Train::default(),
+            hint: None,
+            batch: Vec::new(),
             events: VecDeque::new(),
             captured_octets: 0,
             rst_limit: Limit::per_second(MAX_RST, now),
@@ -308,6 +321,33 @@ impl Stack {
     pub fn handle_frame(&mut self, now: Instant, frame: RxFrame) {
         self.counters.rx_frames += 1;
         self.handle_ethernet(now, frame, Origin::Wire);
+    }
+
+    /// Take in the frames the NIC has. Those that follow each other in one flow go to their
+    /// connection together: it looks at the windows, the timers and the owed acknowledgement once.
+    pub fn handle_frames(&mut self, now: Instant, frames: impl IntoIterator<Item = RxFrame>) {
+        let mut frames = frames.into_iter();
+        let mut batch = core::mem::take(&mut self.batch);
+        loop {
+            batch.extend(frames.by_ref().take(ahead::BATCH));
+            if batch.is_empty() {
+                break;
+            }
+            let hints = self.look_ahead(&batch);
+            for (frame, hint) in batch.drain(..).zip(hints) {
+                self.counters.rx_frames += 1;
+                if let Some(frame) = self.couple(frame) {
+                    self.depart(now);
+                    self.hint = hint;
+                    self.train.gathering = true;
+                    self.handle_ethernet(now, frame, Origin::Wire);
+                    self.train.gathering = false;
+                    self.hint = None;
+                }
+            }
+        }
+        self.depart(now);
+        self.batch = batch;
     }
 
     /// Take in a frame that another instance captured and sent through the channel: handled as
@@ -463,6 +503,7 @@ impl Stack {
         let id = self.table.insert(Block {
             connection,
             next_hop: None,
+            cut: None,
             memory: 0,
             armed: None,
             ready: false,
@@ -476,6 +517,9 @@ impl Stack {
     /// Take a connection out of the tables.
     fn take_block(&mut self, id: ConnId) -> Option<Block> {
         let mut block = self.table.remove(id)?;
+        if let Some(cut) = block.cut.take() {
+            block.connection.unsend(cut.seq, cut.left as u32);
+        }
         self.memory -= block.memory;
         self.timers.disarm(&mut block.armed, id.index);
         let packed = Packed::new(&block.flow());

@@ -1,25 +1,45 @@
 //! Frames out: the egress queue, the connections that have something to send, next hops and
 //! headers.
 
+use alloc::boxed::Box;
 use core::net::IpAddr;
 
 use super::checksum::Sum;
+use super::cut::{Cut, Headers};
 use super::frame::{Head, Segmentation, TxChecksum, TxFrame};
 use super::neighbour::{Released, Resolution, Solicit};
 use super::slow;
 use super::wire::{self, ETHERNET, HOP_LIMIT, IpHeader, TCP};
 use super::{ConnId, FlowKey, MacAddr, Stack, StackEvent, arp, ndp};
-use crate::tcp::segment::{Outgoing, Ports};
+use crate::tcp::segment::{Flags, Outgoing, Ports};
 use crate::time::Instant;
 
 /// Frames in the egress queue at most.
 const MAX_EGRESS: usize = 4096;
 /// Octets of IP and TCP headers at most; what is left of an IP packet is for TSO.
 const MAX_IP_TCP: usize = 40 + 60;
+/// Octets of payload a connection gives in one go: what fits an IP packet that the NIC, or
+/// [`Cut`], makes segments of.
+const MAX_BURST: usize = u16::MAX as usize - MAX_IP_TCP;
 /// Where the checksum lies in a TCP header.
 const TCP_CHECKSUM: u16 = 16;
 /// Segments dropped in one go when a connection's next hop is dead.
 const MAX_DISCARD: usize = 64;
+
+fn ports(flow: &FlowKey) -> Ports {
+    Ports {
+        source: flow.local.port(),
+        destination: flow.remote.port(),
+    }
+}
+
+/// The ECN bits of the IP header.
+fn ecn(outgoing: &Outgoing) -> u8 {
+    match outgoing.ecn_capable {
+        true => wire::ECT_0,
+        false => 0,
+    }
+}
 
 impl Stack {
     /// The next frame to send.
@@ -45,6 +65,14 @@ impl Stack {
     fn transmit_for(&mut self, now: Instant, id: ConnId) -> Option<TxFrame> {
         let block = self.table.get_mut(id)?;
         block.ready = false;
+        if let Some(cut) = &mut block.cut {
+            if let Some(frame) = cut.next_frame() {
+                block.ready = true;
+                self.ready.push_back(id);
+                return Some(frame);
+            }
+            block.cut = None;
+        }
         let remote = block.connection.remote().ip();
         let next_hop = block.next_hop.or_else(|| self.addresses.next_hop(remote));
         block.next_hop = next_hop;
@@ -63,9 +91,8 @@ impl Stack {
                 return self.discard(now, id);
             }
         };
-        let max_payload = self.max_payload(remote);
         let block = self.table.get_mut(id)?;
-        let Some(outgoing) = block.connection.poll_transmit(now, max_payload) else {
+        let Some(outgoing) = block.connection.poll_transmit(now, MAX_BURST) else {
             // Being asked may have begun a wait: for the window to open, or for the pace.
             self.arm(now, id);
             self.rest(id);
@@ -76,9 +103,60 @@ impl Stack {
         self.ready.push_back(id);
         self.arm(now, id);
         self.counters.tx_tcp_segments += 1;
+        if !self.cuts(remote)
+            && outgoing.segment_size != 0
+            && outgoing.payload_len() > usize::from(outgoing.segment_size)
+        {
+            let mut cut = self.cut_up(&flow, mac, outgoing)?;
+            let frame = cut.next_frame();
+            self.table.get_mut(id)?.cut = Some(Box::new(cut));
+            return frame;
+        }
         let mut frame = self.tcp_frame(&flow, outgoing);
         ndp::set_destination(&mut frame, mac);
         Some(frame)
+    }
+
+    /// A burst to be cut into frames here.
+    fn cut_up(&self, flow: &FlowKey, mac: MacAddr, mut outgoing: Outgoing) -> Option<Cut> {
+        let (src, dst) = (flow.local.ip(), flow.remote.ip());
+        let size = usize::from(outgoing.segment_size);
+        let left = outgoing.payload_len();
+        let header_len = outgoing.header_len();
+        let mut head = Head::new();
+        IpHeader {
+            src,
+            dst,
+            protocol: TCP,
+            hop_limit: HOP_LIMIT,
+            ecn: ecn(&outgoing),
+            length: header_len + size,
+        }
+        .emit(self.mac, &mut head);
+        let (seq, flags) = (outgoing.seq, outgoing.flags);
+        outgoing.seq = Default::default();
+        outgoing.flags = Flags::NONE;
+        let tcp = head.len();
+        head.resize(tcp + header_len, 0);
+        outgoing.write_header(ports(flow), head.get_mut(tcp..)?)?;
+        head.get_mut(..6)?.copy_from_slice(&mac);
+        let mut pseudo = Sum::new();
+        pseudo.add_pseudo_header(src, dst, TCP, 0);
+        let headers = Headers {
+            head,
+            tcp,
+            ipv6: src.is_ipv6(),
+            pseudo: pseudo.sum(),
+        };
+        let offload = self.capabilities.tx_checksum;
+        let payload = outgoing.payload;
+        Some(Cut::new(
+            headers,
+            (seq, flags),
+            payload,
+            (left, size),
+            offload,
+        ))
     }
 
     /// The next hop is dead: what a connection sends is lost, and its timers see to the rest.
@@ -113,17 +191,13 @@ impl Stack {
         }
     }
 
-    /// Octets of payload in one go; 0 leaves it to the connection's segment size.
-    fn max_payload(&self, remote: IpAddr) -> usize {
+    /// Whether the NIC cuts bursts into segments.
+    fn cuts(&self, remote: IpAddr) -> bool {
         let segments = match remote {
             IpAddr::V4(_) => self.capabilities.tso4,
             IpAddr::V6(_) => self.capabilities.tso6,
         };
-        if segments && self.capabilities.tx_checksum {
-            usize::from(u16::MAX) - MAX_IP_TCP
-        } else {
-            0
-        }
+        segments && self.capabilities.tx_checksum
     }
 
     /// The frame for a segment, but for the destination MAC.
@@ -138,21 +212,14 @@ impl Stack {
             dst,
             protocol: TCP,
             hop_limit: HOP_LIMIT,
-            ecn: match outgoing.ecn_capable {
-                true => wire::ECT_0,
-                false => 0,
-            },
+            ecn: ecn(&outgoing),
             length,
         }
         .emit(self.mac, &mut head);
         let start = head.len();
         head.resize(start + header_len, 0);
-        let ports = Ports {
-            source: flow.local.port(),
-            destination: flow.remote.port(),
-        };
         if let Some(out) = head.get_mut(start..) {
-            outgoing.write_header(ports, out);
+            outgoing.write_header(ports(flow), out);
         }
         let mut sum = Sum::new();
         sum.add_pseudo_header(src, dst, TCP, length);

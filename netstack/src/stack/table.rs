@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use super::cut::Cut;
 use super::{ConnId, FlowKey};
 use crate::tcp::Connection;
 use crate::time::Instant;
@@ -14,6 +15,8 @@ pub(super) struct Block {
     pub(super) connection: Connection,
     /// The neighbour its segments go to; chosen when the first is sent.
     pub(super) next_hop: Option<IpAddr>,
+    /// A burst of it that is being cut into frames.
+    pub(super) cut: Option<Box<Cut>>,
     /// Octets it counts for in the memory of all.
     pub(super) memory: usize,
     /// Its deadline in the timer queue.
@@ -110,6 +113,18 @@ impl Table {
             }
         }
         None
+    }
+
+    /// Read a little of the connection in a slot, so that the cache has it.
+    pub(super) fn touch(&self, index: u32) -> u32 {
+        let slot = self.slots.get(index as usize);
+        slot.and_then(|slot| slot.block.as_deref())
+            .map_or(0, |block| {
+                u32::from(block.ready)
+                    .wrapping_add(u32::from(block.armed.is_some()))
+                    .wrapping_add(u32::from(block.next_hop.is_some()))
+                    .wrapping_add(block.connection.touch())
+            })
     }
 
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Block> {

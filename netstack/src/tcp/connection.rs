@@ -649,6 +649,36 @@ impl Connection {
         }
     }
 
+    /// Read a little of every part that a segment needs, so that the cache has it. What it comes to
+    /// means nothing.
+    pub(crate) fn touch(&self) -> u32 {
+        let queues = self.snd.queue.len() ^ self.rcv.queue.len();
+        self.snd.nxt.raw()
+            ^ self.snd.window
+            ^ self.rcv.nxt.raw()
+            ^ self.rcv.unacked
+            ^ self.congestion.cwnd
+            ^ self.recovery.point.raw()
+            ^ self.recovery.rack.end.raw()
+            ^ u32::from(self.timers.retransmit.is_set())
+            ^ u32::from(self.timers.keepalive.is_set())
+            ^ self.heard_at.wrapping_millis()
+            ^ u32::from(self.link_mtu)
+            ^ u32::from(self.rcv.quick)
+            ^ u32::from(self.attempts)
+            ^ u32::from(self.owed.ack)
+            ^ self.snd.una.raw()
+            ^ self.snd.sent.len() as u32
+            ^ self.rcv.edge.raw()
+            ^ self.rcv.blocks.len() as u32
+            ^ self.rtt.srtt as u32
+            ^ self.timestamps.map_or(0, |timestamps| timestamps.recent)
+            ^ self.counters.segments_in as u32
+            ^ self.counters.moves
+            ^ u32::from(self.ends.remote.is_ipv4())
+            ^ queues as u32
+    }
+
     // --- shared by input, output and timeouts ----------------------------------------------------
 
     /// Whether segments with ACK may be sent.

@@ -1,6 +1,10 @@
 //! Segments in (RFC 9293 section 3.10.7): what a segment does to each state. Acknowledgements are
 //! taken in by `ack`.
 
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
 use super::connection::{Connection, ConnectionError, FIN_WAIT_2, TIME_WAIT, is_older, mss_of};
 use super::rcv::{Accepted, Rcv, RcvFin};
 use super::segment::Segment;
@@ -20,6 +24,35 @@ impl Connection {
             State::Closed => {}
             State::SynSent => self.in_syn_sent(now, segment),
             _ => self.in_synchronized(now, segment),
+        }
+    }
+
+    /// Take in a segment and the payloads of those behind it, which differ from it in nothing but
+    /// payload and sequence number (and PSH): what they say of windows and timestamps is said.
+    pub(crate) fn handle_train(&mut self, now: Instant, first: &Segment, rest: &mut Vec<Bytes>) {
+        let before = self.rcv.nxt;
+        self.handle_segment(now, first);
+        let accepted = self.rcv.nxt != before;
+        let mut seq = first.end();
+        for payload in rest.drain(..) {
+            let next = seq.add(payload.len() as u32);
+            if accepted
+                && self.rcv.nxt == seq
+                && self.rcv.fin == RcvFin::Open
+                && self.state.may_receive()
+            {
+                self.counters.segments_in += 1;
+                self.take_payload(now, seq, payload);
+                self.snd.wl1 = seq;
+            } else {
+                let segment = Segment {
+                    seq,
+                    payload,
+                    ..first.clone()
+                };
+                self.handle_segment(now, &segment);
+            }
+            seq = next;
         }
     }
 
@@ -323,7 +356,7 @@ impl Connection {
         }
     }
 
-    fn take_payload(&mut self, now: Instant, seq: SeqNumber, payload: bytes::Bytes) {
+    fn take_payload(&mut self, now: Instant, seq: SeqNumber, payload: Bytes) {
         let len = payload.len() as u32;
         if self.must_drop(seq.at_or_before(self.rcv.nxt)) {
             return self.owe_ack();

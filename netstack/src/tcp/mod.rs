@@ -36,6 +36,7 @@ mod testing;
 mod tests;
 mod timeout;
 mod timer;
+mod unsend;
 
 use crate::time::Duration;
 

@@ -52,6 +52,11 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
+    /// These bits but those of `other`.
+    pub const fn without(self, other: Flags) -> Flags {
+        Flags(self.0 & !other.0)
+    }
+
     /// Whether SYN is set.
     pub const fn syn(self) -> bool {
         self.contains(Flags::SYN)

@@ -1,6 +1,7 @@
 //! Private network namespaces, held by a file descriptor: they end with the process.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -37,6 +38,15 @@ impl Namespace {
         };
         namespace.ip("link set dev lo up\n")?;
         Ok(namespace)
+    }
+
+    /// A path of this process that names the namespace to other programs.
+    pub fn path(&self) -> String {
+        format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            self.handle.as_raw_fd()
+        )
     }
 
     /// Starts a thread that lives in the namespace: its sockets and its child processes do too.

@@ -9,6 +9,7 @@ use serde_json::Value;
 const KERNEL: &str = "godwit-kernel";
 const NETSTACK: &str = "godwit-netstack";
 const IMAGE: &str = "godwit-image";
+const BENCH: &str = "godwit-bench";
 const OURS: &str = "godwit";
 
 fn cargo(arguments: &[&str]) -> String {
@@ -82,6 +83,7 @@ fn kernel_and_netstack_never_name_each_other_nor_those_above() {
         IMAGE,
         "godwit-hosted",
         "godwit-qemu",
+        BENCH,
     ];
     assert_never(KERNEL, &[&above[..], &[NETSTACK]].concat());
     assert_never(NETSTACK, &[&above[..], &[KERNEL]].concat());
@@ -90,7 +92,7 @@ fn kernel_and_netstack_never_name_each_other_nor_those_above() {
 #[test]
 fn apps_know_nothing_of_hardware() {
     for app in [OURS, "godwit-http", "godwit-echo"] {
-        assert_never(app, &[KERNEL, IMAGE, "godwit-qemu"]);
+        assert_never(app, &[KERNEL, IMAGE, "godwit-qemu", BENCH]);
     }
 }
 
@@ -101,6 +103,16 @@ fn the_host_sees_images_as_files_only() {
             host,
             &[KERNEL, NETSTACK, OURS, "godwit-http", "godwit-echo", IMAGE],
         );
+    }
+}
+
+/// What measures sees the engine from inside and everything else from outside, and nothing is built
+/// on it.
+#[test]
+fn the_bench_names_the_netstack_and_nothing_that_is_an_image() {
+    assert_never(BENCH, &[KERNEL, IMAGE, "godwit-hosted"]);
+    for room in ["godwit-qemu", "godwit-e2e", "godwit-sim", "godwit-hosted"] {
+        assert_never(room, &[BENCH]);
     }
 }
 

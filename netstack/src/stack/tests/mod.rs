@@ -1,5 +1,6 @@
 //! The stack on a simulated wire: a hub in virtual time, every frame on it in a log.
 
+mod bursts;
 mod cookies;
 mod hostile;
 mod link;

@@ -1,0 +1,177 @@
+//! Segmentation in software: where the NIC does not cut a burst into segments, this does, frame by
+//! frame as they are polled. The connection makes one burst instead of many segments, and the
+//! headers are made once and patched. Connections take turns frame by frame all the same.
+
+use super::checksum::{self, Sum};
+use super::frame::{Head, Payload, TxChecksum, TxFrame};
+use super::wire::ETHERNET;
+use crate::seq::SeqNumber;
+use crate::tcp::segment::Flags;
+
+/// Octet of the flags in a TCP header.
+const FLAGS: usize = 13;
+/// Octet of the checksum in a TCP header.
+const CHECKSUM: usize = 16;
+
+/// What is left of a burst.
+#[derive(Debug)]
+pub(super) struct Cut {
+    /// Sequence number of the first octet not sent yet.
+    pub(super) seq: SeqNumber,
+    /// The headers of a full-sized segment, with zero for sequence number, flags and checksum.
+    head: Head,
+    /// Where the TCP header lies in them.
+    tcp: usize,
+    ipv6: bool,
+    /// Sum of the pseudo-header, without the length of the segment.
+    pseudo: u16,
+    /// That and the TCP header.
+    sum: u16,
+    /// Flags of the segments; PSH and FIN go with the last, CWR with the first.
+    flags: Flags,
+    /// Payload octets of each segment but the last.
+    size: usize,
+    /// Octets not sent yet.
+    pub(super) left: usize,
+    /// Reversed, so that the first is at the end.
+    payload: Payload,
+    /// Leave the checksum to the device.
+    offload: bool,
+}
+
+/// Headers of a burst: all but sequence number, flags and checksum.
+pub(super) struct Headers {
+    pub(super) head: Head,
+    pub(super) tcp: usize,
+    pub(super) ipv6: bool,
+    /// Sum of the pseudo-header without the length of the segment.
+    pub(super) pseudo: u16,
+}
+
+impl Cut {
+    /// A burst of `left` octets to be cut into segments of `size`.
+    pub(super) fn new(
+        headers: Headers,
+        (seq, flags): (SeqNumber, Flags),
+        mut payload: Payload,
+        (left, size): (usize, usize),
+        offload: bool,
+    ) -> Cut {
+        let Headers {
+            head,
+            tcp,
+            ipv6,
+            pseudo,
+        } = headers;
+        let mut sum = Sum::new();
+        sum.add_word(pseudo);
+        sum.add(head.get(tcp..).unwrap_or_default());
+        payload.reverse();
+        Cut {
+            seq,
+            tcp,
+            ipv6,
+            pseudo,
+            sum: sum.sum(),
+            head,
+            flags,
+            size,
+            left,
+            payload,
+            offload,
+        }
+    }
+
+    /// The next frame; `None` when all is sent.
+    pub(super) fn next_frame(&mut self) -> Option<TxFrame> {
+        if self.left == 0 {
+            return None;
+        }
+        let length = self.left.min(self.size);
+        self.left -= length;
+        let flags = match self.left {
+            0 => self.flags,
+            _ => self.flags.without(Flags::PSH | Flags::FIN),
+        };
+        let mut frame = TxFrame {
+            head: Head::from_slice(&self.head),
+            ..TxFrame::default()
+        };
+        if length < self.size {
+            self.shorten(&mut frame.head, self.size - length);
+        }
+        let segment = self.head.len() - self.tcp + length;
+        let mut sum = Sum::new();
+        if self.offload {
+            sum.add_word(self.pseudo);
+            sum.add_word(segment as u16);
+        } else {
+            sum.add_word(self.sum);
+            sum.add_word(segment as u16);
+            sum.add_word((self.seq.raw() >> 16) as u16);
+            sum.add_word(self.seq.raw() as u16);
+            sum.add_word(u16::from(flags.bits()));
+        }
+        self.take(length, &mut frame.payload);
+        if !self.offload {
+            for slice in &frame.payload {
+                sum.add(slice);
+            }
+        }
+        let value = match self.offload {
+            true => sum.sum(),
+            false => sum.finish(),
+        };
+        if let Some(header) = frame.head.get_mut(self.tcp..)
+            && let Some(header) = header.first_chunk_mut::<20>()
+        {
+            header[4..8].copy_from_slice(&self.seq.raw().to_be_bytes());
+            header[FLAGS] = flags.bits();
+            header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&value.to_be_bytes());
+        }
+        // The window was reduced once (RFC 3168 section 6.1.2).
+        self.flags = self.flags.without(Flags::CWR);
+        frame.checksum = self.offload.then_some(TxChecksum {
+            start: self.tcp as u16,
+            offset: CHECKSUM as u16,
+        });
+        self.seq = self.seq.add(length as u32);
+        Some(frame)
+    }
+
+    /// Correct the IP header of a segment that is `by` octets shorter than the others.
+    fn shorten(&self, head: &mut Head, by: usize) {
+        let at = if self.ipv6 {
+            ETHERNET + 4
+        } else {
+            ETHERNET + 2
+        };
+        let Some(field) = head.get_mut(at..at + 2) else {
+            return;
+        };
+        let old = u16::from_be_bytes([field[0], field[1]]);
+        let new = old.saturating_sub(by as u16);
+        field.copy_from_slice(&new.to_be_bytes());
+        if !self.ipv6
+            && let Some(field) = head.get_mut(ETHERNET + 10..ETHERNET + 12)
+        {
+            let before = u16::from_be_bytes([field[0], field[1]]);
+            field.copy_from_slice(&checksum::update(before, old, new).to_be_bytes());
+        }
+    }
+
+    /// Move the next `length` octets of payload to `out`.
+    fn take(&mut self, mut length: usize, out: &mut Payload) {
+        while length > 0 {
+            let Some(first) = self.payload.last_mut() else {
+                return;
+            };
+            if first.len() > length {
+                out.push(first.split_to(length));
+                return;
+            }
+            length -= first.len();
+            out.extend(self.payload.pop());
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Figures of the TCP engine against its peers: `cargo godwit bench [NAME…] --json FILE`.
+//!
+//! Every row is a function from [`Effort`] to one or more [`row::Row`]s. Where there is a peer, both
+//! sides run in turns in the same run, and the median of each counts.
+
+pub mod bulk;
+pub mod row;
+pub mod scale;
+pub mod tap;
+
+use anyhow::Result;
+use row::Row;
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub struct Effort {
+    /// Runs of each side.
+    pub runs: usize,
+    /// Just run through.
+    pub short: bool,
+    /// Leave the peers out.
+    pub alone: bool,
+}
+
+/// How a row is measured.
+pub type Measure = fn(&Effort) -> Result<Vec<Row>>;
+
+/// Every row there is.
+pub const ROWS: &[(&str, Measure)] = &[
+    ("tcp/bulk/mtu1500", bulk::mtu1500),
+    ("tcp/bulk/64k", bulk::frames64k),
+    ("tcp/tap/bulk", tap::bulk),
+    ("tcp/tap/bulk/plain", tap::plain),
+    ("tcp/tap/http", tap::http),
+    ("tcp/idle/bytes", scale::idle_bytes),
+    ("tcp/demux/1m", scale::demux),
+    ("tcp/accept/rate", scale::accept_rate),
+];

@@ -1,0 +1,48 @@
+//! The bench itself does not rot: everything is run through, briefly, and speed is not judged.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+const BENCH: &str = env!("CARGO_BIN_EXE_godwit-bench");
+
+/// The rows over TAP need rights and programs that not everybody has, and the hosted services,
+/// which a test of the whole workspace has built.
+fn over_tap(command: &mut Command) -> bool {
+    let hosted = Path::new(BENCH).with_file_name("godwit-hosted");
+    let have = |program: &str| Command::new(program).arg("--help").output().is_ok();
+    let ready = hosted.exists()
+        && ["wrk", "nginx", "ethtool"].into_iter().all(have)
+        && Command::new("unshare")
+            .args(["--net", "ip", "tuntap", "add", "dev", "t", "mode", "tap"])
+            .status()
+            .is_ok_and(|status| status.success());
+    if ready {
+        command.arg("tcp/tap").env("GODWIT_HOSTED", hosted);
+    } else {
+        eprintln!("SKIPPED tcp/tap: rights, programs or godwit-hosted are missing");
+    }
+    ready
+}
+
+#[test]
+fn every_row_is_measured_and_written_as_json() {
+    let file = std::env::temp_dir().join(format!("godwit-bench-{}.json", std::process::id()));
+    let mut command = Command::new(BENCH);
+    command.args(["--short", "tcp/bulk", "tcp/idle", "tcp/demux", "tcp/accept"]);
+    let least = if over_tap(&mut command) { 10 } else { 6 };
+    let output = command.arg("--json").arg(&file).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    assert!(rows.len() >= least, "{text}");
+    for row in rows {
+        let name = row["name"].as_str().unwrap();
+        assert!(row["ours"].as_f64().is_some(), "{name}");
+        assert_eq!(row["theirs"].is_null(), row["peer"].is_null(), "{name}");
+    }
+}
