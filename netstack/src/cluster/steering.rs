@@ -21,8 +21,9 @@ pub const MAX_FLOWS: usize = 1 << 20;
 /// Flows among them that were steered to a member and that nobody has claimed yet; beyond this the
 /// oldest are forgotten. What comes of them is asked about, so a SYN flood costs no more than this.
 pub const MAX_UNCLAIMED: usize = 4096;
-/// How long an owner may take to claim a flow: a few retransmissions of a SYN-ACK.
-pub const UNCLAIMED: Duration = Duration::from_secs(10);
+/// How long an owner may take to claim a flow: as long as it repeats its SYN-ACK. Forgotten earlier,
+/// a repeated SYN would be taken for a new flow and steered to somebody else.
+pub const UNCLAIMED: Duration = Duration::from_secs(64);
 /// Questions open at a time at most; further unknown flows are dropped in silence.
 pub const MAX_QUERIES: usize = 1024;
 /// How long to wait for every member's answer.

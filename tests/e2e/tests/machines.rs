@@ -15,10 +15,10 @@ type Test = (&'static str, fn() -> Result<()>);
 
 const TESTS: &[Test] = &[
     ("a_download_moves_on_microvm", || {
-        demo(&["--only", "download", "--size", "24M", "--moves", "6"])
+        demo(&["--only", "download", "--size", "96M", "--moves", "6"])
     }),
     ("an_echo_moves_on_microvm", || {
-        demo(&["--only", "echo", "--size", "48M", "--moves", "6"])
+        demo(&["--only", "echo", "--size", "192M", "--moves", "6"])
     }),
     ("a_power_button_drains_on_microvm", || {
         demo(&["--only", "drain", "--size", "128M"])
@@ -28,7 +28,7 @@ const TESTS: &[Test] = &[
             "--only",
             "download",
             "--size",
-            "24M",
+            "96M",
             "--moves",
             "6",
             "--machine",
@@ -36,6 +36,14 @@ const TESTS: &[Test] = &[
             "--ip",
             "6",
         ])
+    }),
+    ("an_echo_moves_on_microvm_over_ipv6", || {
+        demo(&[
+            "--only", "echo", "--size", "192M", "--moves", "6", "--ip", "6",
+        ])
+    }),
+    ("a_power_button_drains_on_q35", || {
+        demo(&["--only", "drain", "--size", "128M", "--machine", "q35"])
     }),
     ("a_download_moves_over_lossy_links", || {
         let links = ["--loss", "1%", "--delay", "2ms"];
@@ -125,7 +133,7 @@ fn short_silence() -> Result<()> {
         "--only",
         "download,echo",
         "--size",
-        "96M",
+        "192M",
         "--moves",
         "12",
     ];
