@@ -172,7 +172,11 @@ pub async fn read_head(client: &mut Connection) -> core::result::Result<Option<H
 
 /// Nothing but the empty lines a client may send before a request.
 fn blank(octets: &[u8]) -> bool {
-    octets.iter().all(|octet| matches!(octet, b'\r' | b'\n'))
+    octets.iter().all(|octet| is_blank(*octet))
+}
+
+fn is_blank(octet: u8) -> bool {
+    matches!(octet, b'\r' | b'\n')
 }
 
 /// Whether an incomplete head may still grow.
@@ -189,6 +193,12 @@ fn check_size(head: &[u8]) -> core::result::Result<(), HeadError> {
 
 /// A head at the start of `input` and its length; `None` while it is not complete.
 fn parse(input: &Bytes) -> core::result::Result<Option<(usize, Head)>, HeadError> {
+    // What is wrong with the first line shows only once there is all of it.
+    let begins = input.iter().position(|octet| !is_blank(*octet));
+    let first = begins.and_then(|at| input.get(at..)).unwrap_or_default();
+    if !first.contains(&b'\n') {
+        return Ok(None);
+    }
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let octets = match request.parse(input) {
@@ -588,6 +598,19 @@ mod tests {
         complete(&std::format!(
             "GET / HTTP/1.1\r\nHost: x\r\na: {fill}\r\n\r\n"
         ));
+    }
+
+    #[test]
+    fn a_first_line_is_judged_as_a_whole() {
+        let octets = "\r\nGET http://h/GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        for slice in 1..=octets.len() {
+            let mut harness = crate::testing::Harness::new(Paths);
+            harness.slice_input(slice);
+            harness.client_sends(octets.as_bytes());
+            harness.client_closes();
+            harness.run();
+            assert_eq!(harness.received(), b"Some(505)", "{slice} octets at a time");
+        }
     }
 
     proptest::proptest! {
