@@ -55,7 +55,7 @@ pub fn build_image(service: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The flags an image is compiled and linked with (`ARCHITECTURE.md` has the reasons).
+/// The flags an image is compiled and linked with (a static program at fixed addresses, without a C runtime).
 fn rust_flags(root: &Path) -> Vec<String> {
     let script = root.join("images").join("vm").join("link.ld");
     let mut flags: Vec<String> = [

@@ -8,8 +8,8 @@
 //!
 //! It comes anyway when the queues have not become shorter for as long as the instance has
 //! patience (a client that does not read) or have taken [`LONGEST`] times that, and when for
-//! [`LAST_ACKS`] nothing but acknowledgements has been awaited: on a long path those take longer
-//! than carrying the octets.
+//! a round trip nothing but acknowledgements has been awaited. On a path longer than [`FAR`] those
+//! are not waited for: carrying the octets is quicker.
 
 use super::moves::{MAX_MOVING, Moving};
 use super::{Instance, MoveError};
@@ -21,10 +21,13 @@ use crate::time::{Duration, Instant};
 
 /// Octets in all queues of a session that are not worth waiting for.
 pub(super) const LIGHT: usize = 16 * 1024;
-/// How long outstanding acknowledgements are waited for when nothing else is left.
+/// How long outstanding acknowledgements are waited for beyond a round trip when nothing else is
+/// left.
 const LAST_ACKS: Duration = Duration::from_millis(2);
+/// From this round trip on they are not waited for.
+const FAR: Duration = Duration::from_millis(30);
 /// A lull ends after this many times the patience even if the queues still become shorter.
-const LONGEST: u32 = 20;
+const LONGEST: u32 = 5;
 /// A move that finds too many others on their way is looked at again after this time.
 const CROWDED: Duration = Duration::from_millis(5);
 
@@ -123,7 +126,7 @@ impl Instance {
         let ends = [
             Some(lull.progress + self.patience),
             Some(lull.since + self.patience * LONGEST),
-            lull.dry.map(|dry| dry + LAST_ACKS),
+            lull.dry.map(|dry| dry + self.last_acks(session)),
         ];
         let end = ends.into_iter().flatten().min().unwrap_or(now);
         if cargo > LIGHT && now < end {
@@ -141,6 +144,18 @@ impl Instance {
             self.drain_session(now, id);
         }
         None
+    }
+
+    /// How long the session's outstanding acknowledgements are waited for.
+    fn last_acks(&self, session: &Session) -> Duration {
+        let connections = session.connections.iter().filter_map(|c| c.conn);
+        let round_trips = connections
+            .filter_map(|conn| self.stack.connection(conn))
+            .filter_map(|tcp| tcp.info().srtt);
+        match round_trips.max() {
+            Some(longest) if longest < FAR => longest + LAST_ACKS,
+            _ => LAST_ACKS,
+        }
     }
 
     /// The session stays after all: serve it as before.

@@ -49,10 +49,18 @@ impl Accelerator {
         }
     }
 
-    pub(super) fn arguments(self) -> [&'static str; 4] {
+    pub(super) fn arguments(self) -> [&'static str; 2] {
         match self {
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg", "-cpu", "max"],
+            Self::Kvm => ["-accel", "kvm"],
+            Self::Tcg => ["-accel", "tcg"],
+        }
+    }
+
+    /// The CPU with everything the accelerator offers.
+    pub(super) fn cpu(self) -> &'static str {
+        match self {
+            Self::Kvm => "host",
+            Self::Tcg => "max",
         }
     }
 
@@ -67,6 +75,7 @@ impl Accelerator {
         }
         let child = Command::new(QEMU)
             .args(self.arguments())
+            .args(["-cpu", self.cpu()])
             .args([
                 "-machine",
                 "q35",

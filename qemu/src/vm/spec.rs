@@ -130,6 +130,8 @@ pub struct VmSpec {
     pub nics: Vec<Nic>,
     /// Whether there is a source of entropy besides the CPU.
     pub rng: bool,
+    /// Whether the CPU has RDRAND and RDSEED.
+    pub rdrand: bool,
 }
 
 impl VmSpec {
@@ -144,6 +146,7 @@ impl VmSpec {
             config: String::new(),
             nics: Vec::new(),
             rng: true,
+            rdrand: true,
         }
     }
 
@@ -159,6 +162,11 @@ impl VmSpec {
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
         add(&["-name", &self.name, "-machine", self.machine.name()]);
         add(&accelerator.arguments());
+        let without = match self.rdrand {
+            true => "",
+            false => ",-rdrand,-rdseed",
+        };
+        add(&["-cpu", &format!("{}{without}", accelerator.cpu())]);
         add(&["-m", &format!("{}M", self.memory), "-smp", "1"]);
         add(&[
             "-nodefaults",

@@ -69,6 +69,7 @@ const TESTS: &[Test] = &[
     }),
     ("a_client_hardly_waits_at_a_move", short_silence),
     ("a_machine_without_a_nic_says_so", no_nic),
+    ("a_machine_without_entropy_serves_nobody", no_entropy),
     (
         "a_wrong_configuration_is_refused_by_name",
         bad_configuration,
@@ -182,6 +183,20 @@ fn no_nic() -> Result<()> {
             },
             11,
         )?;
+    }
+    Ok(())
+}
+
+fn no_entropy() -> Result<()> {
+    for machine in [Machine::Microvm, Machine::Q35] {
+        let spec = VmSpec {
+            machine,
+            nics: vec![nic()],
+            rng: false,
+            rdrand: false,
+            ..http("id=1\nip=10.0.2.15/24\n")?
+        };
+        ends_with(&spec, 12)?;
     }
     Ok(())
 }
