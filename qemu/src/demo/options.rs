@@ -14,7 +14,9 @@ const MIB: u64 = 1 << 20;
 /// Bytes between two moves of a download that leave time for commands and their answers.
 const BYTES_PER_MOVE: u64 = 4 * MIB;
 /// The same for an echo, whose bytes take longer.
-const ECHO_BYTES_PER_MOVE: u64 = 3 * MIB;
+const ECHO_BYTES_PER_MOVE: u64 = 6 * MIB;
+/// So many times as much on links that delay: commands and moves take as many round trips.
+const DELAYED: u64 = 3;
 /// The same for both on lossy links, which are slower still.
 const LOSSY_BYTES_PER_MOVE: u64 = MIB;
 
@@ -38,7 +40,8 @@ pub struct Options {
     pub moves: u32,
     /// Bytes to download (suffixes K, M, G); the other scenarios transfer a quarter of it.
     /// Default: 256M, with --loss 32M. Less than the moves need is raised: to moves + 1 times 4M
-    /// (echo: 3M), with --loss 1M; the drain takes 32M at least, with --loss 8M.
+    /// (echo: 6M; with --delay three times that), with --loss 1M; the drain takes 32M at least, with
+    /// --loss 8M.
     #[arg(long, value_parser = parse_size, allow_hyphen_values = true)]
     pub size: Option<u64>,
     /// Share of frames lost on every link, in each direction: 1% or 0.01.
@@ -226,7 +229,9 @@ impl Options {
             let per_move = LOSSY_BYTES_PER_MOVE;
             (32 * MIB, per_move, per_move, 8 * MIB)
         } else {
-            (256 * MIB, BYTES_PER_MOVE, ECHO_BYTES_PER_MOVE, 32 * MIB)
+            let times = if self.delay.is_zero() { 1 } else { DELAYED };
+            let (download, echo) = (BYTES_PER_MOVE * times, ECHO_BYTES_PER_MOVE * times);
+            (256 * MIB, download, echo, 32 * MIB)
         };
         // Under emulation the first move of two machines takes as long as two.
         let shares = match u64::from(self.moves) {
@@ -417,7 +422,7 @@ mod tests {
         let options = |words: &[&str]| Options::from_words(words).unwrap();
         let short = options(&["--size", "8M", "--moves", "10"]);
         assert_eq!(short.sizes().download, 44 * MIB);
-        assert_eq!(short.sizes().echo, 33 * MIB);
+        assert_eq!(short.sizes().echo, 66 * MIB);
         assert_eq!(short.raised_size(), Some(8 * MIB));
         let long = options(&["--size", "256M", "--moves", "10"]);
         assert_eq!(long.sizes().download, 256 * MIB);
