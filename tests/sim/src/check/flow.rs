@@ -45,6 +45,8 @@ pub struct Flow {
     pub upward: Direction,
     /// Server to client.
     pub downward: Direction,
+    /// Whether the client has acknowledged anything.
+    answered: bool,
     /// Segments either end has emitted, in all.
     pub segments: u64,
 }
@@ -158,6 +160,7 @@ impl Flows {
                     client_port: Some(port),
                     upward: Direction::default(),
                     downward: Direction::default(),
+                    answered: false,
                     segments: 0,
                 });
                 self.flows.len() - 1
@@ -169,6 +172,7 @@ impl Flows {
         if emitted && !forwarded {
             flow.segments += 1;
             flow.learn(from, segment);
+            flow.answered |= from == Side::Client && segment.ack.is_some();
         }
         let seq = unwrap(flow.direction(from), segment.seq)?;
         let back = match from {
@@ -212,11 +216,14 @@ impl Flow {
         if !segment.syn {
             return;
         }
+        // Until the client has seen a SYN-ACK (and says more than SYN), a later one may have another
+        // number: the half-open connection was given up and begun anew.
+        let unseen = from == Side::Server && self.upward.end <= 1 && !self.answered;
         let direction = match from {
             Side::Client => &mut self.upward,
             Side::Server => &mut self.downward,
         };
-        if direction.isn.is_none() {
+        if direction.isn.is_none() || unseen {
             direction.isn = Some(segment.seq);
             direction.scale = segment.scale;
             direction.timestamps = segment.timestamps.is_some();

@@ -28,6 +28,11 @@ impl Queues {
         self.received.push_back(frame);
     }
 
+    /// The frames that wait to be sent, from the `from`th on.
+    pub(super) fn sent_since(&self, from: usize) -> impl Iterator<Item = &Bytes> {
+        self.sent.iter().skip(from)
+    }
+
     pub(super) fn transmitted(&mut self) -> Option<Bytes> {
         self.sent.pop_front()
     }

@@ -24,6 +24,37 @@ pub(super) fn as_stock_hosts_read_it(interface: &Interface, frame: &Bytes) -> Op
     Some(rewritten.unwrap_or_else(|| frame.clone()))
 }
 
+/// Whether the frame asks for a neighbour's address.
+pub(super) fn is_question(frame: &[u8]) -> bool {
+    matches!(
+        kind(frame),
+        Some((EthernetProtocol::Arp, 1)) | Some((EthernetProtocol::Ipv6, 135))
+    )
+}
+
+/// Whether the frame is the answer to such a question.
+pub(super) fn is_answer(frame: &[u8]) -> bool {
+    matches!(
+        kind(frame),
+        Some((EthernetProtocol::Arp, 2)) | Some((EthernetProtocol::Ipv6, 136))
+    )
+}
+
+/// Operation of an ARP packet, or type of an ICMPv6 message.
+fn kind(frame: &[u8]) -> Option<(EthernetProtocol, u8)> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    let octets = ethernet.payload();
+    let protocol = ethernet.ethertype();
+    let kind = match protocol {
+        EthernetProtocol::Arp => octets.get(7)?,
+        EthernetProtocol::Ipv6 if *octets.get(6)? == u8::from(IpProtocol::Icmpv6) => {
+            octets.get(40)?
+        }
+        _ => return None,
+    };
+    Some((protocol, *kind))
+}
+
 fn arp_for_us(interface: &Interface, ethernet: &EthernetFrame<&[u8]>) -> Option<Bytes> {
     let packet = ArpPacket::new_checked(ethernet.payload()).ok()?;
     let ArpRepr::EthernetIpv4 {
