@@ -342,7 +342,7 @@ impl Node {
     }
 }
 
-/// Octets a connection takes at most without its queues: block, session, task, table entries.
+/// Octets reckoned for a connection without its queues: block, session, task, table entries.
 const CONNECTION: usize = 6 * 1024;
 
 /// What TCP may use of so much memory: a quarter for queues, whose octets pin buffers about as
@@ -460,15 +460,21 @@ mod tests {
         }
     }
 
-    #[test]
-    fn readiness_is_told_before_the_peers_are_reached_for() {
+    /// A member of a cluster of two that has just been set up.
+    fn member() -> (Bench, Node) {
         let config = format!(
             "id=1 ip=10.77.0.11/24 vip=10.77.0.10 peer=2@10.77.0.12 cluster_key={}",
             "ab".repeat(32)
         );
         let config = Config::parse(&[&config]).unwrap();
         let mut bench = Bench::default();
-        let mut node = Node::new(&mut bench, &config, Nothing).unwrap();
+        let node = Node::new(&mut bench, &config, Nothing).unwrap();
+        (bench, node)
+    }
+
+    #[test]
+    fn readiness_is_told_before_the_peers_are_reached_for() {
+        let (mut bench, mut node) = member();
         let asks_for_peer = |bench: &Bench| {
             let peer = [10, 77, 0, 12];
             bench.frames.iter().any(|frame| frame.ends_with(&peer))
@@ -485,13 +491,7 @@ mod tests {
 
     #[test]
     fn only_a_second_press_of_the_button_leaves_sessions_behind() {
-        let config = format!(
-            "id=1 ip=10.77.0.11/24 vip=10.77.0.10 peer=2@10.77.0.12 cluster_key={}",
-            "ab".repeat(32)
-        );
-        let config = Config::parse(&[&config]).unwrap();
-        let mut bench = Bench::default();
-        let mut node = Node::new(&mut bench, &config, Nothing).unwrap();
+        let (mut bench, mut node) = member();
         // An operator has asked for the drain that the button then asks for too.
         node.drain(&mut bench);
         bench.button = true;

@@ -45,8 +45,8 @@ impl Instance {
             let session = self.sessions.get(id);
             session.is_some_and(|s| s.fence.is_some_and(|fence| fence.from == peer))
         };
-        let fenced: Vec<SessionId> = self.fences.iter().map(|(_, id)| *id).collect();
-        for id in fenced.into_iter().filter(is_of).collect::<Vec<_>>() {
+        let fenced = self.fences.iter().map(|(_, id)| *id).filter(is_of);
+        for id in fenced.collect::<Vec<_>>() {
             self.lift_fence(now, id);
         }
     }

@@ -92,10 +92,10 @@ impl Instance {
             // Already on its way, wherever to.
             return Err(MoveError::NotMovable);
         }
-        if self.patience.is_zero() || self.total(session, Connection::cargo) <= LIGHT {
+        let least = self.total(session, Connection::cargo);
+        if self.patience.is_zero() || least <= LIGHT {
             return self.freeze(now, id, to);
         }
-        let least = self.total(session, Connection::cargo);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.wanted = Some(to);
             session.lull = Some(Lull {

@@ -260,9 +260,13 @@ impl Instance {
         {
             connection.failure.get_or_insert(failure(error));
         }
-        // Before the service can fill again what has just run empty.
-        self.look_at_lull(now, id);
-        self.wake_session(id);
+        if session.lull.is_some() {
+            // Before the service can fill again what has just run empty.
+            self.look_at_lull(now, id);
+            self.wake_session(id);
+        } else if session.finished.is_none() && self.woken.insert(id) {
+            self.events.push_back(Event::SessionWoken(id));
+        }
     }
 
     /// Something changed that the session's task may wait for.

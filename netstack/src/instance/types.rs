@@ -38,8 +38,8 @@ pub struct InstanceConfig {
     pub patience: Duration,
 }
 
-/// What [`InstanceConfig::patience`] should be for most: a round trip around the world at least,
-/// and not so much that anyone who waits for a move notices.
+/// What [`InstanceConfig::patience`] should be for most: longer than most round trips, and not so
+/// long that anyone who waits for a move notices.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A service as the instance needs to know it.

@@ -18,7 +18,7 @@ use crate::time::{Duration, Instant};
 const MAX_HELD_FRAMES: usize = 4096;
 /// Octets held for one flow at most: a receive window and a bit.
 const MAX_HELD_OCTETS: usize = 4 << 20;
-/// Octets held for all flows together at most.
+/// Octets held for all flows together at most, whatever memory there is.
 const MAX_HELD_TOTAL: usize = 16 << 20;
 /// What a held frame counts for at least: it pins a receive buffer.
 const MIN_FRAME_COST: usize = 512;
@@ -131,6 +131,8 @@ struct Here {
 /// The table.
 #[derive(Debug)]
 pub(super) struct Flows {
+    /// Octets held for all flows together at most.
+    most: usize,
     keyed: Keyed,
     /// Indices of the connections here. There may be a million: they cost four octets each, and
     /// what else is known of them lies at their index.
@@ -149,8 +151,10 @@ fn cost(frame: &RxFrame) -> usize {
 }
 
 impl Flows {
-    pub(super) fn new(keyed: Keyed) -> Flows {
+    /// A table that holds frames of `memory` octets at most.
+    pub(super) fn new(keyed: Keyed, memory: usize) -> Flows {
         Flows {
+            most: MAX_HELD_TOTAL.min(memory),
             keyed,
             here: HashTable::new(),
             connections: Vec::new(),
@@ -286,7 +290,7 @@ impl Flows {
         let cost = cost(&held.frame);
         let queue = self.queues.get(&flow);
         let (frames, octets) = queue.map_or((0, 0), |queue| (queue.frames.len(), queue.octets));
-        if self.octets + cost > MAX_HELD_TOTAL
+        if self.octets + cost > self.most
             || octets + cost > MAX_HELD_OCTETS
             || frames >= MAX_HELD_FRAMES
         {
@@ -362,7 +366,7 @@ mod tests {
     use super::*;
 
     fn table() -> Flows {
-        Flows::new(Keyed::new([3, 4]))
+        Flows::new(Keyed::new([3, 4]), usize::MAX)
     }
 
     fn key(port: u16) -> Packed {
@@ -440,5 +444,18 @@ mod tests {
         flows.hold(later, key(1), held(60)).unwrap();
         assert_eq!(flows.handle_timeout(Instant::ZERO + HOLD), None);
         assert_eq!(flows.handle_timeout(later + HOLD), Some(1));
+    }
+
+    #[test]
+    fn a_small_machine_holds_less() {
+        let mut flows = Flows::new(Keyed::new([3, 4]), 100_000);
+        let held_octets = |flows: &mut Flows| {
+            let mut port = 1;
+            while flows.hold(Instant::ZERO, key(port), held(10_000)).is_ok() {
+                port += 1;
+            }
+            flows.octets
+        };
+        assert_eq!(held_octets(&mut flows), 100_000);
     }
 }

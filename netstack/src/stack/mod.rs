@@ -270,6 +270,7 @@ impl Stack {
     pub fn new(config: StackConfig, seed: [u8; 32], now: Instant) -> Stack {
         let [k0, k1, k2, k3] = words(&seed);
         let keyed = Keyed::new([k0, k1]);
+        let held = config.tcp.memory;
         let addresses = Addresses::new(
             config.mac,
             &config.addresses,
@@ -290,7 +291,7 @@ impl Stack {
             ask_unknown: false,
             counters: Counters::default(),
             neighbours: Neighbours::new(keyed),
-            flows: Flows::new(keyed),
+            flows: Flows::new(keyed, held),
             table: Table::default(),
             timers: Timers::new(),
             ready: VecDeque::new(),

@@ -432,8 +432,8 @@ fn updates_are_reported_once_until_they_are_looked_at() {
     );
 }
 
-#[test]
-fn frames_held_for_a_connection_are_taken_before_newer_ones() {
+/// A cluster with one connection: the client's end and the server's.
+fn connected() -> (Net, ConnId, ConnId) {
     let mut net = cluster();
     let now = net.now;
     let conn = net.hosts[0]
@@ -445,12 +445,16 @@ fn frames_held_for_a_connection_are_taken_before_newer_ones() {
         accept_all(&mut net);
         accepted = net.accepted(1);
     }
+    (net, conn, accepted.unwrap())
+}
+
+#[test]
+fn frames_held_for_a_connection_are_taken_before_newer_ones() {
+    let (mut net, conn, accepted) = connected();
     net.run_for(Duration::from_millis(100));
     let now = net.now;
-    let flow = net.hosts[1].flow(accepted.unwrap()).unwrap();
-    let (connection, hop) = net.hosts[1]
-        .detach(now, accepted.unwrap(), Route::Hold)
-        .unwrap();
+    let flow = net.hosts[1].flow(accepted).unwrap();
+    let (connection, hop) = net.hosts[1].detach(now, accepted, Route::Hold).unwrap();
     let expected: Vec<u8> = (0..5000).map(|i| (i % 253) as u8).collect();
     let data = bytes::Bytes::from(expected.clone());
     net.hosts[0].update(now, conn, |c| c.send(now, data).unwrap());
@@ -462,7 +466,7 @@ fn frames_held_for_a_connection_are_taken_before_newer_ones() {
     let connection = net.hosts[1].connection(back).unwrap();
     assert_eq!(connection.receive_available(), 5000, "all of it, at once");
     assert_eq!(connection.info().counters.out_of_order, 0, "in order");
-    assert_ne!(Some(back), accepted, "a new id");
+    assert_ne!(back, accepted, "a new id");
     assert_eq!(net.hosts[1].route(&flow), Some(Route::Local(back)));
     let (_, error) = {
         let again = net.hosts[1].connection(back).unwrap().clone();
@@ -473,28 +477,16 @@ fn frames_held_for_a_connection_are_taken_before_newer_ones() {
 
 #[test]
 fn behind_a_fence_what_comes_along_the_wire_waits_for_the_channel() {
-    let mut net = cluster();
-    let now = net.now;
-    let conn = net.hosts[0]
-        .connect(now, None, at("10.77.0.10:80"))
-        .unwrap();
-    let mut accepted = None;
-    while accepted.is_none() {
-        assert!(net.step(Instant::from_millis(1_000)));
-        accept_all(&mut net);
-        accepted = net.accepted(1);
-    }
+    let (mut net, conn, mut accepted) = connected();
     net.run_for(Duration::from_millis(100));
     let now = net.now;
-    let (connection, hop) = net.hosts[1]
-        .detach(now, accepted.unwrap(), Route::Capture)
-        .unwrap();
+    let (connection, hop) = net.hosts[1].detach(now, accepted, Route::Capture).unwrap();
     let octets: Vec<u8> = (0..5000).map(|i| (i % 253) as u8).collect();
     let (older, newer) = octets.split_at(3000);
     for (part, fenced) in [(older, false), (newer, true)] {
         if fenced {
             let conn = net.hosts[1].attach_fenced(now, connection.clone(), hop);
-            accepted = Some(conn.unwrap());
+            accepted = conn.unwrap();
         }
         let now = net.now;
         let data = bytes::Bytes::copy_from_slice(part);
@@ -509,7 +501,7 @@ fn behind_a_fence_what_comes_along_the_wire_waits_for_the_channel() {
             _ => None,
         })
         .collect();
-    let (host, conn) = (&mut net.hosts[1], accepted.unwrap());
+    let (host, conn) = (&mut net.hosts[1], accepted);
     let available = |host: &Stack| host.connection(conn).map(Connection::receive_available);
     assert_eq!(available(host), Some(0), "the wire waits");
     assert!(captured.len() >= 2);
@@ -526,21 +518,9 @@ fn behind_a_fence_what_comes_along_the_wire_waits_for_the_channel() {
 #[test]
 fn a_connection_that_leaves_or_ends_behind_a_fence_leaves_no_frames_behind() {
     for ends in [false, true] {
-        let mut net = cluster();
+        let (mut net, conn, accepted) = connected();
         let now = net.now;
-        let conn = net.hosts[0]
-            .connect(now, None, at("10.77.0.10:80"))
-            .unwrap();
-        let mut accepted = None;
-        while accepted.is_none() {
-            assert!(net.step(Instant::from_millis(1_000)));
-            accept_all(&mut net);
-            accepted = net.accepted(1);
-        }
-        let now = net.now;
-        let (connection, hop) = net.hosts[1]
-            .detach(now, accepted.unwrap(), Route::Hold)
-            .unwrap();
+        let (connection, hop) = net.hosts[1].detach(now, accepted, Route::Hold).unwrap();
         let fenced = net.hosts[1].attach_fenced(now, connection, hop).unwrap();
         let data = bytes::Bytes::from_static(&[1; 1000]);
         net.hosts[0].update(now, conn, |c| c.send(now, data).unwrap());
