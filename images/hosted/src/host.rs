@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use godwit::platform::{Device, NoEntropy, Platform};
 use godwit::{Duration, Instant};
 use godwit_netstack::stack::{MacAddr, RxFrame, TxFrame};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -21,7 +22,10 @@ pub struct Host {
     tap: Tap,
     mac: MacAddr,
     signals: SignalFd,
+    /// The last read of the device failed.
     failed: bool,
+    /// The device was deleted: nothing will ever come of it again.
+    gone: bool,
 }
 
 impl Host {
@@ -36,6 +40,7 @@ impl Host {
             mac,
             signals,
             failed: false,
+            gone: false,
         })
     }
 }
@@ -59,12 +64,16 @@ impl Platform for Host {
 
     fn receive(&mut self) -> Option<RxFrame> {
         match self.tap.receive() {
-            Ok(frame) => frame,
+            Ok(frame) => {
+                self.failed = false;
+                frame
+            }
             Err(error) => {
                 if !self.failed {
                     log::error!("cannot read from the TAP device: {error}");
                 }
                 self.failed = true;
+                self.gone = error.raw_os_error() == Some(Errno::EBADFD as i32);
                 None
             }
         }
@@ -88,27 +97,29 @@ impl Platform for Host {
     fn idle(&mut self, until: Option<Instant>) {
         let now = self.now();
         let mut wait = until.map(|at| at.since(now));
-        let mut interest = PollFlags::POLLIN;
         if self.tap.is_stalled() {
             // A TAP is always writable, even while its queue is full: look again soon.
             wait = Some(wait.unwrap_or(RETRY).min(RETRY));
         }
         if self.failed {
-            // Its errors would wake us again at once.
-            interest = PollFlags::empty();
             wait = Some(wait.unwrap_or(FAILED_RETRY).min(FAILED_RETRY));
-            self.failed = false;
         }
         let mut watched = [
-            PollFd::new(self.tap.as_fd(), interest),
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.tap.as_fd(), PollFlags::POLLIN),
         ];
+        // A failed device is not watched: its errors would wake us at once, whatever we ask for.
+        let watched = match (self.failed, &mut watched) {
+            (true, [signals, _]) => core::slice::from_mut(signals),
+            (false, both) => &mut both[..],
+        };
         // Interrupted or failed: the loop turns once more and comes back.
-        let _ = ppoll(&mut watched, wait.map(TimeSpec::from), None);
+        let _ = ppoll(watched, wait.map(TimeSpec::from), None);
     }
 
     fn power_button(&mut self) -> bool {
-        matches!(self.signals.read_signal(), Ok(Some(_)))
+        // A request first and an order at the next turn: without a device nothing can be handed over.
+        self.gone || matches!(self.signals.read_signal(), Ok(Some(_)))
     }
 
     fn console(&mut self, line: fmt::Arguments<'_>) {

@@ -273,3 +273,18 @@ fn a_drained_instance_leaves_its_download_to_the_other() {
         },
     );
 }
+
+#[test]
+fn an_instance_whose_device_is_deleted_says_so_and_ends() {
+    in_namespace(
+        "an_instance_whose_device_is_deleted_says_so_and_ends",
+        || {
+            lay_bridge();
+            let hosted = Hosted::start("http", 1, 1, &[]);
+            hosted.lose_device();
+            // It had no session to leave behind.
+            assert_eq!(hosted.line("GODWIT VERDICT ")["name"], "drained");
+            assert_eq!(hosted.wait(), 0);
+        },
+    );
+}

@@ -114,6 +114,11 @@ impl Hosted {
         hosted
     }
 
+    /// Delete the device under it.
+    pub fn lose_device(&self) {
+        ip(&format!("link del tap{}", self.id));
+    }
+
     /// What follows `tag` on the next line that has it.
     pub fn line(&self, tag: &str) -> Value {
         let until = Instant::now() + PATIENCE;
