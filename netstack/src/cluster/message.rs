@@ -1,7 +1,7 @@
 //! What instances say to each other, and its form inside the encrypted stream.
 //!
 //! A message is its length (32 bits, little endian), its fields in postcard, and for
-//! [`Message::Transfer`] and [`Message::Frame`] a tail of raw octets (the capsule, the frame)
+//! [`Message::Transfer`], [`Message::Frame`] and [`Message::Ahead`] a tail of raw octets (the capsule, the frame)
 //! that is passed on as slices. Lengths are checked before anything is kept; the protocol's
 //! version is in the stream's prologue ([`super::noise`]).
 
@@ -16,6 +16,7 @@ use crate::migrate::rope::Rope;
 use crate::migrate::transfer::RefuseReason;
 use crate::session::SessionId;
 use crate::stack::FlowKey;
+use crate::tcp::Queue;
 
 /// Octets of a message at most, tail included.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
@@ -91,6 +92,19 @@ pub struct Transfer {
     pub boot: BootId,
     /// The receiver's generation of the channel it is meant for.
     pub generation: u64,
+}
+
+/// Octets of a session that the receiver may be offered soon; they are the tail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ahead {
+    /// The session.
+    pub session: SessionId,
+    /// Which of its connections.
+    pub connection: u8,
+    /// Which of the connection's queues.
+    pub queue: Queue,
+    /// Stream offset of the first octet.
+    pub offset: u64,
 }
 
 /// A session under an epoch.
@@ -177,6 +191,8 @@ pub enum Message {
     },
     /// The sender has drained and goes: it owns nothing and never will in this boot.
     Leaving,
+    /// See [`Ahead`].
+    Ahead(Ahead),
 }
 
 /// Why octets are no message.
@@ -192,7 +208,10 @@ pub enum MessageError {
 impl Message {
     /// Whether octets follow the fields.
     fn has_tail(&self) -> bool {
-        matches!(self, Message::Transfer(_) | Message::Frame(_))
+        matches!(
+            self,
+            Message::Transfer(_) | Message::Frame(_) | Message::Ahead(_)
+        )
     }
 
     /// Add the message to `out`. `None` if it is too long to be sent.

@@ -339,6 +339,7 @@ impl Instance {
         if link.channel.peer().is_some() {
             self.doubt(peer);
             self.lift_fences_of(now, peer);
+            self.forget_ahead_of(peer);
         }
     }
 
@@ -381,6 +382,7 @@ impl Instance {
             Message::Transfer(transfer) => self.take_in(now, from, transfer, tail, opening),
             Message::Frame(attempt) => self.handle_relayed(now, attempt, tail),
             Message::Fence(attempt) => self.handle_fence(now, from, attempt),
+            Message::Ahead(ahead) => self.handle_ahead(now, from, ahead, tail),
             Message::Accepted {
                 attempt,
                 open,

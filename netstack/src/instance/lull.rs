@@ -9,8 +9,9 @@
 //! It comes anyway when the queues have not become shorter for as long as the instance has
 //! patience (a client that does not read) or have taken [`LONGEST`] times that, and when for
 //! a round trip nothing but acknowledgements has been awaited. On a path longer than [`FAR`] those
-//! are not waited for: carrying the octets is quicker.
+//! are not waited for: carrying the octets is quicker. What is queued then goes ahead ([`super::ahead`]).
 
+use super::ahead::LOOK;
 use super::moves::{MAX_MOVING, Moving};
 use super::{Instance, MoveError};
 use crate::cluster::MemberId;
@@ -103,6 +104,7 @@ impl Instance {
                 progress: now,
                 least,
                 dry: None,
+                ahead: None,
             });
         }
         self.counters.add("lulls");
@@ -138,12 +140,35 @@ impl Instance {
             }
             return Some(end);
         }
+        if cargo > LIGHT && self.is_worth_waiting(now, id, to, &mut lull) {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.lull = Some(lull);
+            }
+            return Some(now + LOOK);
+        }
         if let Err(error) = self.freeze(now, id, to) {
             self.report_not_begun(id, to, error);
             self.call_off(now, id);
             self.drain_session(now, id);
         }
         None
+    }
+
+    /// The lull is over and a lot is queued: send it ahead, and wait until that has left.
+    fn is_worth_waiting(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        to: MemberId,
+        lull: &mut Lull,
+    ) -> bool {
+        match lull.ahead {
+            None => {
+                lull.ahead = Some(now);
+                self.send_ahead(id, to)
+            }
+            Some(since) => now < since + self.patience * LONGEST && self.is_ahead_waiting(to),
+        }
     }
 
     /// How long the session's outstanding acknowledgements are waited for.
@@ -166,6 +191,7 @@ impl Instance {
         };
         session.wanted = None;
         session.lull = None;
+        self.sent_ahead.remove(&id);
         self.hold_windows(now, id, false);
         self.wake_session(id);
     }

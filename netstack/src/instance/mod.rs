@@ -8,12 +8,14 @@
 //! - `sessions`: a session's side, and what TCP reports about its connections;
 //! - `channels`: octets between TCP and the channels, and who is up;
 //! - `lull`: what comes before a planned move;
+//! - `ahead`: what travels before the capsule;
 //! - `fence`: the order of frames after one;
 //! - `moves`: transfers, at the source and at the target;
 //! - `steer`: routes of flows that are not local, the ingress role;
 //! - `drain`: leaving;
 //! - `status`: what pages show.
 
+mod ahead;
 mod channels;
 mod drain;
 mod fence;
@@ -41,6 +43,7 @@ use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Scope, Stack, StackEven
 use crate::tcp::TcpConfig;
 use crate::time::{Duration, Instant};
 
+use ahead::{SentAhead, Stash};
 use channels::Link;
 use drain::Drain;
 use moves::Moving;
@@ -104,6 +107,9 @@ pub struct Instance {
     lulled: BTreeSet<SessionId>,
     /// When fences are lifted without a word.
     fences: BTreeSet<(Instant, SessionId)>,
+    /// What went ahead of capsules that are still to be made.
+    sent_ahead: BTreeMap<SessionId, SentAhead>,
+    stash: Stash,
     epochs: Epochs,
     reports: VecDeque<MoveReport>,
 
@@ -176,6 +182,8 @@ impl Instance {
             deferred: BTreeSet::new(),
             lulled: BTreeSet::new(),
             fences: BTreeSet::new(),
+            sent_ahead: BTreeMap::new(),
+            stash: Stash::default(),
             epochs: Epochs::new(),
             reports: VecDeque::new(),
             channel_listener,
@@ -226,6 +234,7 @@ impl Instance {
         self.stack.handle_timeout(now);
         self.pump(now);
         self.expire_fences(now);
+        self.expire_stash(now);
         self.run_deferred_moves(now);
         self.run_channel_timers(now);
         self.expire_queries(now);
@@ -242,6 +251,7 @@ impl Instance {
             self.stack.poll_timeout(),
             self.deferred_timeout(),
             self.fences.first().map(|(at, _)| *at),
+            self.stash.poll_timeout(),
             self.channel_timeout(),
             self.steering.poll_timeout(),
             (!self.steering.is_empty()).then_some(self.sweep_at),

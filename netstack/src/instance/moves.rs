@@ -7,7 +7,7 @@ use super::{Event, Instance, MAX_COUNT, MoveError, MoveReport, ServiceId, Use};
 use crate::cluster::channel::Channel;
 use crate::cluster::message::{Attempt, Hello, Message, Ownership, Transfer};
 use crate::cluster::{BootId, MemberId};
-use crate::migrate::capsule::{Capsule, CapsuleConnection};
+use crate::migrate::capsule::{Ahead, Capsule, CapsuleConnection};
 use crate::migrate::rope::Rope;
 use crate::migrate::transfer::{Answer, Decision, Memory, Phase, RefuseReason, Source, Verdict};
 use crate::session::{Residence, Session, SessionConnection, SessionError, SessionId};
@@ -116,12 +116,13 @@ impl Instance {
             return Err(MoveError::NoSession);
         };
         self.lulled.remove(&id);
+        let ahead = self.sent_ahead.remove(&id).unwrap_or_default();
         session.wanted = None;
         session.fence = None;
         let lull = session.lull.take();
         let frozen_at = self.measure(now);
         let mut connections = Vec::with_capacity(session.connections.len());
-        for connection in &mut session.connections {
+        for (number, connection) in session.connections.iter_mut().enumerate() {
             let Some(conn) = connection.conn.take() else {
                 continue;
             };
@@ -129,12 +130,15 @@ impl Instance {
             connection.pending.rollback();
             if let Some((tcp, next_hop)) = self.stack.detach(now, conn, Route::Capture) {
                 self.frozen.insert(connection.flow.into(), id);
-                connections.push(CapsuleConnection {
+                let mut carried = CapsuleConnection {
                     next_hop,
                     end_read: connection.end_read,
                     shut_down: connection.shut_down,
+                    ahead: Ahead::default(),
                     tcp: tcp.export(now),
-                });
+                };
+                carried.ahead = ahead.of(number, &carried);
+                connections.push(carried);
             }
         }
         let mut moving = Moving {
@@ -284,7 +288,11 @@ impl Instance {
             }
             Verdict::Thaw(_) => {
                 self.counters.add("moves_refused");
+                let unaided = verdict == Verdict::Thaw(Some(RefuseReason::Ahead));
                 self.thaw(now, moving);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.unaided |= unaided;
+                }
                 self.drain_session(now, id);
             }
             // Whatever the target knew is gone, but it may have passed the session on before: the
@@ -536,7 +544,10 @@ impl Instance {
             Decision::Import if !meant => Err(RefuseReason::Void),
             Decision::Import => Capsule::decode(capsule)
                 .map_err(RefuseReason::from)
-                .and_then(|capsule| {
+                .and_then(|mut capsule| {
+                    if !self.complete(from, &mut capsule) {
+                        return Err(RefuseReason::Ahead);
+                    }
                     decoded_at = self.measure(now);
                     self.import(now, from, attempt, capsule)
                 }),
@@ -645,6 +656,7 @@ impl Instance {
             wanted: None,
             lull: None,
             fence: None,
+            unaided: false,
         };
         session.settle_in(now);
         self.epochs.own(id, attempt.epoch);

@@ -299,6 +299,7 @@ impl Instance {
             return;
         };
         self.lulled.remove(&id);
+        self.sent_ahead.remove(&id);
         for conn in session.connections.iter().filter_map(|c| c.conn) {
             self.uses.remove(&conn);
             self.stack

@@ -67,6 +67,8 @@ pub struct Lull {
     pub least: usize,
     /// Since when nothing but acknowledgements is awaited.
     pub dry: Option<Instant>,
+    /// When what was queued was sent ahead.
+    pub ahead: Option<Instant>,
 }
 
 /// Frames older than those on the wire are still coming through the channel from that member.
@@ -101,6 +103,8 @@ pub struct Session {
     pub lull: Option<Lull>,
     /// Set from its import until its last owner has sent on everything.
     pub fence: Option<Fence>,
+    /// A move failed for what should have been there ahead of it: the next one carries everything.
+    pub unaided: bool,
 }
 
 impl Session {
@@ -117,6 +121,7 @@ impl Session {
             wanted: None,
             lull: None,
             fence: None,
+            unaided: false,
         }
     }
 

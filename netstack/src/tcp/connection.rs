@@ -1,6 +1,7 @@
 //! [`Connection`]: one TCP connection as a plain value.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Deref;
@@ -16,6 +17,7 @@ use super::isn::InitialNumbers;
 use super::mtu::Search;
 use super::options::{Options, TIMESTAMPS_LEN, Timestamps};
 use super::pressure::Pressure;
+use super::queue::Queue;
 use super::rcv::{Rcv, RcvFin};
 use super::recovery::Recovery;
 use super::rtt::RttEstimator;
@@ -525,6 +527,15 @@ impl Connection {
         }
         self.snd.queue.push(data);
         Ok(())
+    }
+
+    /// What a queue holds, as shared slices, and the stream offset of its first octet.
+    pub fn queued(&self, queue: Queue) -> (u64, Vec<Bytes>) {
+        let queue = match queue {
+            Queue::Send => &self.snd.queue,
+            Queue::Unread => &self.rcv.queue,
+        };
+        (queue.start(), queue.chunks())
     }
 
     /// Octets queued: transmitted but unacknowledged ones, and those not transmitted.

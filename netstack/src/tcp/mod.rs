@@ -50,6 +50,7 @@ pub use info::Info;
 pub use isn::InitialNumbers;
 pub use listen::HalfOpen;
 pub use pressure::Pressure;
+pub use queue::Queue;
 pub use recovery::Phase;
 pub use segment::{Ecn, Flags, Options, Outgoing, Ports, SackRange, Segment, Timestamps};
 pub use state::State;

@@ -5,8 +5,18 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::stack::frame::Payload;
+
+/// The two queues of octets a connection has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Queue {
+    /// To be sent: unacknowledged, then never transmitted.
+    Send,
+    /// Received in order and not consumed.
+    Unread,
+}
 
 #[derive(Clone, Debug)]
 struct Chunk {
@@ -157,6 +167,11 @@ impl ByteQueue {
                 return;
             }
         }
+    }
+
+    /// All slices, in order, shared.
+    pub fn chunks(&self) -> Vec<Bytes> {
+        self.clone().into_chunks()
     }
 
     /// All slices, in order.

@@ -7,6 +7,7 @@ pub mod bulk;
 pub mod row;
 pub mod scale;
 pub mod tap;
+pub mod transfer;
 
 use anyhow::Result;
 use row::Row;
@@ -35,4 +36,7 @@ pub const ROWS: &[(&str, Measure)] = &[
     ("tcp/idle/bytes", scale::idle_bytes),
     ("tcp/demux/1m", scale::demux),
     ("tcp/accept/rate", scale::accept_rate),
+    ("transfer/idle", transfer::idle),
+    ("transfer/64k", transfer::queued),
+    ("transfer/capsule/bytes", transfer::capsule),
 ];

@@ -111,8 +111,7 @@ fn damaged_capsules_are_refused_and_replayed_ones_not_imported_again() {
     assert_eq!(net.counter(target, "transfer_replayed"), 2, "older still");
 
     let mut flipped = good.clone();
-    let last = flipped.len() - 1;
-    flipped[last] ^= 1;
+    flipped[20] ^= 1;
     offer(&mut net, 10, flipped);
     assert_eq!(net.counter(target, "transfer_refused_damaged"), 1);
     offer(&mut net, 11, good[..good.len() - 1].to_vec());

@@ -1,6 +1,9 @@
 //! The lull before a planned move.
 
 use super::*;
+use crate::cluster::message::Ahead;
+use crate::migrate::rope::Rope;
+use crate::tcp::Queue;
 
 /// Two instances that wait before a move, and a client with one connection under way.
 fn under_way(port: u16, to_send: Vec<u8>, received: usize) -> (Net, SessionId, u32) {
@@ -83,9 +86,12 @@ fn patience_ends_when_the_client_does_not_read() {
     net.cut.insert(CLIENT);
     let begun = net.now;
     order(&mut net, session, owner);
-    moved(&mut net, owner);
+    let report = moved(&mut net, owner);
     let waited = net.now.since(begun);
     assert!(waited >= PATIENCE && waited < PATIENCE * 2, "{waited:?}");
+    // What it does not read has gone ahead.
+    assert_eq!(net.counter(owner, "sessions_sent_ahead"), 1);
+    assert!(report.capsule_bytes < 1_500, "{report:?}");
     net.cut.clear();
     net.run_until_received(Duration::from_secs(30), BULK_OCTETS as usize);
     assert_eq!(net.conns[0].received, stream(0, BULK_OCTETS));
@@ -121,4 +127,63 @@ fn a_session_that_ends_in_its_lull_leaves_nothing_behind() {
     net.run_for(Duration::from_secs(1));
     assert!(net.node(owner).lulled.is_empty() && net.node(owner).deferred.is_empty());
     assert!(net.sessions().is_empty());
+}
+
+/// A client that does not read, while its session is on its way: until what is queued went ahead.
+fn sent_ahead(port: u16, to_send: Vec<u8>) -> (Net, SessionId, u32) {
+    let (mut net, session, owner) = under_way(port, to_send, 20_000);
+    net.cut.insert(CLIENT);
+    order(&mut net, session, owner);
+    net.run_until(Duration::from_secs(1), |net| {
+        net.counter(owner, "sessions_sent_ahead") == 1
+    });
+    (net, session, owner)
+}
+
+#[test]
+fn what_went_ahead_and_is_lost_makes_the_target_refuse_and_the_next_move_carry_it() {
+    let (mut net, session, owner) = sent_ahead(BULK, Vec::new());
+    let target = 3 - owner;
+    net.run_until(Duration::from_secs(1), |net| {
+        net.counter(target, "ahead_kept") == 1
+    });
+    net.node(target).forget_ahead_of(MemberId(owner));
+    let report = moved(&mut net, owner);
+    assert_eq!(report.result, "refused: octets sent ahead are missing");
+    assert_eq!(net.owner(session), Some(owner));
+    order(&mut net, session, owner);
+    let report = moved(&mut net, owner);
+    assert_eq!(report.result, "accepted");
+    assert!(report.capsule_bytes > 16 * 1024, "{report:?}");
+    net.cut.clear();
+    net.run_until_received(Duration::from_secs(30), BULK_OCTETS as usize);
+    assert_eq!(net.conns[0].received, stream(0, BULK_OCTETS));
+}
+
+#[test]
+fn a_stash_is_bounded_and_forgotten() {
+    let mut net = Net::new(2, 26);
+    let (session, owner) = (SessionId::default(), MemberId(1));
+    let octets = || Rope::from(vec![7; 1 << 20]);
+    for number in 0..40 {
+        let ahead = Ahead {
+            session: SessionId { number, ..session },
+            connection: 0,
+            queue: Queue::Send,
+            offset: u64::MAX - 5,
+        };
+        let now = net.now;
+        net.node(2).handle_ahead(now, owner, ahead, octets());
+        // Again, and for a connection no session has.
+        net.node(2).handle_ahead(now, owner, ahead, octets());
+        let beyond = Ahead {
+            connection: 200,
+            ..ahead
+        };
+        net.node(2).handle_ahead(now, MemberId(7), beyond, octets());
+    }
+    assert_eq!(net.counter(2, "ahead_kept"), 8 + 8);
+    assert!(net.node(2).stash_octets() <= 8 << 20);
+    net.run_for(Duration::from_secs(11));
+    assert_eq!(net.node(2).stash_octets(), 0);
 }

@@ -17,6 +17,15 @@ use crate::session::SessionId;
 use crate::stack::{FlowKey, MacAddr};
 use crate::tcp::ConnectionState;
 
+/// How many octets at the front of a connection's queues are not in the capsule: they went ahead of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ahead {
+    /// Of the send queue, from SND.UNA on.
+    pub send: u32,
+    /// Of what is unread.
+    pub unread: u32,
+}
+
 /// One connection of a session.
 #[derive(Clone, Debug)]
 pub struct CapsuleConnection {
@@ -26,6 +35,8 @@ pub struct CapsuleConnection {
     pub end_read: bool,
     /// The session has closed the output direction.
     pub shut_down: bool,
+    /// What went ahead. Encoding leaves it out of `tcp`'s queues, and after decoding it is missing there.
+    pub ahead: Ahead,
     /// The connection itself.
     pub tcp: ConnectionState,
 }

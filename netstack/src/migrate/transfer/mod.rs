@@ -64,6 +64,8 @@ pub enum RefuseReason {
     BadConnection,
     /// The receive window already advertised does not fit here.
     Window,
+    /// Octets that should have come ahead of the capsule are not here.
+    Ahead,
 }
 
 impl RefuseReason {
@@ -86,6 +88,7 @@ impl RefuseReason {
             RefuseReason::Occupied => "flow in use",
             RefuseReason::BadConnection => "connection state invalid",
             RefuseReason::Window => "receive window too large",
+            RefuseReason::Ahead => "octets sent ahead are missing",
         }
     }
 
@@ -108,6 +111,7 @@ impl RefuseReason {
             RefuseReason::Occupied => "transfer_refused_occupied",
             RefuseReason::BadConnection => "transfer_refused_bad_connection",
             RefuseReason::Window => "transfer_refused_window",
+            RefuseReason::Ahead => "transfer_refused_ahead",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Many connections: what an idle one costs, what the others cost a segment, how fast new ones come.
 
-mod clients;
+pub(crate) mod clients;
 
 use std::time::Instant;
 

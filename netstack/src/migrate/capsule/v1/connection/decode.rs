@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
-use super::super::{CapsuleError, MAX_QUEUE};
+use super::super::{Ahead, CapsuleError, MAX_QUEUE};
 use super::*;
 use crate::migrate::rope::Rope;
 use crate::seq::SeqNumber;
@@ -42,8 +42,8 @@ impl ConnectionV1 {
         Ok(send + unread + out_of_order)
     }
 
-    /// TCP's description, with octets from the front of `payload`.
-    pub fn decode(self, payload: &mut Rope) -> Result<ConnectionState, CapsuleError> {
+    /// TCP's description, with octets from the front of `payload`, and what is missing in front of those.
+    pub fn decode(self, payload: &mut Rope) -> Result<(ConnectionState, Ahead), CapsuleError> {
         let ConnectionV1 {
             ends,
             ports,
@@ -127,10 +127,9 @@ impl ConnectionV1 {
             progress_age: extra.progress_age.map(Duration::from_millis),
             counters: decode_counters(counters),
         };
-        Ok(ConnectionState {
-            header,
-            queues: decode_queues(queues, payload)?,
-        })
+        let queues = decode_queues(queues, payload)?;
+        let (send, unread) = extra.ahead.unwrap_or_default();
+        Ok((ConnectionState { header, queues }, Ahead { send, unread }))
     }
 }
 

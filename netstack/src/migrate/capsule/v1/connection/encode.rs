@@ -5,7 +5,7 @@ use core::net::IpAddr;
 
 use bytes::Bytes;
 
-use super::super::{Capped, CapsuleError, MAX_QUEUE};
+use super::super::{Ahead, Capped, CapsuleError, MAX_QUEUE};
 use super::*;
 use crate::migrate::rope::Rope;
 use crate::seq::SeqNumber;
@@ -30,6 +30,16 @@ fn from(base: SeqNumber, seq: SeqNumber) -> i32 {
     seq.distance_from(base) as i32
 }
 
+/// Add what is behind the first `skip` octets of `pieces`.
+fn push_behind(pieces: &[Bytes], skip: u32, payload: &mut Rope) {
+    let mut skip = skip as usize;
+    for piece in pieces {
+        let part = skip.min(piece.len());
+        payload.push(piece.slice(part..));
+        skip -= part;
+    }
+}
+
 fn total(pieces: &[Bytes]) -> Result<u32, CapsuleError> {
     let total: usize = pieces.iter().map(Bytes::len).sum();
     if total > MAX_QUEUE {
@@ -52,9 +62,10 @@ fn code<T: PartialEq>(list: &[T], value: T) -> Result<u8, CapsuleError> {
 }
 
 impl ConnectionV1 {
-    /// The wire form; the octets go to the end of `payload`.
+    /// The wire form; the octets that did not go ahead go to the end of `payload`.
     pub fn encode(
         connection: &ConnectionState,
+        ahead: Ahead,
         payload: &mut Rope,
     ) -> Result<ConnectionV1, CapsuleError> {
         let ConnectionState { header, queues } = connection;
@@ -161,6 +172,7 @@ impl ConnectionV1 {
             ecn_point: ecn_point.map(place),
             peer_timeout: *peer_timeout,
             pace: snd.pace.map(micros),
+            ahead: (ahead != Ahead::default()).then_some((ahead.send, ahead.unread)),
         };
         Ok(ConnectionV1 {
             ends,
@@ -181,7 +193,7 @@ impl ConnectionV1 {
             heard_age: millis(*heard_age),
             extra: (extra != ExtraV1::default()).then_some(extra),
             counters: encode_counters(counters),
-            queues: encode_queues(queues, payload)?,
+            queues: encode_queues(queues, ahead, payload)?,
         })
     }
 }
@@ -504,17 +516,20 @@ fn encode_counters(counters: &Counters) -> CountersV1 {
     }
 }
 
-fn encode_queues(queues: &Queues, payload: &mut Rope) -> Result<QueuesV1, CapsuleError> {
+fn encode_queues(
+    queues: &Queues,
+    ahead: Ahead,
+    payload: &mut Rope,
+) -> Result<QueuesV1, CapsuleError> {
     let Queues {
         unacked_and_unsent,
         unread,
         out_of_order,
     } = queues;
-    let send = total(unacked_and_unsent)?;
-    let unread_len = total(unread)?;
-    for piece in unacked_and_unsent.iter().chain(unread) {
-        payload.push(piece.clone());
-    }
+    let send = total(unacked_and_unsent)?.saturating_sub(ahead.send);
+    let unread_len = total(unread)?.saturating_sub(ahead.unread);
+    push_behind(unacked_and_unsent, ahead.send, payload);
+    push_behind(unread, ahead.unread, payload);
     // Pieces that follow each other are one stretch.
     let mut stretches: Vec<(u32, u32)> = Vec::new();
     let mut octets = 0;

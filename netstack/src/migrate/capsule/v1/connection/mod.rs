@@ -70,6 +70,8 @@ struct ExtraV1 {
     peer_timeout: u16,
     /// Microseconds.
     pace: Option<u64>,
+    /// Octets that went ahead: of the send queue, of what is unread.
+    ahead: Option<(u32, u32)>,
 }
 
 #[derive(Serialize, Deserialize, PartialEq)]
