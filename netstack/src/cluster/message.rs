@@ -243,7 +243,7 @@ impl Message {
         if octets.len() < LENGTH + length {
             return Ok(None);
         }
-        octets.take(LENGTH);
+        octets.skip(LENGTH);
         let mut body = octets.take(length);
         let first = body.pieces().next().cloned().unwrap_or_default();
         let (message, used) = match parse(&first) {
@@ -256,7 +256,7 @@ impl Message {
             }
             Err(error) => return Err(error),
         };
-        body.take(used);
+        body.skip(used);
         if !message.has_tail() && !body.is_empty() {
             return Err(MessageError::Malformed);
         }

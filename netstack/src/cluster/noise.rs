@@ -176,7 +176,7 @@ impl SecureStream {
             if self.received.len() < 2 + length {
                 return Ok(());
             }
-            self.received.take(2);
+            self.received.skip(2);
             let Some(message) = self.received.take_bytes(length) else {
                 return Ok(());
             };

@@ -102,7 +102,7 @@ impl Kept {
         if part.octets.len() < skip.checked_add(count)? {
             return None;
         }
-        part.octets.take(skip);
+        part.octets.skip(skip);
         part.start = start + count as u64;
         Some(part.octets.take(count))
     }

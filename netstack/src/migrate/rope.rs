@@ -50,6 +50,21 @@ impl Rope {
         self.pieces.iter()
     }
 
+    /// Drop the first `count` octets (all of them, if there are fewer).
+    pub fn skip(&mut self, mut count: usize) {
+        while count > 0
+            && let Some(front) = self.pieces.front_mut()
+        {
+            let part = count.min(front.len());
+            bytes::Buf::advance(front, part);
+            if front.is_empty() {
+                self.pieces.pop_front();
+            }
+            self.len -= part;
+            count -= part;
+        }
+    }
+
     /// Take the first `count` octets off (all of them, if there are fewer).
     pub fn take(&mut self, count: usize) -> Rope {
         let mut taken = Rope::new();
@@ -74,6 +89,12 @@ impl Rope {
     pub fn take_bytes(&mut self, count: usize) -> Option<Bytes> {
         if count > self.len {
             return None;
+        }
+        if let Some(front) = self.pieces.front_mut()
+            && front.len() > count
+        {
+            self.len -= count;
+            return Some(front.split_to(count));
         }
         Some(self.take(count).into_bytes())
     }
@@ -165,6 +186,19 @@ mod tests {
         }
         assert_eq!(seen, b"abcdefgh");
         assert!(all.is_empty() && all.take_bytes(1).is_none());
+    }
+
+    #[test]
+    fn skipping_is_taking_and_letting_go() {
+        for count in 0..12 {
+            let (mut one, mut other) = (
+                rope(&[b"abc", b"defg", b"h"]),
+                rope(&[b"abc", b"defg", b"h"]),
+            );
+            one.skip(count);
+            other.take(count);
+            assert_eq!((&one, one.len()), (&other, other.len()));
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod header;
 mod rcv;
 mod snd;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -157,7 +158,7 @@ fn ensure(condition: bool, error: ImportError) -> Result<(), ImportError> {
 impl Connection {
     /// Describe the connection as it is at `now`, the moment of the freeze. Connections in states
     /// that cannot move ([`State::is_synchronized`]) are described too, and refused by import.
-    pub fn export(self, now: Instant) -> ConnectionState {
+    pub fn export(self, now: Instant) -> Box<ConnectionState> {
         let Connection {
             ends,                   // carried
             state,                  // carried
@@ -271,17 +272,17 @@ impl Connection {
             progress_age,
             counters: counters.into(),
         };
-        ConnectionState { header, queues }
+        Box::new(ConnectionState { header, queues })
     }
 
     /// Go on with a connection described elsewhere. `mtu`: octets of an IP packet our link carries.
     pub fn import(
-        description: ConnectionState,
+        description: Box<ConnectionState>,
         now: Instant,
         config: &TcpConfig,
         mtu: u16,
     ) -> Result<Connection, ImportError> {
-        let ConnectionState { header, mut queues } = description;
+        let ConnectionState { header, mut queues } = *description;
         let ConnectionHeader {
             local,
             remote,

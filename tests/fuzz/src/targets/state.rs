@@ -84,6 +84,7 @@ fn capsule(next_hop: Option<[u8; 6]>, tcp: Connection, now: Instant) -> Capsule 
             next_hop,
             end_read: false,
             shut_down: false,
+            ahead: Default::default(),
             tcp: tcp.export(now),
         }],
     }

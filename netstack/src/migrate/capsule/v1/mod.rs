@@ -22,6 +22,7 @@ mod connection;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -43,6 +44,8 @@ pub const MAX_QUEUE: usize = 4 * 1024 * 1024;
 const MAX_NAME: usize = 64;
 /// Version, check sum and header length.
 const PREFIX: usize = 7;
+/// Octets that the header of a session with one quiet connection takes at most.
+const USUAL: usize = 320;
 
 #[derive(Serialize, Deserialize)]
 struct Header<'a> {
@@ -61,7 +64,7 @@ struct Carried {
     next_hop: Option<[u8; 6]>,
     /// Bit 0: end of input read; bit 1: output closed.
     flags: u8,
-    tcp: ConnectionV1,
+    tcp: Box<ConnectionV1>,
 }
 
 /// The capsule as octets.
@@ -95,9 +98,18 @@ pub fn encode(capsule: &Capsule) -> Result<Rope, CapsuleError> {
         finished: capsule.finished,
         connections: Capped(connections),
     };
-    let mut head = Vec::with_capacity(256);
-    head.extend_from_slice(&[0; PREFIX]);
-    let mut head = postcard::to_extend(&header, head).map_err(|_| CapsuleError::Malformed)?;
+    let mut head = alloc::vec![0; USUAL];
+    // Into a slice is quicker than onto the end of a vector; few headers are longer.
+    match postcard::to_slice(&header, &mut head[PREFIX..]) {
+        Ok(used) => {
+            let length = PREFIX + used.len();
+            head.truncate(length);
+        }
+        Err(_) => {
+            head.truncate(PREFIX);
+            head = postcard::to_extend(&header, head).map_err(|_| CapsuleError::Malformed)?;
+        }
+    }
     let length = u16::try_from(head.len() - PREFIX).map_err(|_| CapsuleError::Oversize)?;
     head[0] = VERSION;
     head[5..PREFIX].copy_from_slice(&length.to_le_bytes());

@@ -1,5 +1,6 @@
 //! From the wire form to [`crate::tcp`]'s description.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
@@ -43,7 +44,7 @@ impl ConnectionV1 {
     }
 
     /// TCP's description, with octets from the front of `payload`, and what is missing in front of those.
-    pub fn decode(self, payload: &mut Rope) -> Result<(ConnectionState, Ahead), CapsuleError> {
+    pub fn decode(self, payload: &mut Rope) -> Result<(Box<ConnectionState>, Ahead), CapsuleError> {
         let ConnectionV1 {
             ends,
             ports,
@@ -129,7 +130,8 @@ impl ConnectionV1 {
         };
         let queues = decode_queues(queues, payload)?;
         let (send, unread) = extra.ahead.unwrap_or_default();
-        Ok((ConnectionState { header, queues }, Ahead { send, unread }))
+        let state = Box::new(ConnectionState { header, queues });
+        Ok((state, Ahead { send, unread }))
     }
 }
 

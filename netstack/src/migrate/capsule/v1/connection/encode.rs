@@ -1,5 +1,6 @@
 //! From [`crate::tcp`]'s description to the wire form.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -67,7 +68,7 @@ impl ConnectionV1 {
         connection: &ConnectionState,
         ahead: Ahead,
         payload: &mut Rope,
-    ) -> Result<ConnectionV1, CapsuleError> {
+    ) -> Result<Box<ConnectionV1>, CapsuleError> {
         let ConnectionState { header, queues } = connection;
         let ConnectionHeader {
             local,
@@ -174,7 +175,7 @@ impl ConnectionV1 {
             pace: snd.pace.map(micros),
             ahead: (ahead != Ahead::default()).then_some((ahead.send, ahead.unread)),
         };
-        Ok(ConnectionV1 {
+        Ok(Box::new(ConnectionV1 {
             ends,
             ports: (local.port(), remote.port()),
             state: code(&STATES, *state)?,
@@ -194,7 +195,7 @@ impl ConnectionV1 {
             extra: (extra != ExtraV1::default()).then_some(extra),
             counters: encode_counters(counters),
             queues: encode_queues(queues, ahead, payload)?,
-        })
+        }))
     }
 }
 
