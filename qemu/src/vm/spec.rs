@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::Accelerator;
+use crate::net::Namespace;
 
 /// QEMU machine types images run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -98,6 +99,9 @@ pub enum Netdev {
     Switch(PathBuf),
     /// QEMU's own NAT network, 10.0.2.0/24.
     User(Vec<Forward>),
+    /// A persistent TAP device (made with `vnet_hdr`) of the namespace that QEMU runs in, see
+    /// [`VmSpec::namespace`]. It does checksums and segmentation for the guest.
+    Tap(String),
 }
 
 /// A network device and its cable.
@@ -112,7 +116,7 @@ pub struct Nic {
 }
 
 /// A virtual machine to be started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct VmSpec {
     /// Shown in messages.
     pub name: String,
@@ -132,6 +136,8 @@ pub struct VmSpec {
     pub rng: bool,
     /// Whether the CPU has RDRAND and RDSEED.
     pub rdrand: bool,
+    /// The network namespace in which QEMU itself runs, if not that of this process.
+    pub namespace: Option<Namespace>,
 }
 
 impl VmSpec {
@@ -147,6 +153,7 @@ impl VmSpec {
             nics: Vec::new(),
             rng: true,
             rdrand: true,
+            namespace: None,
         }
     }
 
@@ -225,6 +232,9 @@ impl Netdev {
             Self::Switch(path) => Ok(format!(
                 "stream,id={id},server=off,addr.type=unix,addr.path={}",
                 comma_safe(path)?
+            )),
+            Self::Tap(name) => Ok(format!(
+                "tap,id={id},ifname={name},script=no,downscript=no,vnet_hdr=on"
             )),
             Self::User(forwards) => {
                 let mut argument = format!("user,id={id}");
