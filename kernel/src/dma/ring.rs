@@ -227,8 +227,10 @@ impl Ring {
             return Err(unknown);
         }
         let mut last = head;
+        self.erase(head);
         for _ in 1..count {
             last = self.links.get(usize::from(last)).copied().ok_or(unknown)?;
+            self.erase(last);
         }
         if let Some(link) = self.links.get_mut(usize::from(last)) {
             *link = self.first_free;
@@ -238,6 +240,13 @@ impl Ring {
         self.outstanding -= 1;
         self.used = self.used.wrapping_add(1);
         Ok(Some((head, len)))
+    }
+
+    /// What the device gave back it no longer finds, if it looks again.
+    fn erase(&self, descriptor: u16) {
+        let place = self.at::<Descriptor>(usize::from(descriptor) * size_of::<Descriptor>());
+        // SAFETY: the descriptor was given back, so the device has no business there.
+        unsafe { place.write_volatile(Descriptor::default()) };
     }
 
     /// Whether the device has given something back.

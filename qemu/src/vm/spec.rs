@@ -99,9 +99,13 @@ pub enum Netdev {
     Switch(PathBuf),
     /// QEMU's own NAT network, 10.0.2.0/24.
     User(Vec<Forward>),
-    /// A persistent TAP device (made with `vnet_hdr`) of the namespace that QEMU runs in, see
-    /// [`VmSpec::namespace`]. It does checksums and segmentation for the guest.
-    Tap(String),
+    /// A persistent TAP device in the namespace that QEMU runs in, see [`VmSpec::namespace`].
+    Tap {
+        /// Its name.
+        name: String,
+        /// It was made with `vnet_hdr`, and does checksums and segmentation for the guest.
+        offload: bool,
+    },
 }
 
 /// A network device and its cable.
@@ -233,8 +237,9 @@ impl Netdev {
                 "stream,id={id},server=off,addr.type=unix,addr.path={}",
                 comma_safe(path)?
             )),
-            Self::Tap(name) => Ok(format!(
-                "tap,id={id},ifname={name},script=no,downscript=no,vnet_hdr=on"
+            Self::Tap { name, offload } => Ok(format!(
+                "tap,id={id},ifname={name},script=no,downscript=no,vnet_hdr={}",
+                if *offload { "on" } else { "off" }
             )),
             Self::User(forwards) => {
                 let mut argument = format!("user,id={id}");
