@@ -76,6 +76,13 @@ impl Features {
         if !chosen.contains(Self::GUEST_CSUM | Self::MRG_RXBUF) || room < MAX_LARGE {
             chosen.remove(Self::GUEST_TSO4 | Self::GUEST_TSO6);
         }
+        // What comes in large may have to be passed on to another instance.
+        if !chosen.contains(Self::HOST_TSO4) {
+            chosen.remove(Self::GUEST_TSO4);
+        }
+        if !chosen.contains(Self::HOST_TSO6) {
+            chosen.remove(Self::GUEST_TSO6);
+        }
         if !chosen.intersects(Self::HOST_TSO4 | Self::HOST_TSO6) {
             chosen.remove(Self::HOST_ECN);
         }
