@@ -257,6 +257,9 @@ impl<T: Transport + Send> VirtioNet<T> {
 
     /// Gives the ring a batch of the buffers it is short of.
     fn refill(&mut self) {
+        if self.fault.is_some() {
+            return;
+        }
         for _ in 0..self.missing.min(BATCH) {
             let Some(buffer) = self.pool.take() else {
                 break;
@@ -473,6 +476,8 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
     }
 
     fn flush(&mut self) {
+        // What was sent holds memory, 64 KiB a packet: not until the ring is full of it.
+        self.reclaim();
         if self.fault.is_some() {
             return;
         }
@@ -487,12 +492,11 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
     }
 
     fn arm(&mut self) -> bool {
+        self.refill();
+        self.flush();
         if self.fault.is_some() {
             return false;
         }
-        self.reclaim();
-        self.refill();
-        self.flush();
         self.receive.set_interrupts(true);
         if self.starved {
             self.transmit.set_interrupts(true);

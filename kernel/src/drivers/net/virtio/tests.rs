@@ -164,7 +164,7 @@ fn what_is_sent_lives_until_the_device_is_done_with_it() {
     card.arm();
     assert!(!gone());
     device.read_next(TRANSMIT).unwrap();
-    card.arm();
+    card.flush();
     assert!(gone());
 }
 
