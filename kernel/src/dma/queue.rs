@@ -117,15 +117,16 @@ const FEW: usize = 6;
 /// Packet parts of a transmit.
 pub type Slices = SmallVec<[Bytes; 4]>;
 
-/// A table of descriptors: head, what did not fit into it, slices.
-type Table = [Descriptor; MAX_INDIRECT + 2];
+/// A table of descriptors: head, what did not fit into it, slices. It stays where it is while the
+/// device has it.
+type Table = Box<[Descriptor; MAX_INDIRECT + 2]>;
 
 #[derive(Debug)]
 struct InFlight<const HEAD: usize> {
     head: Box<[u8; HEAD]>,
     head_len: usize,
     slices: Slices,
-    table: Option<Box<Table>>,
+    table: Option<Table>,
 }
 
 impl<const HEAD: usize> InFlight<HEAD> {
@@ -138,7 +139,7 @@ impl<const HEAD: usize> InFlight<HEAD> {
     }
 
     /// Fills the table in; the part that stands for it.
-    fn describe(&mut self, mut table: Box<Table>) -> Descriptor {
+    fn describe(&mut self, mut table: Table) -> Descriptor {
         let mut count = 0;
         for ((place, part), next) in table.iter_mut().zip(self.parts()).zip(1..) {
             *place = Descriptor {
@@ -172,7 +173,7 @@ pub struct TransmitQueue<const HEAD: usize> {
     most: usize,
     slots: Box<[Option<InFlight<HEAD>>]>,
     heads: Vec<Box<[u8; HEAD]>>,
-    tables: Vec<Box<Table>>,
+    tables: Vec<Table>,
 }
 
 impl<const HEAD: usize> TransmitQueue<HEAD> {

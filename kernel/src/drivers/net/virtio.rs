@@ -99,7 +99,7 @@ const TRANSMIT: u16 = 1;
 pub const QUEUE_SIZE: u16 = 256;
 /// Bytes of a buffer that is one of several. What comes is mostly either small or very large.
 const MERGEABLE: usize = 2048;
-/// Buffers the ring gets at a time: filling it at once would be a good part of the boot.
+/// Buffers by which the ring grows at a time: filling it at once would be a good part of the boot.
 const BATCH: usize = 16;
 /// When fewer buffers than this are free, frames are copied: one large frame's worth.
 const LOW: usize = MAX_LARGE.div_ceil(MERGEABLE);
@@ -165,6 +165,8 @@ pub struct VirtioNet<T: Transport> {
     pool: Arc<Pool>,
     /// Buffers the receive ring is short of.
     missing: usize,
+    /// Those of them that it has not had yet since the boot.
+    never_had: usize,
     /// A transmit was refused: wake the user when there is room.
     starved: bool,
     interrupts: bool,
@@ -240,12 +242,13 @@ impl<T: Transport + Send> VirtioNet<T> {
             transmit,
             pool,
             missing,
+            never_had: missing,
             starved: false,
             interrupts,
             fault: None,
             statistics: Statistics::default(),
         };
-        card.refill();
+        card.refill(true);
         card.flush();
         Ok(card)
     }
@@ -255,12 +258,15 @@ impl<T: Transport + Send> VirtioNet<T> {
         self.fault
     }
 
-    /// Gives the ring a batch of the buffers it is short of.
-    fn refill(&mut self) {
+    /// Gives the ring as many buffers as it once had; to `grow`, some more until it is full.
+    fn refill(&mut self, grow: bool) {
         if self.fault.is_some() {
             return;
         }
-        for _ in 0..self.missing.min(BATCH) {
+        if grow {
+            self.never_had = self.never_had.saturating_sub(BATCH);
+        }
+        while self.missing > self.never_had {
             let Some(buffer) = self.pool.take() else {
                 break;
             };
@@ -420,8 +426,8 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
                 }
             };
             // In batches: the device is told once per flush anyway.
-            if pieces.is_none() || self.missing >= self.receive.size() / 8 {
-                self.refill();
+            if pieces.is_none() || self.missing >= self.never_had + self.receive.size() / 8 {
+                self.refill(false);
             }
             let packet = self.packet(pieces?);
             if packet.is_some() {
@@ -492,7 +498,7 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
     }
 
     fn arm(&mut self) -> bool {
-        self.refill();
+        self.refill(true);
         self.flush();
         if self.fault.is_some() {
             return false;
