@@ -298,6 +298,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tap_does_for_the_guest_what_it_was_made_for() {
+        for (offload, word) in [(true, "vnet_hdr=on"), (false, "vnet_hdr=off")] {
+            let name = "guest1".into();
+            let argument = Netdev::Tap { name, offload }.argument("net0").unwrap();
+            assert!(argument.starts_with("tap,id=net0,ifname=guest1,"));
+            assert!(argument.ends_with(word), "{argument}");
+        }
+    }
+
+    #[test]
     fn pci_devices_on_microvm_are_refused_with_advice() {
         let error = arguments(Machine::Microvm, NicModel::E1000).unwrap_err();
         assert!(
