@@ -77,6 +77,7 @@ impl Platform for KernelPlatform {
         let packet = self.nic()?.receive()?;
         Some(RxFrame {
             bytes: packet.bytes,
+            more: packet.more,
             checksum: match packet.checksum {
                 net::RxChecksum::Valid | net::RxChecksum::Partial => RxChecksum::Verified,
                 _ => RxChecksum::Unchecked,

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
-use crate::dma::{Buffer, DeviceFault, Pool, ReceiveQueue};
+use crate::dma::{Buffer, DeviceFault, Pool, QueueOptions, ReceiveQueue};
 use crate::drivers::net::virtio::Features;
 use crate::entropy::Seed;
 
@@ -15,7 +15,13 @@ const PATIENCE: u32 = 2_000_000;
 /// Draws one seed from the device and resets it.
 pub fn draw(mut transport: impl Transport) -> Result<Option<Seed>, DeviceFault> {
     transport.begin_init(Features::VERSION_1);
-    let mut queue = ReceiveQueue::<8>::new(&mut transport, QUEUE)?;
+    let options = QueueOptions {
+        index: QUEUE,
+        most: 8,
+        event_index: false,
+        indirect: false,
+    };
+    let mut queue = ReceiveQueue::new(&mut transport, options)?;
     queue.set_interrupts(false);
     transport.finish_init();
     let pool = Pool::new(1, size_of::<Seed>());
@@ -27,7 +33,7 @@ pub fn draw(mut transport: impl Transport) -> Result<Option<Seed>, DeviceFault> 
 
 fn fill(
     transport: &mut impl Transport,
-    queue: &mut ReceiveQueue<8>,
+    queue: &mut ReceiveQueue,
     pool: &Arc<Pool>,
 ) -> Result<Option<Seed>, DeviceFault> {
     let mut seed = Seed::default();
@@ -57,7 +63,7 @@ fn fill(
     Ok(seed.iter().any(|&byte| byte != 0).then_some(seed))
 }
 
-fn wait(queue: &mut ReceiveQueue<8>) -> Result<Option<(Buffer, usize)>, DeviceFault> {
+fn wait(queue: &mut ReceiveQueue) -> Result<Option<(Buffer, usize)>, DeviceFault> {
     for _ in 0..PATIENCE {
         if let Some(answer) = queue.take()? {
             return Ok(Some(answer));

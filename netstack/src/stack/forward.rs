@@ -56,12 +56,22 @@ fn forwarded(frame: &RxFrame, ip: &Ip, mac: MacAddr, offload: bool, cut: bool) -
     if !age(&mut out.head) {
         return None;
     }
-    let mut rest = ip.payload.clone();
+    let mut start = transport;
     // The device vouches for the content, but the field may hold just the pseudo-header's sum.
-    if frame.checksum == RxChecksum::Verified && ip.protocol == TCP && rest.len() >= TCP_HEADER {
-        rest.start += TCP_HEADER;
-        out.head
-            .extend_from_slice(frame.bytes.get(transport..rest.start)?);
+    let resum = frame.checksum == RxChecksum::Verified
+        && ip.protocol == TCP
+        && ip.payload.len() >= TCP_HEADER;
+    if resum {
+        start += TCP_HEADER;
+        let header = frame.bytes.get(transport..start)?;
+        out.head.extend_from_slice(header);
+    }
+    let end = ip.payload.end.min(frame.bytes.len());
+    if start < end {
+        out.payload.push(frame.bytes.slice(start..end));
+    }
+    out.payload.extend(frame.rest(ip.payload.end));
+    if resum {
         let field = transport + TCP_CHECKSUM;
         out.head.get_mut(field..field + 2)?.fill(0);
         let mut sum = Sum::new();
@@ -74,15 +84,14 @@ fn forwarded(frame: &RxFrame, ip: &Ip, mac: MacAddr, offload: bool, cut: bool) -
             sum.sum()
         } else {
             sum.add(out.head.get(transport..)?);
-            sum.add(frame.bytes.get(rest.clone())?);
+            for piece in &out.payload {
+                sum.add(piece);
+            }
             sum.finish()
         };
         out.head
             .get_mut(field..field + 2)?
             .copy_from_slice(&value.to_be_bytes());
-    }
-    if !rest.is_empty() {
-        out.payload.push(frame.bytes.slice(rest));
     }
     Some(out)
 }

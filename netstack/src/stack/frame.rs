@@ -22,8 +22,10 @@ pub enum RxChecksum {
 /// A received Ethernet frame, without FCS.
 #[derive(Clone, Debug)]
 pub struct RxFrame {
-    /// The frame from its destination MAC on.
+    /// The frame from its destination MAC on, or as much of it as the device's first buffer holds.
     pub bytes: Bytes,
+    /// The rest, where the device spread the frame over several buffers.
+    pub more: Vec<Bytes>,
     /// Whether the transport checksum still needs checking.
     pub checksum: RxChecksum,
     /// Set when the device merged several segments of a flow into this frame: how to cut it again
@@ -36,9 +38,43 @@ impl RxFrame {
     pub fn new(bytes: impl Into<Bytes>) -> RxFrame {
         RxFrame {
             bytes: bytes.into(),
+            more: Vec::new(),
             checksum: RxChecksum::Unchecked,
             segmentation: None,
         }
+    }
+
+    /// Length of the frame in octets.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.more.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// Whether the frame has no octets at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The frame in one piece: copied, if it is in several.
+    pub fn whole(mut self) -> RxFrame {
+        if !self.more.is_empty() {
+            let mut bytes = Vec::with_capacity(self.len());
+            bytes.extend_from_slice(&self.bytes);
+            for piece in self.more.drain(..) {
+                bytes.extend_from_slice(&piece);
+            }
+            self.bytes = bytes.into();
+        }
+        self
+    }
+
+    /// The pieces behind the first, of the frame's first `end` octets.
+    pub(super) fn rest(&self, end: usize) -> impl Iterator<Item = Bytes> {
+        let mut left = end.saturating_sub(self.bytes.len());
+        self.more.iter().filter_map(move |piece| {
+            let length = piece.len().min(left);
+            left -= length;
+            (length > 0).then(|| piece.slice(..length))
+        })
     }
 }
 

@@ -31,6 +31,14 @@ pub(super) enum Origin {
 
 impl Stack {
     pub(super) fn handle_ethernet(&mut self, now: Instant, frame: RxFrame, origin: Origin) {
+        let frame = if frame.more.is_empty() {
+            frame
+        } else {
+            match self.handle_pieces(now, frame) {
+                Some(frame) => frame.whole(),
+                None => return,
+            }
+        };
         let Some(ethernet) = Ethernet::parse(&frame.bytes) else {
             self.counters.rx_malformed += 1;
             return;

@@ -22,6 +22,7 @@ mod listen;
 mod ndp;
 mod neighbour;
 mod output;
+mod pieces;
 mod routes;
 mod slow;
 mod table;

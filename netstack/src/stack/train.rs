@@ -47,7 +47,7 @@ struct Engine {
 impl Engine {
     /// Where payload lies in `frame` if its headers are those of the first but for what may
     /// differ: lengths, identification, hop limit, sequence number, PSH and the checksums.
-    fn matches(&self, frame: &[u8]) -> Option<core::ops::Range<usize>> {
+    fn matches(&self, frame: &[u8], length: usize) -> Option<core::ops::Range<usize>> {
         let tcp = self.ip.payload.start;
         let ours = self.frame.get(..tcp + self.header)?;
         let theirs = frame.get(..tcp + self.header)?;
@@ -83,7 +83,7 @@ impl Engine {
             && same(tcp + 8, tcp + 13)
             && same(tcp + 14, tcp + 16)
             && same(tcp + TCP_HEADER, tcp + self.header);
-        (follows && end > tcp + self.header && end <= frame.len()).then_some(tcp + self.header..end)
+        (follows && end > tcp + self.header && end <= length).then_some(tcp + self.header..end)
     }
 
     /// Whether the checksums of a frame that matches are right.
@@ -98,6 +98,9 @@ impl Engine {
         }
         if frame.checksum == RxChecksum::Verified {
             return true;
+        }
+        if !frame.more.is_empty() {
+            return false;
         }
         let transport = frame.bytes.get(tcp..end).unwrap_or_default();
         let mut sum = Sum::new();
@@ -114,18 +117,37 @@ impl Stack {
         let Some(engine) = &mut self.train.engine else {
             return Some(frame);
         };
-        let Some(payload) = engine.matches(&frame.bytes) else {
+        let Some(payload) = engine.matches(&frame.bytes, frame.len()) else {
             return Some(frame);
         };
         // What is wrong with it is for the long way to count.
         if !engine.verifies(&frame, payload.end) {
             return Some(frame);
         }
-        engine.next = engine.next.add(payload.len() as u32);
-        frame.bytes.truncate(payload.end);
-        frame.bytes.advance(payload.start);
-        self.train.rest.push(frame.bytes);
+        let first = payload.end.min(frame.bytes.len());
+        engine.next = engine.next.add((first - payload.start) as u32);
+        if frame.more.is_empty() {
+            frame.bytes.truncate(payload.end);
+            frame.bytes.advance(payload.start);
+            self.train.rest.push(frame.bytes);
+            return None;
+        }
+        let piece = frame.bytes.slice(payload.start..first);
+        if !piece.is_empty() {
+            self.train.rest.push(piece);
+        }
+        self.couple_rest(&frame, payload.end);
         None
+    }
+
+    /// Put the pieces behind the first onto the train, of the frame's first `end` octets.
+    pub(super) fn couple_rest(&mut self, frame: &RxFrame, end: usize) {
+        for piece in frame.rest(end) {
+            if let Some(engine) = &mut self.train.engine {
+                engine.next = engine.next.add(piece.len() as u32);
+                self.train.rest.push(piece);
+            }
+        }
     }
 
     /// Begin a train with a segment, if others may follow it; else it is given back.
@@ -148,7 +170,10 @@ impl Stack {
         self.train.engine = Some(Engine {
             id,
             pseudo: pseudo.sum(),
-            header: ip.payload.len() - segment.payload.len(),
+            // Of a frame in several pieces the segment has only what lies in the first.
+            header: ip.payload.end.min(frame.bytes.len())
+                - ip.payload.start
+                - segment.payload.len(),
             next: segment.end(),
             segment,
             frame: frame.bytes.clone(),

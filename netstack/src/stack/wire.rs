@@ -92,24 +92,31 @@ pub(super) enum IpError {
 /// Parse the IP packet that starts at octet `start` of `frame`. With `whole` unset the packet may
 /// be cut off, as quoted in ICMP errors, and checksums are not looked at.
 pub(super) fn parse_ip(frame: &[u8], start: usize, whole: bool) -> Result<Ip, IpError> {
+    parse_ip_within(frame, start, whole, frame.len())
+}
+
+/// Like [`parse_ip`], but `frame` is only the beginning of `length` octets.
+pub(super) fn parse_ip_within(
+    frame: &[u8],
+    start: usize,
+    whole: bool,
+    length: usize,
+) -> Result<Ip, IpError> {
     let packet = frame.get(start..).ok_or(IpError::Malformed)?;
+    let length = length.saturating_sub(start);
     match packet.first().map(|octet| octet >> 4) {
-        Some(4) => parse_ipv4(packet, start, whole),
-        Some(6) => parse_ipv6(packet, start, whole),
+        Some(4) => parse_ipv4(packet, start, whole, length),
+        Some(6) => parse_ipv6(packet, start, whole, length),
         _ => Err(IpError::Malformed),
     }
 }
 
-fn parse_ipv4(packet: &[u8], start: usize, whole: bool) -> Result<Ip, IpError> {
+fn parse_ipv4(packet: &[u8], start: usize, whole: bool, length: usize) -> Result<Ip, IpError> {
     let fixed = packet.first_chunk::<IPV4>().ok_or(IpError::Malformed)?;
     let header = usize::from(fixed[0] & 0x0f) * 4;
     let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-    let end = if whole {
-        total
-    } else {
-        total.min(packet.len())
-    };
-    if header < IPV4 || header > end || end > packet.len() {
+    let end = if whole { total } else { total.min(length) };
+    if header < IPV4 || header > end || end > length {
         return Err(IpError::Malformed);
     }
     if whole {
@@ -134,15 +141,14 @@ fn parse_ipv4(packet: &[u8], start: usize, whole: bool) -> Result<Ip, IpError> {
     })
 }
 
-fn parse_ipv6(packet: &[u8], start: usize, whole: bool) -> Result<Ip, IpError> {
+fn parse_ipv6(packet: &[u8], start: usize, whole: bool, length: usize) -> Result<Ip, IpError> {
     let fixed = packet.first_chunk::<IPV6>().ok_or(IpError::Malformed)?;
     let total = IPV6 + usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
-    let end = if whole {
-        total
-    } else {
-        total.min(packet.len())
-    };
-    let body = packet.get(..end).ok_or(IpError::Malformed)?;
+    let end = if whole { total } else { total.min(length) };
+    if end > length {
+        return Err(IpError::Malformed);
+    }
+    let body = packet.get(..end.min(packet.len())).unwrap_or_default();
     let mut protocol = fixed[6];
     let mut at = IPV6;
     for _ in 0..MAX_EXTENSIONS {

@@ -79,6 +79,9 @@ impl Vm {
             .map_err(|what| anyhow!(what))?;
         let mut command = Command::new(QEMU);
         command.args(arguments);
+        if let Some(namespace) = &spec.namespace {
+            namespace.place(&mut command);
+        }
         Self::spawn(&spec.name, command, Button::Qmp, scratch, echo)
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::Accelerator;
+use crate::net::Namespace;
 
 /// QEMU machine types images run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -98,6 +99,13 @@ pub enum Netdev {
     Switch(PathBuf),
     /// QEMU's own NAT network, 10.0.2.0/24.
     User(Vec<Forward>),
+    /// A persistent TAP device in the namespace that QEMU runs in, see [`VmSpec::namespace`].
+    Tap {
+        /// Its name.
+        name: String,
+        /// It was made with `vnet_hdr`, and does checksums and segmentation for the guest.
+        offload: bool,
+    },
 }
 
 /// A network device and its cable.
@@ -112,7 +120,7 @@ pub struct Nic {
 }
 
 /// A virtual machine to be started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct VmSpec {
     /// Shown in messages.
     pub name: String,
@@ -132,6 +140,8 @@ pub struct VmSpec {
     pub rng: bool,
     /// Whether the CPU has RDRAND and RDSEED.
     pub rdrand: bool,
+    /// The network namespace in which QEMU itself runs, if not that of this process.
+    pub namespace: Option<Namespace>,
 }
 
 impl VmSpec {
@@ -147,6 +157,7 @@ impl VmSpec {
             nics: Vec::new(),
             rng: true,
             rdrand: true,
+            namespace: None,
         }
     }
 
@@ -226,6 +237,10 @@ impl Netdev {
                 "stream,id={id},server=off,addr.type=unix,addr.path={}",
                 comma_safe(path)?
             )),
+            Self::Tap { name, offload } => Ok(format!(
+                "tap,id={id},ifname={name},script=no,downscript=no,vnet_hdr={}",
+                if *offload { "on" } else { "off" }
+            )),
             Self::User(forwards) => {
                 let mut argument = format!("user,id={id}");
                 for Forward { host, guest } in forwards {
@@ -280,6 +295,16 @@ mod tests {
         assert!(q35.contains("virtio-net-pci,netdev=net0"));
         assert!(q35.contains("virtio-rng-pci"));
         assert!(!q35.contains("virtio-mmio"));
+    }
+
+    #[test]
+    fn a_tap_does_for_the_guest_what_it_was_made_for() {
+        for (offload, word) in [(true, "vnet_hdr=on"), (false, "vnet_hdr=off")] {
+            let name = "guest1".into();
+            let argument = Netdev::Tap { name, offload }.argument("net0").unwrap();
+            assert!(argument.starts_with("tap,id=net0,ifname=guest1,"));
+            assert!(argument.ends_with(word), "{argument}");
+        }
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! `cargo test -p godwit-e2e --test machines [FILTER]`
 
+#[path = "machines/offload.rs"]
+mod offload;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -75,6 +78,14 @@ const TESTS: &[Test] = &[
         bad_configuration,
     ),
     ("sixteen_mib_are_enough", small_memory),
+    ("large_frames_both_ways_on_microvm", || {
+        offload::streams(Machine::Microvm)
+    }),
+    ("large_frames_both_ways_on_q35", || {
+        offload::streams(Machine::Q35)
+    }),
+    ("a_device_without_offloads_serves_too", offload::none),
+    ("a_connection_moves_among_large_frames", offload::moves),
 ];
 
 fn main() -> ExitCode {

@@ -2,10 +2,11 @@
 //!
 //! [`Nic`] is what the rest of the system sees of one: received packets as [`Bytes`] that are the
 //! device's own buffers, transmitted packets as slices that are handed to the device as they are,
-//! and the metadata for checksum and segmentation offload from the start, although no driver
-//! negotiates them yet.
+//! and with both the metadata for checksum and segmentation offload.
 
 pub mod virtio;
+
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -27,8 +28,10 @@ pub enum RxChecksum {
 /// A received Ethernet frame, without frame check sequence.
 #[derive(Clone, Debug)]
 pub struct RxPacket {
-    /// The frame.
+    /// The frame, or as much of it as the device's first buffer holds.
     pub bytes: Bytes,
+    /// The rest of it.
+    pub more: Vec<Bytes>,
     /// What the device says about the checksum of its TCP or UDP.
     pub checksum: RxChecksum,
     /// How to cut the frame again, if it was coalesced from several.
@@ -125,8 +128,12 @@ pub struct Statistics {
     pub rx_errors: u64,
     /// Received frames copied because their user was slow to give buffers back.
     pub rx_copied: u64,
+    /// Received frames that the device had joined from several segments.
+    pub rx_coalesced: u64,
     /// Frames handed to the device.
     pub tx_packets: u64,
+    /// Frames handed to the device that it has to cut into segments.
+    pub tx_segmented: u64,
     /// Bytes handed to the device.
     pub tx_bytes: u64,
     /// Frames refused because the ring was full.

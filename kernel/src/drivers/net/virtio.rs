@@ -1,58 +1,123 @@
 //! virtio-net (virtio 1.2, section 5.1), over any transport.
 //!
-//! One queue pair, a buffer for a whole frame per descriptor, no offloads negotiated yet. The
-//! device's interrupts are suppressed while there is work and asked for before sleeping.
+//! One queue pair. Checksums and segmentation are left to the device in both directions where it
+//! offers that ([`Features`]); large frames arrive spread over buffers of the ordinary size
+//! (`VIRTIO_NET_F_MRG_RXBUF`), and are not asked for otherwise. The device's interrupts are
+//! suppressed while there is work and asked for before sleeping.
 //!
 //! Received frames leave as `Bytes` over the ring's own buffers. The pool holds half as many
-//! buffers again as the ring; when users sit on so many that the ring could run dry, frames are copied out and
-//! their buffers go straight back.
+//! buffers again as the ring; when users sit on so many that the ring could run dry, frames are
+//! copied out and their buffers go straight back.
+//!
+//! What the device says is checked: one that says what cannot be is taken out of service, with
+//! the [`DeviceFault`] as reason.
+
+mod header;
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use bitflags::bitflags;
 use bytes::Bytes;
+use smallvec::SmallVec;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
-use super::{Capabilities, Nic, RxChecksum, RxPacket, Statistics, TxPacket};
-use crate::dma::{DeviceFault, MAX_SLICES, Pool, ReceiveQueue, TransmitQueue};
+use self::header::Received;
+use super::{Capabilities, Nic, Protocol, RxChecksum, RxPacket, Statistics, TxPacket};
+use crate::dma::{Buffer, DeviceFault, PAGE, Pool, QueueOptions, ReceiveQueue, TransmitQueue};
 
 bitflags! {
     /// Feature bits in use (section 5.1.3, and chapter 6).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Features: u64 {
+        /// The device completes checksums.
+        const CSUM = 1 << 0;
+        /// We take frames without a complete checksum.
+        const GUEST_CSUM = 1 << 1;
         /// The device tells its largest packet.
         const MTU = 1 << 3;
         /// The device has an address.
         const MAC = 1 << 5;
+        /// We take TCP over IPv4 in large frames.
+        const GUEST_TSO4 = 1 << 7;
+        /// We take TCP over IPv6 in large frames.
+        const GUEST_TSO6 = 1 << 8;
+        /// We take large frames whose first segment has CWR.
+        const GUEST_ECN = 1 << 9;
+        /// The device cuts TCP over IPv4.
+        const HOST_TSO4 = 1 << 11;
+        /// The device cuts TCP over IPv6.
+        const HOST_TSO6 = 1 << 12;
+        /// The device cuts segments with CWR.
+        const HOST_ECN = 1 << 13;
+        /// A received frame may lie in several buffers.
+        const MRG_RXBUF = 1 << 15;
         /// The device tells whether the link is up.
         const STATUS = 1 << 16;
         /// Legacy devices only: header and frame may share a descriptor.
         const ANY_LAYOUT = 1 << 27;
+        /// A descriptor may stand for a table of them.
+        const INDIRECT_DESC = 1 << 28;
+        /// Either side says at which index it wants to hear from the other.
+        const EVENT_IDX = 1 << 29;
         /// Not a legacy device.
         const VERSION_1 = 1 << 32;
     }
 }
 
+impl Features {
+    /// What to accept of what is offered: only what makes sense together (section 5.1.3.1), and
+    /// large frames only if `room` bytes of small buffers hold one.
+    fn choose(offered: u64, room: usize) -> Self {
+        let mut chosen = Self::from_bits_truncate(offered);
+        if !chosen.contains(Self::CSUM) {
+            chosen.remove(Self::HOST_TSO4 | Self::HOST_TSO6);
+        }
+        if !chosen.contains(Self::GUEST_CSUM | Self::MRG_RXBUF) || room < MAX_LARGE {
+            chosen.remove(Self::GUEST_TSO4 | Self::GUEST_TSO6);
+        }
+        // What comes in large may have to be passed on to another instance.
+        if !chosen.contains(Self::HOST_TSO4) {
+            chosen.remove(Self::GUEST_TSO4);
+        }
+        if !chosen.contains(Self::HOST_TSO6) {
+            chosen.remove(Self::GUEST_TSO6);
+        }
+        if !chosen.intersects(Self::HOST_TSO4 | Self::HOST_TSO6) {
+            chosen.remove(Self::HOST_ECN);
+        }
+        if !chosen.intersects(Self::GUEST_TSO4 | Self::GUEST_TSO6) {
+            chosen.remove(Self::GUEST_ECN);
+        }
+        chosen
+    }
+}
+
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
-/// Descriptors in each queue.
-pub const QUEUE_SIZE: usize = 256;
-/// Buffers beyond the ring's, for frames in use.
-const SPARE: u32 = 128;
-/// Buffers the ring gets at a time: filling it at once would be a good part of the boot.
+/// Descriptors in each queue, unless the device allows fewer.
+pub const QUEUE_SIZE: u16 = 256;
+/// Bytes of a buffer that is one of several. What comes is mostly either small or very large.
+const MERGEABLE: usize = 2048;
+/// Buffers by which the ring grows at a time: filling it at once would be a good part of the boot.
 const BATCH: usize = 16;
-/// When fewer buffers than this are free, frames are copied.
-const LOW: usize = 16;
+/// When fewer buffers than this are free, frames are copied: one large frame's worth.
+const LOW: usize = MAX_LARGE.div_ceil(MERGEABLE);
 
 /// Room for the header and a packet's head, sent as one piece.
 const HEAD: usize = 160;
-/// `struct virtio_net_hdr` (section 5.1.6): 12 bytes, of which a legacy device knows 10.
-const HEADER: usize = 12;
-const LEGACY_HEADER: usize = 10;
 const ETHERNET: usize = 14;
 const VLAN: usize = 4;
 const DEFAULT_MTU: u16 = 1500;
 const MAX_MTU: u16 = 9000;
+/// Bytes of a large frame at most, without and with its header (section 5.1.6.3.1).
+const MAX_FRAME: usize = u16::MAX as usize + ETHERNET;
+const MAX_LARGE: usize = MAX_FRAME + header::LEN;
+/// The flags in a TCP header, and Congestion Window Reduced among them (RFC 3168).
+const TCP_FLAGS: usize = 13;
+const TCP_CWR: u8 = 0x80;
+/// Where a UDP header has its checksum.
+const UDP_CHECKSUM: u16 = 6;
 
 /// Offsets in the device configuration (section 5.1.4).
 mod config {
@@ -95,18 +160,39 @@ pub struct VirtioNet<T: Transport> {
     mac: [u8; 6],
     mtu: u16,
     header: usize,
-    receive: ReceiveQueue<QUEUE_SIZE>,
-    transmit: TransmitQueue<QUEUE_SIZE, HEAD>,
+    receive: ReceiveQueue,
+    transmit: TransmitQueue<HEAD>,
     pool: Arc<Pool>,
     /// Buffers the receive ring is short of.
     missing: usize,
-    receive_unannounced: bool,
-    transmit_unannounced: bool,
+    /// Those of them that it has not had yet since the boot.
+    never_had: usize,
     /// A transmit was refused: wake the user when there is room.
     starved: bool,
     interrupts: bool,
     fault: Option<DeviceFault>,
     statistics: Statistics,
+}
+
+/// Sections 3.1.1 and 3.1.2: resets the device and settles the features.
+fn negotiate(transport: &mut impl Transport) -> Result<Features, BindError> {
+    let known = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
+    transport.set_status(DeviceStatus::empty());
+    transport.set_status(known);
+    let offered = transport.read_device_features();
+    let buffers = transport.max_queue_size(RECEIVE).min(u32::from(QUEUE_SIZE));
+    let features = Features::choose(offered, buffers as usize * MERGEABLE);
+    transport.write_driver_features(features.bits());
+    if features.contains(Features::VERSION_1) {
+        transport.set_status(known | DeviceStatus::FEATURES_OK);
+        if !transport.get_status().contains(DeviceStatus::FEATURES_OK) {
+            return Err(BindError::Features);
+        }
+    } else if !features.contains(Features::ANY_LAYOUT) {
+        return Err(BindError::NoAnyLayout);
+    }
+    transport.set_guest_page_size(PAGE as u32);
+    Ok(features)
 }
 
 impl<T: Transport + Send> VirtioNet<T> {
@@ -117,14 +203,7 @@ impl<T: Transport + Send> VirtioNet<T> {
         interrupts: bool,
         make_mac: impl FnOnce() -> [u8; 6],
     ) -> Result<Self, BindError> {
-        let features = transport.begin_init(Features::all());
-        let modern = features.contains(Features::VERSION_1);
-        if modern && !transport.get_status().contains(DeviceStatus::FEATURES_OK) {
-            return Err(BindError::Features);
-        }
-        if !modern && !features.contains(Features::ANY_LAYOUT) {
-            return Err(BindError::NoAnyLayout);
-        }
+        let features = negotiate(&mut transport)?;
         let mac = match features.contains(Features::MAC) {
             true => read(&transport, config::MAC)?,
             false => make_mac(),
@@ -133,32 +212,43 @@ impl<T: Transport + Send> VirtioNet<T> {
             true => u16::from_le_bytes(read(&transport, config::MTU)?).clamp(1280, MAX_MTU),
             false => DEFAULT_MTU,
         };
-        let mut receive = ReceiveQueue::new(&mut transport, RECEIVE).map_err(BindError::Queue)?;
+        let options = |index| QueueOptions {
+            index,
+            most: QUEUE_SIZE,
+            event_index: features.contains(Features::EVENT_IDX),
+            indirect: features.contains(Features::INDIRECT_DESC),
+        };
+        let mut receive =
+            ReceiveQueue::new(&mut transport, options(RECEIVE)).map_err(BindError::Queue)?;
         let mut transmit =
-            TransmitQueue::new(&mut transport, TRANSMIT).map_err(BindError::Queue)?;
+            TransmitQueue::new(&mut transport, options(TRANSMIT)).map_err(BindError::Queue)?;
         receive.set_interrupts(false);
         transmit.set_interrupts(false);
-        let frame = HEADER + ETHERNET + VLAN + usize::from(mtu);
-        let pool = Pool::new(QUEUE_SIZE as u32 + SPARE, frame);
+        let header = header::len(features);
+        let buffer = match features.contains(Features::MRG_RXBUF) {
+            true => MERGEABLE,
+            false => header + ETHERNET + VLAN + usize::from(mtu),
+        };
+        let missing = receive.size();
+        let pool = Pool::new((missing + missing / 2) as u32, buffer);
         transport.finish_init();
         let mut card = Self {
             transport,
             features,
             mac,
             mtu,
-            header: if modern { HEADER } else { LEGACY_HEADER },
+            header,
             receive,
             transmit,
             pool,
-            missing: QUEUE_SIZE,
-            receive_unannounced: false,
-            transmit_unannounced: false,
+            missing,
+            never_had: missing,
             starved: false,
             interrupts,
             fault: None,
             statistics: Statistics::default(),
         };
-        card.refill();
+        card.refill(true);
         card.flush();
         Ok(card)
     }
@@ -168,9 +258,15 @@ impl<T: Transport + Send> VirtioNet<T> {
         self.fault
     }
 
-    /// Gives the ring a batch of the buffers it is short of.
-    fn refill(&mut self) {
-        for _ in 0..self.missing.min(BATCH) {
+    /// Gives the ring as many buffers as it once had; to `grow`, some more until it is full.
+    fn refill(&mut self, grow: bool) {
+        if self.fault.is_some() {
+            return;
+        }
+        if grow {
+            self.never_had = self.never_had.saturating_sub(BATCH);
+        }
+        while self.missing > self.never_had {
             let Some(buffer) = self.pool.take() else {
                 break;
             };
@@ -178,7 +274,6 @@ impl<T: Transport + Send> VirtioNet<T> {
                 break;
             }
             self.missing -= 1;
-            self.receive_unannounced = true;
         }
     }
 
@@ -190,6 +285,91 @@ impl<T: Transport + Send> VirtioNet<T> {
         }
     }
 
+    /// The buffers of the next frame the device has filled, and how much of each it wrote.
+    fn take(&mut self) -> Result<Option<Pieces>, DeviceFault> {
+        let Some((buffer, len)) = self.receive.take()? else {
+            return Ok(None);
+        };
+        self.missing += 1;
+        let written = buffer.bytes().get(..len).unwrap_or_default();
+        let said = header::buffers(written, self.features);
+        if said == 0 || usize::from(said) > self.receive.size() {
+            return Err(DeviceFault::BufferCount(said));
+        }
+        let mut pieces = Pieces::new();
+        pieces.push((buffer, len));
+        let mut total = len;
+        for given in 1..said {
+            let next = self.receive.take()?;
+            let (buffer, len) = next.ok_or(DeviceFault::MissingBuffers { said, given })?;
+            self.missing += 1;
+            total += len;
+            pieces.push((buffer, len));
+        }
+        if total > MAX_LARGE + VLAN {
+            return Err(DeviceFault::BufferCount(said));
+        }
+        Ok(Some(pieces))
+    }
+
+    /// The frame in `pieces`; `None` if there is none.
+    fn packet(&mut self, pieces: Pieces) -> Option<RxPacket> {
+        let (first, len) = pieces.first()?;
+        let written = first.bytes().get(..*len)?;
+        let Received {
+            mut checksum,
+            start,
+            offset,
+            segmentation,
+        } = Received::parse(written, self.features)?;
+        let frame = pieces.iter().map(|(_, len)| len).sum::<usize>();
+        let frame = frame.checked_sub(self.header).filter(|&n| n >= ETHERNET)?;
+        self.statistics.rx_packets += 1;
+        self.statistics.rx_bytes += frame as u64;
+        self.statistics.rx_coalesced += u64::from(segmentation.is_some());
+        // TCP is not missed its checksum. Other protocols have to have one.
+        let complete = checksum == RxChecksum::Partial && offset == UDP_CHECKSUM;
+        let short = self.pool.available() < LOW;
+        let mut parts = pieces.into_iter();
+        let (bytes, more) = if complete || short {
+            let mut whole = Vec::with_capacity(frame);
+            let mut skip = self.header;
+            for (buffer, len) in parts {
+                whole.extend_from_slice(buffer.bytes().get(skip..len).unwrap_or_default());
+                skip = 0;
+            }
+            self.statistics.rx_copied += u64::from(short);
+            if complete && header::complete(&mut whole, start, offset) {
+                checksum = RxChecksum::Unknown;
+            }
+            (Bytes::from(whole), Vec::new())
+        } else {
+            let (first, len) = parts.next()?;
+            let rest = parts.filter(|(_, len)| *len > 0);
+            let rest = rest.map(|(buffer, len)| buffer.into_bytes(0, len));
+            let first = first.into_bytes(self.header, len.saturating_sub(self.header));
+            (first, rest.collect())
+        };
+        Some(RxPacket {
+            bytes,
+            more,
+            checksum,
+            segmentation,
+        })
+    }
+
+    /// Whether the device was asked to do what the packet wants done.
+    fn takes(&self, packet: &TxPacket) -> bool {
+        let can = self.capabilities();
+        let cuts = packet.segmentation.is_none_or(|cut| match cut.protocol {
+            Protocol::TcpIpv4 => can.segmentation_ipv4,
+            Protocol::TcpIpv6 => can.segmentation_ipv6,
+        });
+        let sums = packet.checksum.is_none() || can.tx_checksum;
+        debug_assert!(cuts && sums, "work for a device that does not do it");
+        cuts && sums
+    }
+
     fn fail(&mut self, fault: DeviceFault) {
         log::error!("network card out of service: {fault}");
         self.fault = Some(fault);
@@ -197,6 +377,9 @@ impl<T: Transport + Send> VirtioNet<T> {
         self.transport.set_status(DeviceStatus::empty());
     }
 }
+
+/// The buffers of a frame, and how many bytes of each the device wrote.
+type Pieces = SmallVec<[(Buffer, usize); 1]>;
 
 fn read<const N: usize>(transport: &impl Transport, offset: usize) -> Result<[u8; N], BindError> {
     // Byte-wise: an array of bytes has no alignment the transport could object to.
@@ -223,56 +406,44 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        let has = |feature| self.features.contains(feature);
+        Capabilities {
+            tx_checksum: has(Features::CSUM),
+            rx_checksum: has(Features::GUEST_CSUM),
+            segmentation_ipv4: has(Features::HOST_TSO4),
+            segmentation_ipv6: has(Features::HOST_TSO6),
+            receive_coalescing: has(Features::GUEST_TSO4) || has(Features::GUEST_TSO6),
+        }
     }
 
     fn receive(&mut self) -> Option<RxPacket> {
         while self.fault.is_none() {
-            let (buffer, len) = match self.receive.take() {
-                Ok(Some(filled)) => filled,
-                Ok(None) => {
-                    self.refill();
-                    return None;
-                }
+            let pieces = match self.take() {
+                Ok(pieces) => pieces,
                 Err(fault) => {
                     self.fail(fault);
                     break;
                 }
             };
-            self.missing += 1;
-            let frame = len.saturating_sub(self.header);
-            if frame < ETHERNET {
-                self.statistics.rx_errors += 1;
-                continue; // the buffer goes back to the pool
-            }
-            self.statistics.rx_packets += 1;
-            self.statistics.rx_bytes += frame as u64;
-            let bytes = if self.pool.available() < LOW {
-                self.statistics.rx_copied += 1;
-                let range = self.header..self.header + frame;
-                Bytes::copy_from_slice(buffer.bytes().get(range).unwrap_or_default())
-            } else {
-                buffer.into_bytes(self.header, frame)
-            };
             // In batches: the device is told once per flush anyway.
-            if self.missing >= QUEUE_SIZE / 8 {
-                self.refill();
+            if pieces.is_none() || self.missing >= self.never_had + self.receive.size() / 8 {
+                self.refill(false);
             }
-            return Some(RxPacket {
-                bytes,
-                checksum: RxChecksum::Unknown,
-                segmentation: None,
-            });
+            let packet = self.packet(pieces?);
+            if packet.is_some() {
+                return packet;
+            }
+            self.statistics.rx_errors += 1;
         }
         None
     }
 
     fn can_transmit(&mut self) -> bool {
-        if self.fault.is_some() || self.transmit.has_room(MAX_SLICES + 1) {
+        if self.fault.is_some() || self.transmit.has_room() {
             return true;
         }
         self.reclaim();
-        let room = self.transmit.has_room(MAX_SLICES + 1);
+        let room = self.transmit.has_room();
         self.starved |= !room;
         room
     }
@@ -281,22 +452,25 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
         if self.fault.is_some() {
             return Ok(()); // gone, as on a cut wire
         }
-        debug_assert!(packet.checksum.is_none() && packet.segmentation.is_none());
         let bytes = packet.len();
-        if bytes == 0 || bytes > usize::from(self.mtu) + ETHERNET + VLAN {
+        let most = match packet.segmentation {
+            Some(_) => MAX_FRAME,
+            None => usize::from(self.mtu) + ETHERNET + VLAN,
+        };
+        if bytes == 0 || bytes > most || !self.takes(&packet) {
             return Ok(()); // no wire would carry it
         }
         if !self.can_transmit() {
             self.statistics.tx_full += 1;
             return Err(packet);
         }
-        let header = [0; HEADER];
+        let header = header::emit(&packet, self.features);
         let header = header.get(..self.header).unwrap_or(&header);
         match self.transmit.post([header, &packet.head], packet.slices) {
             Ok(()) => {
                 self.statistics.tx_packets += 1;
                 self.statistics.tx_bytes += bytes as u64;
-                self.transmit_unannounced = true;
+                self.statistics.tx_segmented += u64::from(packet.segmentation.is_some());
                 Ok(())
             }
             Err(slices) => {
@@ -308,33 +482,35 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
     }
 
     fn flush(&mut self) {
+        // What was sent holds memory, 64 KiB a packet: not until the ring is full of it.
+        self.reclaim();
         if self.fault.is_some() {
             return;
         }
-        if core::mem::take(&mut self.transmit_unannounced) && self.transmit.wants_notification() {
+        if self.transmit.announce() {
             self.statistics.notifications += 1;
             self.transport.notify(TRANSMIT);
         }
-        if core::mem::take(&mut self.receive_unannounced) && self.receive.wants_notification() {
+        if self.receive.announce() {
             self.statistics.notifications += 1;
             self.transport.notify(RECEIVE);
         }
     }
 
     fn arm(&mut self) -> bool {
+        self.refill(true);
+        self.flush();
         if self.fault.is_some() {
             return false;
         }
-        self.reclaim();
-        self.refill();
-        self.flush();
         self.receive.set_interrupts(true);
         if self.starved {
             self.transmit.set_interrupts(true);
         }
-        // The device may have filled a buffer before it saw that we want to know (section 2.7.10).
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
-        self.receive.pending() || self.starved && self.transmit.has_room(MAX_SLICES + 1)
+        // The device may have filled a buffer, or sent a packet, before it saw that we want to
+        // know (section 2.7.10).
+        self.receive.pending()
+            || self.starved && (self.transmit.pending() || self.transmit.has_room())
     }
 
     fn disarm(&mut self) {

@@ -12,7 +12,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 const WRITE: u16 = 2;
 const NEXT: u16 = 1;
+const INDIRECT: u16 = 4;
 const NO_INTERRUPT: u16 = 1;
+const EVENT_IDX: u64 = 1 << 29;
 
 type Handler = Arc<dyn Fn(&FakeDevice, u16) + Send + Sync>;
 
@@ -100,9 +102,24 @@ impl FakeDevice {
         self.state().notifications
     }
 
+    /// Whether the driver wants to be interrupted when the next chain is given back.
     pub fn wants_interrupt(&self, queue: u16) -> bool {
-        let queue = self.state().queues[usize::from(queue)];
+        let state = self.state();
+        let queue = state.queues[usize::from(queue)];
+        if state.accepted & EVENT_IDX != 0 {
+            let event = queue.available + 4 + 2 * usize::from(queue.size);
+            assert_eq!(peek::<u16>(queue.available), 0, "no flags with EVENT_IDX");
+            return peek::<u16>(event) == queue.done;
+        }
         peek::<u16>(queue.available) & NO_INTERRUPT == 0
+    }
+
+    /// With EVENT_IDX: wants to be notified when this many more chains are available, not before.
+    pub fn notify_after(&self, queue: u16, more: u16) {
+        let queue = self.state().queues[usize::from(queue)];
+        let event = queue.used + 4 + 8 * usize::from(queue.size);
+        let available = peek::<u16>(queue.available + 2);
+        poke(event, available.wrapping_add(more).wrapping_sub(1));
     }
 
     /// The head of the next chain the driver made available.
@@ -120,10 +137,16 @@ impl FakeDevice {
     pub fn chain(&self, queue: u16, head: u16) -> Vec<Descriptor> {
         let queue = self.state().queues[usize::from(queue)];
         let mut chain = Vec::new();
-        let mut at = head;
+        let (mut table, mut at) = (queue.descriptors, head);
         loop {
-            let address = queue.descriptors + usize::from(at) * 16;
+            let address = table + usize::from(at) * 16;
             let flags = peek::<u16>(address + 12);
+            if flags & INDIRECT != 0 {
+                let len = peek::<u32>(address + 8) as usize;
+                assert!(len > 0 && len / 16 <= queue.size.into(), "a table of {len}");
+                (table, at) = (peek::<u64>(address) as usize, 0);
+                continue;
+            }
             chain.push((
                 peek::<u64>(address) as usize,
                 peek::<u32>(address + 8) as usize,
@@ -163,6 +186,38 @@ impl FakeDevice {
         let claimed = fill(buffer);
         self.give_back(queue, u32::from(head), claimed);
         true
+    }
+
+    /// Writes `bytes` into as many buffers as they need, as a device that merges does. Returns how
+    /// many these were; 0 if there are not enough.
+    pub fn fill_merged(&self, queue: u16, bytes: &[u8]) -> usize {
+        let mut chains = Vec::new();
+        let mut room = 0;
+        while room < bytes.len() {
+            let Some(head) = self.next_head(queue) else {
+                self.unsee(queue, chains.len());
+                return 0;
+            };
+            let chain = self.chain(queue, head);
+            room += chain[0].1;
+            chains.push((head, chain[0]));
+        }
+        let mut rest = bytes;
+        for &(head, (address, len, flags)) in &chains {
+            assert!(flags & WRITE != 0 && address != 0);
+            let (piece, more) = rest.split_at(len.min(rest.len()));
+            // SAFETY: the driver made this buffer available and may not touch it now.
+            let buffer = unsafe { std::slice::from_raw_parts_mut(address as *mut u8, len) };
+            buffer[..piece.len()].copy_from_slice(piece);
+            self.give_back(queue, u32::from(head), piece.len() as u32);
+            rest = more;
+        }
+        chains.len()
+    }
+
+    fn unsee(&self, queue: u16, count: usize) {
+        let seen = &mut self.state().queues[usize::from(queue)].seen;
+        *seen = seen.wrapping_sub(count as u16);
     }
 
     /// Receives the next packet the driver sends, header included.

@@ -6,7 +6,7 @@ use super::link::Net;
 use super::*;
 
 /// A connection from host 99 to host 11, with the ids of both ends.
-fn connected() -> (Net, ConnId, ConnId) {
+pub(super) fn connected() -> (Net, ConnId, ConnId) {
     let mut net = Net::new(vec![host(99), host(11)]);
     net.hosts[1].listen(80, Scope::Service);
     let now = net.now;
@@ -18,11 +18,11 @@ fn connected() -> (Net, ConnId, ConnId) {
     (net, conn, accepted)
 }
 
-fn stream(octets: usize) -> Vec<u8> {
+pub(super) fn stream(octets: usize) -> Vec<u8> {
     (0..octets).map(|i| (i * 7 % 251) as u8).collect()
 }
 
-fn received(stack: &Stack, conn: ConnId) -> Vec<u8> {
+pub(super) fn received(stack: &Stack, conn: ConnId) -> Vec<u8> {
     let connection = stack.connection(conn).unwrap();
     let mut out = Vec::new();
     while let Some(chunk) = connection.receive_peek(out.len()) {

@@ -8,6 +8,7 @@ mod memory;
 mod neighbours;
 mod path;
 mod peers;
+mod pieces;
 mod steering;
 mod transfer;
 

@@ -1,0 +1,319 @@
+//! Images on TAP devices with `vnet_hdr`, where the host's kernel does checksums and segmentation:
+//! large frames in both directions, exact streams, moves among them, and the same without.
+//!
+//! The bridge is the client's machine, 10.78.0.1 and fd78::1; instances are .11 and .12, the address
+//! they share is .10.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use godwit_qemu::admin::{self, Admin};
+use godwit_qemu::build::{self, Service};
+use godwit_qemu::content::{self, Check};
+use godwit_qemu::net::{Namespace, Network};
+use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const TOKEN: &str = "0123456789abcdef";
+const DOWNLOAD: u64 = 256 << 20;
+const LESS: u64 = 64 << 20;
+/// Octets of a frame on average, at least, where frames of up to 64 KiB are used, and at most,
+/// where they are not.
+const LARGE: u64 = 16_000;
+const SMALL: u64 = 1_514;
+
+/// Downloads and uploads on one machine, over both versions of IP.
+pub fn streams(machine: Machine) -> Result<()> {
+    let Some(lan) = Lan::create(true)? else {
+        return Ok(());
+    };
+    let vm = lan.boot(machine, Service::Http, 1, "")?;
+    for (address, size) in [("10.78.0.11", DOWNLOAD), ("[fd78::11]", LESS)] {
+        let [from_guest, _] = lan.frames(1, || download(&lan, address, size))?;
+        ensure!(
+            from_guest > LARGE,
+            "{from_guest} octets a frame from the guest to {address}"
+        );
+    }
+    power_off(vm)?;
+    let vm = lan.boot(machine, Service::Echo, 1, "")?;
+    for (address, size) in [("10.78.0.11", DOWNLOAD), ("fd78::11", LESS)] {
+        let server = SocketAddr::new(address.parse()?, Service::Echo.port());
+        let frames = lan.frames(1, || exchange(&lan, server, size, || Ok(())))?;
+        ensure!(
+            frames.iter().all(|&octets| octets > LARGE),
+            "{frames:?} octets a frame from and to the guest, over {address}"
+        );
+    }
+    power_off(vm)
+}
+
+/// A device that offers nothing is driven like any other card.
+pub fn none() -> Result<()> {
+    let Some(lan) = Lan::create(false)? else {
+        return Ok(());
+    };
+    for machine in [Machine::Microvm, Machine::Q35] {
+        let vm = lan.boot(machine, Service::Echo, 1, "")?;
+        let server = SocketAddr::new("10.78.0.11".parse()?, Service::Echo.port());
+        let frames = lan.frames(1, || exchange(&lan, server, LESS, || Ok(())))?;
+        ensure!(
+            frames.iter().all(|&octets| octets <= SMALL),
+            "{frames:?} octets a frame, which nobody can cut"
+        );
+        power_off(vm)?;
+    }
+    Ok(())
+}
+
+/// A connection moves between two images while it sends and receives; one of the owners gets its
+/// frames through the other, large as they are.
+pub fn moves() -> Result<()> {
+    const MOVES: u32 = 6;
+    let Some(lan) = Lan::create(true)? else {
+        return Ok(());
+    };
+    let key = format!(
+        "cluster_key={}\nvip=10.78.0.10\ningress=1\n",
+        "07".repeat(32)
+    );
+    let machines = [(1, Machine::Microvm), (2, Machine::Q35)];
+    let mut vms = Vec::new();
+    for (id, machine) in machines {
+        let peer = 3 - id;
+        let more = format!("{key}peer={peer}@10.78.0.1{peer}\n");
+        vms.push(lan.boot(machine, Service::Echo, id, &more)?);
+    }
+    let network = Network::Namespace(lan.namespace.clone());
+    let admins: Vec<Admin> = machines
+        .iter()
+        .map(|(id, _)| {
+            let address = SocketAddr::new(lan.own(*id), admin::PORT);
+            Admin::new(network.clone(), address, TOKEN)
+        })
+        .collect();
+    wait_for(|| {
+        Ok(admins[0]
+            .status()?
+            .members
+            .iter()
+            .any(|m| m.up)
+            .then_some(()))
+    })?;
+    let server = SocketAddr::new("10.78.0.10".parse()?, Service::Echo.port());
+    let move_about = || {
+        for _ in 0..MOVES {
+            let (owner, session) = wait_for(|| {
+                for (n, admin) in admins.iter().enumerate() {
+                    let live = |phase: &str| phase == "live";
+                    let sessions = admin.status()?.sessions;
+                    if let Some(session) = sessions.iter().find(|s| live(&s.phase)) {
+                        return Ok(Some((n, session.id.clone())));
+                    }
+                }
+                Ok(None)
+            })?;
+            let before = admins[owner].status()?.moves.len();
+            admins[owner].start_move(&session, machines[1 - owner].0)?;
+            let result = wait_for(|| {
+                let moves = admins[owner].status()?.moves;
+                Ok(moves.get(before).map(|report| report.result.clone()))
+            })?;
+            ensure!(result == "accepted", "a move ended as {result}");
+            thread::sleep(Duration::from_millis(150));
+        }
+        Ok(())
+    };
+    let frames = lan.frames(1, || exchange(&lan, server, 2 * DOWNLOAD, move_about))?;
+    ensure!(
+        frames.iter().all(|&octets| octets > LARGE),
+        "{frames:?} octets a frame from and to the ingress"
+    );
+    let forwarded = admins[0].status()?.counters.get("forwarded").copied();
+    ensure!(forwarded > Some(100), "forwarded: {forwarded:?}");
+    vms.into_iter().try_for_each(power_off)
+}
+
+/// A bridge with a TAP device for each of two instances.
+struct Lan {
+    namespace: Namespace,
+    offload: bool,
+}
+
+impl Lan {
+    /// `None`, and a line that says so, where there may be no such devices.
+    fn create(offload: bool) -> Result<Option<Self>> {
+        let made = Namespace::create().and_then(|namespace| {
+            let kind = if offload { " vnet_hdr" } else { "" };
+            let mut batch = String::from("link add br0 type bridge\n");
+            for id in 1..=2 {
+                batch += &format!(
+                    "tuntap add dev guest{id} mode tap{kind}\n\
+                     link set dev guest{id} addrgenmode none txqueuelen 8192\n\
+                     link set dev guest{id} master br0 up\n"
+                );
+            }
+            batch += "addr add 10.78.0.1/24 dev br0\n\
+                      addr add fd78::1/64 dev br0 nodad\n\
+                      link set dev br0 up\n";
+            namespace.ip(&batch)?;
+            Ok(namespace)
+        });
+        match made {
+            Ok(namespace) => Ok(Some(Self { namespace, offload })),
+            Err(error) => {
+                println!("    not tested: {error:#}");
+                Ok(None)
+            }
+        }
+    }
+
+    fn own(&self, id: u32) -> IpAddr {
+        IpAddr::from([10, 78, 0, 10 + id as u8])
+    }
+
+    fn boot(&self, machine: Machine, service: Service, id: u32, more: &str) -> Result<Vm> {
+        let own = self.own(id);
+        let spec = VmSpec {
+            machine,
+            config: format!(
+                "id={id}\nip={own}/24\nip=fd78::1{id}/64\nadmin_port={}\nadmin_token={TOKEN}\n{more}",
+                admin::PORT
+            ),
+            nics: vec![Nic {
+                model: NicModel::Virtio,
+                mac: [2, 0, 0, 0, 0, id as u8],
+                netdev: Netdev::Tap {
+                    name: format!("guest{id}"),
+                    offload: self.offload,
+                },
+            }],
+            namespace: Some(self.namespace.clone()),
+            ..VmSpec::new(service.name(), &build::image(service)?)
+        };
+        let mut vm = Vm::start(&spec, Accelerator::best(), |_| ())?;
+        vm.wait_ready(PATIENCE)?;
+        Ok(vm)
+    }
+
+    /// Frames and octets that the TAP device of an instance has carried, from it and to it, as its
+    /// host counts them.
+    fn carried(&self, id: u32) -> Result<[[u64; 2]; 2]> {
+        let table = self
+            .namespace
+            .run(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let name = format!("guest{id}:");
+        let row = table
+            .lines()
+            .find_map(|line| line.trim_start().strip_prefix(&name))
+            .context("the TAP device is gone")?;
+        let numbers: Vec<u64> = row.split_whitespace().flat_map(str::parse).collect();
+        match numbers[..] {
+            [from, from_frames, _, _, _, _, _, _, to, to_frames, ..] => {
+                Ok([[from, from_frames], [to, to_frames]])
+            }
+            _ => bail!("not the columns expected: {row}"),
+        }
+    }
+
+    /// Octets of a frame on average while `work` is done, from an instance and to it.
+    fn frames(&self, id: u32, work: impl FnOnce() -> Result<()>) -> Result<[u64; 2]> {
+        let before = self.carried(id)?;
+        work()?;
+        let after = self.carried(id)?;
+        Ok([0, 1].map(|way| {
+            let [octets, frames] = [0, 1].map(|n| after[way][n] - before[way][n]);
+            octets / frames.max(1)
+        }))
+    }
+}
+
+fn power_off(mut vm: Vm) -> Result<()> {
+    vm.press_power_button()?;
+    match vm.wait_exit(PATIENCE) {
+        Outcome::Verdict(verdict) if verdict.code == 0 => Ok(()),
+        other => bail!("ended with {other}\n{}", vm.console().tail(20).join("\n")),
+    }
+}
+
+fn wait_for<T>(look: impl Fn() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    bail!("nothing happens")
+}
+
+/// A generated file, by curl, with the digest it should have.
+fn download(lan: &Lan, host: &str, size: u64) -> Result<()> {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "120"])
+        .arg(format!("http://{host}/gen/{size}"))
+        .stdout(Stdio::piped());
+    lan.namespace.place(&mut curl);
+    let begun = Instant::now();
+    let mut curl = curl.spawn().context("cannot run curl")?;
+    let body = curl.stdout.take().context("curl has no output")?;
+    let check = hash(body)?;
+    ensure!(curl.wait()?.success(), "curl failed");
+    report("download", size, begun);
+    ensure!(check.bytes() == size, "{} of {size} octets", check.bytes());
+    ensure!(check.finish() == content::digest(size), "a wrong digest");
+    Ok(())
+}
+
+/// Sends `size` octets and gets them back, while `meanwhile` is done.
+fn exchange(
+    lan: &Lan,
+    server: SocketAddr,
+    size: u64,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let network = Network::Namespace(lan.namespace.clone());
+    let mut sending = network.connect(server, PATIENCE)?;
+    let receiving = sending.another()?;
+    let begun = Instant::now();
+    let sender = thread::spawn(move || -> Result<()> {
+        let mut buffer = vec![0; 256 << 10];
+        let mut offset = 0;
+        while offset < size {
+            let len = (size - offset).min(buffer.len() as u64) as usize;
+            content::fill(offset, &mut buffer[..len]);
+            sending.write_all(&buffer[..len])?;
+            offset += len as u64;
+        }
+        sending.close_sending()
+    });
+    let receiver = thread::spawn(move || hash(receiving));
+    let done = meanwhile();
+    let check = receiver.join().map_err(|_| anyhow!("panic"))??;
+    sender.join().map_err(|_| anyhow!("panic"))??;
+    done?;
+    report("echo", size, begun);
+    ensure!(check.bytes() == size, "{} of {size} octets", check.bytes());
+    ensure!(check.finish() == content::digest(size), "a wrong digest");
+    Ok(())
+}
+
+fn hash(mut from: impl std::io::Read) -> Result<Check> {
+    let mut check = Check::default();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(check),
+            n => check.add(&buffer[..n]),
+        }
+    }
+}
+
+fn report(what: &str, size: u64, begun: Instant) {
+    let rate = size as f64 * 8e-9 / begun.elapsed().as_secs_f64();
+    println!("    {what} of {} MiB: {rate:.2} Gbit/s", size >> 20);
+}
