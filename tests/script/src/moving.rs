@@ -49,6 +49,7 @@ impl World {
                 next_hop,
                 end_read: false,
                 shut_down: false,
+                ahead: Default::default(),
                 tcp: connection.export(now),
             }],
         };

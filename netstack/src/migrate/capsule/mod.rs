@@ -38,7 +38,7 @@ pub struct CapsuleConnection {
     /// What went ahead. Encoding leaves it out of `tcp`'s queues, and after decoding it is missing there.
     pub ahead: Ahead,
     /// The connection itself.
-    pub tcp: Box<ConnectionState>,
+    pub tcp: ConnectionState,
 }
 
 impl CapsuleConnection {

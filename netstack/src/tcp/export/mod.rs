@@ -16,7 +16,6 @@ mod header;
 mod rcv;
 mod snd;
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -158,7 +157,7 @@ fn ensure(condition: bool, error: ImportError) -> Result<(), ImportError> {
 impl Connection {
     /// Describe the connection as it is at `now`, the moment of the freeze. Connections in states
     /// that cannot move ([`State::is_synchronized`]) are described too, and refused by import.
-    pub fn export(self, now: Instant) -> Box<ConnectionState> {
+    pub fn export(self, now: Instant) -> ConnectionState {
         let Connection {
             ends,                   // carried
             state,                  // carried
@@ -272,17 +271,17 @@ impl Connection {
             progress_age,
             counters: counters.into(),
         };
-        Box::new(ConnectionState { header, queues })
+        ConnectionState { header, queues }
     }
 
     /// Go on with a connection described elsewhere. `mtu`: octets of an IP packet our link carries.
     pub fn import(
-        description: Box<ConnectionState>,
+        description: ConnectionState,
         now: Instant,
         config: &TcpConfig,
         mtu: u16,
     ) -> Result<Connection, ImportError> {
-        let ConnectionState { header, mut queues } = *description;
+        let ConnectionState { header, mut queues } = description;
         let ConnectionHeader {
             local,
             remote,

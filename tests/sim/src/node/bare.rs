@@ -31,7 +31,7 @@ pub struct Bare {
 
 /// A connection between two stacks.
 pub struct Luggage {
-    state: Box<ConnectionState>,
+    state: ConnectionState,
     next_hop: Option<MacAddr>,
     script: Script,
 }

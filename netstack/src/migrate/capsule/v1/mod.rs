@@ -22,7 +22,6 @@ mod connection;
 #[cfg(test)]
 mod tests;
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -64,7 +63,7 @@ struct Carried {
     next_hop: Option<[u8; 6]>,
     /// Bit 0: end of input read; bit 1: output closed.
     flags: u8,
-    tcp: Box<ConnectionV1>,
+    tcp: ConnectionV1,
 }
 
 /// The capsule as octets.

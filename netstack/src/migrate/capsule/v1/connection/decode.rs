@@ -1,6 +1,5 @@
 //! From the wire form to [`crate::tcp`]'s description.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
@@ -44,7 +43,7 @@ impl ConnectionV1 {
     }
 
     /// TCP's description, with octets from the front of `payload`, and what is missing in front of those.
-    pub fn decode(self, payload: &mut Rope) -> Result<(Box<ConnectionState>, Ahead), CapsuleError> {
+    pub fn decode(self, payload: &mut Rope) -> Result<(ConnectionState, Ahead), CapsuleError> {
         let ConnectionV1 {
             ends,
             ports,
@@ -130,8 +129,7 @@ impl ConnectionV1 {
         };
         let queues = decode_queues(queues, payload)?;
         let (send, unread) = extra.ahead.unwrap_or_default();
-        let state = Box::new(ConnectionState { header, queues });
-        Ok((state, Ahead { send, unread }))
+        Ok((ConnectionState { header, queues }, Ahead { send, unread }))
     }
 }
 

@@ -1,6 +1,5 @@
 //! From [`crate::tcp`]'s description to the wire form.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -68,7 +67,7 @@ impl ConnectionV1 {
         connection: &ConnectionState,
         ahead: Ahead,
         payload: &mut Rope,
-    ) -> Result<Box<ConnectionV1>, CapsuleError> {
+    ) -> Result<ConnectionV1, CapsuleError> {
         let ConnectionState { header, queues } = connection;
         let ConnectionHeader {
             local,
@@ -175,7 +174,7 @@ impl ConnectionV1 {
             pace: snd.pace.map(micros),
             ahead: (ahead != Ahead::default()).then_some((ahead.send, ahead.unread)),
         };
-        Ok(Box::new(ConnectionV1 {
+        Ok(ConnectionV1 {
             ends,
             ports: (local.port(), remote.port()),
             state: code(&STATES, *state)?,
@@ -195,7 +194,7 @@ impl ConnectionV1 {
             extra: (extra != ExtraV1::default()).then_some(extra),
             counters: encode_counters(counters),
             queues: encode_queues(queues, ahead, payload)?,
-        }))
+        })
     }
 }
 
