@@ -1,7 +1,8 @@
-//! The content of the http service's generated files, version 1, and digests of it.
+//! The content of the http service's generated files, version 2, and digests of it.
 //!
-//! A file is a sequence of 64-bit little-endian words; word `i` is the finaliser of splitmix64
-//! applied to `(i + 1) * 0x9E3779B97F4A7C15`. The last word may be cut off.
+//! A file is a sequence of 64-bit little-endian words, the last of which may be cut off. With `mix(n)`
+//! the finaliser of splitmix64 applied to `(n + 1) * 0x9E3779B97F4A7C15`, word `i` is
+//! `mix(i % 512) ^ mix(!(i / 512))`.
 
 use std::fmt::Write;
 
@@ -9,7 +10,11 @@ use sha2::{Digest, Sha256};
 
 /// Word `index` of every generated file.
 fn word(index: u64) -> u64 {
-    let mut z = index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mix(index % 512) ^ mix(!(index / 512))
+}
+
+fn mix(n: u64) -> u64 {
+    let mut z = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -76,13 +81,17 @@ impl Check {
 mod tests {
     use super::*;
 
-    /// The words are splitmix64 from seed 0, whose first values are widely published.
+    /// Splitmix64 from seed 0, whose first values are widely published, under each block's key.
     #[test]
-    fn the_first_words_are_splitmix64_of_seed_0() {
+    fn the_words_are_splitmix64_of_seed_0_under_a_key() {
+        assert_eq!(
+            [mix(0), mix(1)],
+            [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4]
+        );
         let mut bytes = [0; 16];
-        fill(0, &mut bytes);
-        assert_eq!(bytes[..8], 0xE220_A839_7B1D_CDAF_u64.to_le_bytes());
-        assert_eq!(bytes[8..], 0x6E78_9E6A_A1B9_65F4_u64.to_le_bytes());
+        fill(4096 - 8, &mut bytes);
+        assert_eq!(bytes[..8], (mix(511) ^ mix(u64::MAX)).to_le_bytes());
+        assert_eq!(bytes[8..], (mix(0) ^ mix(u64::MAX - 1)).to_le_bytes());
     }
 
     #[test]

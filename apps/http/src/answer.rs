@@ -104,7 +104,7 @@ fn whole_or_part(
 ) -> Answer {
     let etag = match file {
         Some(file) => alloc::format!("\"{}\"", file.digest),
-        None => alloc::format!("\"gen-v1-{generated_size}\""),
+        None => alloc::format!("\"gen-v2-{generated_size}\""),
     };
     if head
         .if_none_match

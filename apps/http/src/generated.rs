@@ -1,8 +1,10 @@
-//! Files of any size with known content (version 1), so that a client can tell whether it got
+//! Files of any size with known content (version 2), so that a client can tell whether it got
 //! every byte without the server carrying the file.
 //!
-//! The file is a sequence of 64-bit little-endian words; word `i` is the SplitMix64 finaliser of
-//! `(i + 1) * 0x9E3779B97F4A7C15`, and the last word is cut to the file's size.
+//! The file is a sequence of 64-bit little-endian words, the last of which is cut to the file's size.
+//! With `mix(n)` the SplitMix64 finaliser of `(n + 1) * 0x9E3779B97F4A7C15`, word `i` is
+//! `mix(i % 512) ^ mix(!(i / 512))`: blocks of 4 KiB are the same noise under a key of their own, so
+//! that making them costs little more than writing them.
 
 use alloc::vec::Vec;
 
@@ -11,9 +13,22 @@ use godwit::Bytes;
 /// Octets of a generated file at most: 1 TiB.
 pub const MAX_SIZE: u64 = 1 << 40;
 
-/// Word `index` of the content.
-pub const fn word(index: u64) -> u64 {
-    let mut z = index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+/// Words of a block.
+const BLOCK: usize = 512;
+
+/// What the blocks have in common.
+static NOISE: [u64; BLOCK] = {
+    let mut noise = [0; BLOCK];
+    let mut index = 0;
+    while index < BLOCK {
+        noise[index] = mix(index as u64);
+        index += 1;
+    }
+    noise
+};
+
+const fn mix(n: u64) -> u64 {
+    let mut z = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -23,11 +38,18 @@ pub const fn word(index: u64) -> u64 {
 pub fn slice(offset: u64, octets: usize) -> Bytes {
     // Whole words are written, then the ends are cut off by slicing: nothing is copied.
     let lead = (offset % 8) as usize;
-    let first = offset / 8;
-    let words = (lead + octets).div_ceil(8) as u64;
-    let words: Vec<[u8; 8]> = (first..first + words)
-        .map(|index| word(index).to_le_bytes())
-        .collect();
+    let mut count = (lead + octets).div_ceil(8);
+    let mut words: Vec<[u8; 8]> = Vec::with_capacity(count);
+    let mut block = offset / 8 / BLOCK as u64;
+    let mut skip = (offset / 8) as usize % BLOCK;
+    while count > 0 {
+        let key = mix(!block);
+        let part = NOISE.get(skip..BLOCK.min(skip + count)).unwrap_or_default();
+        words.extend(part.iter().map(|noise| (noise ^ key).to_le_bytes()));
+        count -= part.len();
+        block += 1;
+        skip = 0;
+    }
     Bytes::from(words.into_flattened()).slice(lead..lead + octets)
 }
 
@@ -52,20 +74,34 @@ pub fn size(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    /// The definition, word by word.
+    fn word(index: u64) -> u64 {
+        mix(index % 512) ^ mix(!(index / 512))
+    }
+
     #[test]
-    fn words_are_those_of_splitmix64_seeded_with_zero() {
+    fn the_noise_is_splitmix64_seeded_with_zero() {
         // The first outputs of the generator as published for seed 0.
-        assert_eq!(word(0), 0xE220_A839_7B1D_CDAF);
-        assert_eq!(word(1), 0x6E78_9E6A_A1B9_65F4);
-        assert_eq!(word(2), 0x06C4_5D18_8009_454F);
+        assert_eq!(mix(0), 0xE220_A839_7B1D_CDAF);
+        assert_eq!(mix(1), 0x6E78_9E6A_A1B9_65F4);
+        assert_eq!(mix(2), 0x06C4_5D18_8009_454F);
+    }
+
+    #[test]
+    fn each_block_has_its_own_key() {
+        let file = slice(0, 20_000);
+        for (index, octets) in file.as_chunks::<8>().0.iter().enumerate() {
+            assert_eq!(*octets, word(index as u64).to_le_bytes(), "word {index}");
+        }
+        let far = MAX_SIZE - 4;
+        assert_eq!(slice(far, 4)[..], word(far / 8).to_le_bytes()[4..]);
     }
 
     #[test]
     fn any_slice_is_a_part_of_the_whole() {
-        let whole = slice(0, 200);
-        assert_eq!(whole[..8], word(0).to_le_bytes());
-        for from in 0..50 {
-            for octets in 0..50 {
+        let whole = slice(0, 8_300);
+        for from in (0..50).chain(4_060..4_110) {
+            for octets in (0..50).chain(4_080..4_110) {
                 assert_eq!(slice(from as u64, octets), whole[from..from + octets]);
             }
         }

@@ -224,7 +224,8 @@ impl Connection {
     fn judge_probe(&mut self, segment: &Segment, duplicate: bool, dsack: bool) {
         let verdict = self.recovery.tlp.on_ack(segment.ack, duplicate, dsack);
         if verdict == Verdict::Repaired && self.recovery.phase == Phase::Open {
-            self.congestion.on_congestion(u32::from(self.mss()));
+            self.congestion
+                .on_congestion(self.congestion.cwnd, u32::from(self.mss()));
             self.congestion.cwnd = self.congestion.ssthresh;
             self.on_reduction();
         }
@@ -333,7 +334,7 @@ impl Connection {
         let mss = u32::from(self.mss());
         let Congestion { cwnd, ssthresh, .. } = self.congestion;
         self.recovery.undo.begin(self.snd.una, cwnd, ssthresh);
-        self.congestion.on_congestion(mss);
+        self.congestion.on_congestion(self.snd.outstanding(), mss);
         self.on_reduction();
         self.recovery.phase = Phase::Recovery;
         self.recovery.point = self.snd.nxt;
@@ -369,9 +370,15 @@ impl Connection {
             Phase::Open | Phase::Loss if progress && !hold => {
                 let doubled = self.congestion.in_slow_start()
                     && in_flight.saturating_mul(2) > self.congestion.cwnd;
+                // Without SACK what a retransmission fills in was not all delivered just now: a
+                // segment per ACK at most (RFC 3465 section 2.3).
+                let acked = match self.recovery.phase {
+                    Phase::Loss if !self.sack => delivered.min(mss),
+                    _ => delivered,
+                };
                 if self.snd.cwnd_limited || doubled {
                     let rtt = self.rtt.srtt().unwrap_or_default();
-                    self.congestion.on_ack(now, delivered, mss, rtt);
+                    self.congestion.on_ack(now, acked, mss, rtt);
                 } else {
                     self.congestion.on_unused(now);
                 }
@@ -409,7 +416,8 @@ impl Connection {
         {
             self.recovery.tlp.end = None;
             if self.recovery.phase == Phase::Open {
-                self.congestion.on_congestion(u32::from(self.mss()));
+                self.congestion
+                    .on_congestion(self.congestion.cwnd, u32::from(self.mss()));
                 self.congestion.cwnd = self.congestion.ssthresh;
                 self.on_reduction();
             }

@@ -65,7 +65,8 @@ impl Connection {
             && outstanding > 0
         {
             self.counters.ecn_reductions += 1;
-            self.congestion.on_congestion(u32::from(self.mss()));
+            self.congestion
+                .on_congestion(self.congestion.cwnd, u32::from(self.mss()));
             self.congestion.cwnd = self.congestion.ssthresh;
             self.on_reduction();
         }

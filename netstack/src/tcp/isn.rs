@@ -7,7 +7,7 @@
 //! ```text
 //! ISS = M + F(addresses, ports, IRS, secret) + options
 //! M: RFC 9293's clock of 4 us, in steps of 65.5 s (2^24)
-//! options: 8 bits: MSS (one of four), window scale, SACK, ECN
+//! options: 9 bits: MSS (one of eight), window scale, SACK, ECN
 //! ```
 //!
 //! IRS is in F, so that a later segment of the peer's cannot pass for the one after its SYN. So two
@@ -22,6 +22,9 @@ use crate::time::{Duration, Instant};
 
 /// How long the numbers given to a SYN stay the same; a cookie is good for one to two steps.
 pub(crate) const COOKIE_STEP: Duration = Duration::from_millis(65_536);
+/// Values the bits of a cookie can have.
+const COOKIE_BITS: u32 = 1 << 9;
+
 /// Where initial numbers come from.
 #[derive(Clone, Debug)]
 pub struct InitialNumbers {
@@ -70,33 +73,35 @@ impl InitialNumbers {
         SeqNumber::new(siphash_2_4(k0, k1, &input) as u32)
     }
 
-    /// ISS of the SYN-ACK that answers a SYN with `irs`, with eight bits to be had back.
+    /// ISS of the SYN-ACK that answers a SYN with `irs`, with nine bits to be had back.
     pub(crate) fn cookie(
         &self,
         now: Instant,
         flow: &FlowKey,
         irs: SeqNumber,
-        bits: u8,
+        bits: u16,
     ) -> SeqNumber {
         self.secret_place(flow, irs)
             .add(self.steps(now) << 24)
             .add(bits.into())
     }
 
-    /// The eight bits of a cookie, if `iss` is one that this or another instance gave the flow not
-    /// longer ago than two steps. A guess succeeds once in 2^23.
+    /// The nine bits of a cookie, if `iss` is one that this or another instance gave the flow not
+    /// longer ago than two steps. A guess succeeds once in 2^22.
     pub(crate) fn open_cookie(
         &self,
         now: Instant,
         flow: &FlowKey,
         irs: SeqNumber,
         iss: SeqNumber,
-    ) -> Option<u8> {
+    ) -> Option<u16> {
         let place = self.secret_place(flow, irs);
         let steps = self.steps(now);
         [steps, steps.wrapping_sub(1)]
             .into_iter()
-            .find_map(|steps| u8::try_from(iss.distance_from(place.add(steps << 24))).ok())
+            .map(|steps| iss.distance_from(place.add(steps << 24)))
+            .find(|bits| *bits < COOKIE_BITS)
+            .map(|bits| bits as u16)
     }
 
     /// What is added to this instance's millisecond clock to make TSval for `flow`.
@@ -198,7 +203,7 @@ mod tests {
         other.set_clock_offset(Duration::from_secs(1000));
         let irs = SeqNumber::new(77);
         let at = |seconds: u64| Instant::from_millis(seconds * 1000);
-        for bits in [0, 1, 0x5a, 0xff] {
+        for bits in [0, 1, 0x15a, 0x1ff] {
             let iss = one.cookie(at(2000), &flow(1), irs, bits);
             assert_eq!(other.cookie(at(1000), &flow(1), irs, bits), iss);
             let open = |now, port, irs, iss| other.open_cookie(now, &flow(port), irs, iss);

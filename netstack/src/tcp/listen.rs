@@ -5,8 +5,8 @@ use alloc::boxed::Box;
 
 use super::TcpConfig;
 use super::connection::{
-    Connection, EcnMode, MAX_SCALE, TimestampState, default_mss, is_older, largest_buffer, mss_of,
-    scale_of,
+    Connection, EcnMode, MAX_SCALE, MIN_MSS, TimestampState, default_mss, is_older, largest_buffer,
+    mss_of, scale_of,
 };
 use super::isn::{COOKIE_STEP, InitialNumbers};
 use super::options::{Options, Timestamps};
@@ -23,10 +23,10 @@ const BEYOND: u32 = 65_537;
 const NO_SCALE: u8 = 15;
 
 /// The sizes a cookie can tell apart, the first for all that is smaller.
-fn mss_table(flow: &FlowKey) -> [u16; 4] {
+fn mss_table(flow: &FlowKey) -> [u16; 8] {
     match flow.remote.is_ipv4() {
-        true => [536, 1300, 1400, 1460],
-        false => [1220, 1300, 1380, 1440],
+        true => [MIN_MSS, 536, 1220, 1300, 1380, 1400, 1440, 1460],
+        false => [MIN_MSS, 536, 1220, 1280, 1360, 1380, 1420, 1440],
     }
 }
 
@@ -45,6 +45,8 @@ pub struct HalfOpen {
     sack: bool,
     /// ECN is agreed on.
     ecn: bool,
+    /// The peer's user timeout option, as on the wire; 0 is none. A cookie does not remember it.
+    peer_timeout: u16,
     /// The peer's last TSval; `None` without timestamps.
     recent: Option<u32>,
     timestamp_offset: u32,
@@ -98,6 +100,7 @@ impl HalfOpen {
             peer_scale: syn.options.window_scale.map(|shift| shift.min(MAX_SCALE)),
             ecn: config.socket.ecn != EcnMode::Off && syn.flags.contains(Flags::ECE | Flags::CWR),
             sack: config.sack && syn.options.sack_permitted,
+            peer_timeout: syn.options.user_timeout.unwrap_or(0),
             recent: syn
                 .options
                 .timestamps
@@ -120,14 +123,14 @@ impl HalfOpen {
         half_open
     }
 
-    /// What the SYN said, in the eight bits of a cookie.
-    fn bits(&self) -> u8 {
+    /// What the SYN said, in the nine bits of a cookie.
+    fn bits(&self) -> u16 {
         let place = mss_table(&self.flow)
             .iter()
             .rposition(|mss| *mss <= self.peer_mss)
-            .unwrap_or(0) as u8;
-        let scale = self.peer_scale.unwrap_or(NO_SCALE);
-        place << 6 | scale << 2 | u8::from(self.sack) << 1 | u8::from(self.ecn)
+            .unwrap_or(0) as u16;
+        let scale = u16::from(self.peer_scale.unwrap_or(NO_SCALE));
+        place << 6 | scale << 2 | u16::from(self.sack) << 1 | u16::from(self.ecn)
     }
 
     /// The half-open connection that nobody remembers but the ACK of whose SYN-ACK is `segment`, by
@@ -155,7 +158,7 @@ impl HalfOpen {
                 return None;
             }
         }
-        let scale = bits >> 2 & NO_SCALE;
+        let scale = (bits >> 2) as u8 & NO_SCALE;
         Some(HalfOpen {
             flow,
             mtu,
@@ -166,6 +169,7 @@ impl HalfOpen {
             peer_scale: (scale <= MAX_SCALE).then_some(scale),
             sack: config.sack && bits & 2 != 0,
             ecn: config.socket.ecn != EcnMode::Off && bits & 1 != 0,
+            peer_timeout: 0,
             recent: segment.options.timestamps.map(|theirs| theirs.value),
             timestamp_offset,
             created: now,
@@ -229,7 +233,7 @@ impl HalfOpen {
         if now < self.deadline {
             return true;
         }
-        if self.retransmits >= config.max_syn_retransmits {
+        if self.retransmits >= config.max_syn_ack_retransmits {
             return false;
         }
         self.retransmits += 1;
@@ -342,6 +346,7 @@ impl HalfOpen {
             connection.rtt.sample(now, rtt);
         }
         connection.ecn.agreed = self.ecn;
+        connection.peer_timeout = self.peer_timeout;
         connection.owed.user_timeout = connection.options.exchange_user_timeout;
         connection.establish_numbers(self.iss.add(1));
         if self.retransmits > 0 {

@@ -74,8 +74,11 @@ pub struct TcpConfig {
     pub max_half_open: u32,
     /// Retransmissions of one segment without any acknowledgement before the connection is dead.
     pub max_retransmits: u8,
-    /// Retransmissions of SYN or SYN-ACK before the attempt is given up.
+    /// Retransmissions of a SYN before the attempt is given up: 7 take 191 s, where RFC 9293 section
+    /// 3.8.3 wants 180 at least.
     pub max_syn_retransmits: u8,
+    /// Retransmissions of a SYN-ACK before it is given up: the peer asks again if it is still there.
+    pub max_syn_ack_retransmits: u8,
     /// Congestion control of new connections.
     pub congestion: CongestionAlgorithm,
     /// Offer and accept SACK (RFC 2018).
@@ -98,7 +101,8 @@ impl Default for TcpConfig {
             max_connections: 65_536,
             max_half_open: 1_024,
             max_retransmits: 15,
-            max_syn_retransmits: 5,
+            max_syn_retransmits: 7,
+            max_syn_ack_retransmits: 5,
             congestion: CongestionAlgorithm::default(),
             sack: true,
             timestamps: true,

@@ -209,14 +209,9 @@ impl Connection {
         }
     }
 
-    /// The payload of the probe that is to leave now, if one is.
-    pub(crate) fn probe_size(
-        &self,
-        now: Instant,
-        unsent: u64,
-        room: u32,
-        cwnd_room: u32,
-    ) -> Option<u16> {
+    /// The payload of the probe that is to leave next, if one is. The congestion window may have to
+    /// be waited for.
+    pub(crate) fn probe_size(&self, now: Instant, unsent: u64, room: u32) -> Option<u16> {
         let search = self.search.as_ref()?;
         let due = self.options.mtu_probing
             && self.sack
@@ -236,7 +231,8 @@ impl Connection {
         let payload = size.checked_sub(self.overhead())?;
         // Enough after it that its loss is noticed by what the peer reports of the rest.
         let needed = u32::from(payload) + 3 * u32::from(self.mss());
-        let enough = unsent >= u64::from(needed) && room >= needed && cwnd_room >= needed;
+        let cwnd = self.congestion.cwnd;
+        let enough = unsent >= u64::from(needed) && room >= needed && cwnd >= needed;
         enough.then_some(payload)
     }
 

@@ -278,7 +278,12 @@ impl Connection {
             self.snd.cwnd_limited = true;
             return false;
         }
-        if let Some(size) = self.probe_size(now, unsent, room, cwnd_room) {
+        if let Some(size) = self.probe_size(now, unsent, room) {
+            if cwnd_room < u32::from(size) {
+                // Window in full use opens by a segment at a time: let it open for once.
+                self.snd.cwnd_limited = true;
+                return false;
+            }
             self.send_mtu_probe(now, size, out);
             self.arm_probe(now);
             return true;

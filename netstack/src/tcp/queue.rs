@@ -1,5 +1,6 @@
 //! [`ByteQueue`]: a stretch of a byte stream as shared slices, addressed by stream offset.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -20,9 +21,15 @@ const SMALL: usize = 256;
 const JOINED: usize = 1024;
 
 /// Octets `start..end` of a stream. Nothing but small pieces is copied on the way in or out.
+///
+/// The first piece lies in the queue itself: most queues hold no more than that, and with very many
+/// connections the memory for the others would be somewhere no cache reaches.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ByteQueue {
-    chunks: VecDeque<Chunk>,
+    /// What begins at `start`; empty only if all is.
+    first: Bytes,
+    /// What follows, in order.
+    rest: Option<Box<VecDeque<Chunk>>>,
     start: u64,
     end: u64,
 }
@@ -31,7 +38,8 @@ impl ByteQueue {
     /// An empty queue at stream offset `start`.
     pub fn new(start: u64) -> ByteQueue {
         ByteQueue {
-            chunks: VecDeque::new(),
+            first: Bytes::new(),
+            rest: None,
             start,
             end: start,
         }
@@ -60,75 +68,105 @@ impl ByteQueue {
         }
         let start = self.end;
         self.end += data.len() as u64;
-        match self.chunks.back_mut() {
-            Some(last) if data.len() <= SMALL && last.data.len() + data.len() <= JOINED => {
-                let mut joined = Vec::with_capacity(JOINED);
-                joined.extend_from_slice(&last.data);
-                joined.extend_from_slice(&data);
-                last.data = Bytes::from(joined);
-            }
-            _ => self.chunks.push_back(Chunk { start, data }),
+        if self.first.is_empty() {
+            self.first = data;
+            return;
+        }
+        let last = match self.rest.as_mut().and_then(|rest| rest.back_mut()) {
+            Some(last) => &mut last.data,
+            None => &mut self.first,
+        };
+        if data.len() <= SMALL && last.len() + data.len() <= JOINED {
+            let mut joined = Vec::with_capacity(JOINED);
+            joined.extend_from_slice(last);
+            joined.extend_from_slice(&data);
+            *last = Bytes::from(joined);
+        } else {
+            let rest = self.rest.get_or_insert_default();
+            rest.push_back(Chunk { start, data });
         }
     }
 
     /// Drop everything before stream offset `offset` (at most all there is).
     pub fn advance_to(&mut self, offset: u64) {
-        self.start = offset.clamp(self.start, self.end);
-        while let Some(front) = self.chunks.front_mut() {
-            let end = front.start + front.data.len() as u64;
-            if end <= self.start {
-                self.chunks.pop_front();
-                continue;
+        let offset = offset.clamp(self.start, self.end);
+        while offset > self.start {
+            let gone = offset - self.start;
+            if gone < self.first.len() as u64 {
+                self.first = self.first.slice(gone as usize..);
+                self.start = offset;
+                return;
             }
-            if front.start < self.start {
-                front.data = front.data.slice((self.start - front.start) as usize..);
-                front.start = self.start;
-            }
-            break;
+            let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+            let Some(next) = next else {
+                self.first = Bytes::new();
+                self.start = self.end;
+                break;
+            };
+            self.start = next.start;
+            self.first = next.data;
         }
-    }
-
-    /// Index of the chunk that holds `offset`.
-    fn index_of(&self, offset: u64) -> Option<usize> {
-        if offset < self.start || offset >= self.end {
-            return None;
-        }
-        match self.chunks.front() {
-            Some(front) if offset < front.start + front.data.len() as u64 => Some(0),
-            _ => self
-                .chunks
-                .partition_point(|chunk| chunk.start <= offset)
-                .checked_sub(1),
+        if self.first.is_empty() {
+            self.rest = None;
         }
     }
 
     /// The slice from `offset` to the end of the chunk that holds it.
     pub fn chunk_at(&self, offset: u64) -> Option<Bytes> {
-        let chunk = self.chunks.get(self.index_of(offset)?)?;
-        Some(chunk.data.slice((offset - chunk.start) as usize..))
+        let mut found = None;
+        self.each_from(offset, |slice| {
+            found = Some(slice);
+            false
+        });
+        found
     }
 
     /// Add up to `len` octets from `offset` on to `payload`, as slices.
     pub fn slices(&self, offset: u64, len: usize, payload: &mut Payload) {
-        let Some(index) = self.index_of(offset) else {
+        let mut left = len;
+        if left == 0 {
+            return;
+        }
+        self.each_from(offset, |slice| {
+            let take = left.min(slice.len());
+            left -= take;
+            payload.push(match take == slice.len() {
+                true => slice,
+                false => slice.slice(..take),
+            });
+            left > 0
+        });
+    }
+
+    /// Give `each` the slices from `offset` on until it says `false`.
+    fn each_from(&self, offset: u64, mut each: impl FnMut(Bytes) -> bool) {
+        if offset < self.start || offset >= self.end {
+            return;
+        }
+        let skip = (offset - self.start) as usize;
+        if skip < self.first.len() && !each(self.first.slice(skip..)) {
+            return;
+        }
+        let Some(rest) = &self.rest else {
             return;
         };
-        let (mut at, mut left) = (offset, len);
-        for chunk in self.chunks.range(index..) {
-            if left == 0 {
-                break;
+        let after = rest.partition_point(|chunk| chunk.start <= offset);
+        for chunk in rest.range(after.saturating_sub(1)..) {
+            let skip = offset.saturating_sub(chunk.start) as usize;
+            if !each(chunk.data.slice(skip..)) {
+                return;
             }
-            let skip = (at - chunk.start) as usize;
-            let take = left.min(chunk.data.len() - skip);
-            payload.push(chunk.data.slice(skip..skip + take));
-            at += take as u64;
-            left -= take;
         }
     }
 
     /// All slices, in order.
     pub fn into_chunks(self) -> Vec<Bytes> {
-        self.chunks.into_iter().map(|chunk| chunk.data).collect()
+        let rest = self.rest.into_iter().flat_map(|rest| *rest);
+        let first = (!self.first.is_empty()).then_some(self.first);
+        first
+            .into_iter()
+            .chain(rest.map(|chunk| chunk.data))
+            .collect()
     }
 }
 
@@ -143,7 +181,13 @@ mod tests {
             let start = queue.end;
             queue.end += piece.len() as u64;
             let data = Bytes::from_static(piece);
-            queue.chunks.push_back(Chunk { start, data });
+            match queue.first.is_empty() {
+                true => queue.first = data,
+                false => queue
+                    .rest
+                    .get_or_insert_default()
+                    .push_back(Chunk { start, data }),
+            }
         }
         queue.push(Bytes::new());
         queue
@@ -184,7 +228,8 @@ mod tests {
             queue.push(frame.slice(n % 1500..n % 1500 + 1));
         }
         assert_eq!(queue.len(), 10_000);
-        assert!(queue.chunks.len() <= 10, "{} chunks", queue.chunks.len());
+        let chunks = queue.rest.as_ref().map_or(0, |rest| rest.len());
+        assert!(chunks <= 9, "{chunks} chunks after the first");
         queue.advance_to(5_000);
         assert_eq!(queue.chunk_at(5_000).map(|chunk| chunk[0]), Some(7));
         assert_eq!(queue.len(), 5_000);

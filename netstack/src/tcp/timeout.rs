@@ -152,7 +152,7 @@ impl Connection {
         if self.recovery.phase != Phase::Loss {
             let Congestion { cwnd, ssthresh, .. } = self.congestion;
             self.recovery.undo.begin(self.snd.una, cwnd, ssthresh);
-            self.congestion.on_congestion(mss);
+            self.congestion.on_congestion(self.snd.outstanding(), mss);
             self.on_reduction();
         }
         self.recovery.phase = Phase::Loss;

@@ -111,14 +111,15 @@ impl Congestion {
         }
     }
 
-    /// Congestion, once per round trip: set the threshold. The window follows by
-    /// [`super::recovery::prr`].
-    pub fn on_congestion(&mut self, mss: u32) {
+    /// Congestion, once per round trip, with `flight` octets unacknowledged: set the threshold. The
+    /// window follows by [`super::recovery::prr`].
+    pub fn on_congestion(&mut self, flight: u32, mss: u32) {
         self.ssthresh = match &mut self.algorithm {
+            // From the window, as RFC 9438 section 4.6 allows: it does not grow while it is unused.
             Algorithm::Cubic(cubic) => cubic.reduce(self.cwnd),
             Algorithm::NewReno { credit } => {
                 *credit = 0;
-                self.cwnd / 2
+                flight / 2
             }
         }
         .max(2 * mss);
@@ -154,6 +155,8 @@ mod tests {
     use super::*;
 
     const RTT: Duration = Duration::from_millis(50);
+    /// As much in flight as these windows allow.
+    const FULL: u32 = 20_000;
 
     #[test]
     fn slow_start_doubles_then_avoidance_adds_a_segment_per_round() {
@@ -161,7 +164,7 @@ mod tests {
         assert_eq!(reno.cwnd, 10_000);
         reno.on_ack(Instant::ZERO, 10_000, 1000, RTT);
         assert_eq!(reno.cwnd, 20_000);
-        reno.on_congestion(1000);
+        reno.on_congestion(FULL, 1000);
         reno.cwnd = reno.ssthresh;
         assert_eq!(reno.cwnd, 10_000);
         for _ in 0..100 {
@@ -175,7 +178,7 @@ mod tests {
         let mut cubic = Congestion::new(CongestionAlgorithm::Cubic, 1000);
         cubic.cwnd = 1_000_000;
         cubic.ssthresh = 1_000_000;
-        cubic.on_congestion(1000);
+        cubic.on_congestion(FULL, 1000);
         assert_eq!(cubic.ssthresh, 700_000);
         cubic.cwnd = cubic.ssthresh;
         // K = cbrt(300 segments / 0.4) = 9.086 s.
@@ -199,7 +202,7 @@ mod tests {
             let mut control = Congestion::new(algorithm, 1000);
             control.cwnd = 20_000;
             control.ssthresh = 20_000;
-            control.on_congestion(1000);
+            control.on_congestion(FULL, 1000);
             control.cwnd = control.ssthresh;
             for n in 0..200u64 {
                 let acked = control.cwnd;

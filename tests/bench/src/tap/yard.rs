@@ -45,6 +45,7 @@ impl Yard {
             peer.path()
         ))?;
         peer.ip("addr add 10.78.0.2/24 dev v1\nlink set v1 up\n")?;
+        receive_on_client_core(&client, &["v0", "tap0"])?;
         if !offload {
             for (namespace, device) in [(&client, "v0"), (&peer, "v1")] {
                 let mut command = Command::new("ethtool");
@@ -87,6 +88,29 @@ impl Yard {
             }
         }
     }
+}
+
+/// What the client's kernel does with a frame is the client's work, and done on its core (receive
+/// packet steering). It would else be done by whoever sends: within our write to the TAP device, and
+/// within the peer's to its socket.
+fn receive_on_client_core(client: &Namespace, devices: &[&str]) -> Result<()> {
+    let mut script = String::from("mount -t sysfs none /sys");
+    for device in devices {
+        let mask = 1 << CLIENT_CORE;
+        script += &format!(" && echo {mask:x} > /sys/class/net/{device}/queues/rx-0/rps_cpus");
+    }
+    // A namespace's devices are seen in a sysfs mounted in it.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]);
+    client.place(&mut command);
+    let output = command.output().context("cannot run unshare")?;
+    if !output.status.success() {
+        bail!(
+            "packet steering: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
 }
 
 /// A command whose program runs on one core.

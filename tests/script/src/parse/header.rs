@@ -92,6 +92,7 @@ impl Header {
             "send-buffer" => tcp.send_buffer = word(value)?,
             "max-retransmits" => tcp.max_retransmits = small(value)?,
             "max-syn-retransmits" => tcp.max_syn_retransmits = small(value)?,
+            "max-syn-ack-retransmits" => tcp.max_syn_ack_retransmits = small(value)?,
             "max-half-open" => tcp.max_half_open = word(value)?,
             "max-connections" => tcp.max_connections = word(value)?,
             "sack" => tcp.sack = on_off(value)?,
