@@ -105,6 +105,14 @@ pub fn choose(setup: &mut Setup, rough: bool, rng: &mut Rng) {
     if rough && rng.chance(300_000) {
         setup.narrow = Some(narrow(setup, rng));
     }
+    // A queue of less than a few packets is no queue: of jumbo frames it would drop most, and the
+    // channels between instances, which moves wait for, would live on time-outs (seed 50168).
+    let least = 4 * u64::from(setup.mtu.max(setup.client_mtu.unwrap_or(0)));
+    for link in [&mut setup.node_link, &mut setup.client_link] {
+        if let Some(rate) = &mut link.rate {
+            rate.queue = rate.queue.max(least);
+        }
+    }
 }
 
 fn narrow(setup: &mut Setup, rng: &mut Rng) -> Narrow {

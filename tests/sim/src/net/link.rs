@@ -449,6 +449,148 @@ mod tests {
         );
     }
 
+    /// A segment of `payload` octets over IPv4 or IPv6, ECN-capable or not, from station 1 to station 2.
+    fn segment(ipv6: bool, ecn: u8, payload: usize) -> Bytes {
+        let length = 20 + payload;
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+        if ipv6 {
+            frame.extend([0x86, 0xdd, 0x60, ecn << 4, 0, 0]);
+            frame.extend((length as u16).to_be_bytes());
+            frame.extend([6, 64]);
+            frame.extend([0xfd; 32]);
+        } else {
+            frame.extend([8, 0, 0x45, ecn]);
+            frame.extend((20 + length as u16).to_be_bytes());
+            frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        }
+        let header = frame.len();
+        frame.extend([0; 20]);
+        frame[header + 12] = 0x50;
+        frame.extend(vec![7; payload]);
+        frame.into()
+    }
+
+    #[test]
+    fn losses_and_duplicates_come_at_their_rates_and_the_delay_is_the_delay() {
+        let delay = Duration::from_millis(3);
+        let mut lossy = wire(Rules {
+            loss_ppm: 100_000,
+            ..Rules::delayed(delay)
+        });
+        let mut twice = wire(Rules {
+            duplicate_ppm: 100_000,
+            ..Rules::delayed(delay)
+        });
+        let arrivals = |wire: &mut Wire| {
+            let frames = (0..10_000).map(|_| wire.send(Instant::ZERO, ip_frame(1), None));
+            frames.flatten().collect::<Vec<_>>()
+        };
+        let (less, more) = (arrivals(&mut lossy), arrivals(&mut twice));
+        assert!((8_700..9_300).contains(&less.len()), "{}", less.len());
+        assert_eq!(lossy.lost, 10_000 - less.len() as u64);
+        assert!((10_700..11_300).contains(&more.len()), "{}", more.len());
+        let late = Instant::ZERO + delay;
+        assert!(less.iter().chain(&more).all(|(at, _)| *at == late));
+    }
+
+    #[test]
+    fn nothing_comes_out_of_a_black_hole_and_everything_again_after_it() {
+        let mut wire = wire(Rules::default());
+        wire.rules.black_hole = true;
+        assert!(wire.send(Instant::ZERO, ip_frame(1), None).is_empty());
+        wire.rules.black_hole = false;
+        assert_eq!(wire.send(Instant::ZERO, ip_frame(1), None).len(), 1);
+    }
+
+    #[test]
+    fn a_mark_is_put_on_what_can_bear_it_and_keeps_the_header_right() {
+        let mut wire = wire(Rules {
+            mark_ppm: 1_000_000,
+            ..Rules::default()
+        });
+        for ipv6 in [false, true] {
+            let mut sent = |ecn| {
+                wire.send(Instant::ZERO, segment(ipv6, ecn, 10), None)
+                    .remove(0)
+                    .1
+            };
+            for capable in [1, 2] {
+                let codepoint = match ipv6 {
+                    false => sent(capable)[15] & 3,
+                    true => sent(capable)[15] >> 4 & 3,
+                };
+                assert_eq!(codepoint, 3);
+            }
+            assert_eq!(sent(0), segment(ipv6, 0, 10), "not capable");
+            if !ipv6 {
+                let header = &sent(2)[14..34];
+                let sum: u32 = header
+                    .chunks(2)
+                    .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+                    .sum();
+                assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
+            }
+        }
+    }
+
+    #[test]
+    fn a_narrow_link_drops_what_is_too_big_and_says_so_as_often_as_it_may() {
+        for ipv6 in [false, true] {
+            let mut wire = wire(Rules {
+                narrow: Some(Narrow {
+                    mtu: 1_300,
+                    tells_every: Some(Duration::from_secs(1)),
+                }),
+                ..Rules::default()
+            });
+            let headers = if ipv6 { 60 } else { 40 };
+            let mut send = |millis, size: usize| {
+                let frame = segment(ipv6, 0, size - headers);
+                let to = Some([2, 0, 0, 0, 0, 1]);
+                let passed = wire.send(Instant::from_millis(millis), frame, to).len();
+                (passed, wire.errors.drain(..).collect::<Vec<_>>())
+            };
+            assert_eq!(send(1, 1_300), (1, vec![]));
+            let (passed, errors) = send(2, 1_301);
+            assert_eq!((passed, errors.len()), (0, 1));
+            let error = &errors[0];
+            assert_eq!(error[..6], [2, 0, 0, 0, 0, 1], "to the sender");
+            let at = if ipv6 { 54 } else { 34 };
+            let kind = if ipv6 { [2, 0] } else { [3, 4] };
+            assert_eq!(error[at..at + 2], kind);
+            assert_eq!(error[at + 6..at + 8], 1_300u16.to_be_bytes());
+            assert_eq!(error[at + 8], segment(ipv6, 0, 0)[14], "quotes the packet");
+            assert_eq!(send(900, 1_400), (0, vec![]), "within its limit");
+            assert_eq!(send(1_002, 1_400).1.len(), 1);
+            assert_eq!((wire.too_big, wire.complaints), (3, 2));
+        }
+    }
+
+    #[test]
+    fn forged_errors_are_of_many_kinds_and_never_end_an_attempt_to_connect() {
+        let mut wire = wire(Rules {
+            forge_ppm: 1_000_000,
+            ..Rules::default()
+        });
+        let mut syn = segment(false, 0, 0).to_vec();
+        syn[34 + 13] = 2;
+        let syn = Bytes::from(syn);
+        let mut kinds = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let there = wire.send(Instant::ZERO, syn.clone(), Some([2, 0, 0, 0, 0, 1]));
+            assert_eq!(there.len(), 1, "the segment itself passes");
+            for error in wire.errors.drain(..) {
+                let kind = (error[34], error[35]);
+                assert!(!matches!(kind, (3, 2 | 3)), "a hard error about a SYN");
+                kinds.insert(kind);
+            }
+        }
+        for kind in [(3, 1), (3, 4), (4, 0), (11, 0), (12, 1)] {
+            assert!(kinds.contains(&kind), "{kind:?} in {kinds:?}");
+        }
+        assert!(wire.complaints > 1_000, "storms are among them");
+    }
+
     #[test]
     fn a_damaged_segment_is_not_damaged_again() {
         let mut wire = wire(Rules {
