@@ -211,7 +211,7 @@ pub fn run(options: &Options) -> Report {
         let plan = Plan::script(mode, closing, options.octets, rng.draw());
         let conversation = cluster.converse(plan);
         let mut due = cluster.now() + options.move_every;
-        cluster.finish_with(conversation, Duration::from_secs(600), |cluster| {
+        cluster.finish_with(conversation, Duration::from_secs(1_800), |cluster| {
             if let Some(weather) = &mut weather {
                 weather.look(cluster);
             }

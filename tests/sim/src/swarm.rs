@@ -60,13 +60,16 @@ fn socket(rng: &mut Rng) -> SocketOptions {
         },
         peer_ack_delay: millis(rng, 0, 200),
         min_rto: millis(rng, 20, 1_000),
-        // Slow enough that no spell of bad weather passes for a dead peer.
+        // Patient enough that no run of bad weather passes for a dead peer: links are dead for a third of
+        // the time in some runs, and a time-out then soon is a minute.
         keepalive: half(rng).then(|| Keepalive {
             idle: millis(rng, 50, 2_000),
             interval: millis(rng, 200, 1_000),
-            probes: 15,
+            probes: 60,
         }),
-        user_timeout: rng.chance(300_000).then(|| millis(rng, 60_000, 300_000)),
+        user_timeout: rng
+            .chance(300_000)
+            .then(|| millis(rng, 1_800_000, 3_600_000)),
         exchange_user_timeout: half(rng),
         ecn: pick(rng, &[EcnMode::Off, EcnMode::Accept, EcnMode::Request]),
         mtu_probing: half(rng),
