@@ -376,13 +376,24 @@ fn poll_dhcp(
                 address: config.address.address().into(),
                 prefix: config.address.prefix_len(),
             };
-            Some((cidr, config.router.map(IpAddr::from)))
+            // Some servers name 0.0.0.0 where there is no router; smoltcp would ask for it.
+            let router = config.router.filter(|router| {
+                let nobody = router.is_unspecified() || router.is_multicast();
+                !nobody && !router.is_broadcast()
+            });
+            Some((cidr, router.map(IpAddr::from)))
         }
         dhcpv4::Event::Deconfigured => None,
     };
     half.set_addresses(lease.iter().map(|(cidr, _)| cidr));
-    if let Some((_, Some(IpAddr::V4(router)))) = lease {
-        let _ = half.interface.routes_mut().add_default_ipv4_route(router);
+    let routes = half.interface.routes_mut();
+    match lease {
+        Some((_, Some(IpAddr::V4(router)))) => {
+            let _ = routes.add_default_ipv4_route(router);
+        }
+        _ => {
+            routes.remove_default_ipv4_route();
+        }
     }
     Some(lease)
 }

@@ -113,7 +113,10 @@ impl Connection {
     /// SND.WND, SND.WL1, SND.WL2. Returns whether the window changed.
     fn update_window(&mut self, segment: &Segment) -> bool {
         let snd = &mut self.snd;
-        let newer = snd.wl1.before(segment.seq)
+        // What acknowledges new octets is new, whatever its number: kept as it was, the window would
+        // reach beyond what the peer offered once SND.UNA has moved.
+        let newer = segment.ack.after(snd.una)
+            || snd.wl1.before(segment.seq)
             || snd.wl1 == segment.seq && snd.wl2.at_or_before(segment.ack);
         if !newer {
             return false;

@@ -244,11 +244,16 @@ impl HalfOpen {
 
     /// An ACK without anything else, as sent to challenge or to correct the peer.
     fn acknowledgement(&self, now: Instant, config: &TcpConfig) -> Outgoing {
+        // Scaled as in every segment but a SYN; rounded up, as the SYN-ACK has promised all of it.
+        let scale = self
+            .peer_scale
+            .map_or(0, |_| scale_of(largest_buffer(config)));
+        let window = config.receive_buffer.min(0xffff).div_ceil(1 << scale);
         Outgoing {
             seq: self.iss.add(1),
             ack: self.irs.add(1),
             flags: Flags::ACK,
-            window: config.receive_buffer.min(0xffff) as u16,
+            window: window as u16,
             options: Options {
                 timestamps: self.timestamps(now),
                 ..Options::default()
@@ -277,9 +282,11 @@ impl HalfOpen {
             (Some(recent), Some(timestamps)) => is_older(timestamps.value, recent),
             _ => false,
         };
-        let in_window = segment
-            .seq
-            .in_window(expected, config.receive_buffer.clamp(1, 0xffff));
+        // What takes no space may also begin at the right edge: there the peer is if it has filled the
+        // window, whether or not that arrived.
+        let window = config.receive_buffer.clamp(1, 0xffff);
+        let in_window = segment.seq.in_window(expected, window)
+            || segment.is_empty() && segment.seq == expected.add(window);
         if segment.flags.rst() {
             return match segment.seq == expected {
                 true => HalfOpenEvent::Reset,

@@ -181,7 +181,7 @@ impl Connection {
     }
 
     /// A retransmission time-out: what ICMP claims is now believed, a probe was too large, and
-    /// where only full segments vanish there may be a black hole.
+    /// where large segments vanish there may be a black hole.
     pub(crate) fn search_timed_out(&mut self, now: Instant) {
         if let Some(search) = &mut self.search {
             if let Some((_, size)) = search.probe.take() {
@@ -192,15 +192,16 @@ impl Connection {
                 return self.set_path_mtu(now, mtu);
             }
         }
-        let mss = u32::from(self.mss());
-        let full = self.snd.sent.front().is_some_and(|first| first.len >= mss);
+        let first = self.snd.sent.front().map_or(0, |first| first.len);
+        let size = first.min(self.mss().into()) + u32::from(self.overhead());
         let smaller = match self.attempts {
             0..=2 => return,
             3 => BASE,
             _ if self.ends.is_ipv4() => LEAST_V4,
             _ => return,
         };
-        if self.options.mtu_probing && full && smaller < self.path_mtu {
+        // It need not be a full segment, but one that would become smaller.
+        if self.options.mtu_probing && size > u32::from(smaller) && smaller < self.path_mtu {
             let high = self.path_mtu;
             self.set_path_mtu(now, smaller);
             let search = self.search(now, AGAIN);

@@ -101,6 +101,12 @@ impl Connection {
         {
             return true;
         }
+        let due = self.owed.ack || self.timers.delayed_ack.is_set();
+        if due && self.owed.probe {
+            // What a probe acknowledges is not looked at: it must not stand for the ACK that is due.
+            self.acknowledge(now, self.snd.nxt, out);
+            return true;
+        }
         if core::mem::take(&mut self.owed.probe) {
             // Outside the window, so it is answered; without octets, so nothing can get lost.
             self.acknowledge(now, self.snd.una.sub(1), out);

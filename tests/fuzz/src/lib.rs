@@ -31,10 +31,13 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 11] = [
+    targets::admin::TARGET,
     targets::config::TARGET,
+    targets::datagrams::TARGET,
     targets::frames::TARGET,
     targets::http::TARGET,
+    targets::members::TARGET,
     targets::messages::TARGET,
     targets::options::TARGET,
     targets::segments::TARGET,

@@ -30,6 +30,21 @@ pub(crate) fn mac(of: u8) -> [u8; 6] {
 
 /// A stack whose every random number is known.
 pub(crate) fn stack(of: u8, now: Instant) -> Stack {
+    stack_with(of, now, TcpConfig::default())
+}
+
+/// The same with other limits and defaults of TCP.
+pub(crate) fn stack_with(of: u8, now: Instant, tcp: TcpConfig) -> Stack {
+    let mut stack = Stack::new(config(of, tcp), [of; 32], now);
+    stack.set_ingress(now, true);
+    if of == SERVER {
+        stack.listen(PORT, Scope::Service);
+    }
+    stack
+}
+
+/// What such a stack is built from.
+pub(crate) fn config(of: u8, tcp: TcpConfig) -> StackConfig {
     let own = |ipv6, prefix| Cidr {
         address: address(of + 10, ipv6),
         prefix,
@@ -38,7 +53,7 @@ pub(crate) fn stack(of: u8, now: Instant) -> Stack {
         SERVER => vec![address(of, false), address(of, true)],
         _ => Vec::new(),
     };
-    let config = StackConfig {
+    StackConfig {
         mac: mac(of),
         mtu: 1500,
         capabilities: DeviceCapabilities::default(),
@@ -47,14 +62,8 @@ pub(crate) fn stack(of: u8, now: Instant) -> Stack {
         dhcp: false,
         vips,
         secret: [of; 32],
-        tcp: TcpConfig::default(),
-    };
-    let mut stack = Stack::new(config, [of; 32], now);
-    stack.set_ingress(now, true);
-    if of == SERVER {
-        stack.listen(PORT, Scope::Service);
+        tcp,
     }
-    stack
 }
 
 /// Everything the stack has to send now.
@@ -82,11 +91,16 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new() -> Pair {
+        Pair::with(&TcpConfig::default())
+    }
+
+    /// Both ends with these limits and defaults.
+    pub(crate) fn with(tcp: &TcpConfig) -> Pair {
         let now = Instant::from_millis(1_000);
         Pair {
             now,
-            server: stack(SERVER, now),
-            client: stack(CLIENT, now),
+            server: stack_with(SERVER, now, tcp.clone()),
+            client: stack_with(CLIENT, now, tcp.clone()),
             log: Vec::new(),
             last: now,
         }

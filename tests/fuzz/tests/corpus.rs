@@ -51,7 +51,7 @@ fn every_seed_and_many_changes_of_it_are_survived() {
         assert!(!seeds.is_empty(), "target {} has seeds", target.name);
         for (index, seed) in seeds.iter().enumerate() {
             run(target, &format!("seed {index}"), seed);
-            let changes = 6_000 / seeds.len().min(20) as u64;
+            let changes = 3_000 / seeds.len().min(20) as u64;
             for number in 1..=changes {
                 let input = changed(seed, number);
                 run(target, &format!("seed {index}, change {number}"), &input);

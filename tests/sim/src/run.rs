@@ -11,6 +11,7 @@ use crate::node::Habits;
 use crate::rng::Rng;
 use crate::scenario::{Cluster, Setup};
 use crate::script::{Closing, Mode};
+use crate::swarm;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -95,6 +96,15 @@ pub fn rough_rules(rng: &mut Rng) -> Rules {
         }),
         corrupt_ppm: rng.below(5_000) as u32,
         black_hole: false,
+        mark_ppm: match rng.chance(500_000) {
+            true => rng.below(20_000) as u32,
+            false => 0,
+        },
+        narrow: None,
+        forge_ppm: match rng.chance(300_000) {
+            true => rng.below(20_000) as u32,
+            false => 0,
+        },
     }
 }
 
@@ -176,6 +186,10 @@ pub fn run(options: &Options) -> Report {
             ..rough_rules(&mut rng)
         };
     }
+    swarm::choose(&mut setup, options.rough, &mut root.split(0x6f70, 0));
+    if std::env::var_os("GODWIT_SIM_TRACE").is_some() {
+        eprintln!("{setup:#?}");
+    }
     let mut cluster = Cluster::new(setup);
     let begun = cluster.now();
     let mut weather = match options.rough {
@@ -197,7 +211,7 @@ pub fn run(options: &Options) -> Report {
         let plan = Plan::script(mode, closing, options.octets, rng.draw());
         let conversation = cluster.converse(plan);
         let mut due = cluster.now() + options.move_every;
-        cluster.finish_with(conversation, Duration::from_secs(600), |cluster| {
+        cluster.finish_with(conversation, Duration::from_secs(1_800), |cluster| {
             if let Some(weather) = &mut weather {
                 weather.look(cluster);
             }

@@ -15,11 +15,11 @@ use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instant};
 
 use crate::check::{self, FlowId, Retransmission, Violation};
-use crate::host::{Conversation, Host, HostConfig, Outcome, Plan, SocketConfig};
-use crate::net::{Port, Rules};
+use crate::host::{Conversation, Host, HostConfig, Native, Outcome, Plan, SocketConfig};
+use crate::net::{Narrow, Port, Rules};
 use crate::node::{Habits, Machine, Node, SCRIPT_PORT, Scripts, port_of};
 use crate::rng::Rng;
-use crate::world::World;
+use crate::world::{Party, World};
 
 /// What the instances serve.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -60,8 +60,15 @@ pub struct Setup {
     pub habits: Habits,
     /// How the client's sockets are set up.
     pub sockets: SocketConfig,
-    /// Largest IP packet.
+    /// The client is on our own TCP, with these limits and defaults, rather than on smoltcp.
+    pub native: Option<TcpConfig>,
+    /// Largest IP packet of the instances.
     pub mtu: u16,
+    /// Largest IP packet of the client; as the instances' if `None`.
+    pub client_mtu: Option<u16>,
+    /// A bottleneck of packet size before the client: of what comes to it, and if it is native of what
+    /// it sends too (smoltcp does not listen to ICMP).
+    pub narrow: Option<Narrow>,
     /// How long a move may wait for queues to run empty (not with the SDK, which has its own).
     pub patience: Duration,
 }
@@ -80,7 +87,10 @@ impl Default for Setup {
             tcp: TcpConfig::default(),
             habits: Habits::default(),
             sockets: SocketConfig::default(),
+            native: None,
             mtu: 1500,
+            client_mtu: None,
+            narrow: None,
             // At once, so that tests say what is queued at a freeze.
             patience: Duration::ZERO,
         }
@@ -90,14 +100,15 @@ impl Default for Setup {
 impl Setup {
     /// Whether no link can lose, delay or repeat anything by chance.
     pub fn is_clean(&self) -> bool {
-        [self.node_link, self.client_link].iter().all(|rules| {
-            *rules
-                == Rules {
-                    rate: rules.rate,
-                    ..Rules::delayed(rules.delay)
-                }
-                && rules.rate.is_none()
-        })
+        self.narrow.is_none()
+            && [self.node_link, self.client_link].iter().all(|rules| {
+                *rules
+                    == Rules {
+                        rate: rules.rate,
+                        ..Rules::delayed(rules.delay)
+                    }
+                    && rules.rate.is_none()
+            })
     }
 
     /// Own address of a member, or of the client (250 and up), or the virtual address (10).
@@ -248,17 +259,23 @@ impl Cluster {
             let port = world.attach_with_clock(Box::new(node), setup.node_link, ahead);
             debug_assert_eq!(port, port_of(id));
         }
-        let client = Host::new(
-            HostConfig {
-                mac: [2, 0, 0, 0, 2, 1],
-                addresses: vec![(setup.client_address(), setup.prefix())],
-                mtu: setup.mtu.into(),
-                seed: Rng::new(setup.seed).split(0x636c, 0).draw(),
-                serves: false,
-            },
-            world.now(),
-        );
-        let client = world.attach(Box::new(client), setup.client_link);
+        let config = HostConfig {
+            mac: [2, 0, 0, 0, 2, 1],
+            addresses: vec![(setup.client_address(), setup.prefix())],
+            mtu: setup.client_mtu.unwrap_or(setup.mtu).into(),
+            seed: Rng::new(setup.seed).split(0x636c, 0).draw(),
+            serves: false,
+        };
+        let client: Box<dyn Party> = match &setup.native {
+            Some(tcp) => Box::new(Native::new(config, tcp.clone(), world.now())),
+            None => Box::new(Host::new(config, world.now())),
+        };
+        let client = world.attach(client, setup.client_link);
+        if setup.narrow.is_some() {
+            let link = world.link(client);
+            link.down.rules.narrow = setup.narrow;
+            link.up.rules.narrow = setup.narrow.filter(|_| setup.native.is_some());
+        }
         let clean = setup.is_clean();
         world.check::<Retransmission>().forbidden = clean;
         Cluster {
@@ -301,6 +318,11 @@ impl Cluster {
     /// Let the client open a connection and follow `plan` on it. Returns its number at the host.
     pub fn converse(&mut self, plan: Plan) -> usize {
         let service = self.setup.service();
+        if self.setup.native.is_some() {
+            return self.world.with(self.client, |host: &mut Native, now| {
+                host.converse(now, service, plan)
+            });
+        }
         let sockets = self.setup.sockets;
         let port = self.next_local_port;
         self.next_local_port += 1;
@@ -312,6 +334,11 @@ impl Cluster {
 
     /// Change what a client's conversation does.
     pub fn change_plan(&mut self, conversation: usize, change: impl FnOnce(&mut Plan)) {
+        if self.setup.native.is_some() {
+            return self.world.with(self.client, |host: &mut Native, _| {
+                change(&mut host.conversation(conversation).plan);
+            });
+        }
         self.world.with(self.client, |host: &mut Host, _| {
             let (_, app) = host.task_mut(conversation);
             let app = app as &mut dyn Any;
@@ -323,7 +350,13 @@ impl Cluster {
 
     /// How a conversation fares.
     pub fn outcome(&self, conversation: usize) -> Outcome {
-        self.world.party::<Host>(self.client).outcome(conversation)
+        match &self.setup.native {
+            Some(_) => self
+                .world
+                .party::<Native>(self.client)
+                .outcome(conversation),
+            None => self.world.party::<Host>(self.client).outcome(conversation),
+        }
     }
 
     /// The client's latest flow.

@@ -384,8 +384,10 @@ impl World {
                     if self.severed.contains(&(port, to)) {
                         continue;
                     }
-                    let arrivals = self.slots[to].link.down.send(self.now, frame.clone());
-                    self.enqueue(to, Place::Party, arrivals);
+                    let link = &mut self.slots[to].link;
+                    let (there, back) = link.send_down(self.now, frame.clone());
+                    self.enqueue(to, Place::Party, there);
+                    self.enqueue(to, Place::Switch, back);
                 }
             }
             Place::Party => {
@@ -451,8 +453,9 @@ impl World {
         self.frames += 1;
         self.digest(port, &frame);
         self.observe(port, true, &frame);
-        let arrivals = self.slots[port].link.up.send(self.now, frame);
-        self.enqueue(port, Place::Switch, arrivals);
+        let (there, back) = self.slots[port].link.send_up(self.now, frame);
+        self.enqueue(port, Place::Switch, there);
+        self.enqueue(port, Place::Party, back);
     }
 
     fn enqueue(&mut self, port: Port, place: Place, arrivals: Vec<(Instant, Bytes)>) {

@@ -4,10 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use godwit_netstack::Duration;
+use godwit_netstack::tcp::{EcnMode, TcpConfig};
 use godwit_sim::World;
 use godwit_sim::check::{self, Retransmission};
-use godwit_sim::host::{Conversation, Host, HostConfig, Outcome, Plan, Server, SocketConfig};
-use godwit_sim::net::{Burst, Port, Rate, Rules};
+use godwit_sim::host::{
+    Conversation, Host, HostConfig, Native, Outcome, Plan, Server, SocketConfig,
+};
+use godwit_sim::net::{Burst, Narrow, Port, Rate, Rules};
+use godwit_sim::scenario::{Cluster, Setup};
 use godwit_sim::script::{Closing, Mode};
 
 fn address(v6: bool, last: u8) -> IpAddr {
@@ -141,4 +145,128 @@ fn an_unplugged_party_says_nothing_more() {
     let before = received(&world);
     world.run_for(Duration::from_secs(5));
     assert_eq!(received(&world), before);
+}
+
+/// A conversation with a cluster that is moved now and then; how many packets were too big for the
+/// bottleneck before the client, and how many complaints there were.
+fn converse(setup: Setup, octets: u64) -> (Cluster, u64, u64) {
+    let mut cluster = Cluster::new(setup);
+    let plan = Plan::script(Mode::Echo, Closing::Client, octets, 7);
+    let conversation = cluster.converse(plan);
+    let mut due = cluster.now() + Duration::from_millis(100);
+    cluster.finish_with(conversation, Duration::from_secs(60), |cluster| {
+        if cluster.now() >= due && cluster.move_on() {
+            due = cluster.now() + Duration::from_millis(100);
+        }
+    });
+    cluster.assert_clean("conversation");
+    assert_eq!(cluster.outcome(conversation), Outcome::Done);
+    let client = cluster.client;
+    let link = cluster.world.link(client);
+    let too_big = link.up.too_big + link.down.too_big;
+    let complaints = link.up.complaints + link.down.complaints;
+    (cluster, too_big, complaints)
+}
+
+/// Clients on smoltcp, which sends what fits its own link, and on our own TCP, which must find out too.
+fn clients() -> [Option<TcpConfig>; 2] {
+    [None, Some(TcpConfig::default())]
+}
+
+#[test]
+fn a_bottleneck_of_packet_size_is_heard_of_and_kept_to() {
+    for ipv6 in [false, true] {
+        for native in clients() {
+            let setup = Setup {
+                ipv6,
+                native,
+                narrow: Some(Narrow {
+                    mtu: 1_320,
+                    tells_every: Some(Duration::ZERO),
+                }),
+                ..Setup::default()
+            };
+            let (_, too_big, complaints) = converse(setup, 400_000);
+            // What was in flight when the first word came, and later looks for more.
+            assert!((1..60).contains(&too_big), "{too_big} packets too big");
+            assert_eq!(too_big, complaints);
+        }
+    }
+}
+
+#[test]
+fn a_bottleneck_that_says_little_or_nothing_is_found_all_the_same() {
+    for (tells_every, most) in [(Some(Duration::from_secs(1)), 20), (None, 0)] {
+        for native in clients() {
+            let setup = Setup {
+                native,
+                narrow: Some(Narrow {
+                    mtu: 1_000,
+                    tells_every,
+                }),
+                ..Setup::default()
+            };
+            let (_, too_big, complaints) = converse(setup, 200_000);
+            assert!(too_big > 0);
+            assert!(complaints <= most, "{complaints} complaints");
+        }
+    }
+}
+
+#[test]
+fn connections_survive_forged_errors_and_count_them() {
+    for ipv6 in [false, true] {
+        for native in clients() {
+            let forging = Rules {
+                forge_ppm: 200_000,
+                ..Rules::delayed(Duration::from_micros(100))
+            };
+            let setup = Setup {
+                ipv6,
+                native: native.clone(),
+                node_link: forging,
+                client_link: forging,
+                ..Setup::default()
+            };
+            let (cluster, _, complaints) = converse(setup, 200_000);
+            assert!(complaints > 100, "{complaints}");
+            let counter = |name| {
+                let nodes = cluster.nodes().map(|port| cluster.node(port).counter(name));
+                nodes.sum::<u64>()
+            };
+            for name in [
+                "icmp_error_accepted",
+                "icmp_error_stray",
+                "icmp_ignored",
+                "rx_bad_checksum",
+            ] {
+                assert!(counter(name) > 0, "{name}");
+            }
+            if native.is_some() {
+                let client = cluster.world.party::<Native>(cluster.client);
+                assert!(client.counter("icmp_error_accepted") > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn marks_slow_senders_down_without_a_loss() {
+    let mut native = TcpConfig::default();
+    native.socket.ecn = EcnMode::Request;
+    let setup = Setup {
+        native: Some(native),
+        client_link: Rules {
+            mark_ppm: 20_000,
+            ..Rules::delayed(Duration::from_millis(1))
+        },
+        ..Setup::default()
+    };
+    let (cluster, ..) = converse(setup, 1_000_000);
+    let client = cluster.world.party::<Native>(cluster.client);
+    let info = client.connection(0).expect("in TIME-WAIT").info();
+    assert!(info.ecn);
+    assert!(info.counters.ecn_reductions > 0, "the instances echoed");
+    assert!(info.counters.congestion_marks > 0, "theirs were marked too");
+    assert_eq!(info.counters.retransmits, 0);
 }

@@ -168,6 +168,11 @@ fn smoltcp_as_client_over_loss_gets_its_octets_back() {
 
 /// The answer of a DHCP server at 10.77.0.1 that leases 10.77.0.50/24 for a minute.
 fn dhcp_reply(request: &[u8], kind: u8) -> Vec<u8> {
+    dhcp_reply_with(request, kind, [10, 77, 0, 1])
+}
+
+/// The same, with another router.
+fn dhcp_reply_with(request: &[u8], kind: u8, router: [u8; 4]) -> Vec<u8> {
     let ip_header = parse(request);
     let message = &request[ip_header.payload.start + 8..ip_header.payload.end];
     let mut reply = vec![2, 1, 6, 0];
@@ -183,7 +188,9 @@ fn dhcp_reply(request: &[u8], kind: u8) -> Vec<u8> {
     reply.extend_from_slice(&[54, 4, 10, 77, 0, 1]);
     reply.extend_from_slice(&[51, 4, 0, 0, 0, 60]);
     reply.extend_from_slice(&[1, 4, 255, 255, 255, 0]);
-    reply.extend_from_slice(&[3, 4, 10, 77, 0, 1, 255]);
+    reply.extend_from_slice(&[3, 4]);
+    reply.extend_from_slice(&router);
+    reply.push(255);
     let (server, client) = (ip("10.77.0.1"), ip("10.77.0.50"));
     let mut datagram = vec![0, 67, 0, 68];
     datagram.extend_from_slice(&((reply.len() + 8) as u16).to_be_bytes());
@@ -286,6 +293,49 @@ fn an_address_is_leased_renewed_and_given_up_when_the_server_is_gone() {
     assert!(list.is_empty(), "the lease ran out");
     assert!(*lost_at > server_until);
     assert!(counter(&stack, "dhcp_lost") > 0);
+}
+
+/// Some servers tell of a router 0.0.0.0 where there is none; smoltcp took it for a neighbour to ask
+/// for, and panicked when the lease was to be renewed.
+#[test]
+fn a_lease_with_a_router_that_is_no_host_is_a_lease_without_router() {
+    for router in [[0, 0, 0, 0], [255, 255, 255, 255], [224, 0, 0, 1]] {
+        let mut config = config(11);
+        config.addresses.clear();
+        config.gateways.clear();
+        config.dhcp = true;
+        let mut stack = Stack::new(config, [5; 32], Instant::ZERO);
+        let mut now = Instant::ZERO;
+        let mut leased = 0;
+        while let Some(due) = stack
+            .poll_timeout()
+            .filter(|due| *due < Instant::from_millis(300_000))
+        {
+            now = now.max(due);
+            stack.handle_timeout(now);
+            for frame in drain(&mut stack, now) {
+                match dhcp_kind(&frame) {
+                    Some(1) => {
+                        let offer = dhcp_reply_with(&frame, 2, router);
+                        stack.handle_frame(now, RxFrame::new(offer));
+                    }
+                    Some(3) => {
+                        leased += 1;
+                        let reply = dhcp_reply_with(&frame, 5, router);
+                        stack.handle_frame(now, RxFrame::new(reply));
+                        assert_eq!(stack.addresses(), [ip("10.77.0.50")]);
+                    }
+                    _ => {}
+                }
+            }
+            events(&mut stack);
+        }
+        assert!(leased >= 2, "{leased} leases by router {router:?}");
+        let remote = at("192.0.2.9:80");
+        let _ = stack.connect(now, None, remote);
+        let out = drain(&mut stack, now);
+        assert!(out.is_empty(), "nobody is asked for the way by {router:?}");
+    }
 }
 
 #[test]

@@ -164,3 +164,37 @@ impl Rack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 8985 section 6.2, step 4.
+    #[test]
+    fn duplicates_widen_the_reordering_window_once_a_round_until_recoveries_pass_without_any() {
+        let iss = SeqNumber::new(0);
+        let mut rack = Rack::new(iss);
+        rack.reordering_seen = true;
+        let mut snd = Snd::new(iss, 1000);
+        let window = |rack: &Rack| {
+            let (srtt, least) = (Duration::from_millis(80), Duration::from_millis(40));
+            rack.reorder_window(Some(srtt), Some(least), false)
+                .as_millis()
+        };
+        assert_eq!(window(&rack), 10, "a quarter of the least round trip");
+        rack.on_duplicate(&snd);
+        rack.on_duplicate(&snd);
+        assert_eq!(window(&rack), 20, "once a round");
+        for round in 1..30 {
+            snd.nxt = iss.add(round * 1000);
+            rack.on_progress(snd.nxt);
+            rack.on_duplicate(&snd);
+        }
+        assert_eq!(window(&rack), 80, "no more than a round trip");
+        for _ in 0..PERSIST {
+            assert_eq!(window(&rack), 80);
+            rack.on_recovered();
+        }
+        assert_eq!(window(&rack), 10);
+    }
+}

@@ -98,3 +98,51 @@ impl Undo {
         (early || episode.unreported == 0).then_some((episode.cwnd, episode.ssthresh))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An episode in which the octets from 1000 to 3000 were retransmitted at TSval 50.
+    fn episode() -> Undo {
+        let mut undo = Undo::default();
+        undo.begin(SeqNumber::new(1000), 20_000, 40_000);
+        undo.on_retransmit(1000, Some(50));
+        undo.on_retransmit(1000, Some(51));
+        undo
+    }
+
+    fn duplicate(start: u32) -> SackRange {
+        SackRange {
+            start: SeqNumber::new(start),
+            end: SeqNumber::new(start + 1000),
+        }
+    }
+
+    #[test]
+    fn an_episode_is_needless_once_every_retransmission_is_reported_as_a_duplicate() {
+        let mut undo = episode();
+        undo.on_duplicate(duplicate(0));
+        undo.on_duplicate(duplicate(1000));
+        assert_eq!(undo.needless(None), None, "one is still out");
+        undo.on_duplicate(duplicate(2000));
+        assert_eq!(undo.needless(None), Some((20_000, 40_000)));
+    }
+
+    #[test]
+    fn an_episode_is_needless_if_what_was_sent_before_it_is_echoed() {
+        let undo = episode();
+        assert_eq!(undo.needless(Some(50)), None, "the retransmission arrived");
+        assert_eq!(undo.needless(Some(49)), Some((20_000, 40_000)));
+    }
+
+    #[test]
+    fn a_round_trip_after_its_end_an_episode_stands() {
+        let mut undo = episode();
+        undo.end(SeqNumber::new(5000));
+        undo.on_progress(SeqNumber::new(5000));
+        assert!(undo.needless(Some(49)).is_some());
+        undo.on_progress(SeqNumber::new(5001));
+        assert_eq!(undo.needless(Some(49)), None);
+    }
+}

@@ -44,6 +44,28 @@ fn on_a_fresh_path_a_router_is_believed_at_once_and_it_is_no_congestion() {
     assert_eq!(pair.end(CLIENT).info().counters.timeouts, 0);
 }
 
+/// RFC 5927 section 4.1: who does not see the connection has to guess what is in flight.
+#[test]
+fn an_error_about_what_is_not_in_flight_is_not_believed() {
+    let mut pair = Pair::open();
+    black_hole(&mut pair, 0);
+    pair.send(CLIENT, 0, 14_000);
+    pair.flush();
+    let now = pair.now;
+    let client = pair.end(CLIENT);
+    let error = IcmpError::PacketTooBig { mtu: 1400 };
+    for quoted in [
+        client.snd.una.sub(1),
+        client.snd.nxt,
+        client.snd.nxt.add(1 << 30),
+    ] {
+        client.handle_icmp_error(now, error, quoted);
+        assert_eq!(client.info().pmtu, 1500);
+    }
+    client.handle_icmp_error(now, error, client.snd.nxt.sub(1));
+    assert_eq!(client.info().pmtu, 1400);
+}
+
 #[test]
 fn a_claim_that_larger_packets_refute_waits_for_a_time_out() {
     let mut pair = warm(100_000);

@@ -338,6 +338,27 @@ fn time_wait_gives_way_to_a_newer_syn_only() {
         timestamps.value = client.timestamps.unwrap().recent.wrapping_sub(1);
     }
     assert!(!client.may_be_reused_by(&older));
+    // Without timestamps numbers alone tell.
+    for (syn, may) in [(&mut newer, true), (&mut older, false)] {
+        syn.options.timestamps = None;
+        assert_eq!(client.may_be_reused_by(syn), may);
+    }
+}
+
+/// RFC 1337: an old RST must not let old segments into the next connection.
+#[test]
+fn a_reset_does_not_end_time_wait() {
+    let mut pair = Pair::open();
+    pair.close(CLIENT);
+    pair.run_for(Duration::from_millis(100));
+    pair.close(SERVER);
+    pair.run_for(Duration::from_millis(100));
+    assert_eq!(pair.state(CLIENT), State::TimeWait);
+    let mut reset = pair.forged(CLIENT);
+    reset.flags = Flags::RST;
+    reset.seq = pair.end(CLIENT).rcv.nxt;
+    pair.inject(CLIENT, reset);
+    assert_eq!(pair.state(CLIENT), State::TimeWait);
 }
 
 #[test]

@@ -22,11 +22,11 @@ fn run(input: &[u8]) {
 
 fn seeds() -> Vec<Vec<u8>> {
     let texts = [
-        "id=1 ip=10.77.0.11/24,fd77::11/64 gw=10.77.0.1 vip=10.77.0.10,fd77::10",
+        "id=1 ip=10.77.0.11/24 ip=fd77::11/64 gw=10.77.0.1 vip=10.77.0.10 vip=fd77::10",
         "id=2\nip=dhcp\nport=8080\nlog=debug\nadmin_port=9100\nadmin_token=0123456789abcdef",
         "id=1 ip=10.77.0.11/24 vip=10.77.0.10 peer=2@10.77.0.12 peer=3@10.77.0.13 ingress=2\n--\n\
          cluster_key=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
-        "# comment\nid=\"1\"  ip = 10.0.0.1/24",
+        "# comment\nid=\"1\"  ip = 10.0.0.1/24 vip=fd77::10, peer=2@",
     ];
     texts.map(|text| text.as_bytes().to_vec()).into()
 }

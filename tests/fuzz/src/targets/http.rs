@@ -13,20 +13,24 @@ pub(crate) const TARGET: Target = Target {
     seeds,
 };
 
-/// A generated file may be of any size; nobody waits for all of it here.
+/// A generated file may be of any size; nobody waits for all of it here. A commit waits for its
+/// turn, or one turn would send it all into memory (which a fuzzer found).
 const TURNS: usize = 50;
 
 fn run(input: &[u8]) {
     let (slice, request) = input.split_first().unwrap_or((&0, &[]));
     let mut harness = Harness::new(Files::default());
     harness.slice_input(usize::from(*slice) + 1);
+    harness.hold_commits();
     harness.client_sends(request);
     harness.client_closes();
     for _ in 0..TURNS {
+        harness.send_window();
         harness.turn();
     }
     for _ in 0..3 {
         harness.advance(Duration::from_secs(100));
+        harness.send_window();
         harness.turn();
     }
 }

@@ -1,8 +1,11 @@
 //! The targets, one file each.
 
+pub(crate) mod admin;
 pub(crate) mod config;
+pub(crate) mod datagrams;
 pub(crate) mod frames;
 pub(crate) mod http;
+pub(crate) mod members;
 pub(crate) mod messages;
 pub(crate) mod options;
 pub(crate) mod segments;

@@ -91,6 +91,11 @@ fn capsule(next_hop: Option<[u8; 6]>, tcp: Connection, now: Instant) -> Capsule 
 }
 
 fn seeds() -> Vec<Vec<u8>> {
+    capsules()
+}
+
+/// Capsules of connections in several states, without version and check sum.
+pub(crate) fn capsules() -> Vec<Vec<u8>> {
     type Act = fn(&mut Pair, godwit_netstack::stack::ConnId, godwit_netstack::stack::ConnId);
     let acts: [Act; 5] = [
         |_, _, _| {},

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use godwit_netstack::Instant;
 use smoltcp::socket::tcp::{Socket, State};
 
+use super::stream::Stream;
 use crate::content::{self, Digest};
 use crate::script::{Closing, HEADER, Header, Mode, Script, receipt};
 
@@ -174,34 +175,32 @@ impl Conversation {
         }
     }
 
-    fn send(&mut self, socket: &mut Socket<'static>) -> bool {
+    fn send(&mut self, socket: &mut dyn Stream) -> bool {
         let mut active = false;
-        if socket.can_send() && self.opened < self.plan.opening.len() {
+        if socket.room() > 0 && self.opened < self.plan.opening.len() {
             let rest = self.plan.opening.slice(self.opened..);
-            self.opened += socket.send_slice(&rest).unwrap_or(0);
+            self.opened += socket.send(&rest);
             active = true;
         }
-        if socket.can_send() && self.opened == self.plan.opening.len() && self.sent < self.plan.send
-        {
-            let room = socket.send_capacity() - socket.send_queue();
+        let room = socket.room();
+        if room > 0 && self.opened == self.plan.opening.len() && self.sent < self.plan.send {
             let bound = match self.plan.chunk {
                 0 => room,
                 chunk => room.min(chunk),
             };
             let octets = (self.plan.send - self.sent).min(bound as u64) as usize;
             let data = content::slice(self.plan.send_stream, self.sent, octets);
-            let sent = socket.send_slice(&data).unwrap_or(0);
+            let sent = socket.send(&data);
             self.sent += sent as u64;
             active |= sent > 0;
         }
         active
     }
 
-    fn receive(&mut self, now: Instant, socket: &mut Socket<'static>) -> bool {
+    fn receive(&mut self, now: Instant, socket: &mut dyn Stream) -> bool {
         let mut active = false;
-        while self.plan.reads && socket.can_recv() {
-            let taken = socket.recv(|data| (data.len(), Bytes::copy_from_slice(data)));
-            let Ok(data) = taken else { break };
+        while self.plan.reads && socket.has_input() {
+            let data = socket.receive();
             if data.is_empty() {
                 break;
             }
@@ -266,7 +265,7 @@ impl Conversation {
         self.digest.update(body);
     }
 
-    fn close(&mut self, socket: &mut Socket<'static>) -> bool {
+    fn close(&mut self, socket: &mut dyn Stream) -> bool {
         if self.closed || !self.plan.may_close || !socket.may_send() {
             return false;
         }
@@ -284,8 +283,9 @@ impl Conversation {
     }
 }
 
-impl App for Conversation {
-    fn poll(&mut self, now: Instant, socket: &mut Socket<'static>) -> bool {
+impl Conversation {
+    /// Look at the connection and use it; says whether it did anything.
+    pub(super) fn follow(&mut self, now: Instant, socket: &mut dyn Stream) -> bool {
         self.begun |= socket.may_send();
         let mut active = self.receive(now, socket) | self.send(socket);
         let state = socket.state();
@@ -293,7 +293,7 @@ impl App for Conversation {
             state,
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait | State::Closed
         );
-        if ended && !socket.can_recv() && self.begun && !self.end_seen && self.plan.reads {
+        if ended && !socket.has_input() && self.begun && !self.end_seen && self.plan.reads {
             self.end_seen = true;
             active = true;
             if !self.complete() {
@@ -311,6 +311,12 @@ impl App for Conversation {
             ));
         }
         active
+    }
+}
+
+impl App for Conversation {
+    fn poll(&mut self, now: Instant, socket: &mut Socket<'static>) -> bool {
+        self.follow(now, socket)
     }
 
     fn outcome(&self) -> Outcome {

@@ -1,10 +1,13 @@
 //! Clients (and, for testing the simulator itself, servers) on smoltcp: an implementation of TCP,
-//! ARP and NDP that is not ours.
+//! ARP and NDP that is not ours. And clients on our own ([`Native`]), which has all that today's
+//! hosts have: SACK, ECN, path MTU discovery, autotuned windows.
 
 mod app;
 mod device;
 mod member;
+mod native;
 mod neighbour;
+mod stream;
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +22,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 pub use app::{App, Conversation, Expect, Outcome, Plan, Server};
 use device::Queues;
 pub use member::{Heard, StrangeMember};
+pub use native::Native;
 
 use crate::world::Party;
 

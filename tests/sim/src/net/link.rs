@@ -1,8 +1,14 @@
-//! What a link does to frames: loses, delays, repeats, reorders and corrupts them, by rule.
+//! What a link does to frames: loses, delays, repeats, reorders, marks and corrupts them, by rule;
+//! and what is said about them by ICMP, truly or not.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use bytes::Bytes;
+use godwit_netstack::stack::MacAddr;
 use godwit_netstack::{Duration, Instant};
 
+use super::icmp::{self, Complaint};
 use crate::rng::Rng;
 use crate::wire::Segment;
 
@@ -22,6 +28,16 @@ pub struct Rate {
     pub octets_per_second: u64,
     /// Octets the queue holds.
     pub queue: u64,
+}
+
+/// A router that takes smaller packets than the link before it. It cuts none: every stack here sets
+/// DF.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Narrow {
+    /// Octets of an IP packet it passes on at most.
+    pub mtu: u16,
+    /// It says so by ICMP, at most once in this time; never if `None`.
+    pub tells_every: Option<Duration>,
 }
 
 /// What happens to frames in one direction of a link. The default is a perfect, instant wire.
@@ -47,6 +63,12 @@ pub struct Rules {
     pub corrupt_ppm: u32,
     /// Nothing passes.
     pub black_hole: bool,
+    /// Chance in a million that an ECN-capable packet is marked (RFC 3168).
+    pub mark_ppm: u32,
+    /// A bottleneck of packet size.
+    pub narrow: Option<Narrow>,
+    /// Chance in a million that a TCP segment draws ICMP errors nobody should heed, to its sender.
+    pub forge_ppm: u32,
 }
 
 impl Rules {
@@ -63,6 +85,9 @@ impl Rules {
             rate: None,
             corrupt_ppm: 0,
             black_hole: false,
+            mark_ppm: 0,
+            narrow: None,
+            forge_ppm: 0,
         }
     }
 }
@@ -82,6 +107,14 @@ pub struct Wire {
     pub frames: u64,
     /// Frames lost by rule.
     pub lost: u64,
+    /// Errors on their way back to the senders of frames.
+    errors: Vec<Bytes>,
+    /// When the router may tell again that a packet was too big.
+    tells_at: Instant,
+    /// Packets that were too big.
+    pub too_big: u64,
+    /// Errors said, true or forged.
+    pub complaints: u64,
 }
 
 /// Both directions between a party and the switch.
@@ -91,6 +124,8 @@ pub struct Link {
     pub up: Wire,
     /// From the switch to the party.
     pub down: Wire,
+    /// Where what is sent to an address goes, as the party believes.
+    neighbours: BTreeMap<IpAddr, MacAddr>,
 }
 
 impl Link {
@@ -98,6 +133,48 @@ impl Link {
         Link {
             up: Wire::new(rules, rng.split(1, port as u64)),
             down: Wire::new(rules, rng.split(2, port as u64)),
+            neighbours: BTreeMap::new(),
+        }
+    }
+
+    /// What becomes of a frame the party sends: its arrivals at the switch, and at the party itself of
+    /// errors about it.
+    pub(crate) fn send_up(&mut self, now: Instant, frame: Bytes) -> (Arrivals, Arrivals) {
+        if self.up.speaks() || self.down.speaks() {
+            self.learn(&frame);
+        }
+        let to = mac_at(&frame, 6);
+        let there = self.up.send(now, frame, to);
+        let errors = std::mem::take(&mut self.up.errors);
+        let back = errors
+            .into_iter()
+            .flat_map(|error| self.down.send(now, error, None))
+            .collect();
+        (there, back)
+    }
+
+    /// What becomes of a frame for the party: its arrivals there, and at the switch of errors about
+    /// it. These go where the party would send: to whoever answers for the sender's address, which
+    /// need not be who sent the frame.
+    pub(crate) fn send_down(&mut self, now: Instant, frame: Bytes) -> (Arrivals, Arrivals) {
+        let to = match self.down.speaks() {
+            true => icmp::source(&frame)
+                .and_then(|source| self.neighbours.get(&source).copied())
+                .or(mac_at(&frame, 6)),
+            false => None,
+        };
+        let there = self.down.send(now, frame, to);
+        let errors = std::mem::take(&mut self.down.errors);
+        let back = errors
+            .into_iter()
+            .flat_map(|error| self.up.send(now, error, None))
+            .collect();
+        (there, back)
+    }
+
+    fn learn(&mut self, frame: &[u8]) {
+        if let (Some(address), Some(mac)) = (icmp::destination(frame), mac_at(frame, 0)) {
+            self.neighbours.insert(address, mac);
         }
     }
 
@@ -114,6 +191,13 @@ impl Link {
     }
 }
 
+/// Frames and when they arrive.
+pub(crate) type Arrivals = Vec<(Instant, Bytes)>;
+
+fn mac_at(frame: &[u8], at: usize) -> Option<MacAddr> {
+    frame.get(at..at + 6)?.try_into().ok()
+}
+
 /// Octets on the wire that are not in the frame: preamble, FCS and gap.
 const WIRE_OVERHEAD: u64 = 24;
 const ETHERNET_HEADER: usize = 14;
@@ -128,12 +212,28 @@ impl Wire {
             last_arrival: Instant::ZERO,
             frames: 0,
             lost: 0,
+            errors: Vec::new(),
+            tells_at: Instant::ZERO,
+            too_big: 0,
+            complaints: 0,
         }
     }
 
-    /// What becomes of a frame put in at `now`: its arrivals (none: lost; two: duplicated).
-    pub(crate) fn send(&mut self, now: Instant, frame: Bytes) -> Vec<(Instant, Bytes)> {
+    /// Whether anyone on it may speak of frames.
+    fn speaks(&self) -> bool {
+        self.rules.narrow.is_some() || self.rules.forge_ppm > 0
+    }
+
+    /// What becomes of a frame put in at `now`: its arrivals (none: lost; two: duplicated). Errors
+    /// about it are for the station `to`.
+    pub(crate) fn send(&mut self, now: Instant, frame: Bytes, to: Option<MacAddr>) -> Arrivals {
         self.frames += 1;
+        if let Some(to) = to {
+            self.forge(&frame, to);
+        }
+        if !self.fits(now, &frame, to) {
+            return Vec::new();
+        }
         if self.loses() {
             self.lost += 1;
             return Vec::new();
@@ -146,9 +246,57 @@ impl Wire {
         if self.rng.chance(self.rules.duplicate_ppm) {
             arrivals.push((self.arrival(sent), frame.clone()));
         }
+        let frame = self.marked(frame);
         let frame = self.corrupted(frame);
         arrivals.push((self.arrival(sent), frame));
         arrivals
+    }
+
+    /// Whether the router on the way passes a frame on; if not it may say why.
+    fn fits(&mut self, now: Instant, frame: &Bytes, to: Option<MacAddr>) -> bool {
+        let Some(narrow) = self.rules.narrow else {
+            return true;
+        };
+        let mtu = usize::from(narrow.mtu);
+        if icmp::packet_size(frame).is_none_or(|size| size <= mtu) {
+            return true;
+        }
+        self.too_big += 1;
+        if let (Some(to), Some(every)) = (to, narrow.tells_every)
+            && self.tells_at <= now
+            && !self.rules.black_hole
+        {
+            self.tells_at = now + every;
+            self.complaints += 1;
+            self.errors
+                .extend(icmp::error(frame, Complaint::TooBig(narrow.mtu), to));
+        }
+        false
+    }
+
+    /// Someone complains about a frame without reason; now and then a lot.
+    fn forge(&mut self, frame: &Bytes, to: MacAddr) {
+        const STORM: u64 = 50;
+        if !self.rng.chance(self.rules.forge_ppm) {
+            return;
+        }
+        let count = match self.rng.below(10) {
+            0 => STORM,
+            n => n % 3 + 1,
+        };
+        for _ in 0..count {
+            if let Some(error) = icmp::forged(frame, to, &mut self.rng) {
+                self.complaints += 1;
+                self.errors.push(error);
+            }
+        }
+    }
+
+    fn marked(&mut self, frame: Bytes) -> Bytes {
+        match self.rng.chance(self.rules.mark_ppm) {
+            true => icmp::marked(&frame).unwrap_or(frame),
+            false => frame,
+        }
     }
 
     fn loses(&mut self) -> bool {
@@ -251,7 +399,7 @@ mod tests {
         });
         let arrivals = |wire: &mut Wire| {
             (0..200)
-                .flat_map(|n| wire.send(Instant::from_nanos(n * 1000), ip_frame(0)))
+                .flat_map(|n| wire.send(Instant::from_nanos(n * 1000), ip_frame(0), None))
                 .map(|(at, _)| at)
                 .collect::<Vec<_>>()
         };
@@ -269,7 +417,7 @@ mod tests {
             ..Rules::default()
         });
         let arrivals: Vec<_> = (0..100)
-            .flat_map(|_| wire.send(Instant::ZERO, vec![0; 476].into()))
+            .flat_map(|_| wire.send(Instant::ZERO, vec![0; 476].into(), None))
             .map(|(at, _)| at.as_micros())
             .collect();
         assert_eq!(
@@ -290,7 +438,7 @@ mod tests {
             ..Rules::default()
         });
         let lost: Vec<bool> = (0..10_000)
-            .map(|_| wire.send(Instant::ZERO, ip_frame(0)).is_empty())
+            .map(|_| wire.send(Instant::ZERO, ip_frame(0), None).is_empty())
             .collect();
         let losses = lost.iter().filter(|lost| **lost).count();
         let pairs = lost.windows(2).filter(|w| w[0] && w[1]).count();
@@ -299,6 +447,148 @@ mod tests {
             pairs * 10 > losses * 6,
             "{pairs} of {losses} have a lost neighbour"
         );
+    }
+
+    /// A segment of `payload` octets over IPv4 or IPv6, ECN-capable or not, from station 1 to station 2.
+    fn segment(ipv6: bool, ecn: u8, payload: usize) -> Bytes {
+        let length = 20 + payload;
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+        if ipv6 {
+            frame.extend([0x86, 0xdd, 0x60, ecn << 4, 0, 0]);
+            frame.extend((length as u16).to_be_bytes());
+            frame.extend([6, 64]);
+            frame.extend([0xfd; 32]);
+        } else {
+            frame.extend([8, 0, 0x45, ecn]);
+            frame.extend((20 + length as u16).to_be_bytes());
+            frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        }
+        let header = frame.len();
+        frame.extend([0; 20]);
+        frame[header + 12] = 0x50;
+        frame.extend(vec![7; payload]);
+        frame.into()
+    }
+
+    #[test]
+    fn losses_and_duplicates_come_at_their_rates_and_the_delay_is_the_delay() {
+        let delay = Duration::from_millis(3);
+        let mut lossy = wire(Rules {
+            loss_ppm: 100_000,
+            ..Rules::delayed(delay)
+        });
+        let mut twice = wire(Rules {
+            duplicate_ppm: 100_000,
+            ..Rules::delayed(delay)
+        });
+        let arrivals = |wire: &mut Wire| {
+            let frames = (0..10_000).map(|_| wire.send(Instant::ZERO, ip_frame(1), None));
+            frames.flatten().collect::<Vec<_>>()
+        };
+        let (less, more) = (arrivals(&mut lossy), arrivals(&mut twice));
+        assert!((8_700..9_300).contains(&less.len()), "{}", less.len());
+        assert_eq!(lossy.lost, 10_000 - less.len() as u64);
+        assert!((10_700..11_300).contains(&more.len()), "{}", more.len());
+        let late = Instant::ZERO + delay;
+        assert!(less.iter().chain(&more).all(|(at, _)| *at == late));
+    }
+
+    #[test]
+    fn nothing_comes_out_of_a_black_hole_and_everything_again_after_it() {
+        let mut wire = wire(Rules::default());
+        wire.rules.black_hole = true;
+        assert!(wire.send(Instant::ZERO, ip_frame(1), None).is_empty());
+        wire.rules.black_hole = false;
+        assert_eq!(wire.send(Instant::ZERO, ip_frame(1), None).len(), 1);
+    }
+
+    #[test]
+    fn a_mark_is_put_on_what_can_bear_it_and_keeps_the_header_right() {
+        let mut wire = wire(Rules {
+            mark_ppm: 1_000_000,
+            ..Rules::default()
+        });
+        for ipv6 in [false, true] {
+            let mut sent = |ecn| {
+                wire.send(Instant::ZERO, segment(ipv6, ecn, 10), None)
+                    .remove(0)
+                    .1
+            };
+            for capable in [1, 2] {
+                let codepoint = match ipv6 {
+                    false => sent(capable)[15] & 3,
+                    true => sent(capable)[15] >> 4 & 3,
+                };
+                assert_eq!(codepoint, 3);
+            }
+            assert_eq!(sent(0), segment(ipv6, 0, 10), "not capable");
+            if !ipv6 {
+                let header = &sent(2)[14..34];
+                let sum: u32 = header
+                    .chunks(2)
+                    .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+                    .sum();
+                assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
+            }
+        }
+    }
+
+    #[test]
+    fn a_narrow_link_drops_what_is_too_big_and_says_so_as_often_as_it_may() {
+        for ipv6 in [false, true] {
+            let mut wire = wire(Rules {
+                narrow: Some(Narrow {
+                    mtu: 1_300,
+                    tells_every: Some(Duration::from_secs(1)),
+                }),
+                ..Rules::default()
+            });
+            let headers = if ipv6 { 60 } else { 40 };
+            let mut send = |millis, size: usize| {
+                let frame = segment(ipv6, 0, size - headers);
+                let to = Some([2, 0, 0, 0, 0, 1]);
+                let passed = wire.send(Instant::from_millis(millis), frame, to).len();
+                (passed, wire.errors.drain(..).collect::<Vec<_>>())
+            };
+            assert_eq!(send(1, 1_300), (1, vec![]));
+            let (passed, errors) = send(2, 1_301);
+            assert_eq!((passed, errors.len()), (0, 1));
+            let error = &errors[0];
+            assert_eq!(error[..6], [2, 0, 0, 0, 0, 1], "to the sender");
+            let at = if ipv6 { 54 } else { 34 };
+            let kind = if ipv6 { [2, 0] } else { [3, 4] };
+            assert_eq!(error[at..at + 2], kind);
+            assert_eq!(error[at + 6..at + 8], 1_300u16.to_be_bytes());
+            assert_eq!(error[at + 8], segment(ipv6, 0, 0)[14], "quotes the packet");
+            assert_eq!(send(900, 1_400), (0, vec![]), "within its limit");
+            assert_eq!(send(1_002, 1_400).1.len(), 1);
+            assert_eq!((wire.too_big, wire.complaints), (3, 2));
+        }
+    }
+
+    #[test]
+    fn forged_errors_are_of_many_kinds_and_never_end_an_attempt_to_connect() {
+        let mut wire = wire(Rules {
+            forge_ppm: 1_000_000,
+            ..Rules::default()
+        });
+        let mut syn = segment(false, 0, 0).to_vec();
+        syn[34 + 13] = 2;
+        let syn = Bytes::from(syn);
+        let mut kinds = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let there = wire.send(Instant::ZERO, syn.clone(), Some([2, 0, 0, 0, 0, 1]));
+            assert_eq!(there.len(), 1, "the segment itself passes");
+            for error in wire.errors.drain(..) {
+                let kind = (error[34], error[35]);
+                assert!(!matches!(kind, (3, 2 | 3)), "a hard error about a SYN");
+                kinds.insert(kind);
+            }
+        }
+        for kind in [(3, 1), (3, 4), (4, 0), (11, 0), (12, 1)] {
+            assert!(kinds.contains(&kind), "{kind:?} in {kinds:?}");
+        }
+        assert!(wire.complaints > 1_000, "storms are among them");
     }
 
     #[test]
@@ -315,7 +605,7 @@ mod tests {
         frame[23] = 6;
         frame[46] = 0x50;
         let frame = Bytes::from(frame);
-        let (_, after) = wire.send(Instant::ZERO, frame.clone()).remove(0);
+        let (_, after) = wire.send(Instant::ZERO, frame.clone(), None).remove(0);
         assert_eq!(after, frame);
     }
 
@@ -326,7 +616,7 @@ mod tests {
             ..Rules::default()
         });
         let before = ip_frame(9);
-        let (_, after) = wire.send(Instant::ZERO, before.clone()).remove(0);
+        let (_, after) = wire.send(Instant::ZERO, before.clone(), None).remove(0);
         let flipped: u32 = before
             .iter()
             .zip(&after)
