@@ -39,6 +39,10 @@ pub(crate) struct ByteQueue {
     /// What begins at `start`; empty only if all is.
     first: Bytes,
     /// What follows, in order.
+    #[allow(
+        clippy::box_collection,
+        reason = "most queues have one piece, and are to stay small"
+    )]
     rest: Option<Box<VecDeque<Chunk>>>,
     start: u64,
     end: u64,

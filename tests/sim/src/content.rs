@@ -10,8 +10,10 @@ pub fn byte(stream: u64, offset: u64) -> u8 {
     (word >> (offset % 8 * 8)) as u8
 }
 
+/// Of stream 0 as the HTTP service's generated files have it.
 fn word(stream: u64, index: u64) -> u64 {
-    mix((index + 1).wrapping_mul(GOLDEN) ^ mix(stream))
+    let noise = |n: u64| mix(n.wrapping_add(1).wrapping_mul(GOLDEN) ^ mix(stream));
+    noise(index % 512) ^ noise(!(index / 512))
 }
 
 /// `octets` bytes of the stream from `offset` on.

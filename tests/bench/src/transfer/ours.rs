@@ -179,7 +179,7 @@ impl Ours {
         let start = Instant::now();
         let mut octets = self.export(ahead.len())?;
         if way != Way::Plain {
-            self.seal(octets, |target, record| feed(target, record))?;
+            self.seal(octets, feed)?;
             octets = self.arrived()?;
         }
         self.import(octets, ahead)?;

@@ -12,7 +12,7 @@ use nix::libc;
 
 /// Options and values of TCP_REPAIR that the C library's headers do not all name
 /// (linux/tcp.h).
-mod repair {
+mod option {
     use nix::libc::c_int;
     pub const ON: c_int = 1;
     /// Off, without a window probe to the peer.
@@ -98,16 +98,16 @@ impl Repair {
     fn hand_over(&mut self) -> Result<()> {
         // Out.
         let old = &self.server;
-        set(old, libc::TCP_REPAIR, repair::ON)?;
+        set(old, libc::TCP_REPAIR, option::ON)?;
         let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
         // SAFETY: a `tcp_info` of zeros is one: it has only numbers.
         let info = get_into(old, libc::TCP_INFO, unsafe { info.assume_init_mut() })?;
         let mss: libc::c_int = get(old, libc::TCP_MAXSEG)?;
         let timestamp: libc::c_uint = get(old, libc::TCP_TIMESTAMP)?;
-        let window: Window = get(old, repair::TCP_REPAIR_WINDOW)?;
-        set(old, libc::TCP_REPAIR_QUEUE, repair::RECEIVE_QUEUE)?;
+        let window: Window = get(old, option::TCP_REPAIR_WINDOW)?;
+        set(old, libc::TCP_REPAIR_QUEUE, option::RECEIVE_QUEUE)?;
         let received: libc::c_uint = get(old, libc::TCP_QUEUE_SEQ)?;
-        set(old, libc::TCP_REPAIR_QUEUE, repair::SEND_QUEUE)?;
+        set(old, libc::TCP_REPAIR_QUEUE, option::SEND_QUEUE)?;
         let sent: libc::c_uint = get(old, libc::TCP_QUEUE_SEQ)?;
         let queued = match self.queued {
             0 => 0,
@@ -116,32 +116,32 @@ impl Repair {
         // In. The old one has to be gone first, or its address is taken.
         let new = socket()?;
         set_at(&new, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-        set(&new, libc::TCP_REPAIR, repair::ON)?;
+        set(&new, libc::TCP_REPAIR, option::ON)?;
         let old = std::mem::replace(&mut self.server, new);
         drop(old);
         let new = &self.server;
         bind(new, self.local)?;
-        set(new, libc::TCP_REPAIR_QUEUE, repair::RECEIVE_QUEUE)?;
+        set(new, libc::TCP_REPAIR_QUEUE, option::RECEIVE_QUEUE)?;
         set(new, libc::TCP_QUEUE_SEQ, received)?;
-        set(new, libc::TCP_REPAIR_QUEUE, repair::SEND_QUEUE)?;
+        set(new, libc::TCP_REPAIR_QUEUE, option::SEND_QUEUE)?;
         set(new, libc::TCP_QUEUE_SEQ, sent.wrapping_sub(queued as u32))?;
         connect(new, self.remote)?;
         let scale = u32::from(info.tcpi_snd_rcv_wscale & 15)
             | u32::from(info.tcpi_snd_rcv_wscale >> 4) << 16;
-        let option = |code, value| RepairOption { code, value };
+        let entry = |code, value| RepairOption { code, value };
         let options = [
-            option(repair::OPTION_SACK, 0),
-            option(repair::OPTION_SCALE, scale),
-            option(repair::OPTION_TIMESTAMPS, 0),
-            option(repair::OPTION_MSS, mss as u32),
+            entry(option::OPTION_SACK, 0),
+            entry(option::OPTION_SCALE, scale),
+            entry(option::OPTION_TIMESTAMPS, 0),
+            entry(option::OPTION_MSS, mss as u32),
         ];
         set(new, libc::TCP_REPAIR_OPTIONS, options)?;
         set(new, libc::TCP_TIMESTAMP, timestamp)?;
         if queued > 0 {
             write(new, &self.queue[..queued])?;
         }
-        set(new, repair::TCP_REPAIR_WINDOW, window)?;
-        set(new, libc::TCP_REPAIR, repair::OFF_QUIETLY)?;
+        set(new, option::TCP_REPAIR_WINDOW, window)?;
+        set(new, libc::TCP_REPAIR, option::OFF_QUIETLY)?;
         Ok(())
     }
 }

@@ -168,6 +168,7 @@ fn moved(stack: &mut Stack, now: Instant, conn: ConnId) -> Option<ConnId> {
             next_hop,
             end_read: false,
             shut_down: false,
+            ahead: Default::default(),
             tcp: tcp.export(now),
         }],
     };
