@@ -4,6 +4,7 @@
 //! sides run in turns in the same run, and the median of each counts.
 
 pub mod bulk;
+pub mod lossy;
 pub mod path;
 pub mod row;
 pub mod scale;
@@ -33,6 +34,7 @@ pub const ROWS: &[(&str, Measure)] = &[
     ("tcp/tap/bulk", tap::bulk),
     ("tcp/tap/bulk/plain", tap::plain),
     ("tcp/tap/http", tap::http),
+    ("tcp/lossy", lossy::rows),
     ("tcp/path/clean", path::full),
     ("tcp/path/loss", path::loss),
     ("tcp/path/fairness", path::fairness),
