@@ -245,6 +245,7 @@ impl Connection {
                     offset: _,     // re-minted from `value`
                     recent,        // carried
                     recent_at,     // carried as an age
+                    floor: _,      // dropped: PAWS is as strict as it can be then
                     valid_from: _, // re-minted: `value`
                 } = timestamps;
                 TimestampHeader {
@@ -325,6 +326,7 @@ impl Connection {
                 offset: value.wrapping_sub(now.wrapping_millis()),
                 recent,
                 recent_at: now - bounded(recent_age, LONGEST_AGE)?,
+                floor: recent,
                 valid_from: Some(value),
             }),
         };

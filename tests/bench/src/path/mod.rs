@@ -41,13 +41,18 @@ fn goodput(path: &Path, seed: u64, span: Duration) -> Result<(f64, String)> {
     let before = world.octets(flow);
     world.run(span)?;
     let octets = world.octets(flow) - before;
-    let counters = world.info(flow).map(|info| info.counters);
-    let again = counters.as_ref().map_or(0, |counters| counters.retransmits);
-    let timeouts = counters.as_ref().map_or(0, |counters| counters.timeouts);
-    let seen = format!(
-        "{} frames, {} lost, {} dropped by the queue, {again} sent again, {timeouts} time-outs",
+    let mut seen = format!(
+        "{} frames, {} lost, {} dropped by the queue",
         world.frames, world.lost, world.dropped
     );
+    if let Some(counters) = world.info(flow).map(|info| info.counters) {
+        seen += &format!(
+            ", {} sent again, {} time-outs, {} recoveries, {} undone",
+            counters.retransmits, counters.timeouts, counters.recoveries, counters.undos
+        );
+    }
+        eprintln!("seed {seed} {:.1} {seen}", mbits(octets, span));
+    }
     Ok((mbits(octets, span), seen))
 }
 
