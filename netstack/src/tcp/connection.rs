@@ -192,8 +192,6 @@ pub(crate) struct TimestampState {
     /// TS.Recent and when it was taken.
     pub recent: u32,
     pub recent_at: Instant,
-    /// TS.Recent when nothing was missing last: what is missing since is not older.
-    pub floor: u32,
     /// TSval at the import: echoes of it and older values say nothing about the round trip.
     pub valid_from: Option<u32>,
 }
@@ -407,7 +405,6 @@ impl Connection {
             offset: numbers.timestamp_offset(&flow),
             recent: 0,
             recent_at: now,
-            floor: 0,
             valid_from: None,
         });
         connection.owed.syn = true;
@@ -439,7 +436,6 @@ impl Connection {
             (Some(ours), Some(theirs)) => {
                 ours.recent = theirs.value;
                 ours.recent_at = now;
-                ours.floor = theirs.value;
             }
             _ => self.timestamps = None,
         }

@@ -229,7 +229,7 @@ impl Connection {
         };
         let oldest = match segment.is_empty() || self.rcv.blocks.is_empty() {
             true => ours.recent,
-            false => ours.floor,
+            false => self.rcv.floor(ours.recent),
         };
         match segment.options.timestamps {
             // Agreed on, so always there: what lacks it is no segment of this connection.
@@ -262,11 +262,6 @@ impl Connection {
         {
             ours.recent = theirs.value;
             ours.recent_at = now;
-        }
-        if let Some(ours) = &mut self.timestamps
-            && self.rcv.blocks.is_empty()
-        {
-            ours.floor = ours.recent;
         }
     }
 
@@ -376,7 +371,12 @@ impl Connection {
             return self.owe_ack();
         }
         let full_size = u32::from(mss_of(&self.flow(), self.path_mtu)).min(len) as u16;
-        match self.rcv.accept(seq, payload) {
+        let floor = self
+            .rcv
+            .floor(self.timestamps.map_or(0, |ours| ours.recent));
+        let accepted = self.rcv.accept(seq, payload);
+        self.rcv.set_floor(floor);
+        match accepted {
             Accepted::InOrder { filled } => {
                 self.updated = true;
                 let rcv = &mut self.rcv;

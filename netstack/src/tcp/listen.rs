@@ -316,7 +316,6 @@ impl HalfOpen {
             offset: self.timestamp_offset,
             recent: 0,
             recent_at: now,
-            floor: 0,
             valid_from: None,
         });
         connection.negotiate(

@@ -245,7 +245,6 @@ impl Connection {
                     offset: _,     // re-minted from `value`
                     recent,        // carried
                     recent_at,     // carried as an age
-                    floor: _,      // dropped: PAWS is as strict as it can be then
                     valid_from: _, // re-minted: `value`
                 } = timestamps;
                 TimestampHeader {
@@ -326,12 +325,12 @@ impl Connection {
                 offset: value.wrapping_sub(now.wrapping_millis()),
                 recent,
                 recent_at: now - bounded(recent_age, LONGEST_AGE)?,
-                floor: recent,
                 valid_from: Some(value),
             }),
         };
         let snd = snd.import(now, sack, &mut queues)?;
-        let rcv = rcv.import(config, &mut queues)?;
+        let mut rcv = rcv.import(config, &mut queues)?;
+        rcv.set_floor(timestamps.map_or(0, |ours: TimestampState| ours.recent));
         let rtt = control::import_rtt(rtt, now, options.min_rto)?;
         let congestion = control::import_congestion(congestion, now)?;
         let recovery = control::import_recovery(recovery, now, sack, &snd)?;
