@@ -1,5 +1,5 @@
 //! Installs what the host needs from its distribution: QEMU, curl, iproute2; and what the bench
-//! compares with: nginx, wrk, ethtool.
+//! compares with: nginx, wrk, ethtool, iperf3.
 
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -17,15 +17,15 @@ struct Manager {
     refresh: Option<&'static [&'static str]>,
     install: &'static [&'static str],
     /// The packages of [`PROGRAMS`], in their order.
-    packages: [&'static str; 6],
+    packages: [&'static str; 7],
 }
 
 /// Every program that can be installed.
-const PROGRAMS: [&str; 6] = [QEMU, "curl", "ip", "nginx", "wrk", "ethtool"];
+const PROGRAMS: [&str; 7] = [QEMU, "curl", "ip", "nginx", "wrk", "ethtool", "iperf3"];
 /// The programs the host needs.
 const TOOLS: [&str; 3] = [QEMU, "curl", "ip"];
 /// The programs the bench needs.
-const PEERS: [&str; 4] = ["ip", "nginx", "wrk", "ethtool"];
+const PEERS: [&str; 5] = ["ip", "nginx", "wrk", "ethtool", "iperf3"];
 
 const MANAGERS: &[Manager] = &[
     Manager {
@@ -39,6 +39,7 @@ const MANAGERS: &[Manager] = &[
             "nginx-light",
             "wrk",
             "ethtool",
+            "iperf3",
         ],
     },
     Manager {
@@ -52,13 +53,16 @@ const MANAGERS: &[Manager] = &[
             "nginx",
             "wrk",
             "ethtool",
+            "iperf3",
         ],
     },
     Manager {
         program: "zypper",
         refresh: None,
         install: &["--non-interactive", "install"],
-        packages: ["qemu-x86", "curl", "iproute2", "nginx", "wrk", "ethtool"],
+        packages: [
+            "qemu-x86", "curl", "iproute2", "nginx", "wrk", "ethtool", "iperf",
+        ],
     },
     Manager {
         program: "pacman",
@@ -71,6 +75,7 @@ const MANAGERS: &[Manager] = &[
             "nginx-light",
             "wrk",
             "ethtool",
+            "iperf3",
         ],
     },
     Manager {
@@ -84,6 +89,7 @@ const MANAGERS: &[Manager] = &[
             "nginx",
             "wrk",
             "ethtool",
+            "iperf3",
         ],
     },
 ];

@@ -9,15 +9,18 @@ pub enum Which {
     Http,
     /// Echo.
     Echo,
+    /// A server for iperf3.
+    Iperf3,
 }
 
-const USAGE: &str = "usage: godwit-hosted http|echo tap=NAME ip=ADDRESS/PREFIX [KEY=VALUE ...]";
+const USAGE: &str =
+    "usage: godwit-hosted http|echo|iperf3 tap=NAME ip=ADDRESS/PREFIX [KEY=VALUE ...]";
 
 /// What `--help` says.
 pub const HELP: &str = "\
 Serve as a Godwit instance does, in a Linux process on a TAP device.
 
-usage: godwit-hosted http|echo tap=NAME ip=ADDRESS/PREFIX [KEY=VALUE ...]
+usage: godwit-hosted http|echo|iperf3 tap=NAME ip=ADDRESS/PREFIX [KEY=VALUE ...]
 
 The process:
   tap=NAME         the TAP device; it is made if it is not there and this is permitted
@@ -64,6 +67,7 @@ impl Arguments {
         let service = match words.next().as_deref() {
             Some("http") => Which::Http,
             Some("echo") => Which::Echo,
+            Some("iperf3") => Which::Iperf3,
             Some(other) => return Err(format!("`{other}` is no service: {USAGE}")),
             None => return Err(USAGE.into()),
         };

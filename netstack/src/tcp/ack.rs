@@ -241,9 +241,15 @@ impl Connection {
             false => None,
         };
         if (progress || dsack)
-            && let Some((cwnd, ssthresh)) = self.recovery.undo.needless(echo)
+            && let Some(episode) = self.recovery.undo.needless(echo)
         {
-            self.congestion.undo(cwnd, ssthresh);
+            self.congestion
+                .undo(episode.cwnd, episode.ssthresh, episode.algorithm);
+            if self.recovery.phase == Phase::Recovery {
+                // What was deemed lost came late. RACK itself does not see that, as the segment is
+                // marked as retransmitted by then.
+                self.recovery.rack.reordering_seen = true;
+            }
             self.recovery.undo.forget();
             self.counters.undos += 1;
             if self.recovery.phase != Phase::Open {
@@ -335,8 +341,14 @@ impl Connection {
     /// Something is lost: reduce, once per round.
     pub(crate) fn enter_recovery(&mut self) {
         let mss = u32::from(self.mss());
-        let Congestion { cwnd, ssthresh, .. } = self.congestion;
+        let Congestion {
+            cwnd,
+            ssthresh,
+            algorithm,
+            ..
+        } = self.congestion;
         self.recovery.undo.begin(self.snd.una, cwnd, ssthresh);
+        self.recovery.undo.keep(algorithm);
         self.congestion.on_congestion(self.snd.outstanding(), mss);
         self.on_reduction();
         self.recovery.phase = Phase::Recovery;

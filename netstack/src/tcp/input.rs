@@ -218,15 +218,24 @@ impl Connection {
     }
 
     /// Protection against wrapped sequence numbers (RFC 7323 section 5).
+    ///
+    /// While octets are missing, the peer cannot send more than a window beyond them, so numbers do not
+    /// wrap, and nothing it sends is older than what came before the hole. A retransmission that fills the
+    /// first of several holes raises TS.Recent; octets sent before it and held up on their way would be
+    /// taken for old, and on a path that reorders each repair would cost the next loss.
     fn passes_paws(&mut self, now: Instant, segment: &Segment) -> bool {
         let Some(ours) = &self.timestamps else {
             return true;
+        };
+        let oldest = match segment.is_empty() || self.rcv.blocks.is_empty() {
+            true => ours.recent,
+            false => self.rcv.floor(ours.recent),
         };
         match segment.options.timestamps {
             // Agreed on, so always there: what lacks it is no segment of this connection.
             None => false,
             Some(theirs)
-                if is_older(theirs.value, ours.recent)
+                if is_older(theirs.value, oldest)
                     && now.since(ours.recent_at) < TIMESTAMP_LIFETIME =>
             {
                 self.counters.paws += 1;
@@ -362,7 +371,12 @@ impl Connection {
             return self.owe_ack();
         }
         let full_size = u32::from(mss_of(&self.flow(), self.path_mtu)).min(len) as u16;
-        match self.rcv.accept(seq, payload) {
+        let floor = self
+            .rcv
+            .floor(self.timestamps.map_or(0, |ours| ours.recent));
+        let accepted = self.rcv.accept(seq, payload);
+        self.rcv.set_floor(floor);
+        match accepted {
             Accepted::InOrder { filled } => {
                 self.updated = true;
                 let rcv = &mut self.rcv;

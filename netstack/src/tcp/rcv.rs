@@ -26,6 +26,8 @@ pub(crate) struct Block {
     pub end: SeqNumber,
     /// When it last grew, on [`Rcv::block_clock`]: SACK reports the latest first.
     pub stamp: u32,
+    /// Of the first stretch: TS.Recent when nothing was missing last. What is missing since is not older.
+    pub floor: u32,
     pub data: VecDeque<Bytes>,
 }
 
@@ -191,6 +193,18 @@ impl Rcv {
         field
     }
 
+    /// TS.Recent when nothing was missing last; it is `recent` if nothing is.
+    pub fn floor(&self, recent: u32) -> u32 {
+        self.blocks.first().map_or(recent, |first| first.floor)
+    }
+
+    /// Remember it as long as something is missing.
+    pub fn set_floor(&mut self, floor: u32) {
+        if let Some(first) = self.blocks.first_mut() {
+            first.floor = floor;
+        }
+    }
+
     /// Take in a payload that starts at `seq`. What lies outside the window is cut off.
     pub fn accept(&mut self, mut seq: SeqNumber, mut data: Bytes) -> Accepted {
         let end = seq.add(data.len() as u32);
@@ -298,6 +312,7 @@ impl Rcv {
             start: seq,
             end: seq,
             stamp: self.block_clock,
+            floor: 0,
             data: VecDeque::new(),
         };
         let mut duplicate = None;

@@ -150,8 +150,14 @@ impl Connection {
         self.search_timed_out(now);
         let mss = u32::from(self.mss());
         if self.recovery.phase != Phase::Loss {
-            let Congestion { cwnd, ssthresh, .. } = self.congestion;
+            let Congestion {
+                cwnd,
+                ssthresh,
+                algorithm,
+                ..
+            } = self.congestion;
             self.recovery.undo.begin(self.snd.una, cwnd, ssthresh);
+            self.recovery.undo.keep(algorithm);
             self.congestion.on_congestion(self.snd.outstanding(), mss);
             self.on_reduction();
         }

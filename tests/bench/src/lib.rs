@@ -4,6 +4,8 @@
 //! sides run in turns in the same run, and the median of each counts.
 
 pub mod bulk;
+pub mod lossy;
+pub mod path;
 pub mod row;
 pub mod scale;
 pub mod tap;
@@ -33,6 +35,11 @@ pub const ROWS: &[(&str, Measure)] = &[
     ("tcp/tap/bulk", tap::bulk),
     ("tcp/tap/bulk/plain", tap::plain),
     ("tcp/tap/http", tap::http),
+    ("tcp/lossy", lossy::rows),
+    ("tcp/path/clean", path::full),
+    ("tcp/path/loss", path::loss),
+    ("tcp/path/fairness", path::fairness),
+    ("tcp/path/reorder", path::reorder),
     ("tcp/idle/bytes", scale::idle_bytes),
     ("tcp/demux/1m", scale::demux),
     ("tcp/accept/rate", scale::accept_rate),

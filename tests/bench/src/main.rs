@@ -48,7 +48,8 @@ fn run(cli: &Cli) -> Result<()> {
         let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).collect();
         bail!("no such row; there are {}", names.join(", "));
     }
-    if chosen.iter().any(|(name, _)| name.starts_with("tcp/tap")) {
+    let with_linux = |name: &str| name.starts_with("tcp/tap") || name.starts_with("tcp/lossy");
+    if chosen.iter().any(|(name, _)| with_linux(name)) {
         setup::ensure_peers()?;
         // Before there are threads.
         net::become_root_of_own()?;

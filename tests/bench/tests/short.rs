@@ -13,15 +13,17 @@ fn over_tap(command: &mut Command) -> bool {
     let hosted = Path::new(BENCH).with_file_name("godwit-hosted");
     let have = |program: &str| Command::new(program).arg("--help").output().is_ok();
     let ready = hosted.exists()
-        && ["wrk", "nginx", "ethtool"].into_iter().all(have)
+        && ["wrk", "nginx", "ethtool", "iperf3"].into_iter().all(have)
         && Command::new("unshare")
             .args(["--net", "ip", "tuntap", "add", "dev", "t", "mode", "tap"])
             .status()
             .is_ok_and(|status| status.success());
     if ready {
-        command.arg("tcp/tap").env("GODWIT_HOSTED", hosted);
+        command
+            .args(["tcp/tap", "tcp/lossy"])
+            .env("GODWIT_HOSTED", hosted);
     } else {
-        eprintln!("SKIPPED tcp/tap: rights, programs or godwit-hosted are missing");
+        eprintln!("SKIPPED tcp/tap, tcp/lossy: rights, programs or godwit-hosted are missing");
     }
     ready
 }
@@ -30,8 +32,15 @@ fn over_tap(command: &mut Command) -> bool {
 fn every_row_is_measured_and_written_as_json() {
     let file = std::env::temp_dir().join(format!("godwit-bench-{}.json", std::process::id()));
     let mut command = Command::new(BENCH);
-    command.args(["--short", "tcp/bulk", "tcp/idle", "tcp/demux", "tcp/accept"]);
-    let least = if over_tap(&mut command) { 10 } else { 6 };
+    command.args([
+        "--short",
+        "tcp/bulk",
+        "tcp/idle",
+        "tcp/demux",
+        "tcp/accept",
+        "tcp/path",
+    ]);
+    let least = if over_tap(&mut command) { 17 } else { 11 };
     let output = command.arg("--json").arg(&file).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");

@@ -80,6 +80,7 @@ fn kernel_and_netstack_never_name_each_other_nor_those_above() {
         OURS,
         "godwit-http",
         "godwit-echo",
+        "godwit-iperf3",
         IMAGE,
         "godwit-hosted",
         "godwit-qemu",
@@ -91,7 +92,7 @@ fn kernel_and_netstack_never_name_each_other_nor_those_above() {
 
 #[test]
 fn apps_know_nothing_of_hardware() {
-    for app in [OURS, "godwit-http", "godwit-echo"] {
+    for app in [OURS, "godwit-http", "godwit-echo", "godwit-iperf3"] {
         assert_never(app, &[KERNEL, IMAGE, "godwit-qemu", BENCH]);
     }
 }
@@ -101,7 +102,15 @@ fn the_host_sees_images_as_files_only() {
     for host in ["godwit-qemu", "godwit-e2e"] {
         assert_never(
             host,
-            &[KERNEL, NETSTACK, OURS, "godwit-http", "godwit-echo", IMAGE],
+            &[
+                KERNEL,
+                NETSTACK,
+                OURS,
+                "godwit-http",
+                "godwit-echo",
+                "godwit-iperf3",
+                IMAGE,
+            ],
         );
     }
 }

@@ -3,7 +3,7 @@
 use crate::time::{Duration, Instant};
 
 /// Private state of CUBIC.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(crate) struct Cubic {
     /// Window before the last reduction, lowered by fast convergence (W_max).
     pub w_max: u32,

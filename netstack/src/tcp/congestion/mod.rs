@@ -29,7 +29,7 @@ pub enum CongestionAlgorithm {
 }
 
 /// An algorithm with its private state.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Algorithm {
     Cubic(Cubic),
     NewReno {
@@ -135,11 +135,14 @@ impl Congestion {
         }
     }
 
-    /// The reduction was a mistake: take it back.
-    pub fn undo(&mut self, cwnd: u32, ssthresh: u32) {
+    /// The reduction was a mistake: take it back (RFC 9438 section 4.9.2), with what the algorithm knew
+    /// `before`. Without that, as after a move, CUBIC begins a new stage.
+    pub fn undo(&mut self, cwnd: u32, ssthresh: u32, before: Option<Algorithm>) {
         self.cwnd = self.cwnd.max(cwnd);
         self.ssthresh = self.ssthresh.max(ssthresh);
-        if let Algorithm::Cubic(cubic) = &mut self.algorithm {
+        if let Some(before) = before {
+            self.algorithm = before;
+        } else if let Algorithm::Cubic(cubic) = &mut self.algorithm {
             cubic.restart();
         }
     }
@@ -194,6 +197,34 @@ mod tests {
         let wanted = |t: f64| 0.4 * (t - 9.086f64).powi(3) * 1000.0 + 1_000_000.0;
         assert!(near(at[80], wanted(4.05)), "{}", at[80]);
         assert!(near(at[299], wanted(15.0)), "{}", at[299]);
+    }
+
+    /// RFC 9438 section 4.9.2: not only the window, also where CUBIC was on its way. Without that each
+    /// needless reduction lowers what it takes for the path's maximum, and growth starts from flat.
+    #[test]
+    fn a_reduction_that_is_taken_back_leaves_no_trace_in_the_growth() {
+        let mut undisturbed = Congestion::new(CongestionAlgorithm::Cubic, 1000);
+        undisturbed.cwnd = 1_000_000;
+        undisturbed.ssthresh = 1_000_000;
+        undisturbed.on_congestion(FULL, 1000);
+        undisturbed.cwnd = undisturbed.ssthresh;
+        let mut disturbed = undisturbed;
+        for n in 0..200u64 {
+            let now = Instant::from_millis(n * 50);
+            for control in [&mut undisturbed, &mut disturbed] {
+                control.on_ack(now, control.cwnd, 1000, RTT);
+            }
+            let Congestion {
+                cwnd,
+                ssthresh,
+                algorithm,
+                ..
+            } = disturbed;
+            disturbed.on_congestion(FULL, 1000);
+            disturbed.cwnd = disturbed.ssthresh;
+            disturbed.undo(cwnd, ssthresh, Some(algorithm));
+            assert_eq!(disturbed.cwnd, undisturbed.cwnd, "round {n}");
+        }
     }
 
     #[test]

@@ -253,6 +253,7 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
         until,
         cwnd,
         ssthresh,
+        algorithm: _, // dropped: CUBIC then begins a new stage
         stamp,
         retransmitted,
         unreported,
@@ -328,6 +329,7 @@ pub(super) fn import_recovery(
         until: undo.until,
         cwnd: undo.cwnd.min(MAX_WINDOW),
         ssthresh: undo.ssthresh,
+        algorithm: None,
         stamp: undo.stamp,
         retransmitted: undo.retransmitted,
         unreported: undo.unreported,

@@ -329,7 +329,8 @@ impl Connection {
             }),
         };
         let snd = snd.import(now, sack, &mut queues)?;
-        let rcv = rcv.import(config, &mut queues)?;
+        let mut rcv = rcv.import(config, &mut queues)?;
+        rcv.set_floor(timestamps.map_or(0, |ours: TimestampState| ours.recent));
         let rtt = control::import_rtt(rtt, now, options.min_rto)?;
         let congestion = control::import_congestion(congestion, now)?;
         let recovery = control::import_recovery(recovery, now, sack, &snd)?;

@@ -59,6 +59,7 @@ impl Rcv {
                 start,
                 end: _,   // rebuilt from the octets
                 stamp: _, // carried as the blocks' order
+                floor: _, // dropped: PAWS is as strict as it can be after a move
                 data,
             } = block;
             let mut at = start.distance_from(nxt);

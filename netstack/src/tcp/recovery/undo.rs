@@ -3,11 +3,12 @@
 
 use alloc::boxed::Box;
 
+use super::super::congestion::Algorithm;
 use super::super::options::SackRange;
 use crate::seq::SeqNumber;
 
 /// What has to be remembered of an episode to undo it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(crate) struct Episode {
     /// SND.UNA when the episode began; `None` when there is nothing to undo.
     pub from: Option<SeqNumber>,
@@ -17,6 +18,8 @@ pub(crate) struct Episode {
     pub cwnd: u32,
     /// Threshold before.
     pub ssthresh: u32,
+    /// The algorithm's private state before, where it is known.
+    pub algorithm: Option<Algorithm>,
     /// TSval of the episode's first retransmission.
     pub stamp: Option<u32>,
     /// Whether anything was retransmitted in the episode.
@@ -38,6 +41,13 @@ impl Undo {
             ssthresh,
             ..Episode::default()
         };
+    }
+
+    /// What the algorithm had when the episode began.
+    pub fn keep(&mut self, algorithm: Algorithm) {
+        if let Some(episode) = &mut self.0 {
+            episode.algorithm = Some(algorithm);
+        }
     }
 
     /// The episode is over, or was needless: nothing of it is left to undo.
@@ -84,9 +94,9 @@ impl Undo {
         }
     }
 
-    /// The window and threshold to go back to, if an ACK that echoes `echo` shows the episode to
+    /// The episode to go back to the beginning of, if an ACK that echoes `echo` shows the episode to
     /// be needless.
-    pub fn needless(&self, echo: Option<u32>) -> Option<(u32, u32)> {
+    pub fn needless(&self, echo: Option<u32>) -> Option<Episode> {
         let episode = self.0.as_ref()?;
         if episode.from.is_none() || !episode.retransmitted {
             return None;
@@ -95,13 +105,18 @@ impl Undo {
             (Some(stamp), Some(echo)) => (echo.wrapping_sub(stamp) as i32) < 0,
             _ => false,
         };
-        (early || episode.unreported == 0).then_some((episode.cwnd, episode.ssthresh))
+        (early || episode.unreported == 0).then_some(**episode)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Window and threshold before an episode.
+    fn before(episode: Option<Episode>) -> Option<(u32, u32)> {
+        episode.map(|episode| (episode.cwnd, episode.ssthresh))
+    }
 
     /// An episode in which the octets from 1000 to 3000 were retransmitted at TSval 50.
     fn episode() -> Undo {
@@ -126,14 +141,14 @@ mod tests {
         undo.on_duplicate(duplicate(1000));
         assert_eq!(undo.needless(None), None, "one is still out");
         undo.on_duplicate(duplicate(2000));
-        assert_eq!(undo.needless(None), Some((20_000, 40_000)));
+        assert_eq!(before(undo.needless(None)), Some((20_000, 40_000)));
     }
 
     #[test]
     fn an_episode_is_needless_if_what_was_sent_before_it_is_echoed() {
         let undo = episode();
         assert_eq!(undo.needless(Some(50)), None, "the retransmission arrived");
-        assert_eq!(undo.needless(Some(49)), Some((20_000, 40_000)));
+        assert_eq!(before(undo.needless(Some(49))), Some((20_000, 40_000)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 mod bulk;
 mod http;
 mod load;
-mod yard;
+pub mod yard;
 
 use anyhow::Result;
 

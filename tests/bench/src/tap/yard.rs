@@ -64,28 +64,37 @@ impl Yard {
 
     /// Start our HTTP service on the TAP device and wait until it is ready.
     pub fn hosted(&self, offload: bool) -> Result<Server> {
-        let program = match std::env::var_os(HOSTED) {
-            Some(path) => path.into(),
-            None => build::hosted()?,
-        };
-        let mut command = pinned(SERVER_CORE);
-        command
-            .arg(program)
-            .args(["http", "tap=tap0", "ip=10.77.0.2/24", "log=warn"])
-            .arg(if offload { "offload=on" } else { "offload=off" })
-            .stdout(Stdio::piped());
-        self.client.place(&mut command);
-        let mut process = command.spawn().context("cannot start the hosted service")?;
-        let stdout = process.stdout.take().context("no output")?;
-        let server = Server(process);
-        let mut lines = BufReader::new(stdout).lines();
-        loop {
-            let line = lines.next().context("the hosted service ended")??;
-            if line.starts_with("GODWIT READY") {
-                // What else it says has to go somewhere.
-                std::thread::spawn(move || lines.for_each(drop));
-                return Ok(server);
-            }
+        let offload = if offload { "offload=on" } else { "offload=off" };
+        hosted(
+            &self.client,
+            &["http", "tap=tap0", "ip=10.77.0.2/24", offload],
+        )
+    }
+}
+
+/// Start one of our services in a namespace with these words and wait until it is ready.
+pub fn hosted(namespace: &Namespace, words: &[&str]) -> Result<Server> {
+    let program = match std::env::var_os(HOSTED) {
+        Some(path) => path.into(),
+        None => build::hosted()?,
+    };
+    let mut command = pinned(SERVER_CORE);
+    command
+        .arg(program)
+        .args(words)
+        .arg("log=warn")
+        .stdout(Stdio::piped());
+    namespace.place(&mut command);
+    let mut process = command.spawn().context("cannot start the hosted service")?;
+    let stdout = process.stdout.take().context("no output")?;
+    let server = Server(process);
+    let mut lines = BufReader::new(stdout).lines();
+    loop {
+        let line = lines.next().context("the hosted service ended")??;
+        if line.starts_with("GODWIT READY") {
+            // What else it says has to go somewhere.
+            std::thread::spawn(move || lines.for_each(drop));
+            return Ok(server);
         }
     }
 }
