@@ -165,8 +165,10 @@ impl Instance {
             }
             return;
         };
-        self.stack
-            .update(now, conn, |connection| connection.set_options(now, tuned()));
+        self.stack.update(now, conn, |connection| {
+            connection.set_options(now, tuned());
+            connection.set_near();
+        });
         let channel = Channel::initiator(ends, key, self.rng.array());
         self.uses.insert(conn, Use::Channel);
         self.links.insert(
@@ -202,8 +204,10 @@ impl Instance {
         {
             self.drop_link(now, oldest);
         }
-        self.stack
-            .update(now, conn, |connection| connection.set_options(now, tuned()));
+        self.stack.update(now, conn, |connection| {
+            connection.set_options(now, tuned());
+            connection.set_near();
+        });
         let channel = Channel::responder(ends, &key, self.rng.array());
         self.uses.insert(conn, Use::Channel);
         self.links.insert(

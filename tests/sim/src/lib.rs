@@ -19,6 +19,7 @@ pub mod run;
 pub mod scenario;
 pub mod script;
 pub mod swarm;
+pub mod transfer;
 pub mod wire;
 pub mod world;
 
