@@ -93,6 +93,7 @@ impl Node {
                 },
                 peers: config.peers.clone(),
                 ingress: config.ingress,
+                role: config.role.clone(),
                 cluster_key: config.cluster_key.as_ref().map(|key| *key.expose()),
                 patience: PATIENCE,
             },

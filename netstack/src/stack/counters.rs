@@ -124,6 +124,8 @@ counters! {
     ndp_ignored,
     /// Announcements of virtual addresses sent.
     vip_announced,
+    /// Somebody else announced a virtual address while we answered for it.
+    vip_conflict,
     /// ICMP messages received.
     icmp_received,
     /// Echo requests answered.

@@ -8,7 +8,7 @@ use godwit::platform::Device;
 use godwit_echo::Echo;
 use godwit_http::Files;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, SessionStatus};
+use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, RoleConfig, SessionStatus};
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
@@ -62,6 +62,8 @@ pub struct Setup {
     pub sockets: SocketConfig,
     /// Largest IP packet.
     pub mtu: u16,
+    /// How the instances elect their ingress.
+    pub role: RoleConfig,
     /// How long a move may wait for queues to run empty (not with the SDK, which has its own).
     pub patience: Duration,
 }
@@ -81,6 +83,7 @@ impl Default for Setup {
             habits: Habits::default(),
             sockets: SocketConfig::default(),
             mtu: 1500,
+            role: RoleConfig::default(),
             // At once, so that tests say what is queued at a freeze.
             patience: Duration::ZERO,
         }
@@ -172,6 +175,7 @@ impl Setup {
                 })
                 .collect(),
             ingress: MemberId(1),
+            role: self.role.clone(),
             cluster_key: Some(self.cluster_key()),
             patience: self.patience,
         }
@@ -188,6 +192,7 @@ impl Setup {
             vips: instance.stack.vips,
             peers: instance.peers,
             ingress: instance.ingress,
+            role: instance.role,
             cluster_key: instance.cluster_key.map(Secret::new),
             admin_port: 9100,
             admin_token: None,
@@ -269,7 +274,7 @@ impl Cluster {
         }
     }
 
-    /// Let the channels between the instances come up.
+    /// Let the channels between the instances come up, and one of them be elected.
     pub fn await_channels(&mut self) {
         let instances = self.setup.nodes;
         let limit = self.world.now() + Duration::from_secs(60);
@@ -285,6 +290,14 @@ impl Cluster {
         if !up && nodes.len() > 1 {
             self.world
                 .violate("cluster", "the channels did not come up in 60 s".into());
+        }
+        let elected = self.world.run_while(limit, |world| {
+            let acts = |port: &Port| world.party::<Node>(*port).instance().is_ingress();
+            !nodes.iter().any(acts)
+        });
+        if !elected {
+            self.world
+                .violate("cluster", "no ingress was elected in 60 s".into());
         }
     }
 
