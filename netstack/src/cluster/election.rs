@@ -67,10 +67,11 @@ pub struct Rules {
 pub enum Change {
     /// Send heartbeats at once.
     Beat,
-    /// This member is the ingress now; `handed` by the one before it, which has stopped.
+    /// This member is the ingress now.
     Acts {
-        /// Whether the role was handed over.
-        handed: bool,
+        /// Whether it is known that no member acts by mistake: the one before us has handed the
+        /// role over, or every other voter has said that it does not act.
+        sure: bool,
     },
     /// It is no longer (and heartbeats are due).
     StoodDown,
@@ -630,9 +631,8 @@ impl Election {
             after: None,
             ..candidacy
         });
-        Some(Change::Acts {
-            handed: candidacy.after.is_some(),
-        })
+        let sure = candidacy.after.is_some() || self.peers.values().all(|peer| peer.harmless);
+        Some(Change::Acts { sure })
     }
 
     /// Who should have the role rather than us.

@@ -150,6 +150,11 @@ impl Members {
         }
     }
 
+    /// Without a word for so long a member gets nothing new.
+    pub fn stale(&self) -> Duration {
+        self.stale
+    }
+
     /// Whether there is no other member.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()

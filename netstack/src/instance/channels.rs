@@ -103,7 +103,7 @@ impl Instance {
         let moving = self.services.iter().filter(moves);
         let version = moving.map(|service| service.spec.state_version).max();
         let heartbeat = Heartbeat {
-            sessions: self.sessions.len() as u32,
+            sessions: self.load(),
             room: if self.is_witness() { 0 } else { room as u32 },
             draining: self.is_draining(),
             healthy: self.stack.pressure() != Pressure::Exhausted,
@@ -114,6 +114,11 @@ impl Instance {
             claim,
         };
         self.broadcast(&Message::Heartbeat(heartbeat));
+    }
+
+    /// Sessions here and those about to begin.
+    pub(super) fn load(&self) -> u32 {
+        (self.sessions.len() + self.stack.half_open_count()) as u32
     }
 
     /// Lease and heartbeats.
@@ -160,6 +165,7 @@ impl Instance {
         if self.heartbeat_at <= now {
             self.heartbeat_at = now + self.times().heartbeat;
             self.beat(now);
+            self.forget_silent(now);
             self.close_silent_links(now);
         }
         // The lower id connects, so that two members do not end up with two channels.
@@ -331,9 +337,14 @@ impl Instance {
         };
         let boot = hello.boot;
         let former = member.link.filter(|former| *former != conn);
+        let booted = member.last_boot.is_some_and(|last| last != boot);
         member.link_up(now, conn, hello);
         if let Some(former) = former {
             self.drop_link(now, former);
+        }
+        if booted {
+            // What it owned is lost.
+            self.forget_owner(now, peer);
         }
         self.counters.add("channels_up");
         log::info!(target: "cluster", "channel to member {peer} is up");

@@ -13,8 +13,9 @@ use alloc::vec::Vec;
 use super::{Instance, InstanceConfig, RoleStatus};
 use crate::cluster::MemberId;
 use crate::cluster::election::{Change, Election, Rules};
+use crate::cluster::members::Member;
 use crate::cluster::message::{MAX_ENTRIES, Message, Ownership};
-use crate::stack::FlowKey;
+use crate::stack::{FlowKey, Route};
 use crate::time::{Duration, Instant};
 
 /// How long whoever answers for a virtual address has to say so.
@@ -129,7 +130,7 @@ impl Instance {
             match change {
                 None => break,
                 Some(Change::Beat) => self.beat(now),
-                Some(Change::Acts { handed }) => self.take_role(now, handed),
+                Some(Change::Acts { sure }) => self.take_role(now, sure),
                 Some(Change::StoodDown) => {
                     self.lay_down_role(now, "the lease has run out, or another acts");
                     self.beat(now);
@@ -155,7 +156,7 @@ impl Instance {
     }
 
     /// Be the ingress.
-    fn take_role(&mut self, now: Instant, handed: bool) {
+    fn take_role(&mut self, now: Instant, sure: bool) {
         let term = self.election.as_ref().map_or(0, Election::term);
         log::info!(target: "cluster", "this is the ingress now (term {term})");
         self.counters.add("ingress_taken");
@@ -164,8 +165,7 @@ impl Instance {
         // The one before us may have sent cookies.
         self.stack.trust_cookies(now);
         self.beat(now);
-        if handed {
-            // It has stopped before it told us.
+        if sure {
             self.stack.set_ingress(now, true);
         } else {
             self.begin_probing(now);
@@ -227,6 +227,16 @@ impl Instance {
         self.place_waiting(now);
     }
 
+    /// Hand the ingress role to another member, as a drain does. False if this instance does not
+    /// have it, or the other one cannot be told.
+    pub fn yield_ingress(&mut self, now: Instant, successor: MemberId) -> bool {
+        let acts = successor != self.id && self.election.is_some() && self.acts_as_ingress(now);
+        let handed = acts && self.hand_over(now, successor);
+        self.run_election(now);
+        self.pump(now);
+        handed
+    }
+
     /// Hand the ingress role to `successor`: stop, tell it the table, and that it may take over.
     /// False, and nothing done, if there is no way to.
     ///
@@ -236,7 +246,8 @@ impl Instance {
     ///
     /// [`Claim::after`]: crate::cluster::message::Claim::after
     pub(super) fn hand_over(&mut self, now: Instant, successor: MemberId) -> bool {
-        let up = self.members.get(successor).is_some_and(|m| m.is_up());
+        let takes = |member: &Member| member.is_up() && !member.witness;
+        let up = self.members.get(successor).is_some_and(takes);
         let Some(election) = self.election.as_mut().filter(|_| up) else {
             return false;
         };
@@ -305,8 +316,20 @@ impl Instance {
             .map(crate::cluster::message::Flow::from)
             .collect();
         for flow in waiting {
-            // What was held too long meanwhile is gone, and not placed.
-            self.place(now, flow.into(), true);
+            let key = FlowKey::from(flow);
+            // What was held too long meanwhile is gone.
+            if self.stack.route(&key) != Some(Route::Hold) {
+                continue;
+            }
+            let ingress = self.ingress.and_then(|id| self.members.get(id));
+            match ingress.map(|ingress| ingress.address) {
+                // It may know the flow by now; if it meant us to have it, it says so again.
+                Some(address) => {
+                    self.stack.set_route(now, key, Route::Forward(address));
+                    self.stack.clear_route(now, &key);
+                }
+                None => self.place(now, key, true),
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::Instance;
 use crate::cluster::MemberId;
-use crate::cluster::members::Wanted;
+use crate::cluster::members::{Member, Wanted};
 use crate::cluster::message::{Flow, MAX_ENTRIES, Message, Ownership};
 use crate::cluster::steering::{Entry, QueryState};
 use crate::session::{Session, SessionId};
@@ -174,6 +174,24 @@ impl Instance {
         }
     }
 
+    /// Members that are not heard any more get nothing new; what was steered to them and not
+    /// claimed is placed anew when the client tries again.
+    pub(super) fn forget_silent(&mut self, now: Instant) {
+        if self.steering.is_empty() || !self.is_ingress() {
+            return;
+        }
+        let stale = self.members.stale();
+        let silent = |member: &&Member| !member.is_up() || now.since(member.heard) >= stale;
+        let silent = self.members.iter().filter(silent).map(|member| member.id);
+        let silent: Vec<MemberId> = silent.collect();
+        for member in silent {
+            for flow in self.steering.forget_unclaimed(member) {
+                self.counters.add("flows_placed_anew");
+                self.drop_route(now, flow);
+            }
+        }
+    }
+
     /// Forget routes nobody uses; a part of the table each time.
     pub(super) fn sweep_flows(&mut self, now: Instant) {
         for flow in self.steering.expire_unclaimed(now) {
@@ -189,8 +207,9 @@ impl Instance {
             let used = self.stack.route_last_used(&FlowKey::from(*flow));
             let unused = used.is_none_or(|used| now.since(used) > UNUSED);
             let member = self.members.get(entry.owner);
-            let gone = member.is_none_or(|member| member.owns_nothing());
-            // The ingress keeps what an owner told it, until the owner releases it.
+            let gone = member.is_none_or(|member| member.owns_nothing() || !member.is_up());
+            // The ingress keeps what an owner told it, until the owner releases it or is gone (what
+            // is forgotten is asked about when it speaks).
             if unused && (!ingress || entry.claim.is_none() || gone) {
                 useless.push(*flow);
             }
@@ -222,7 +241,7 @@ impl Instance {
             self.place_steered(now, flow);
             return;
         }
-        let own = (!leaving).then_some((self.id, self.sessions.len() as u32));
+        let own = (!leaving).then_some((self.id, self.load()));
         let wanted = Wanted { own, version: 0 };
         let chosen = self.members.choose(now, &mut self.rng, wanted);
         let Some(member) = chosen.and_then(|id| self.members.get_mut(id)) else {

@@ -201,8 +201,9 @@ impl Setup {
         }
     }
 
-    fn node(&self, id: MemberId, now: Instant) -> Node {
-        let mut entropy = Rng::new(self.seed).split(0x6e6f, id.0.into());
+    /// A member that boots, for the so-manieth time (from 0).
+    pub(crate) fn node(&self, id: MemberId, boot: u64, now: Instant) -> Node {
+        let mut entropy = Rng::new(self.seed).split(0x6e6f, u64::from(id.0) | boot << 32);
         if self.served == Served::Script {
             return Node::scripted(self.instance(id), self.habits, entropy.seed(), now);
         }
@@ -249,7 +250,7 @@ impl Cluster {
         world.watch(setup.service());
         for id in (1..=setup.nodes).map(MemberId) {
             let ahead = setup.clock(id);
-            let node = setup.node(id, world.now() + ahead);
+            let node = setup.node(id, 0, world.now() + ahead);
             let port = world.attach_with_clock(Box::new(node), setup.node_link, ahead);
             debug_assert_eq!(port, port_of(id));
         }

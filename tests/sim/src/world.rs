@@ -13,7 +13,7 @@ use bytes::Bytes;
 use godwit_netstack::stack::MacAddr;
 use godwit_netstack::{Duration, Instant};
 
-use crate::check::{Check, Findings, FlowId, Flows, Note, Violation};
+use crate::check::{Check, Findings, FlowId, Flows, Note, Side, Violation};
 use crate::net::{Link, Port, Rules, Switch};
 use crate::pcap::Pcap;
 use crate::rng::{Rng, mix};
@@ -103,6 +103,9 @@ pub struct World {
     switch: Switch,
     severed: BTreeSet<(Port, Port)>,
     lost: BTreeSet<FlowId>,
+    /// Any instance may answer a SYN that reaches it, even if the connection is another's: all
+    /// give the same answer, and the client drops what is late.
+    pub any_syn_ack: bool,
     vip: Option<IpAddr>,
     vip_claims: Vec<(Instant, Port)>,
     checks: Vec<Box<dyn Check>>,
@@ -134,6 +137,7 @@ impl World {
             switch: Switch::default(),
             severed: BTreeSet::new(),
             lost: BTreeSet::new(),
+            any_syn_ack: false,
             vip: None,
             vip_claims: Vec::new(),
             checks,
@@ -555,7 +559,8 @@ impl World {
             if self.trace {
                 eprintln!("{seen}");
             }
-            if self.lost.contains(&seen.flow) {
+            let answer = seen.from == Side::Server && segment.syn;
+            if self.lost.contains(&seen.flow) || self.any_syn_ack && answer {
                 return;
             }
             for check in &mut self.checks {
