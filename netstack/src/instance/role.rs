@@ -132,6 +132,7 @@ impl Instance {
                 Some(Change::Beat) => self.beat(now),
                 Some(Change::Acts { sure }) => self.take_role(now, sure),
                 Some(Change::StoodDown) => {
+                    self.forget_placements(now);
                     self.lay_down_role(now, "the lease has run out, or another acts");
                     self.beat(now);
                 }
@@ -218,6 +219,7 @@ impl Instance {
         let term = self.election.as_ref().map_or(0, Election::term);
         log::info!(target: "cluster", "member {leader} is the ingress (term {term})");
         if self.ingress == Some(self.id) {
+            self.forget_placements(now);
             self.lay_down_role(now, "another acts");
         }
         self.ingress = Some(leader);
@@ -294,6 +296,14 @@ impl Instance {
             self.run_election(now);
         } else {
             self.counters.add("ingress_not_taken");
+        }
+    }
+
+    /// What we steered and nobody has claimed may have been placed by another ingress meanwhile.
+    fn forget_placements(&mut self, now: Instant) {
+        let owners: Vec<MemberId> = self.members.iter().map(|member| member.id).collect();
+        for owner in owners {
+            self.forget_unclaimed(now, owner);
         }
     }
 

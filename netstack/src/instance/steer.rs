@@ -185,10 +185,15 @@ impl Instance {
         let silent = self.members.iter().filter(silent).map(|member| member.id);
         let silent: Vec<MemberId> = silent.collect();
         for member in silent {
-            for flow in self.steering.forget_unclaimed(member) {
-                self.counters.add("flows_placed_anew");
-                self.drop_route(now, flow);
-            }
+            self.forget_unclaimed(now, member);
+        }
+    }
+
+    /// Forget what was steered to a member and not claimed.
+    pub(super) fn forget_unclaimed(&mut self, now: Instant, owner: MemberId) {
+        for flow in self.steering.forget_unclaimed(owner) {
+            self.counters.add("flows_unclaimed_forgotten");
+            self.drop_route(now, flow);
         }
     }
 

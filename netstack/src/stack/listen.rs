@@ -9,7 +9,7 @@ use super::timers::Timers;
 use super::{FlowKey, ListenerId, Scope, Stack, StackEvent};
 use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
 use crate::tcp::segment::Segment;
-use crate::tcp::{Connection, Pressure, State};
+use crate::tcp::{Connection, Flags, Pressure, State};
 use crate::time::{Duration, Instant};
 
 /// Connections looked at for one that may make way for another.
@@ -275,6 +275,10 @@ impl Stack {
                 {
                     self.drop_half_open(serial);
                     self.accept(now, listener, *connection, flow);
+                } else if self.ask_unknown && !segment.flags.contains(Flags::SYN) {
+                    // In a cluster the connection may have been made by another instance after we
+                    // were given the SYN: in doubt we are silent.
+                    self.counters.half_open_silent += 1;
                 } else if self.challenge_limit.allow(now) {
                     self.send_segment(now, &flow, outgoing);
                 } else {

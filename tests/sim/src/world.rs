@@ -390,9 +390,7 @@ impl World {
             other => {
                 self.in_flight.extend(other);
                 if let Some((_, port)) = self.deadlines.first().copied() {
-                    let slot = &mut self.slots[port];
-                    slot.frozen_until = None;
-                    slot.clock = slot.clock.saturating_sub(core::mem::take(&mut slot.missed));
+                    self.thaw(port);
                     self.call_timeout(port);
                     self.settle(port);
                 }
@@ -462,12 +460,20 @@ impl World {
                     });
                     return;
                 }
+                self.thaw(port);
                 self.observe(port, false, &frame);
                 let time = self.slots[port].time(self.now);
                 self.slots[port].party.handle_frame(time, &frame);
                 self.settle(port);
             }
         }
+    }
+
+    /// A pause is over, if there was one.
+    fn thaw(&mut self, port: Port) {
+        let slot = &mut self.slots[port];
+        slot.frozen_until = None;
+        slot.clock = slot.clock.saturating_sub(core::mem::take(&mut slot.missed));
     }
 
     fn call_timeout(&mut self, port: Port) {
