@@ -46,8 +46,8 @@ struct Slot {
     deadline: Option<Instant>,
     plugged: bool,
     frozen_until: Option<Instant>,
-    /// What its clock has missed when it goes on.
-    missed: Duration,
+    /// Since when its clock stands still.
+    stopped: Option<Instant>,
     /// How far its clock is ahead of the world's.
     clock: Duration,
 }
@@ -170,7 +170,7 @@ impl World {
             deadline: None,
             plugged: true,
             frozen_until: None,
-            missed: Duration::ZERO,
+            stopped: None,
             clock: ahead,
         });
         self.call_timeout(port);
@@ -297,7 +297,7 @@ impl World {
 
     /// As [`World::pause`], but its clock stands still too, as that of a stopped QEMU guest does.
     pub fn pause_unseen(&mut self, port: Port, duration: Duration) {
-        self.slots[port].missed += duration;
+        self.slots[port].stopped.get_or_insert(self.now);
         self.pause(port, duration);
     }
 
@@ -473,7 +473,9 @@ impl World {
     fn thaw(&mut self, port: Port) {
         let slot = &mut self.slots[port];
         slot.frozen_until = None;
-        slot.clock = slot.clock.saturating_sub(core::mem::take(&mut slot.missed));
+        if let Some(since) = slot.stopped.take() {
+            slot.clock = slot.clock.saturating_sub(self.now.since(since));
+        }
     }
 
     fn call_timeout(&mut self, port: Port) {
