@@ -340,9 +340,8 @@ impl Draft {
     /// How the ingress is elected.
     fn role(&self, id: u32) -> Result<RoleConfig, ConfigError> {
         let default = RoleConfig::default();
-        let is_member = |witness: &u32| {
-            *witness == id || self.peers.iter().any(|(peer, _)| peer == witness)
-        };
+        let is_member =
+            |witness: &u32| *witness == id || self.peers.iter().any(|(peer, _)| peer == witness);
         if !self.witnesses.iter().all(is_member) {
             return Err(conflict(
                 "witness",
@@ -353,7 +352,9 @@ impl Draft {
             return Err(conflict("witness", "nobody is left to serve"));
         }
         let lease = self.lease.unwrap_or(default.times.lease);
-        let heartbeat = self.heartbeat.unwrap_or(default.times.heartbeat.min(lease / 4));
+        let heartbeat = self
+            .heartbeat
+            .unwrap_or(default.times.heartbeat.min(lease / 4));
         if heartbeat > lease / 4 {
             return Err(conflict("heartbeat", "is more than a quarter of the lease"));
         }
@@ -733,7 +734,10 @@ mod tests {
         assert_eq!(key(cluster("gw=10.0.0.8 gw=10.0.0.9")), "gw");
         assert_eq!(key(cluster("ingress=2")), "ingress");
         assert_eq!(key(cluster("peer=2@10.0.0.2 witness=3")), "witness");
-        assert_eq!(key(cluster("peer=2@10.0.0.2 witness=1 witness=2")), "witness");
+        assert_eq!(
+            key(cluster("peer=2@10.0.0.2 witness=1 witness=2")),
+            "witness"
+        );
         assert_eq!(key(cluster("lease=1s heartbeat=251ms")), "heartbeat");
         assert_eq!(key(cluster("port=9100")), "port");
         assert_eq!(

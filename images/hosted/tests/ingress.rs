@@ -89,11 +89,18 @@ fn kill_the_ingress(mut instances: Vec<Hosted>) -> usize {
         Fetch::start(Duration::from_millis(500)).ok()
     });
     let took = killed.elapsed();
-    println!("| a new connection {} ms after the ingress was killed", took.as_millis());
+    println!(
+        "| a new connection {} ms after the ingress was killed",
+        took.as_millis()
+    );
     assert!(took < Duration::from_secs(5), "{took:?}");
     let next = ingress_of(&instances);
     let status = instances[next].status();
-    assert!(status["role"]["term"].as_u64() > Some(1), "{}", status["role"]);
+    assert!(
+        status["role"]["term"].as_u64() > Some(1),
+        "{}",
+        status["role"]
+    );
     assert!(status["role"]["lease_ms"].as_u64() <= Some(2_000));
     for fetch in &mut fetches {
         fetch.read_until(SIZE);

@@ -286,11 +286,7 @@ mod tests {
         for wrong in [None, Some((A, 4)), Some((B, 5)), Some((B, 9))] {
             assert!(!voter.consider(at(10), B, &successor(wrong)).granted);
         }
-        assert!(
-            voter
-                .consider(at(10), B, &successor(Some((A, 5))))
-                .granted
-        );
+        assert!(voter.consider(at(10), B, &successor(Some((A, 5)))).granted);
         // Handed to a second one as well, because the first seemed not to answer.
         let late = voter.consider(at(20), MemberId(3), &successor(Some((A, 5))));
         assert!(!late.granted);

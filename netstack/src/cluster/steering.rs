@@ -310,11 +310,7 @@ mod tests {
             remote: ([10, 0, 0, 9], port).into(),
             ..flow()
         };
-        let entries = [
-            (1, 2, None),
-            (2, 2, Some((SESSION, 1))),
-            (3, 3, None),
-        ];
+        let entries = [(1, 2, None), (2, 2, Some((SESSION, 1))), (3, 3, None)];
         for (port, owner, claim) in entries {
             let owner = MemberId(owner);
             steering.set(Instant::ZERO, at(port), Entry { owner, claim });

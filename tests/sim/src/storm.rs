@@ -85,13 +85,21 @@ impl Storm {
         let now = self.cluster.now();
         self.mistaken.retain(|_, until| *until > now);
         let claims = self.cluster.world.take_vip_claims();
+        if self.cluster.world.trace && !claims.is_empty() {
+            eprintln!("{:>10} address claimed {claims:?}", now.as_millis());
+        }
         if self.cluster.setup.role.prefer == Prefer::Availability {
             return;
         }
         let mut acting = self.acting();
         acting.retain(|port| !self.mistaken.contains_key(port));
         if acting.len() > 1 {
-            let what = format!("parties {acting:?} act");
+            let role = |port: &Port| {
+                let clock = self.cluster.world.clock_of(*port);
+                self.cluster.node(*port).instance().role(clock)
+            };
+            let roles: Vec<_> = acting.iter().map(role).collect();
+            let what = format!("parties {acting:?} act: {roles:?}");
             self.cluster.world.violate("one ingress", what);
         }
         for (_, port) in claims {
@@ -124,7 +132,10 @@ impl Storm {
             let mut connections = sessions.iter().flat_map(|session| &session.connections);
             connections.any(|connection| connection.remote.port() == port)
         };
-        let up = self.cluster.nodes().filter(|node| !self.down.contains(node));
+        let up = self
+            .cluster
+            .nodes()
+            .filter(|node| !self.down.contains(node));
         up.into_iter().find(has)
     }
 
@@ -162,10 +173,13 @@ impl Storm {
 
     /// Let an instance stand still; its clock with it, if `unseen`.
     pub fn pause(&mut self, node: Port, duration: Duration, unseen: bool) {
-        if unseen {
+        // A pause that begins in one that the clock misses is missed as well.
+        if unseen || self.mistaken.contains_key(&node) {
             let lease = self.cluster.setup.role.times.lease;
             let until = self.cluster.now() + duration + lease;
             self.mistaken.insert(node, until);
+        }
+        if unseen {
             self.cluster.world.pause_unseen(node, duration);
         } else {
             self.cluster.world.pause(node, duration);
@@ -191,8 +205,7 @@ impl Storm {
     pub fn finish(&mut self, conversation: usize, limit: Duration) {
         let until = self.cluster.now() + limit;
         self.run_while(until, |storm| {
-            storm.cluster.outcome(conversation) == Outcome::Running
-                && !storm.is_lost(conversation)
+            storm.cluster.outcome(conversation) == Outcome::Running && !storm.is_lost(conversation)
         });
         if self.is_lost(conversation) {
             return;
@@ -241,7 +254,12 @@ pub fn storm(seed: u64, setup: Setup) -> Storm {
             _ => node,
         };
         let length = Duration::from_millis(100 + rng.below(6_000));
-        match rng.below(8) {
+        let blow = rng.below(8);
+        if storm.cluster.world.trace {
+            let now = storm.cluster.now().as_millis();
+            eprintln!("{now:>10} blow {blow} to {target}, {length:?}");
+        }
+        match blow {
             0 => storm.crash(target),
             1 => storm.boot(target),
             2 => storm.pause(target, length, false),

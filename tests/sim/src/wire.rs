@@ -151,4 +151,3 @@ pub fn address_claimed(frame: &[u8]) -> Option<IpAddr> {
         _ => None,
     }
 }
-

@@ -140,7 +140,9 @@ impl Lab {
         for (here, there) in [(a, b), (b, a)] {
             let now = self.clock(here);
             let boot = BootId([self.machines[there].boots; 16]);
-            self.machines[here].election.handle_boot(now, id(there), boot);
+            self.machines[here]
+                .election
+                .handle_boot(now, id(there), boot);
         }
     }
 
