@@ -223,6 +223,11 @@ impl Election {
         Some(leader.id)
     }
 
+    /// Who has our vote, and so may act by now without our having heard of it.
+    pub fn voted_for(&self, now: Instant) -> Option<MemberId> {
+        self.voter.promised(now).map(|(to, _)| to)
+    }
+
     fn is_living(&self, now: Instant, leader: &Leader) -> bool {
         leader.heard + self.rules.times.promised() > now
     }

@@ -223,10 +223,10 @@ impl Instance {
             self.lay_down_role(now, "another acts");
         }
         self.ingress = Some(leader);
-        self.resigned = None;
         self.ingress_left(now);
         self.claim_all_flows();
         self.place_waiting(now);
+        self.resigned = None;
     }
 
     /// Hand the ingress role to another member, as a drain does. False if this instance does not
@@ -333,10 +333,15 @@ impl Instance {
             }
             let ingress = self.ingress.and_then(|id| self.members.get(id));
             match ingress.map(|ingress| ingress.address) {
-                // It may know the flow by now; if it meant us to have it, it says so again.
-                Some(address) => {
+                // They came while we handed the role on.
+                Some(address) if self.resigned.is_some() => {
                     self.stack.set_route(now, key, Route::Forward(address));
                     self.stack.clear_route(now, &key);
+                }
+                // Who knows how old they are: the client will try again, elsewhere.
+                Some(_) => {
+                    self.counters.add("flows_without_ingress");
+                    self.stack.drop_held(now, &key);
                 }
                 None => self.place(now, key, true),
             }

@@ -282,9 +282,11 @@ impl Instance {
     /// A new flow reached us, who are not the ingress: it was steered here, or the client does not
     /// know yet who is.
     fn place_steered(&mut self, now: Instant, flow: FlowKey) {
-        let ingress = self.ingress(now);
+        let voted = self.election.as_ref().and_then(|e| e.voted_for(now));
+        let ingress = self.ingress(now).or(voted);
         let Some(ingress) = ingress.and_then(|id| self.members.get(id)) else {
-            // Taken here it might never be found: whoever is elected may not hear of it.
+            // Nobody can have steered it here. Taken, it might never be found: whoever is elected
+            // may not hear of it. Or it is old, and lay about here while we stood still.
             self.await_ingress(now, flow);
             return;
         };
