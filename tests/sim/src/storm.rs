@@ -146,9 +146,9 @@ impl Storm {
         for conversation in self.conversations.clone() {
             if self.cluster.outcome(conversation) == Outcome::Running
                 && self.owner(conversation).is_none()
-                && self.lost.insert(conversation)
                 && let Some(flow) = self.flow(conversation)
             {
+                self.lost.insert(conversation);
                 self.cluster.world.lose(flow);
             }
         }

@@ -191,7 +191,7 @@ fn a_role_that_is_handed_on_costs_the_clients_nothing() {
 /// Seeds of [`storm`]: `GODWIT_STORMS=FIRST..END` runs others.
 #[test]
 fn no_storm_makes_two_ingresses_or_breaks_a_stream() {
-    let range = std::env::var("GODWIT_STORMS").unwrap_or("0..24".into());
+    let range = std::env::var("GODWIT_STORMS").unwrap_or("0..60".into());
     let (first, end) = range.split_once("..").expect("FIRST..END");
     for seed in first.parse().expect("a number")..end.parse().expect("a number") {
         let nodes = 2 + (seed % 4) as u32;
