@@ -8,7 +8,7 @@ use godwit::platform::Device;
 use godwit_echo::Echo;
 use godwit_http::Files;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, SessionStatus};
+use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, RoleConfig, SessionStatus};
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
@@ -69,6 +69,8 @@ pub struct Setup {
     /// A bottleneck of packet size before the client: of what comes to it, and if it is native of what
     /// it sends too (smoltcp does not listen to ICMP).
     pub narrow: Option<Narrow>,
+    /// How the instances elect their ingress.
+    pub role: RoleConfig,
     /// How long a move may wait for queues to run empty (not with the SDK, which has its own).
     pub patience: Duration,
 }
@@ -91,6 +93,7 @@ impl Default for Setup {
             mtu: 1500,
             client_mtu: None,
             narrow: None,
+            role: RoleConfig::default(),
             // At once, so that tests say what is queued at a freeze.
             patience: Duration::ZERO,
         }
@@ -183,6 +186,7 @@ impl Setup {
                 })
                 .collect(),
             ingress: MemberId(1),
+            role: self.role.clone(),
             cluster_key: Some(self.cluster_key()),
             patience: self.patience,
         }
@@ -199,6 +203,7 @@ impl Setup {
             vips: instance.stack.vips,
             peers: instance.peers,
             ingress: instance.ingress,
+            role: instance.role,
             cluster_key: instance.cluster_key.map(Secret::new),
             admin_port: 9100,
             admin_token: None,
@@ -207,8 +212,9 @@ impl Setup {
         }
     }
 
-    fn node(&self, id: MemberId, now: Instant) -> Node {
-        let mut entropy = Rng::new(self.seed).split(0x6e6f, id.0.into());
+    /// A member that boots, for the so-manieth time (from 0).
+    pub(crate) fn node(&self, id: MemberId, boot: u64, now: Instant) -> Node {
+        let mut entropy = Rng::new(self.seed).split(0x6e6f, u64::from(id.0) | boot << 32);
         if self.served == Served::Script {
             return Node::scripted(self.instance(id), self.habits, entropy.seed(), now);
         }
@@ -255,7 +261,7 @@ impl Cluster {
         world.watch(setup.service());
         for id in (1..=setup.nodes).map(MemberId) {
             let ahead = setup.clock(id);
-            let node = setup.node(id, world.now() + ahead);
+            let node = setup.node(id, 0, world.now() + ahead);
             let port = world.attach_with_clock(Box::new(node), setup.node_link, ahead);
             debug_assert_eq!(port, port_of(id));
         }
@@ -286,7 +292,7 @@ impl Cluster {
         }
     }
 
-    /// Let the channels between the instances come up.
+    /// Let the channels between the instances come up, and one of them be elected.
     pub fn await_channels(&mut self) {
         let instances = self.setup.nodes;
         let limit = self.world.now() + Duration::from_secs(60);
@@ -302,6 +308,14 @@ impl Cluster {
         if !up && nodes.len() > 1 {
             self.world
                 .violate("cluster", "the channels did not come up in 60 s".into());
+        }
+        let elected = self.world.run_while(limit, |world| {
+            let acts = |port: &Port| world.party::<Node>(*port).instance().is_ingress();
+            !nodes.iter().any(acts)
+        });
+        if !elected {
+            self.world
+                .violate("cluster", "no ingress was elected in 60 s".into());
         }
     }
 

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use godwit_netstack::cluster::message::{
-    Attempt, Flow, Heartbeat, Hello, Message, Ownership, Transfer,
+    Attempt, Ballot, Claim, Flow, Heartbeat, Hello, Message, Ownership, Transfer,
 };
 use godwit_netstack::cluster::{BootId, MemberId};
 use godwit_netstack::migrate::rope::Rope;
@@ -72,9 +72,18 @@ fn seeds() -> Vec<Vec<u8>> {
             sessions: 3,
             room: 100,
             draining: false,
-            ingress: member,
+            healthy: true,
+            priority: 100,
+            version: 1,
             term: 1,
             clock: 1_000_000,
+            claim: Some(Claim {
+                term: 2,
+                beat: 9,
+                lease: 2_000,
+                acting: false,
+                after: Some((member, 1)),
+            }),
         }),
         Message::Transfer(Transfer {
             session,
@@ -94,7 +103,14 @@ fn seeds() -> Vec<Vec<u8>> {
         Message::Owns(vec![ownership; 3]),
         Message::Released(vec![(flow, session)]),
         Message::HandoverTable(vec![ownership]),
-        Message::Ingress { term: 4 },
+        Message::Handover { term: 4 },
+        Message::Ballot(Ballot {
+            beat: 9,
+            term: 2,
+            granted: false,
+            spent: Some(7),
+            to: Some(member),
+        }),
         Message::Leaving,
     ];
     let seed = |message: &Message| {
