@@ -235,6 +235,9 @@ pub enum Message {
     Leaving,
     /// See [`Ahead`].
     Ahead(Ahead),
+    /// The sender, the ingress, sends the frames of these sessions elsewhere from now on: to their owner
+    /// under that epoch.
+    Rerouted(Vec<Attempt>),
 }
 
 /// Why octets are no message.

@@ -9,6 +9,7 @@
 //! - `channels`: octets between TCP and the channels, and who is up;
 //! - `lull`: what comes before a planned move;
 //! - `ahead`: what travels before the capsule;
+//! - `follow`: what travels behind it;
 //! - `fence`: the order of frames after one;
 //! - `moves`: transfers, at the source and at the target;
 //! - `steer`: routes of flows that are not local;
@@ -20,6 +21,7 @@ mod ahead;
 mod channels;
 mod drain;
 mod fence;
+mod follow;
 mod lull;
 mod moves;
 mod role;
@@ -50,6 +52,7 @@ use crate::time::{Duration, Instant};
 use ahead::{SentAhead, Stash};
 use channels::Link;
 use drain::Drain;
+use follow::Following;
 use moves::Moving;
 use role::Probing;
 pub use types::*;
@@ -110,6 +113,9 @@ pub struct Instance {
     lulled: BTreeSet<SessionId>,
     /// When fences are lifted without a word.
     fences: BTreeSet<(Instant, SessionId)>,
+    /// Sessions that left and whose frames still come here, and when that ends at the latest.
+    following: BTreeMap<SessionId, Following>,
+    follow_ends: BTreeSet<(Instant, SessionId)>,
     /// What went ahead of capsules that are still to be made.
     sent_ahead: BTreeMap<SessionId, SentAhead>,
     stash: Stash,
@@ -197,6 +203,8 @@ impl Instance {
             deferred: BTreeSet::new(),
             lulled: BTreeSet::new(),
             fences: BTreeSet::new(),
+            following: BTreeMap::new(),
+            follow_ends: BTreeSet::new(),
             sent_ahead: BTreeMap::new(),
             stash: Stash::default(),
             epochs: Epochs::new(),
@@ -258,6 +266,7 @@ impl Instance {
         self.stack.handle_timeout(now);
         self.pump(now);
         self.expire_fences(now);
+        self.expire_following(now);
         self.expire_stash(now);
         self.run_deferred_moves(now);
         self.run_channel_timers(now);
@@ -276,6 +285,7 @@ impl Instance {
             self.stack.poll_timeout(),
             self.deferred_timeout(),
             self.fences.first().map(|(at, _)| *at),
+            self.follow_ends.first().map(|(at, _)| *at),
             self.stash.poll_timeout(),
             self.channel_timeout(),
             self.election_timeout(),
