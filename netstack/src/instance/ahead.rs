@@ -243,6 +243,17 @@ impl Instance {
     ) {
         let key = (from, ahead.session);
         let most = MAX_KEPT.min(self.tcp.memory / 4);
+        let same =
+            |part: &&mut Part| (part.connection, part.queue) == (ahead.connection, ahead.queue);
+        let known = self.stash.kept.get_mut(&key);
+        if let Some(part) = known.and_then(|kept| kept.parts.iter_mut().find(same))
+            && part.end() != Some(ahead.offset)
+        {
+            // What lies between was acknowledged or read, or an earlier attempt came to nothing.
+            self.stash.octets -= part.octets.len();
+            part.octets = Rope::new();
+            part.start = ahead.offset;
+        }
         let count = octets.len();
         if self.stash.octets + count > most
             || usize::from(ahead.connection) >= MAX_CONNECTIONS
@@ -258,17 +269,8 @@ impl Instance {
             parts: Vec::new(),
         });
         kept.until = until;
-        let same =
-            |part: &&mut Part| (part.connection, part.queue) == (ahead.connection, ahead.queue);
-        let mut replaced = 0;
         match kept.parts.iter_mut().find(same) {
-            Some(part) if part.end() == Some(ahead.offset) => part.octets.append(octets),
-            Some(part) => {
-                // What lies between was acknowledged or read, or an earlier attempt came to nothing.
-                replaced = part.octets.len();
-                part.start = ahead.offset;
-                part.octets = octets;
-            }
+            Some(part) => part.octets.append(octets),
             None => kept.parts.push(Part {
                 connection: ahead.connection,
                 queue: ahead.queue,
@@ -276,7 +278,7 @@ impl Instance {
                 octets,
             }),
         }
-        self.stash.octets = self.stash.octets + count - replaced;
+        self.stash.octets += count;
         self.counters.add("ahead_kept");
     }
 
