@@ -129,8 +129,15 @@ impl Weather {
         })
     }
 
-    /// A spell begins or ends: the client's link is dead for a while, or an instance stands still.
+    /// A spell may begin or end. Whether anything happens then or not: weather that changed only with
+    /// the next frame would follow a client that seldom sends, and swallow each of its frames.
     fn look(&mut self, cluster: &mut Cluster) {
+        self.change(cluster);
+        cluster.world.wake_at(self.until.unwrap_or(self.next));
+    }
+
+    /// A spell begins or ends: the client's link is dead for a while, or an instance stands still.
+    fn change(&mut self, cluster: &mut Cluster) {
         let now = cluster.now();
         let client = cluster.client;
         if self.until.is_some_and(|until| now >= until) {
