@@ -14,7 +14,7 @@ use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instant};
 
-use crate::check::{self, FlowId, Retransmission, Violation};
+use crate::check::{self, FlowId, Reset, Retransmission, Violation};
 use crate::host::{Conversation, Host, HostConfig, Native, Outcome, Plan, SocketConfig};
 use crate::net::{Narrow, Port, Rules};
 use crate::node::{Habits, Machine, Node, SCRIPT_PORT, Scripts, port_of};
@@ -364,6 +364,13 @@ impl Cluster {
         self.world.flows().of_port(self.client)
     }
 
+    /// Whether the latest flow never came to be: all that the client sent while the server waited for the
+    /// end of the handshake was lost.
+    fn has_expired(&mut self) -> bool {
+        self.flow()
+            .is_some_and(|flow| self.world.check::<Reset>().has_expired(flow))
+    }
+
     /// Segments both ends have emitted in the latest flow.
     pub fn segments(&self) -> u64 {
         self.flow()
@@ -446,6 +453,7 @@ impl Cluster {
                     format!("not finished after {limit:?}; server state {state:?}"),
                 );
             }
+            Outcome::Failed(_) if self.has_expired() => {}
             Outcome::Failed(why) => self.world.violate("client", why),
         }
     }
