@@ -71,6 +71,18 @@ pub struct Setup {
     pub narrow: Option<Narrow>,
     /// How long a move may wait for queues to run empty (not with the SDK, which has its own).
     pub patience: Duration,
+    /// Now and then the client does not read for a while.
+    pub rests: Option<Rests>,
+}
+
+/// A client that reads for a while and then does not, in turns: its window closes, and what the service
+/// has for it stays queued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rests {
+    /// How long it reads.
+    pub reads: Duration,
+    /// And how long it does not.
+    pub rests: Duration,
 }
 
 impl Default for Setup {
@@ -93,6 +105,7 @@ impl Default for Setup {
             narrow: None,
             // At once, so that tests say what is queued at a freeze.
             patience: Duration::ZERO,
+            rests: None,
         }
     }
 }
@@ -371,6 +384,15 @@ impl Cluster {
             .is_some_and(|flow| self.world.check::<Reset>().has_expired(flow))
     }
 
+    /// Whether it is the client's TCP that does not come to an end, by a fault of its own.
+    fn has_forgotten_its_fin(&self, conversation: usize) -> bool {
+        self.setup.native.is_none()
+            && self
+                .world
+                .party::<Host>(self.client)
+                .has_forgotten_its_fin(conversation)
+    }
+
     /// Segments both ends have emitted in the latest flow.
     pub fn segments(&self) -> u64 {
         self.flow()
@@ -429,6 +451,11 @@ impl Cluster {
         finished.sum()
     }
 
+    /// A counter of the instances, added up.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.nodes().map(|port| self.node(port).counter(name)).sum()
+    }
+
     /// Let a conversation come to its end within `limit` of virtual time, `act` looking on after
     /// each step.
     pub fn finish_with(
@@ -446,6 +473,7 @@ impl Cluster {
         }
         match self.outcome(conversation) {
             Outcome::Done => {}
+            Outcome::Running if self.has_forgotten_its_fin(conversation) => {}
             Outcome::Running => {
                 let state = self.state();
                 self.world.violate(

@@ -305,7 +305,8 @@ impl World {
     /// Let a step be taken at `at` (or now, if that has passed) even if nothing else happens then: for a
     /// scenario that looks on after each step and wants to change something at its time.
     pub fn wake_at(&mut self, at: Instant) {
-        self.alarm = Some(at.max(self.now));
+        let at = at.max(self.now);
+        self.alarm = Some(self.alarm.map_or(at, |alarm| alarm.min(at)));
     }
 
     /// The time of what happens next.

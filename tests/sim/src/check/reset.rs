@@ -13,9 +13,8 @@ struct State {
     client_closed: bool,
     /// The server's FIN has reached the client.
     server_closed: bool,
-    /// The server's first SYN-ACK, and the first thing from the client after its SYN to get to an
-    /// instance.
-    answered: Option<Instant>,
+    /// When the client's first SYN got to an instance, and when the first thing after its SYN did.
+    asked: Option<Instant>,
     heard: Option<Instant>,
     /// The server had given the handshake up before it heard from the client again.
     expired: bool,
@@ -26,10 +25,10 @@ impl State {
     /// handshake takes has got there. What comes later is answered with an RST by any TCP (RFC 9293
     /// section 3.10.7.1).
     fn handshake_expired(&self) -> bool {
-        let (Some(answered), Some(heard)) = (self.answered, self.heard) else {
+        let (Some(asked), Some(heard)) = (self.asked, self.heard) else {
             return false;
         };
-        heard.since(answered) >= HANDSHAKE
+        heard.since(asked) >= HANDSHAKE
     }
 }
 
@@ -57,16 +56,16 @@ impl Check for Reset {
         let fin = seen.segment.fin;
         state.client_closed |= seen.client_speaks() && fin;
         state.server_closed |= seen.reaches_client(flows) && fin;
-        if seen.server_speaks() && seen.segment.syn {
-            state.answered.get_or_insert(seen.at);
-        }
-        let reaches_server = !seen.emitted && flows.get(seen.flow).client_port != Some(seen.port);
-        if reaches_server
+        let reaches_server = !seen.emitted
             && seen.from == Side::Client
-            && !seen.segment.syn
             && seen.segment.checksums_right
-        {
-            state.heard.get_or_insert(seen.at);
+            && flows.get(seen.flow).client_port != Some(seen.port);
+        if reaches_server {
+            let first = match seen.segment.syn {
+                true => &mut state.asked,
+                false => &mut state.heard,
+            };
+            first.get_or_insert(seen.at);
         }
         if !seen.emitted || seen.forwarded || !seen.segment.rst {
             return;

@@ -39,7 +39,8 @@ impl Bench {
             ack: None,
             ..bench.client(0, 0)
         };
-        bench.put(CLIENT, opening);
+        bench.put(CLIENT, opening.clone());
+        bench.see(A, false, opening);
         let answer = Segment {
             syn: true,
             ack: Some(CLIENT_ISN.wrapping_add(1)),
