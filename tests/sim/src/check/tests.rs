@@ -263,5 +263,9 @@ fn a_handshake_nobody_could_complete_may_end_in_a_reset() {
     };
     assert_eq!(reset_after(Duration::from_secs(64), false), 0);
     assert_eq!(reset_after(Duration::from_secs(62), false), 1, "still open");
-    assert_eq!(reset_after(Duration::from_secs(64), true), 1, "was completed");
+    assert_eq!(
+        reset_after(Duration::from_secs(64), true),
+        1,
+        "was completed"
+    );
 }
