@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 
 use godwit_netstack::Duration;
+use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::PATIENCE;
 use godwit_netstack::tcp::TcpConfig;
 use godwit_sim::check::Retransmission;
 use godwit_sim::host::{Plan, SocketConfig};
-use godwit_sim::net::Rules;
-use godwit_sim::node::Node;
+use godwit_sim::net::{Rate, Rules};
+use godwit_sim::node::{Node, port_of};
 use godwit_sim::scenario::{Cluster, Setup};
 use godwit_sim::script::{Closing, Mode};
 
@@ -41,6 +42,15 @@ fn not_reading(setup: Setup, mode: Mode) -> (Cluster, usize) {
     let queued = session.connections[0].tcp.send_queued;
     assert!(queued > MUCH, "{mode:?}: {queued} octets queued");
     (cluster, conversation)
+}
+
+/// Let the world go on until one of the instances is as asked for.
+fn until(cluster: &mut Cluster, limit: Duration, is_so: impl Fn(&Node) -> bool) -> bool {
+    let limit = cluster.now() + limit;
+    let nodes: Vec<_> = cluster.nodes().collect();
+    cluster.world.run_while(limit, |world| {
+        !nodes.iter().any(|port| is_so(world.party::<Node>(*port)))
+    })
 }
 
 /// Capsules of the moves that were accepted.
@@ -90,6 +100,48 @@ fn full_queues_travel_ahead_and_the_stream_is_exact() {
 }
 
 #[test]
+fn what_the_client_takes_while_the_octets_travel_is_not_sent_again() {
+    for mode in [Mode::Download, Mode::Echo] {
+        let (mut cluster, conversation) = not_reading(Setup::default(), mode);
+        let ingress = port_of(MemberId(1));
+        if cluster.owner().unwrap().0 != ingress {
+            // What the client says is not to wait behind the octets.
+            assert!(cluster.move_on());
+            cluster.world.run_for(Duration::from_secs(1));
+        }
+        // They take some milliseconds to the target.
+        let target = port_of(MemberId(2));
+        cluster.world.link(target).down.rules.rate = Some(Rate {
+            octets_per_second: 5_000_000,
+            queue: 1_000_000,
+        });
+        let counter = |cluster: &Cluster| cluster.node(ingress).counter("sessions_sent_ahead");
+        let before = counter(&cluster);
+        assert!(cluster.move_on());
+        while counter(&cluster) == before {
+            assert!(cluster.world.step());
+        }
+        let queued = |cluster: &Cluster| match cluster.owner() {
+            Some((port, session)) if port == ingress => session.connections[0].tcp.send_queued,
+            _ => 0,
+        };
+        let before = queued(&cluster);
+        cluster.change_plan(conversation, |plan| plan.reads = true);
+        let mut at_freeze = before;
+        while queued(&cluster) > 0 {
+            at_freeze = queued(&cluster);
+            assert!(cluster.world.step());
+        }
+        assert!(
+            at_freeze > MUCH && at_freeze < before - MUCH / 2,
+            "{mode:?}: {before} octets queued, then {at_freeze}"
+        );
+        cluster.finish(conversation, Duration::from_secs(60));
+        cluster.assert_clean(&format!("{mode:?}, reading again"));
+    }
+}
+
+#[test]
 fn a_channel_lost_between_the_octets_and_the_capsule_costs_nothing_but_time() {
     // What became of the moves, and in how many of them the octets had arrived and were lost again.
     let mut results = BTreeSet::new();
@@ -102,11 +154,9 @@ fn a_channel_lost_between_the_octets_and_the_capsule_costs_nothing_but_time() {
             };
             let (mut cluster, conversation) = not_reading(setup, mode);
             assert!(cluster.move_on());
-            let limit = cluster.now() + Duration::from_secs(2);
-            let nodes: Vec<_> = cluster.nodes().collect();
-            let ahead = cluster.world.run_while(limit, |world| {
-                let counter = |port| world.party::<Node>(port).counter("sessions_sent_ahead");
-                nodes.iter().all(|port| counter(*port) == 0)
+            let limit = Duration::from_secs(2);
+            let ahead = until(&mut cluster, limit, |node| {
+                node.counter("sessions_sent_ahead") == 1
             });
             assert!(ahead, "nothing was sent ahead");
             for _ in 0..step * STRIDE {
