@@ -95,6 +95,8 @@ impl Node {
                 port,
                 scope: Scope::Service,
                 state_version: 1,
+                oldest_state: 1,
+                states: None,
             });
         }
         Node {
