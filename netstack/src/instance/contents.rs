@@ -80,7 +80,7 @@ pub(super) struct Contents {
 
 impl Contents {
     /// Octets kept, or promised a place.
-    fn octets(&self) -> usize {
+    pub fn octets(&self) -> usize {
         let kept = self.kept.values().map(|kept| kept.octets.len());
         let arriving = self.arriving.values().map(|arriving| arriving.total);
         kept.sum::<usize>() + arriving.sum::<usize>()
