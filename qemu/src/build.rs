@@ -55,6 +55,12 @@ pub fn image(service: Service) -> Result<PathBuf> {
     crate::image::build_image(service.name())
 }
 
+/// Builds the image of a release, the first or the second, of the service that a rolling upgrade is
+/// shown with, and returns its path.
+pub fn release(number: u32) -> Result<PathBuf> {
+    crate::image::build_image(&format!("release{number}"))
+}
+
 /// Builds the Linux process that serves any service on a TAP device and returns its path.
 pub fn hosted() -> Result<PathBuf> {
     program("godwit-hosted", "release")
