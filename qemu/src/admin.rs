@@ -31,6 +31,8 @@ pub struct Status {
     pub state: String,
     /// It answers for the virtual IP.
     pub ingress: bool,
+    /// The ingress role as it sees it.
+    pub role: Role,
     /// The service's name.
     pub service: String,
     /// Milliseconds since its start.
@@ -43,6 +45,32 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// The last moves away from it.
     pub moves: Vec<Move>,
+}
+
+/// The ingress role.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Role {
+    /// Who has it, if that is known.
+    pub ingress: Option<u32>,
+    /// The term, or the highest heard of.
+    pub term: u64,
+    /// How long the instance may act yet, if it is the ingress and has peers.
+    pub lease_ms: Option<u64>,
+    /// Who votes; nobody without peers.
+    pub voters: Vec<Voter>,
+}
+
+/// A member's vote.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Voter {
+    /// Its id.
+    pub id: u32,
+    /// It never has the role itself.
+    pub witness: bool,
+    /// For how long yet its last vote for the instance counts.
+    pub granted_ms: Option<u64>,
 }
 
 /// Another instance.

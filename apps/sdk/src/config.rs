@@ -11,12 +11,26 @@
 //! | `gw` | default gateway, one per family; list | |
 //! | `vip` | virtual address of the service; list | |
 //! | `peer` | another member, `2@10.77.0.12`; list | |
-//! | `ingress` | the member that answers for the virtual addresses at the start | the lowest id |
+//! | `ingress` | the member that is elected first to answer for the virtual addresses, of one priority | the lowest id |
+//! | `priority` | of this member in that election, 0 to 255; the highest is elected first | 100 |
+//! | `preempt` | `on`: a member of higher priority takes the role back when it has been there for five leases | `off` |
+//! | `witness` | id of a member that only votes (this one or a peer); the same at all members; list | |
+//! | `prefer` | without a majority of the members: `consistency` (no ingress) or `availability` (see below) | `consistency` |
+//! | `lease` | how long the ingress may act on the others' last votes, `500ms` to `60s`; the same at all members | `2s` |
+//! | `heartbeat` | time between heartbeats, `20ms` to `15s` and a quarter of the lease at most | `200ms` |
 //! | `cluster_key` | 64 hex digits, the same at all members | |
 //! | `admin_port` | port of the admin API | 9100 |
 //! | `admin_token` | bearer token of the admin API; without one it only tells its health | |
 //! | `port` | port of the service | the service's own |
 //! | `log` | `off`, `error`, `warn`, `info`, `debug` or `trace` | `info` |
+//!
+//! All members vote on who is the ingress (`peer` and this one), and it acts only while a majority
+//! keeps voting for it. So of three members one may fail, of two none may: a third one that needs no
+//! service, `witness`, makes up for that. `prefer=availability` is the other way out: whoever hears
+//! nothing of the others for longer than the lease goes on without them. When it is the network that
+//! failed and not the members, each part then has an ingress of its own; clients get whichever
+//! answers them first, and flows whose owner is in the other part stand still. A member that was
+//! told to leave (`drain`) does not count as failed: the last one of two serves on.
 //!
 //! Secrets belong into fw_cfg, not on a command line; [`Secret`] keeps them out of debug output.
 
@@ -24,10 +38,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
+use core::ops::RangeInclusive;
 use core::str::FromStr;
 
+use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::Peer;
+use godwit_netstack::instance::{Peer, Prefer, RoleConfig, Times};
 use godwit_netstack::stack::Cidr;
 use log::LevelFilter;
 
@@ -74,8 +90,10 @@ pub struct Config {
     pub vips: Vec<IpAddr>,
     /// The other members.
     pub peers: Vec<Peer>,
-    /// The member that answers for the virtual addresses at the start.
+    /// The member that is elected first, among those of one priority.
     pub ingress: MemberId,
+    /// How the ingress is elected.
+    pub role: RoleConfig,
     /// Key all members share.
     pub cluster_key: Option<Secret<[u8; 32]>>,
     /// Port of the admin API.
@@ -176,6 +194,12 @@ struct Draft {
     vips: Vec<IpAddr>,
     peers: Vec<(u32, IpAddr)>,
     ingress: Option<u32>,
+    priority: Option<u8>,
+    preempt: Option<bool>,
+    witnesses: Vec<u32>,
+    prefer: Option<Prefer>,
+    lease: Option<Duration>,
+    heartbeat: Option<Duration>,
     cluster_key: Option<Secret<[u8; 32]>>,
     admin_port: Option<u16>,
     admin_token: Option<Secret<String>>,
@@ -208,6 +232,14 @@ impl Draft {
             "vip" => push("vip", &mut self.vips, address("vip", value)?)?,
             "peer" => push("peer", &mut self.peers, peer(value)?)?,
             "ingress" => self.ingress = Some(member_id("ingress", value)?),
+            "priority" => self.priority = Some(number(value).ok_or(bad("priority", "0 to 255"))?),
+            "preempt" => self.preempt = Some(switch("preempt", value)?),
+            "witness" => push("witness", &mut self.witnesses, member_id("witness", value)?)?,
+            "prefer" => self.prefer = Some(prefer(value)?),
+            "lease" => self.lease = Some(duration("lease", value, Times::LEASE)?),
+            "heartbeat" => {
+                self.heartbeat = Some(duration("heartbeat", value, Times::HEARTBEAT)?);
+            }
             "cluster_key" => self.cluster_key = Some(cluster_key(value)?),
             "admin_port" => self.admin_port = Some(port("admin_port", value)?),
             "admin_token" => self.admin_token = Some(admin_token(value)?),
@@ -274,6 +306,7 @@ impl Draft {
                 "is neither this instance nor one of its peers",
             ));
         }
+        let role = self.role(id)?;
         let admin_port = self.admin_port.unwrap_or(DEFAULT_ADMIN_PORT);
         if self.port == Some(admin_port) {
             return Err(conflict("port", "is also the admin port"));
@@ -293,11 +326,44 @@ impl Draft {
                 })
                 .collect(),
             ingress: MemberId(ingress),
+            role,
             cluster_key: self.cluster_key,
             admin_port,
             admin_token: self.admin_token,
             port: self.port,
             log: self.log.unwrap_or(LevelFilter::Info),
+        })
+    }
+}
+
+impl Draft {
+    /// How the ingress is elected.
+    fn role(&self, id: u32) -> Result<RoleConfig, ConfigError> {
+        let default = RoleConfig::default();
+        let is_member =
+            |witness: &u32| *witness == id || self.peers.iter().any(|(peer, _)| peer == witness);
+        if !self.witnesses.iter().all(is_member) {
+            return Err(conflict(
+                "witness",
+                "is neither this instance nor one of its peers",
+            ));
+        }
+        if !self.witnesses.is_empty() && self.witnesses.len() > self.peers.len() {
+            return Err(conflict("witness", "nobody is left to serve"));
+        }
+        let lease = self.lease.unwrap_or(default.times.lease);
+        let heartbeat = self
+            .heartbeat
+            .unwrap_or(default.times.heartbeat.min(lease / 4));
+        if heartbeat > lease / 4 {
+            return Err(conflict("heartbeat", "is more than a quarter of the lease"));
+        }
+        Ok(RoleConfig {
+            priority: self.priority.unwrap_or(default.priority),
+            preempt: self.preempt.unwrap_or(default.preempt),
+            prefer: self.prefer.unwrap_or(default.prefer),
+            witnesses: self.witnesses.iter().copied().map(MemberId).collect(),
+            times: Times { lease, heartbeat },
         })
     }
 }
@@ -428,6 +494,41 @@ fn admin_token(value: &str) -> Result<Secret<String>, ConfigError> {
     }
 }
 
+fn switch(key: &'static str, value: &str) -> Result<bool, ConfigError> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(bad(key, "on or off")),
+    }
+}
+
+fn prefer(value: &str) -> Result<Prefer, ConfigError> {
+    match value {
+        "consistency" => Ok(Prefer::Consistency),
+        "availability" => Ok(Prefer::Availability),
+        _ => Err(bad("prefer", "consistency or availability")),
+    }
+}
+
+/// A time with its unit, in its range.
+fn duration(
+    key: &'static str,
+    value: &str,
+    range: RangeInclusive<Duration>,
+) -> Result<Duration, ConfigError> {
+    let expected = match key {
+        "lease" => "a time from 500ms to 60s",
+        _ => "a time from 20ms to 15s",
+    };
+    let time = match (value.strip_suffix("ms"), value.strip_suffix("s")) {
+        (Some(millis), _) => number(millis).map(Duration::from_millis),
+        (None, Some(seconds)) => number(seconds).map(Duration::from_secs),
+        (None, None) => None,
+    };
+    time.filter(|time| range.contains(time))
+        .ok_or(bad(key, expected))
+}
+
 fn log_level(value: &str) -> Result<LevelFilter, ConfigError> {
     value
         .parse()
@@ -446,7 +547,8 @@ mod tests {
         let text = format!(
             "id=2 ip=10.77.0.12/24 ip=fd77::12/64\ngw=10.77.0.1 gw=fd77::1\tvip=10.77.0.10 \
              vip=fd77::10 peer=1@10.77.0.11 ingress=1 cluster_key={KEY} admin_port=9200 \
-             admin_token=open-sesame port=8080 log=debug"
+             admin_token=open-sesame port=8080 log=debug priority=200 preempt=on witness=1 \
+             prefer=availability lease=4s heartbeat=250ms"
         );
         let config = Config::parse(&[&text]).unwrap();
         assert_eq!(config.id, MemberId(2));
@@ -461,6 +563,26 @@ mod tests {
         assert_eq!(config.admin_token.unwrap().expose(), "open-sesame");
         assert_eq!(config.port, Some(8080));
         assert_eq!(config.log, LevelFilter::Debug);
+        let role = RoleConfig {
+            priority: 200,
+            preempt: true,
+            prefer: Prefer::Availability,
+            witnesses: [MemberId(1)].into(),
+            times: Times {
+                lease: Duration::from_secs(4),
+                heartbeat: Duration::from_millis(250),
+            },
+        };
+        assert_eq!(config.role, role);
+    }
+
+    #[test]
+    fn a_short_lease_has_short_heartbeats() {
+        let times = |text: &str| Config::parse(&[text]).unwrap().role.times;
+        assert_eq!(times("ip=10.0.0.1/8"), Times::default());
+        let short = times("ip=10.0.0.1/8 lease=500ms");
+        assert_eq!(short.heartbeat, Duration::from_millis(125));
+        assert_eq!(short, short.bounded());
     }
 
     #[test]
@@ -518,6 +640,17 @@ mod tests {
             ("peer=1@", "peer"),
             ("peer=1@2@10.0.0.1", "peer"),
             ("ingress=me", "ingress"),
+            ("priority=256", "priority"),
+            ("preempt=yes", "preempt"),
+            ("witness=0", "witness"),
+            ("prefer=both", "prefer"),
+            ("lease=2", "lease"),
+            ("lease=499ms", "lease"),
+            ("lease=61s", "lease"),
+            ("lease=-1s", "lease"),
+            ("lease=99999999999999999999s", "lease"),
+            ("heartbeat=19ms", "heartbeat"),
+            ("heartbeat=16s", "heartbeat"),
             ("cluster_key=", "cluster_key"),
             ("cluster_key=abc", "cluster_key"),
             ("admin_port=0", "admin_port"),
@@ -600,6 +733,12 @@ mod tests {
         assert_eq!(key(cluster("vip=10.0.0.1")), "vip");
         assert_eq!(key(cluster("gw=10.0.0.8 gw=10.0.0.9")), "gw");
         assert_eq!(key(cluster("ingress=2")), "ingress");
+        assert_eq!(key(cluster("peer=2@10.0.0.2 witness=3")), "witness");
+        assert_eq!(
+            key(cluster("peer=2@10.0.0.2 witness=1 witness=2")),
+            "witness"
+        );
+        assert_eq!(key(cluster("lease=1s heartbeat=251ms")), "heartbeat");
         assert_eq!(key(cluster("port=9100")), "port");
         assert_eq!(
             key(Config::parse(&["ip=10.0.0.1/8 peer=2@10.0.0.2"])),

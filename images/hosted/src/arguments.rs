@@ -35,7 +35,13 @@ The instance:
   gw=ADDR          default gateway, one per family
   vip=ADDR         virtual address that the members share; may be repeated
   peer=ID@ADDR     another member; may be repeated
-  ingress=ID       who answers for the virtual addresses at the start (the lowest id)
+  ingress=ID       who is elected first to answer for the virtual addresses (the lowest id)
+  priority=NUMBER  of this member in that election, 0 to 255 (100)
+  preempt=on|off   whether a member of higher priority takes the role back (off)
+  witness=ID       a member that only votes; may be repeated
+  prefer=WHICH     without a majority: consistency (no ingress) or availability (consistency)
+  lease=TIME       how long the ingress may act on its last votes, 500ms to 60s (2s)
+  heartbeat=TIME   between heartbeats, 20ms to 15s, a quarter of the lease at most (200ms)
   cluster_key=HEX  64 hex digits, the same at all members
   admin_port=PORT  the admin API's (9100)
   admin_token=TEXT its bearer token, 8 to 256 characters; without one it only tells its health
@@ -179,6 +185,12 @@ mod tests {
             "vip",
             "peer",
             "ingress",
+            "priority",
+            "preempt",
+            "witness",
+            "prefer",
+            "lease",
+            "heartbeat",
             "cluster_key",
             "admin_port",
             "admin_token",

@@ -1,4 +1,4 @@
-//! Who is there: the configured members, what each last said of itself, who is the ingress.
+//! Who is there: the configured members and what each last said of itself.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -10,10 +10,6 @@ use super::{BootId, MemberId};
 use crate::stack::ConnId;
 use crate::time::{Duration, Instant};
 
-/// Time between heartbeats.
-pub const HEARTBEAT: Duration = Duration::from_millis(200);
-/// A peer that was silent for so long has no channel any more.
-pub const SILENCE: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
@@ -24,6 +20,8 @@ pub struct Member {
     pub id: MemberId,
     /// Its own address.
     pub address: IpAddr,
+    /// It votes and does nothing else.
+    pub witness: bool,
     /// The TCP connection of its channel, connecting or up.
     pub link: Option<ConnId>,
     /// Its greeting, while the channel is up.
@@ -50,13 +48,16 @@ impl Member {
         self.hello.is_some()
     }
 
-    /// Whether new flows and sessions may go to it.
-    pub fn takes_sessions(&self) -> bool {
+    /// Whether new flows and sessions may go to it: it is there, was heard less than `stale` ago,
+    /// and says that it can.
+    pub fn takes_sessions(&self, now: Instant, stale: Duration) -> bool {
         self.is_up()
+            && !self.witness
             && self.left.is_none()
+            && now.since(self.heard) < stale
             && self
                 .heartbeat
-                .is_some_and(|beat| !beat.draining && beat.room > self.given)
+                .is_some_and(|beat| !beat.draining && beat.healthy && beat.room > self.given)
     }
 
     /// Sessions it serves, as far as we know.
@@ -66,9 +67,9 @@ impl Member {
             .saturating_add(self.given)
     }
 
-    /// Whether it owns nothing: it said it leaves and has not been back.
+    /// Whether it owns nothing: it votes only, or said it leaves and has not been back.
     pub fn owns_nothing(&self) -> bool {
-        self.left.is_some() && self.left == self.last_boot
+        self.witness || (self.left.is_some() && self.left == self.last_boot)
     }
 
     /// When to try to connect again, if there is no link.
@@ -100,27 +101,36 @@ impl Member {
     }
 }
 
-/// The configured members but us, and the ingress.
+/// The configured members but us.
 #[derive(Debug)]
 pub struct Members {
     all: BTreeMap<MemberId, Member>,
-    /// Who answers for the virtual addresses, as far as we know.
-    pub ingress: MemberId,
-    /// Count of ingress handovers we know of.
-    pub term: u64,
+    /// Without a word for so long a member gets nothing new.
+    stale: Duration,
+}
+
+/// Who may be given one more session.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Our own id and load, if we are a candidate.
+    pub own: Option<(MemberId, u32)>,
+    /// It reads states of this version at least.
+    pub version: u32,
 }
 
 impl Members {
     /// The members as configured.
     pub fn new(
         peers: impl Iterator<Item = (MemberId, IpAddr)>,
-        ingress: MemberId,
+        witnesses: &[MemberId],
+        stale: Duration,
         now: Instant,
     ) -> Members {
         let member = |(id, address)| {
             let member = Member {
                 id,
                 address,
+                witness: witnesses.contains(&id),
                 link: None,
                 hello: None,
                 heartbeat: None,
@@ -136,9 +146,13 @@ impl Members {
         };
         Members {
             all: peers.map(member).collect(),
-            ingress,
-            term: 0,
+            stale,
         }
+    }
+
+    /// Without a word for so long a member gets nothing new.
+    pub fn stale(&self) -> Duration {
+        self.stale
     }
 
     /// Whether there is no other member.
@@ -170,15 +184,19 @@ impl Members {
     }
 
     /// Whom to give one more session: the less loaded of two members drawn at random among those
-    /// that take sessions. `own` is our own load, if we are a candidate.
-    pub fn choose(&self, rng: &mut Rng, us: MemberId, own: Option<u32>) -> Option<MemberId> {
+    /// that take it.
+    pub fn choose(&self, now: Instant, rng: &mut Rng, wanted: Wanted) -> Option<MemberId> {
+        let takes = |member: &&Member| {
+            let version = member.heartbeat.map_or(0, |beat| beat.version);
+            member.takes_sessions(now, self.stale) && version >= wanted.version
+        };
         let mut candidates: Vec<(u32, MemberId)> = self
             .all
             .values()
-            .filter(|member| member.takes_sessions())
+            .filter(takes)
             .map(|member| (member.load(), member.id))
             .collect();
-        candidates.extend(own.map(|load| (load, us)));
+        candidates.extend(wanted.own.map(|(us, load)| (load, us)));
         if candidates.len() > 2 {
             let first = candidates.swap_remove(rng.below(candidates.len()));
             let second = candidates.swap_remove(rng.below(candidates.len()));
@@ -193,14 +211,13 @@ impl Members {
 mod tests {
     use super::*;
 
-    fn members(loads: &[(u32, u32, bool)]) -> Members {
+    const STALE: Duration = Duration::from_secs(1);
+
+    fn members(loads: &[(u32, u32)]) -> Members {
         let address = IpAddr::from([10, 0, 0, 1]);
-        let mut members = Members::new(
-            loads.iter().map(|&(id, ..)| (MemberId(id), address)),
-            MemberId(1),
-            Instant::ZERO,
-        );
-        for &(id, sessions, draining) in loads {
+        let ids = loads.iter().map(|&(id, _)| (MemberId(id), address));
+        let mut members = Members::new(ids, &[], STALE, Instant::ZERO);
+        for &(id, sessions) in loads {
             let member = members.get_mut(MemberId(id)).unwrap();
             let link = ConnId {
                 index: id,
@@ -215,37 +232,89 @@ mod tests {
             member.heartbeat = Some(Heartbeat {
                 sessions,
                 room: 100,
-                draining,
-                ingress: MemberId(1),
+                draining: false,
+                healthy: true,
+                priority: 100,
+                version: 1,
                 term: 0,
                 clock: 0,
+                claim: None,
             });
         }
         members
     }
 
+    fn beat(members: &mut Members, id: u32) -> &mut Heartbeat {
+        let member = members.get_mut(MemberId(id)).unwrap();
+        member.heartbeat.as_mut().unwrap()
+    }
+
+    fn choose(members: &Members, rng: &mut Rng, own: Option<u32>) -> Option<u32> {
+        let wanted = Wanted {
+            own: own.map(|load| (MemberId(1), load)),
+            version: 1,
+        };
+        members.choose(Instant::ZERO, rng, wanted).map(|id| id.0)
+    }
+
     #[test]
     fn of_two_candidates_the_less_loaded_is_chosen() {
         let mut rng = Rng::new(&[0; 32], b"test");
-        let members = members(&[(2, 5, false), (3, 0, true)]);
+        let members = members(&[(2, 5)]);
         for (own, chosen) in [(Some(9), 2), (Some(3), 1), (None, 2)] {
-            let choice = members.choose(&mut rng, MemberId(1), own);
-            assert_eq!(choice, Some(MemberId(chosen)), "own load {own:?}");
+            let choice = choose(&members, &mut rng, own);
+            assert_eq!(choice, Some(chosen), "own load {own:?}");
         }
+    }
+
+    #[test]
+    fn who_cannot_take_a_session_is_given_none() {
+        let spoil: [fn(&mut Members); 6] = [
+            |members| beat(members, 2).draining = true,
+            |members| beat(members, 2).healthy = false,
+            |members| beat(members, 2).room = 0,
+            |members| beat(members, 2).version = 0,
+            |members| members.get_mut(MemberId(2)).unwrap().witness = true,
+            |members| members.get_mut(MemberId(2)).unwrap().hello = None,
+        ];
+        let mut rng = Rng::new(&[0; 32], b"test");
+        for (index, spoil) in spoil.into_iter().enumerate() {
+            let mut members = members(&[(2, 0), (3, 90)]);
+            spoil(&mut members);
+            let choice = choose(&members, &mut rng, None);
+            assert_eq!(choice, Some(3), "case {index}");
+        }
+        let wanted = Wanted {
+            own: None,
+            version: 1,
+        };
+        let silent = members(&[(2, 0)]).choose(Instant::ZERO + STALE, &mut rng, wanted);
+        assert_eq!(silent, None, "not heard of late");
     }
 
     #[test]
     fn every_candidate_has_its_turn_and_the_most_loaded_has_none() {
         let mut rng = Rng::new(&[0; 32], b"test");
-        let members = members(&[(2, 1, false), (3, 2, false), (4, 3, false)]);
+        let members = members(&[(2, 1), (3, 2), (4, 3)]);
         let mut chosen = [0; 5];
         for _ in 0..300 {
-            let id = members.choose(&mut rng, MemberId(1), None).unwrap();
-            chosen[id.0 as usize] += 1;
+            chosen[choose(&members, &mut rng, None).unwrap() as usize] += 1;
         }
         assert!(
             chosen[2] > 0 && chosen[3] > 0 && chosen[4] == 0,
             "{chosen:?}"
         );
+    }
+
+    #[test]
+    fn flows_given_since_the_last_heartbeat_count_as_load() {
+        let mut rng = Rng::new(&[0; 32], b"test");
+        let mut members = members(&[(2, 0), (3, 0)]);
+        for _ in 0..100 {
+            let id = MemberId(choose(&members, &mut rng, None).unwrap());
+            members.get_mut(id).unwrap().given += 1;
+        }
+        let given = |id| members.get(MemberId(id)).unwrap().given;
+        assert_eq!((given(2), given(3)), (50, 50));
     }
 }

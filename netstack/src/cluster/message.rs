@@ -67,18 +67,63 @@ pub struct Hello {
 /// The sender's state, at regular intervals and whenever it changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Sessions it serves.
+    /// Sessions it serves, and connections that are being opened.
     pub sessions: u32,
     /// Sessions it would still take.
     pub room: u32,
     /// It is being drained: steer nothing and move nothing to it.
     pub draining: bool,
-    /// Whom it takes for the ingress.
-    pub ingress: MemberId,
-    /// Count of ingress handovers it knows of; the higher count is right.
+    /// It has memory and whatever else it needs; else nothing new is given to it.
+    pub healthy: bool,
+    /// Its preference for the ingress role; the highest is elected first.
+    pub priority: u8,
+    /// Version of the state its service commits: sessions of a higher one cannot go there.
+    pub version: u32,
+    /// The highest term it has heard of.
     pub term: u64,
     /// The cluster's clock as it reads it, in nanoseconds.
     pub clock: u64,
+    /// It asks for the ingress role or holds it. Without this it does neither, and gives up what
+    /// it claimed before.
+    pub claim: Option<Claim>,
+}
+
+/// Be the ingress, or stay it: what every voter answers with a [`Ballot`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    /// The term asked for.
+    pub term: u64,
+    /// Count of this sender's claims in its boot, to be named in the answer.
+    pub beat: u64,
+    /// The lease the sender counts on, in milliseconds.
+    pub lease: u32,
+    /// A majority has granted it already: the sender acts.
+    pub acting: bool,
+    /// Who had the role before, does not act any more and handed it to the sender; and its term.
+    pub after: Option<(MemberId, u64)>,
+}
+
+impl Claim {
+    /// Whether `holder` has resigned what it was granted under `term`, in favour of this claim.
+    pub fn follows(&self, holder: MemberId, term: u64) -> bool {
+        self.after
+            .is_some_and(|(resigned, last)| resigned == holder && term <= last)
+    }
+}
+
+/// What a voter answers to a [`Claim`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ballot {
+    /// The claim's count.
+    pub beat: u64,
+    /// The claim's term.
+    pub term: u64,
+    /// Whether the voter grants it, and so promises to grant nobody else's for a lease.
+    pub granted: bool,
+    /// The claim's term is out of order: the voter grants none up to this one.
+    pub spent: Option<u64>,
+    /// Whom its promise binds it to.
+    pub to: Option<MemberId>,
 }
 
 /// A session offered to the receiver; the tail is the capsule.
@@ -191,22 +236,22 @@ pub enum Message {
     Released(Vec<(Flow, SessionId)>),
     /// A piece of the ingress's table, for its successor.
     HandoverTable(Vec<Ownership>),
-    /// The table is complete: be the ingress, under this term.
+    /// The table is complete, and the sender does not act any more: be the ingress after it.
     Handover {
-        /// The new term.
+        /// The last term under which it did.
         term: u64,
     },
-    /// The sender is the ingress now, under this term.
-    Ingress {
-        /// The term.
-        term: u64,
-    },
+    /// The answer to a claim in a heartbeat.
+    Ballot(Ballot),
     /// The sender has drained and goes: it owns nothing and never will in this boot.
     Leaving,
     /// See [`Ahead`].
     Ahead(Ahead),
     /// See [`Content`].
     Content(Content),
+    /// The sender, the ingress, sends the frames of these sessions elsewhere from now on: to their owner
+    /// under that epoch.
+    Rerouted(Vec<Attempt>),
 }
 
 /// Why octets are no message.
@@ -324,10 +369,27 @@ mod tests {
                 sessions: 1,
                 room: 2,
                 draining: true,
-                ingress: MemberId(1),
+                healthy: true,
+                priority: 200,
+                version: 3,
                 term: 4,
                 clock: 5_000_000_000,
+                claim: Some(Claim {
+                    term: 5,
+                    beat: 700,
+                    lease: 2_000,
+                    acting: true,
+                    after: Some((MemberId(3), 4)),
+                }),
             })),
+            plain(Message::Ballot(Ballot {
+                beat: 700,
+                term: 5,
+                granted: false,
+                spent: Some(u64::MAX),
+                to: Some(MemberId(9)),
+            })),
+            plain(Message::Handover { term: 4 }),
             (
                 Message::Transfer(Transfer {
                     session: attempt().session,

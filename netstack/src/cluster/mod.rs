@@ -2,12 +2,15 @@
 //!
 //! - [`noise`]: the encrypted stream of a channel; [`message`]: what is said in it;
 //!   [`channel`]: the two together, for one peer.
-//! - [`members`]: who is there, how loaded, who is the ingress.
+//! - [`members`]: who is there and how loaded.
+//! - [`lease`]: what a voter promises; [`election`]: who becomes the ingress, and for how long.
 //! - [`steering`]: whose flow is which, as the ingress keeps it.
 //!
 //! Nothing here sends: [`crate::instance`] carries octets between channels and the stack.
 
 pub mod channel;
+pub mod election;
+pub mod lease;
 pub mod members;
 pub mod message;
 pub mod noise;

@@ -125,6 +125,22 @@ impl Steering {
         forgotten
     }
 
+    /// Forget the flows that were steered to a member which has not claimed them and is not heard
+    /// any more; they are returned. Whoever repeats his SYN is a new flow then.
+    pub fn forget_unclaimed(&mut self, owner: MemberId) -> Vec<Flow> {
+        let table = &mut self.table;
+        let mut forgotten = Vec::new();
+        self.unclaimed.retain(|(_, flow)| match table.get(flow) {
+            Some(entry) if entry.claim.is_none() && entry.owner == owner => {
+                table.remove(flow);
+                forgotten.push(*flow);
+                false
+            }
+            _ => true,
+        });
+        forgotten
+    }
+
     /// Forget a flow.
     pub fn remove(&mut self, flow: &Flow) -> Option<Entry> {
         self.table.remove(flow)
@@ -285,6 +301,23 @@ mod tests {
         assert!(steering.expire(Instant::ZERO).is_empty());
         assert_eq!(steering.expire(Instant::ZERO + QUERY), [flow()]);
         assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
+    }
+
+    #[test]
+    fn what_a_silent_member_has_not_claimed_is_forgotten_and_nothing_else() {
+        let mut steering = Steering::default();
+        let at = |port: u16| Flow {
+            remote: ([10, 0, 0, 9], port).into(),
+            ..flow()
+        };
+        let entries = [(1, 2, None), (2, 2, Some((SESSION, 1))), (3, 3, None)];
+        for (port, owner, claim) in entries {
+            let owner = MemberId(owner);
+            steering.set(Instant::ZERO, at(port), Entry { owner, claim });
+        }
+        assert_eq!(steering.forget_unclaimed(MemberId(2)), [at(1)]);
+        assert_eq!(steering.forget_unclaimed(MemberId(2)), []);
+        assert!(steering.get(&at(2)).is_some() && steering.get(&at(3)).is_some());
     }
 
     #[test]

@@ -3,16 +3,17 @@
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use super::{Instance, MAX_COUNT, Use};
+use super::{Instance, MAX_COUNT, Service, Use};
 use crate::cluster::channel::{Channel, ChannelError, Ends};
-use crate::cluster::members::{HEARTBEAT, SILENCE};
+use crate::cluster::election::Election;
+use crate::cluster::lease::Times;
 use crate::cluster::message::{Heartbeat, Message};
 use crate::cluster::noise::NoiseError;
 use crate::cluster::{CHANNEL_PORT, MemberId};
 use crate::migrate::rope::Rope;
 use crate::migrate::transfer::Answer;
-use crate::stack::ConnId;
-use crate::tcp::{Connection, SocketOptions, State};
+use crate::stack::{ConnId, Scope};
+use crate::tcp::{Connection, Pressure, SocketOptions, State};
 use crate::time::{Duration, Instant};
 
 /// Octets handed to TCP ahead of what it has sent. More only waits, and could not be overtaken.
@@ -84,19 +85,46 @@ impl Instance {
         }
     }
 
-    /// Tell every peer how we are.
+    /// Tell every peer how we are, and what we claim.
     pub(super) fn beat(&mut self, now: Instant) {
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        let acted = election.held_until().is_some();
+        let claim = election.claim(now);
+        let (priority, term) = (election.priority(), election.term());
+        if acted && claim.is_none() {
+            // Whoever reads this heartbeat is free to vote for another.
+            self.lay_down_role(now, "its claim cannot be renewed");
+        }
         let limit = self.tcp.max_connections as usize;
         let room = limit.saturating_sub(self.stack.connection_count());
+        let moves = |service: &&Service| service.spec.scope == Scope::Service;
+        let moving = self.services.iter().filter(moves);
+        let version = moving.map(|service| service.spec.state_version).max();
         let heartbeat = Heartbeat {
-            sessions: self.sessions.len() as u32,
-            room: room as u32,
+            sessions: self.load(),
+            room: if self.is_witness() { 0 } else { room as u32 },
             draining: self.is_draining(),
-            ingress: self.members.ingress,
-            term: self.members.term,
+            healthy: self.stack.pressure() != Pressure::Exhausted,
+            priority,
+            version: version.unwrap_or(0),
+            term,
             clock: self.cluster_clock(now),
+            claim,
         };
         self.broadcast(&Message::Heartbeat(heartbeat));
+    }
+
+    /// Sessions here and those about to begin.
+    pub(super) fn load(&self) -> u32 {
+        (self.sessions.len() + self.stack.half_open_count()) as u32
+    }
+
+    /// Lease and heartbeats.
+    fn times(&self) -> Times {
+        let election = self.election.as_ref();
+        election.map_or_else(Times::default, Election::times)
     }
 
     /// The clock that all members share: the one that was booted first is right, the others set
@@ -117,7 +145,9 @@ impl Instance {
 
     pub(super) fn channel_timeout(&self) -> Option<Instant> {
         self.key?;
-        let beat = (!self.links.is_empty()).then_some(self.heartbeat_at);
+        // Who acts alone renews its claim as well.
+        let beats = !self.links.is_empty() || self.is_ingress();
+        let beat = beats.then_some(self.heartbeat_at);
         let id = self.id;
         let retry = self
             .members
@@ -133,8 +163,9 @@ impl Instance {
             return;
         };
         if self.heartbeat_at <= now {
-            self.heartbeat_at = now + HEARTBEAT;
+            self.heartbeat_at = now + self.times().heartbeat;
             self.beat(now);
+            self.forget_silent(now);
             self.close_silent_links(now);
         }
         // The lower id connects, so that two members do not end up with two channels.
@@ -165,8 +196,10 @@ impl Instance {
             }
             return;
         };
-        self.stack
-            .update(now, conn, |connection| connection.set_options(now, tuned()));
+        self.stack.update(now, conn, |connection| {
+            connection.set_options(now, tuned());
+            connection.set_near();
+        });
         let channel = Channel::initiator(ends, key, self.rng.array());
         self.uses.insert(conn, Use::Channel);
         self.links.insert(
@@ -202,8 +235,10 @@ impl Instance {
         {
             self.drop_link(now, oldest);
         }
-        self.stack
-            .update(now, conn, |connection| connection.set_options(now, tuned()));
+        self.stack.update(now, conn, |connection| {
+            connection.set_options(now, tuned());
+            connection.set_near();
+        });
         let channel = Channel::responder(ends, &key, self.rng.array());
         self.uses.insert(conn, Use::Channel);
         self.links.insert(
@@ -217,10 +252,11 @@ impl Instance {
     }
 
     fn close_silent_links(&mut self, now: Instant) {
+        let silence = self.times().channel();
         let silent = |(conn, link): (&ConnId, &Link)| {
             let heard = match self.members.get(link.channel.peer_id()) {
                 Some(member) if member.link == Some(*conn) && member.is_up() => {
-                    member.heard + SILENCE
+                    member.heard + silence
                 }
                 _ => link.since + GREETING,
             };
@@ -305,15 +341,24 @@ impl Instance {
         };
         let boot = hello.boot;
         let former = member.link.filter(|former| *former != conn);
+        let booted = member.last_boot.is_some_and(|last| last != boot);
         member.link_up(now, conn, hello);
         if let Some(former) = former {
             self.drop_link(now, former);
         }
+        if booted {
+            // What it owned is lost.
+            self.forget_owner(now, peer);
+        }
         self.counters.add("channels_up");
         log::info!(target: "cluster", "channel to member {peer} is up");
+        if let Some(election) = &mut self.election {
+            election.handle_boot(now, peer, boot);
+        }
         self.beat(now);
+        self.run_election(now);
         self.ask_in_doubt(now, peer, boot);
-        if !self.is_ingress() && self.members.ingress == peer {
+        if self.ingress == Some(peer) {
             self.claim_all_flows();
         }
     }
@@ -341,6 +386,7 @@ impl Instance {
             self.lift_fences_of(now, peer);
             self.forget_ahead_of(peer);
             self.forget_contents_of(now, peer);
+            self.end_following_to(now, peer);
         }
     }
 
@@ -403,11 +449,8 @@ impl Instance {
             Message::WhoOwns(flow) => self.tell_owner(now, from, flow),
             Message::NotMine(flow) => self.handle_not_mine(now, from, flow),
             Message::Ended(flow) => self.handle_ended(now, flow),
-            Message::Owns(list) => {
-                for ownership in list {
-                    self.handle_owns(now, ownership);
-                }
-            }
+            Message::Owns(list) => self.handle_owns_list(now, from, list),
+            Message::Rerouted(list) => self.handle_rerouted(now, &list),
             Message::Released(list) => {
                 for (flow, session) in list {
                     self.handle_released(now, flow, session);
@@ -418,25 +461,42 @@ impl Instance {
                     self.steer_to(now, ownership);
                 }
             }
-            Message::Handover { term } => self.become_ingress(now, term),
-            Message::Ingress { term } => self.learn_ingress(now, from, term),
+            Message::Handover { term } => self.take_over(now, from, term),
+            Message::Ballot(ballot) => {
+                if let Some(election) = &mut self.election {
+                    election.handle_ballot(now, from, &ballot);
+                }
+                self.run_election(now);
+            }
             Message::Leaving => {
                 if let Some(member) = self.members.get_mut(from) {
                     member.left = member.last_boot;
                 }
+                if let Some(election) = &mut self.election {
+                    election.handle_left(from);
+                }
+                self.run_election(now);
                 self.forget_owner(now, from);
             }
         }
     }
 
-    fn handle_heartbeat(&mut self, now: Instant, from: MemberId, heartbeat: Heartbeat) {
+    pub(super) fn handle_heartbeat(&mut self, now: Instant, from: MemberId, heartbeat: Heartbeat) {
         if let Some(member) = self.members.get_mut(from) {
             member.heartbeat = Some(heartbeat);
             member.given = 0;
         }
         self.follow_clock(now, heartbeat.clock);
-        if heartbeat.ingress == from {
-            self.learn_ingress(now, from, heartbeat.term);
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        let (ballot, in_range) = election.handle_heartbeat(now, from, &heartbeat);
+        if !in_range {
+            self.counters.add("terms_out_of_range");
         }
+        if let Some(ballot) = ballot {
+            self.send(from, &Message::Ballot(ballot));
+        }
+        self.run_election(now);
     }
 }

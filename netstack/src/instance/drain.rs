@@ -4,6 +4,7 @@
 use alloc::collections::VecDeque;
 
 use super::{Event, Instance};
+use crate::cluster::members::Wanted;
 use crate::cluster::message::Message;
 use crate::session::{Session, SessionId};
 use crate::stack::{RxFrame, Scope};
@@ -30,6 +31,12 @@ const GRACE: Duration = Duration::from_secs(2);
 const FAREWELL: Duration = Duration::from_millis(50);
 /// Octets waiting in a channel beyond which no further session is put in.
 const CHANNEL_ROOM: usize = 1024 * 1024;
+
+/// Whoever takes sessions, whatever states it reads.
+const ANYBODY: Wanted = Wanted {
+    own: None,
+    version: 0,
+};
 
 /// How far a drain is.
 #[derive(Debug)]
@@ -93,6 +100,9 @@ impl Instance {
             was_ingress: false,
             queue,
         });
+        if let Some(election) = &mut self.election {
+            election.set_eligible(false);
+        }
         if self.members.is_empty() || self.key.is_none() {
             for service in &self.services {
                 if service.spec.scope == Scope::Service {
@@ -186,13 +196,19 @@ impl Instance {
                 heard: now,
             }),
             Stage::HandingOver(tries, at) if at <= now => {
-                match self.members.choose(&mut self.rng, self.id, None) {
+                match self.members.choose(now, &mut self.rng, ANYBODY) {
                     Some(successor) if tries < HANDOVERS => {
-                        self.hand_over(successor);
+                        self.hand_over(now, successor);
                         Some(Stage::HandingOver(tries + 1, now + HANDOVER))
                     }
                     // Alone: nobody to go on.
-                    _ => Some(Stage::Farewell(now)),
+                    _ => {
+                        if let Some(election) = &mut self.election {
+                            election.resign(now);
+                        }
+                        self.lay_down_role(now, "nobody is there to take it");
+                        Some(Stage::Farewell(now))
+                    }
                 }
             }
             Stage::Grace { since, heard }
@@ -251,7 +267,10 @@ impl Instance {
                 continue;
             }
             let at = session.movable_at(now);
-            let to = self.members.choose(&mut self.rng, self.id, None);
+            let service = self.services.get(session.service);
+            let version = service.map_or(0, |service| service.spec.state_version);
+            let wanted = Wanted { own: None, version };
+            let to = self.members.choose(now, &mut self.rng, wanted);
             let to = to.filter(|to| {
                 let link = self.members.get(*to).and_then(|member| member.link);
                 let link = link.and_then(|link| self.links.get(&link));

@@ -10,9 +10,11 @@
 //! - `lull`: what comes before a planned move;
 //! - `ahead`: what travels before the capsule;
 //! - `contents`: what states name by digest;
+//! - `follow`: what travels behind it;
 //! - `fence`: the order of frames after one;
 //! - `moves`: transfers, at the source and at the target;
-//! - `steer`: routes of flows that are not local, the ingress role;
+//! - `steer`: routes of flows that are not local;
+//! - `role`: the ingress role;
 //! - `drain`: leaving;
 //! - `status`: what pages show.
 
@@ -21,8 +23,10 @@ mod channels;
 mod contents;
 mod drain;
 mod fence;
+mod follow;
 mod lull;
 mod moves;
+mod role;
 mod sessions;
 mod status;
 mod steer;
@@ -34,6 +38,8 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use crate::cluster::election::Election;
+use crate::cluster::lease::MAX_TERM as MAX_COUNT;
 use crate::cluster::members::Members;
 use crate::cluster::message::Flow;
 use crate::cluster::rng::Rng;
@@ -49,11 +55,11 @@ use ahead::{SentAhead, Stash};
 use channels::Link;
 use contents::Contents;
 use drain::Drain;
+use follow::Following;
 use moves::Moving;
+use role::Probing;
 pub use types::*;
 
-/// Epochs and terms count from 0, one at a time: what is above this was not counted.
-const MAX_COUNT: u64 = 1 << 62;
 /// Time between two looks at what may have become useless.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -110,6 +116,9 @@ pub struct Instance {
     lulled: BTreeSet<SessionId>,
     /// When fences are lifted without a word.
     fences: BTreeSet<(Instant, SessionId)>,
+    /// Sessions that left and whose frames still come here, and when that ends at the latest.
+    following: BTreeMap<SessionId, Following>,
+    follow_ends: BTreeSet<(Instant, SessionId)>,
     /// What went ahead of capsules that are still to be made.
     sent_ahead: BTreeMap<SessionId, SentAhead>,
     stash: Stash,
@@ -121,6 +130,16 @@ pub struct Instance {
     members: Members,
     links: BTreeMap<ConnId, Link>,
     heartbeat_at: Instant,
+    /// None without other members: nobody else could have the ingress role.
+    election: Option<Election>,
+    election_at: Option<Instant>,
+    /// The ingress we last heard of, ourselves included: whom to tell of our flows.
+    ingress: Option<MemberId>,
+    /// The last term in which we were the ingress, while we hand the role on.
+    resigned: Option<u64>,
+    probing: Option<Probing>,
+    /// New flows, held until an ingress is known.
+    waiting: VecDeque<FlowKey>,
     /// What the cluster's clock is ahead of ours.
     clock_ahead: Duration,
 
@@ -154,17 +173,19 @@ impl Instance {
         let vips = config.stack.vips.clone();
         let tcp = config.stack.tcp.clone();
         let mtu = config.stack.mtu;
-        let mut stack = Stack::new(config.stack, rng.array(), now);
+        let mut stack = Stack::new(config.stack.clone(), rng.array(), now);
         let peers = config.peers.iter().map(|peer| (peer.id, peer.address));
         let members = Members::new(
             peers.filter(|(id, _)| *id != config.id),
-            config.ingress,
+            &config.role.witnesses,
+            config.role.times.bounded().stale(),
             now,
         );
         let clustered = config.cluster_key.is_some() && !members.is_empty();
+        let election = clustered.then(|| role::election(&config, now));
         let channel_listener = clustered.then(|| stack.listen(CHANNEL_PORT, Scope::Own));
         stack.set_ask_unknown(clustered);
-        stack.set_ingress(now, config.ingress == config.id || !clustered);
+        stack.set_ingress(now, !clustered);
         Instance {
             id: config.id,
             boot,
@@ -186,6 +207,8 @@ impl Instance {
             deferred: BTreeSet::new(),
             lulled: BTreeSet::new(),
             fences: BTreeSet::new(),
+            following: BTreeMap::new(),
+            follow_ends: BTreeSet::new(),
             sent_ahead: BTreeMap::new(),
             stash: Stash::default(),
             contents: Contents::default(),
@@ -195,6 +218,12 @@ impl Instance {
             members,
             links: BTreeMap::new(),
             heartbeat_at: now,
+            election,
+            election_at: clustered.then_some(now),
+            ingress: (!clustered).then_some(config.id),
+            resigned: None,
+            probing: None,
+            waiting: VecDeque::new(),
             clock_ahead: Duration::ZERO,
             steering: Steering::default(),
             sweep_at: now + SWEEP,
@@ -219,6 +248,7 @@ impl Instance {
 
     /// Take in a frame from the NIC.
     pub fn handle_frame(&mut self, now: Instant, frame: RxFrame) {
+        self.look_at_lease(now);
         self.note_vip_frame(now, &frame);
         self.stack.handle_frame(now, frame);
         self.pump(now);
@@ -227,6 +257,7 @@ impl Instance {
     /// Take in the frames the NIC has, in order, and leave `frames` empty: cheaper than one by one
     /// ([`Stack::handle_frames`]).
     pub fn handle_frames(&mut self, now: Instant, frames: &mut Vec<RxFrame>) {
+        self.look_at_lease(now);
         for frame in frames.iter() {
             self.note_vip_frame(now, frame);
         }
@@ -236,12 +267,15 @@ impl Instance {
 
     /// Fire timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.look_at_lease(now);
         self.stack.handle_timeout(now);
         self.pump(now);
         self.expire_fences(now);
+        self.expire_following(now);
         self.expire_stash(now);
         self.run_deferred_moves(now);
         self.run_channel_timers(now);
+        self.run_election_timers(now);
         self.expire_queries(now);
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP;
@@ -257,8 +291,10 @@ impl Instance {
             self.stack.poll_timeout(),
             self.deferred_timeout(),
             self.fences.first().map(|(at, _)| *at),
+            self.follow_ends.first().map(|(at, _)| *at),
             self.stash.poll_timeout(),
             self.channel_timeout(),
+            self.election_timeout(),
             self.steering.poll_timeout(),
             (!self.steering.is_empty() || !self.contents.is_empty()).then_some(self.sweep_at),
             self.drain.poll_timeout(),

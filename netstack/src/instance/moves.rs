@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::{Event, Instance, MAX_COUNT, MoveError, MoveReport, ServiceId, Use};
 use crate::cluster::channel::Channel;
-use crate::cluster::message::{Attempt, Hello, Message, Ownership, Transfer};
+use crate::cluster::message::{Attempt, Hello, Message, Transfer};
 use crate::cluster::{BootId, MemberId};
 use crate::migrate::capsule::{Ahead, Capsule, CapsuleConnection};
 use crate::migrate::rope::Rope;
@@ -198,8 +198,14 @@ impl Instance {
         let id = self.frozen.get(&flow.into()).copied();
         let moving = id.and_then(|id| Some((id, self.moving.get_mut(&id)?)));
         let Some((id, moving)) = moving else {
-            // Captured just before the answer came: it goes where the flow is now.
-            self.stack.inject(now, frame);
+            let frame = match id {
+                Some(id) => self.relay_behind(id, frame),
+                None => Some(frame),
+            };
+            // Captured just before that was over: it goes where the flow is now.
+            if let Some(frame) = frame {
+                self.stack.inject(now, frame);
+            }
             return;
         };
         let octets = frame.bytes.len();
@@ -219,7 +225,7 @@ impl Instance {
         }
     }
 
-    fn send_frame(&mut self, to: MemberId, attempt: Attempt, frame: RxFrame) {
+    pub(super) fn send_frame(&mut self, to: MemberId, attempt: Attempt, frame: RxFrame) {
         let room = self
             .link_to(to)
             .is_some_and(|link| link.channel.queued() < super::channels::MAX_QUEUED);
@@ -405,16 +411,8 @@ impl Instance {
                 self.send_frame(source.target, attempt, frame);
             }
         }
-        self.send(source.target, &Message::Fence(attempt));
-        for connection in &session.connections {
-            let owner = Ownership {
-                flow: connection.flow.into(),
-                owner: source.target,
-                session: session.id,
-                epoch: source.epoch,
-            };
-            self.leave_tombstone(now, connection.flow, owner);
-        }
+        let flows = session.connections.iter().map(|c| c.flow).collect();
+        self.begin_following(now, attempt, source.target, flows);
     }
 
     /// The session never left: go on with it here, under an epoch above the attempt's.
@@ -545,6 +543,8 @@ impl Instance {
             .link_to(from)
             .map(|link| Channel::generation(&link.channel));
         let meant = transfer.boot == self.boot && Some(transfer.generation) == generation;
+        // It comes back before it was quite gone.
+        self.end_following(now, attempt.session);
         let start = self.measure(now);
         let mut decoded_at = start;
         let result = match self.epochs.decide(attempt.session, attempt.epoch) {

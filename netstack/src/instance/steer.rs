@@ -1,10 +1,11 @@
-//! Flows that are not local: placing new ones, asking about unknown ones, the ingress role.
+//! Flows that are not local: placing new ones, asking about unknown ones.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-use super::{Instance, MAX_COUNT};
+use super::Instance;
 use crate::cluster::MemberId;
+use crate::cluster::members::{Member, Wanted};
 use crate::cluster::message::{Flow, MAX_ENTRIES, Message, Ownership};
 use crate::cluster::steering::{Entry, QueryState};
 use crate::session::{Session, SessionId};
@@ -18,11 +19,6 @@ const UNUSED: Duration = Duration::from_secs(60);
 const SWEEP_STEP: usize = 4096;
 
 impl Instance {
-    /// Whether this instance answers for the virtual addresses.
-    pub fn is_ingress(&self) -> bool {
-        self.members.ingress == self.id || self.key.is_none()
-    }
-
     // --- flows of our own ------------------------------------------------------------------------
 
     /// The session whose flow this is here, served or frozen.
@@ -45,7 +41,7 @@ impl Instance {
         self.steering.begin(&flow.into());
     }
 
-    fn ownerships(&self, session: &Session) -> Vec<Ownership> {
+    pub(super) fn ownerships(&self, session: &Session) -> Vec<Ownership> {
         session
             .connections
             .iter()
@@ -63,9 +59,9 @@ impl Instance {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        if !self.is_ingress() && self.is_movable(session) {
+        if self.is_movable(session) {
             let message = Message::Owns(self.ownerships(session));
-            self.send(self.members.ingress, &message);
+            self.tell_ingress(&message);
         }
     }
 
@@ -78,7 +74,14 @@ impl Instance {
             .flat_map(|session| self.ownerships(session))
             .collect();
         for part in all.chunks(MAX_ENTRIES) {
-            self.send(self.members.ingress, &Message::Owns(part.to_vec()));
+            self.tell_ingress(&Message::Owns(part.to_vec()));
+        }
+    }
+
+    /// Say something to the ingress, if that is another member.
+    fn tell_ingress(&mut self, message: &Message) {
+        if let Some(ingress) = self.ingress.filter(|ingress| *ingress != self.id) {
+            self.send(ingress, message);
         }
     }
 
@@ -87,11 +90,11 @@ impl Instance {
         for connection in &session.connections {
             self.steering.end(now, connection.flow.into());
         }
-        if !self.is_ingress() && self.is_movable(session) {
+        if self.is_movable(session) {
             let flows = session.connections.iter();
             let flows = flows.map(|connection| (connection.flow.into(), session.id));
             let message = Message::Released(flows.collect());
-            self.send(self.members.ingress, &message);
+            self.tell_ingress(&message);
         }
     }
 
@@ -171,6 +174,29 @@ impl Instance {
         }
     }
 
+    /// Members that are not heard any more get nothing new; what was steered to them and not
+    /// claimed is placed anew when the client tries again.
+    pub(super) fn forget_silent(&mut self, now: Instant) {
+        if self.steering.is_empty() || !self.is_ingress() {
+            return;
+        }
+        let stale = self.members.stale();
+        let silent = |member: &&Member| !member.is_up() || now.since(member.heard) >= stale;
+        let silent = self.members.iter().filter(silent).map(|member| member.id);
+        let silent: Vec<MemberId> = silent.collect();
+        for member in silent {
+            self.forget_unclaimed(now, member);
+        }
+    }
+
+    /// Forget what was steered to a member and not claimed.
+    pub(super) fn forget_unclaimed(&mut self, now: Instant, owner: MemberId) {
+        for flow in self.steering.forget_unclaimed(owner) {
+            self.counters.add("flows_unclaimed_forgotten");
+            self.drop_route(now, flow);
+        }
+    }
+
     /// Forget routes nobody uses; a part of the table each time.
     pub(super) fn sweep_flows(&mut self, now: Instant) {
         for flow in self.steering.expire_unclaimed(now) {
@@ -186,8 +212,9 @@ impl Instance {
             let used = self.stack.route_last_used(&FlowKey::from(*flow));
             let unused = used.is_none_or(|used| now.since(used) > UNUSED);
             let member = self.members.get(entry.owner);
-            let gone = member.is_none_or(|member| member.owns_nothing());
-            // The ingress keeps what an owner told it, until the owner releases it.
+            let gone = member.is_none_or(|member| member.owns_nothing() || !member.is_up());
+            // The ingress keeps what an owner told it, until the owner releases it or is gone (what
+            // is forgotten is asked about when it speaks).
             if unused && (!ingress || entry.claim.is_none() || gone) {
                 useless.push(*flow);
             }
@@ -219,8 +246,9 @@ impl Instance {
             self.place_steered(now, flow);
             return;
         }
-        let own = (!leaving).then_some(self.sessions.len() as u32);
-        let chosen = self.members.choose(&mut self.rng, self.id, own);
+        let own = (!leaving).then_some((self.id, self.load()));
+        let wanted = Wanted { own, version: 0 };
+        let chosen = self.members.choose(now, &mut self.rng, wanted);
         let Some(member) = chosen.and_then(|id| self.members.get_mut(id)) else {
             match chosen {
                 Some(_) => self.accept_here(now, flow),
@@ -251,14 +279,21 @@ impl Instance {
         self.stack.accept_here(now, &flow);
     }
 
-    /// A new flow reached us though another member is the ingress.
+    /// A new flow reached us, who are not the ingress: it was steered here, or the client does not
+    /// know yet who is.
     fn place_steered(&mut self, now: Instant, flow: FlowKey) {
-        let ingress = self.members.get(self.members.ingress);
-        let ingress = ingress.filter(|ingress| ingress.is_up());
-        match (self.has_left(), self.was_ingress(), ingress) {
-            (false, ..) => self.accept_here(now, flow),
+        let voted = self.election.as_ref().and_then(|e| e.voted_for(now));
+        let ingress = self.ingress(now).or(voted);
+        let Some(ingress) = ingress.and_then(|id| self.members.get(id)) else {
+            // Nobody can have steered it here. Taken, it might never be found: whoever is elected
+            // may not hear of it. Or it is old, and lay about here while we stood still.
+            self.await_ingress(now, flow);
+            return;
+        };
+        match (self.has_left(), self.was_ingress() && ingress.is_up()) {
+            (false, _) if !self.is_witness() => self.accept_here(now, flow),
             // The client does not know yet who the ingress is.
-            (true, true, Some(ingress)) => {
+            (true, true) => {
                 let route = Route::Forward(ingress.address);
                 self.stack.set_route(now, flow, route);
             }
@@ -339,84 +374,5 @@ impl Instance {
             self.counters.add("unknown_flows_unanswered");
             self.stack.drop_held(now, &flow.into());
         }
-    }
-
-    // --- the ingress role ------------------------------------------------------------------------
-
-    /// Answer for the virtual addresses from now on, under `term`.
-    pub(super) fn become_ingress(&mut self, now: Instant, term: u64) {
-        if term <= self.members.term || term > MAX_COUNT {
-            return;
-        }
-        log::info!(target: "cluster", "this is the ingress now (term {term})");
-        self.counters.add("ingress_taken");
-        self.members.term = term;
-        self.members.ingress = self.id;
-        self.stack.set_ingress(now, true);
-        // The one before us may have sent cookies.
-        self.stack.trust_cookies(now);
-        self.broadcast(&Message::Ingress { term });
-        self.beat(now);
-    }
-
-    /// A member says it is the ingress under `term`.
-    pub(super) fn learn_ingress(&mut self, now: Instant, from: MemberId, term: u64) {
-        let known = (self.members.term, self.members.ingress);
-        if known == (term, from) {
-            return;
-        }
-        if term > MAX_COUNT {
-            self.counters.add("terms_out_of_range");
-            return;
-        }
-        // Of two that were configured differently, the lower id.
-        let newer = term > known.0 || (term == known.0 && from < known.1);
-        let was = self.is_ingress();
-        if newer {
-            log::info!(target: "cluster", "member {from} is the ingress (term {term})");
-            self.members.term = term;
-            self.members.ingress = from;
-            if was {
-                self.stack.set_ingress(now, false);
-                self.ingress_left(now);
-            }
-            self.claim_all_flows();
-        } else if was {
-            // It has taken up the role in ignorance, and clients may believe it: tell both.
-            self.counters.add("ingress_contested");
-            self.stack.set_ingress(now, false);
-            self.stack.set_ingress(now, true);
-            self.beat(now);
-        }
-    }
-
-    /// Hand the ingress role to `successor`: the table, then the order to take over.
-    pub(super) fn hand_over(&mut self, successor: MemberId) {
-        let mut all: Vec<Ownership> = self
-            .steering
-            .iter()
-            .map(|(flow, entry)| {
-                let (session, epoch) = entry.claim.unwrap_or_default();
-                Ownership {
-                    flow: *flow,
-                    owner: entry.owner,
-                    session,
-                    epoch,
-                }
-            })
-            .collect();
-        for session in self.sessions.values() {
-            if self.is_movable(session) {
-                all.extend(self.ownerships(session));
-            }
-        }
-        for moving in self.moving.values() {
-            all.extend(self.ownerships(&moving.session));
-        }
-        for part in all.chunks(MAX_ENTRIES) {
-            self.send(successor, &Message::HandoverTable(part.to_vec()));
-        }
-        let term = self.members.term + 1;
-        self.send(successor, &Message::Handover { term });
     }
 }

@@ -7,6 +7,8 @@ use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 
 use crate::cluster::MemberId;
+pub use crate::cluster::election::{Prefer, VoterStatus};
+pub use crate::cluster::lease::Times;
 use crate::session::{SessionId, States};
 use crate::stack::{Scope, StackConfig};
 use crate::tcp::Info;
@@ -30,13 +32,58 @@ pub struct InstanceConfig {
     pub stack: StackConfig,
     /// The other members.
     pub peers: Vec<Peer>,
-    /// The member that answers for the virtual addresses at the start.
+    /// The member that stands first for the ingress role, among those of one priority.
     pub ingress: MemberId,
+    /// How the ingress is elected.
+    pub role: RoleConfig,
     /// Key all members share. Without it the instance has no channel and takes no sessions.
     pub cluster_key: Option<[u8; 32]>,
     /// How long a planned move waits before the freeze for a session's queues to become shorter
     /// ([`PATIENCE`] is a good value); zero freezes at once.
     pub patience: Duration,
+}
+
+/// How the members elect who answers for the virtual addresses; the same at all of them but for
+/// the priority.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoleConfig {
+    /// This member's; the highest is elected first.
+    pub priority: u8,
+    /// Hand the role to a member of higher priority when that has come back.
+    pub preempt: bool,
+    /// What to prefer without a majority.
+    pub prefer: Prefer,
+    /// Members that vote and do nothing else; this one may be among them.
+    pub witnesses: Vec<MemberId>,
+    /// Lease and heartbeats.
+    pub times: Times,
+}
+
+impl Default for RoleConfig {
+    fn default() -> RoleConfig {
+        RoleConfig {
+            priority: 100,
+            preempt: false,
+            prefer: Prefer::Consistency,
+            witnesses: Vec::new(),
+            times: Times::default(),
+        }
+    }
+}
+
+/// The ingress role as an instance sees it.
+#[derive(Clone, Debug)]
+pub struct RoleStatus {
+    /// Whether the instance may act as the ingress.
+    pub acting: bool,
+    /// Who is the ingress, if that is known.
+    pub ingress: Option<MemberId>,
+    /// The term, or the highest heard of.
+    pub term: u64,
+    /// How long it may act yet, if it is the ingress and there are others.
+    pub lease: Option<Duration>,
+    /// Who votes, and for how long yet a grant to this instance counts; none without others.
+    pub voters: Vec<VoterStatus>,
 }
 
 /// What [`InstanceConfig::patience`] should be for most: longer than most round trips, and not so

@@ -1,10 +1,10 @@
 //! Saying which addresses are ours: virtual ones as the ingress, leased ones, and asking for
-//! doubles of our IPv6 addresses.
+//! doubles of our IPv6 addresses and for whoever still answers for the virtual ones.
 
 use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Cidr, Stack, StackEvent, arp, ndp};
+use super::{Cidr, MacAddr, Stack, StackEvent, arp, ndp};
 use crate::time::{Duration, Instant};
 
 /// Gaps between the announcements of virtual addresses. The last is longer than the second for
@@ -48,6 +48,34 @@ impl Stack {
         {
             self.announce_vips();
             self.announce = ANNOUNCE.get(done).map(|gap| (now + *gap, done + 1));
+        }
+    }
+
+    /// Ask whether somebody answers for the virtual addresses (RFC 5227 section 2.1.1, RFC 4862
+    /// section 5.4): [`Stack::vip_speaker`] tells.
+    pub fn probe_vips(&mut self) {
+        self.vip_speaker = None;
+        for vip in self.addresses.vips().to_vec() {
+            let frame = match vip {
+                IpAddr::V4(vip) => arp::request(self.mac, Ipv4Addr::UNSPECIFIED, vip, None),
+                IpAddr::V6(vip) => ndp::solicitation(self.mac, Ipv6Addr::UNSPECIFIED, vip, None),
+            };
+            self.push_egress(frame);
+        }
+    }
+
+    /// Who else has said, since the last [`Stack::probe_vips`], that a virtual address is his.
+    pub fn vip_speaker(&self) -> Option<MacAddr> {
+        self.vip_speaker
+    }
+
+    /// Somebody else says that a virtual address is his. As the ingress we say that it is ours
+    /// (RFC 5227 section 2.4 c), unless we are just doing that anyway.
+    pub(super) fn hear_vip(&mut self, now: Instant, mac: MacAddr) {
+        self.vip_speaker = Some(mac);
+        if self.ingress {
+            self.counters.vip_conflict += 1;
+            self.announce.get_or_insert((now + ANNOUNCE[0], 1));
         }
     }
 

@@ -104,10 +104,11 @@ impl Stack {
             self.counters.address_conflict += 1;
             return false;
         }
-        if self.addresses.is_vip(address)
-            || !self.addresses.is_host(address)
-            || !self.addresses.is_on_link(address)
-        {
+        if self.addresses.is_vip(address) {
+            self.hear_vip(now, mac);
+            return false;
+        }
+        if !self.addresses.is_host(address) || !self.addresses.is_on_link(address) {
             return false;
         }
         if let Some(released) = self.neighbours.learn(now, address, mac, create) {

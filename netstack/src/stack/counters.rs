@@ -88,6 +88,8 @@ counters! {
     syn_no_memory,
     /// Half-open connections given up or reset.
     half_open_expired,
+    /// Dropped: a segment that does not fit a half-open connection, and may be another instance's.
+    half_open_silent,
     /// Connections accepted.
     accepted,
     /// Connections opened from here.
@@ -124,6 +126,8 @@ counters! {
     ndp_ignored,
     /// Announcements of virtual addresses sent.
     vip_announced,
+    /// Somebody else announced a virtual address while we answered for it.
+    vip_conflict,
     /// ICMP messages received.
     icmp_received,
     /// Echo requests answered.

@@ -9,7 +9,7 @@ use super::timers::Timers;
 use super::{FlowKey, ListenerId, Scope, Stack, StackEvent};
 use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
 use crate::tcp::segment::Segment;
-use crate::tcp::{Connection, Pressure, State};
+use crate::tcp::{Connection, Flags, Pressure, State};
 use crate::time::{Duration, Instant};
 
 /// Connections looked at for one that may make way for another.
@@ -262,6 +262,15 @@ impl Stack {
             return;
         };
         let (flow, listener) = (pending.flow, pending.listener);
+        let begins = pending.half_open.begins_with(segment.seq);
+        let orders = segment.flags.contains(Flags::SYN) || segment.flags.contains(Flags::RST);
+        if self.ask_unknown && !begins && !orders {
+            // In a cluster the connection may have been made by another instance after we were
+            // given the SYN, and be far into its streams. Whoever really begins here sends (again)
+            // from the first octet.
+            self.counters.half_open_silent += 1;
+            return;
+        }
         match pending.half_open.handle_segment(now, &self.tcp, segment) {
             HalfOpenEvent::Nothing => self.transmit_half_open(now, serial),
             HalfOpenEvent::Reply(outgoing) => {
@@ -269,12 +278,16 @@ impl Stack {
                 let (tcp, numbers) = (&self.tcp, &self.numbers);
                 let recalled = HalfOpen::recall(now, tcp, numbers, flow, self.mtu, segment);
                 if let Some(mut recalled) = recalled
-                    && pending.half_open.begins_with(segment.seq)
+                    && begins
                     && let HalfOpenEvent::Established(connection) =
                         recalled.handle_segment(now, &self.tcp, segment)
                 {
                     self.drop_half_open(serial);
                     self.accept(now, listener, *connection, flow);
+                } else if self.ask_unknown && !segment.flags.contains(Flags::SYN) {
+                    // In a cluster the connection may have been made by another instance after we
+                    // were given the SYN: in doubt we are silent.
+                    self.counters.half_open_silent += 1;
                 } else if self.challenge_limit.allow(now) {
                     self.send_segment(now, &flow, outgoing);
                 } else {

@@ -255,6 +255,8 @@ pub struct Stack {
     reused: Option<(Packed, SeqNumber)>,
     /// When virtual addresses are next announced, and how often before.
     announce: Option<(Instant, usize)>,
+    /// Who else has said that a virtual address is his.
+    vip_speaker: Option<MacAddr>,
     opened: u64,
 }
 
@@ -313,6 +315,7 @@ impl Stack {
             cookies_until: None,
             reused: None,
             announce: None,
+            vip_speaker: None,
             opened: 0,
         };
         stack.probe_own_ipv6();

@@ -441,7 +441,11 @@ impl Connection {
             }
             _ => self.timestamps = None,
         }
+        let near = self.congestion.near;
         self.congestion = Congestion::new(self.algorithm(), u32::from(self.mss()));
+        if near {
+            self.set_near();
+        }
     }
 
     fn algorithm(&self) -> CongestionAlgorithm {
@@ -637,6 +641,11 @@ impl Connection {
         self.owed.user_timeout = options.exchange_user_timeout;
         self.rtt.set_min_rto(options.min_rto);
         self.restart_keepalive(now);
+    }
+
+    /// The peer is near, on a link of our own: begin with a larger window, do not pace.
+    pub fn set_near(&mut self) {
+        self.congestion.set_near(u32::from(self.mss()));
     }
 
     /// Whether anything changed since the last call that an application may wait for: octets to

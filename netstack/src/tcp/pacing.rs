@@ -22,6 +22,9 @@ impl Connection {
     pub(crate) fn pacing_rate(&self) -> Option<u64> {
         // By the smallest sample: a delayed acknowledgement does not make a path long.
         self.rtt.min_rtt().filter(|least| *least >= PACED)?;
+        if self.congestion.near {
+            return None;
+        }
         let round_trip = self.rtt.srtt()?;
         let window = u64::from(self.congestion.cwnd.max(u32::from(self.mss())));
         let quarters = match self.congestion.in_slow_start() {

@@ -251,15 +251,21 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Waits until the instances have found each other.
+    /// Waits until the instances have found each other and elected one that answers.
     fn wait_for_members(&self) -> Result<()> {
         let deadline = std::time::Instant::now() + BOOT;
         loop {
             let statuses = self.statuses()?;
             let alone = statuses.iter().find(|s| !s.members.iter().any(|m| m.up));
-            let Some(alone) = alone else { return Ok(()) };
+            let elected = statuses.iter().any(|s| s.ingress);
+            if alone.is_none() && elected {
+                return Ok(());
+            }
             if std::time::Instant::now() > deadline {
-                return Err(anyhow!("instance {} does not find the other one", alone.id));
+                return Err(match alone {
+                    Some(alone) => anyhow!("instance {} does not find the other one", alone.id),
+                    None => anyhow!("the instances elect no ingress"),
+                });
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -18,7 +18,9 @@ pub mod rng;
 pub mod run;
 pub mod scenario;
 pub mod script;
+pub mod storm;
 pub mod swarm;
+pub mod transfer;
 pub mod wire;
 pub mod world;
 

@@ -8,11 +8,12 @@ use godwit::platform::Device;
 use godwit_echo::Echo;
 use godwit_http::Files;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, SessionStatus};
+use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, RoleConfig, SessionStatus};
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instant};
+use godwit_releases::Second;
 
 use crate::check::{self, FlowId, Retransmission, Violation};
 use crate::host::{Conversation, Host, HostConfig, Native, Outcome, Plan, SocketConfig};
@@ -33,6 +34,8 @@ pub enum Served {
     Echo,
     /// The real HTTP service on the SDK's drive loop.
     Http,
+    /// Two releases of a service on top of it: the first at instance 1, the second at the others.
+    Releases,
 }
 
 /// What a run is made of.
@@ -69,6 +72,8 @@ pub struct Setup {
     /// A bottleneck of packet size before the client: of what comes to it, and if it is native of what
     /// it sends too (smoltcp does not listen to ICMP).
     pub narrow: Option<Narrow>,
+    /// How the instances elect their ingress.
+    pub role: RoleConfig,
     /// How long a move may wait for queues to run empty (not with the SDK, which has its own).
     pub patience: Duration,
 }
@@ -91,6 +96,7 @@ impl Default for Setup {
             mtu: 1500,
             client_mtu: None,
             narrow: None,
+            role: RoleConfig::default(),
             // At once, so that tests say what is queued at a freeze.
             patience: Duration::ZERO,
         }
@@ -140,7 +146,7 @@ impl Setup {
         let port = match self.served {
             Served::Script | Served::SdkScript => SCRIPT_PORT,
             Served::Echo => 7,
-            Served::Http => 80,
+            Served::Http | Served::Releases => 80,
         };
         SocketAddr::new(self.address(10), port)
     }
@@ -183,6 +189,7 @@ impl Setup {
                 })
                 .collect(),
             ingress: MemberId(1),
+            role: self.role.clone(),
             cluster_key: Some(self.cluster_key()),
             patience: self.patience,
         }
@@ -199,6 +206,7 @@ impl Setup {
             vips: instance.stack.vips,
             peers: instance.peers,
             ingress: instance.ingress,
+            role: instance.role,
             cluster_key: instance.cluster_key.map(Secret::new),
             admin_port: 9100,
             admin_token: None,
@@ -207,8 +215,9 @@ impl Setup {
         }
     }
 
-    fn node(&self, id: MemberId, now: Instant) -> Node {
-        let mut entropy = Rng::new(self.seed).split(0x6e6f, id.0.into());
+    /// A member that boots, for the so-manieth time (from 0).
+    pub(crate) fn node(&self, id: MemberId, boot: u64, now: Instant) -> Node {
+        let mut entropy = Rng::new(self.seed).split(0x6e6f, u64::from(id.0) | boot << 32);
         if self.served == Served::Script {
             return Node::scripted(self.instance(id), self.habits, entropy.seed(), now);
         }
@@ -222,6 +231,10 @@ impl Setup {
         };
         match self.served {
             Served::Http => Node::sdk(&self.config(id), machine, Files::default(), now),
+            Served::Releases if id == MemberId(1) => {
+                Node::sdk(&self.config(id), machine, godwit_releases::first(), now)
+            }
+            Served::Releases => Node::sdk(&self.config(id), machine, Second::default(), now),
             Served::Echo => Node::sdk(&self.config(id), machine, Echo, now),
             Served::Script | Served::SdkScript => {
                 Node::sdk(&self.config(id), machine, Scripts, now)
@@ -255,7 +268,7 @@ impl Cluster {
         world.watch(setup.service());
         for id in (1..=setup.nodes).map(MemberId) {
             let ahead = setup.clock(id);
-            let node = setup.node(id, world.now() + ahead);
+            let node = setup.node(id, 0, world.now() + ahead);
             let port = world.attach_with_clock(Box::new(node), setup.node_link, ahead);
             debug_assert_eq!(port, port_of(id));
         }
@@ -286,7 +299,7 @@ impl Cluster {
         }
     }
 
-    /// Let the channels between the instances come up.
+    /// Let the channels between the instances come up, and one of them be elected.
     pub fn await_channels(&mut self) {
         let instances = self.setup.nodes;
         let limit = self.world.now() + Duration::from_secs(60);
@@ -302,6 +315,14 @@ impl Cluster {
         if !up && nodes.len() > 1 {
             self.world
                 .violate("cluster", "the channels did not come up in 60 s".into());
+        }
+        let elected = self.world.run_while(limit, |world| {
+            let acts = |port: &Port| world.party::<Node>(*port).instance().is_ingress();
+            !nodes.iter().any(acts)
+        });
+        if !elected {
+            self.world
+                .violate("cluster", "no ingress was elected in 60 s".into());
         }
     }
 

@@ -134,3 +134,20 @@ fn address(ip: IpAddr) -> IpAddress {
         IpAddr::V6(ip) => IpAddress::Ipv6(ip),
     }
 }
+/// The address that an ARP frame's sender, or an unsolicited or solicited neighbour advertisement,
+/// says is his.
+pub fn address_claimed(frame: &[u8]) -> Option<IpAddr> {
+    let at = |from: usize, to: usize| frame.get(from..to);
+    match at(12, 14)? {
+        [0x08, 0x06] => {
+            let sender: [u8; 4] = at(28, 32)?.try_into().ok()?;
+            Some(sender.into())
+        }
+        // ICMPv6, type 136.
+        [0x86, 0xdd] if frame.get(20) == Some(&58) && frame.get(54) == Some(&136) => {
+            let target: [u8; 16] = at(62, 78)?.try_into().ok()?;
+            Some(target.into())
+        }
+        _ => None,
+    }
+}

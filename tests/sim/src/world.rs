@@ -7,17 +7,17 @@
 use std::any::Any;
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, BinaryHeap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use godwit_netstack::stack::MacAddr;
 use godwit_netstack::{Duration, Instant};
 
-use crate::check::{Check, Findings, Flows, Note, Violation};
+use crate::check::{Check, Findings, FlowId, Flows, Note, Side, Violation};
 use crate::net::{Link, Port, Rules, Switch};
 use crate::pcap::Pcap;
 use crate::rng::{Rng, mix};
-use crate::wire::Segment;
+use crate::wire::{self, Segment};
 
 /// What is attached to a port of the switch. Driven like every sans-IO machine: after each call
 /// of `handle_*`, [`Party::poll_transmit`] is drained, then [`Party::poll_timeout`] asked.
@@ -46,6 +46,8 @@ struct Slot {
     deadline: Option<Instant>,
     plugged: bool,
     frozen_until: Option<Instant>,
+    /// Since when its clock stands still.
+    stopped: Option<Instant>,
     /// How far its clock is ahead of the world's.
     clock: Duration,
 }
@@ -100,6 +102,12 @@ pub struct World {
     order: u64,
     switch: Switch,
     severed: BTreeSet<(Port, Port)>,
+    lost: BTreeSet<FlowId>,
+    /// Any instance may answer a SYN that reaches it, even if the connection is another's: all
+    /// give the same answer, and the client drops what is late.
+    pub any_syn_ack: bool,
+    vip: Option<IpAddr>,
+    vip_claims: Vec<(Instant, Port)>,
     checks: Vec<Box<dyn Check>>,
     flows: Flows,
     findings: Findings,
@@ -128,6 +136,10 @@ impl World {
             order: 0,
             switch: Switch::default(),
             severed: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            any_syn_ack: false,
+            vip: None,
+            vip_claims: Vec::new(),
             checks,
             flows: Flows::default(),
             findings: Findings::default(),
@@ -158,6 +170,7 @@ impl World {
             deadline: None,
             plugged: true,
             frozen_until: None,
+            stopped: None,
             clock: ahead,
         });
         self.call_timeout(port);
@@ -168,6 +181,7 @@ impl World {
     /// Check flows to this service address.
     pub fn watch(&mut self, service: SocketAddr) {
         self.flows.watch(service);
+        self.vip = Some(service.ip());
     }
 
     /// Keep every frame a party emits or receives, to be written as a pcap file.
@@ -281,6 +295,49 @@ impl World {
         self.settle(port);
     }
 
+    /// As [`World::pause`], but its clock stands still too, as that of a stopped QEMU guest does.
+    pub fn pause_unseen(&mut self, port: Port, duration: Duration) {
+        self.slots[port].stopped.get_or_insert(self.now);
+        self.pause(port, duration);
+    }
+
+    /// Whether the party has power and is not paused.
+    pub fn is_running(&self, port: Port) -> bool {
+        let slot = &self.slots[port];
+        slot.plugged && slot.frozen_until.is_none()
+    }
+
+    /// What a party's clock says.
+    pub fn clock_of(&self, port: Port) -> Instant {
+        self.slots[port].time(self.now)
+    }
+
+    /// A machine with power again, or another one, at a port, at the end of the same link. It reads
+    /// the clock that the one before it had.
+    pub fn replace(&mut self, port: Port, party: Box<dyn Party>) {
+        let slot = &mut self.slots[port];
+        slot.party = party;
+        slot.plugged = true;
+        slot.frozen_until = None;
+        self.call_timeout(port);
+        self.settle(port);
+    }
+
+    /// Check no more what happens in a flow: whoever had it is gone, and nothing was promised.
+    pub fn lose(&mut self, flow: FlowId) {
+        self.lost.insert(flow);
+    }
+
+    /// Who has said since the last call, and when, that the virtual address is his.
+    pub fn take_vip_claims(&mut self) -> Vec<(Instant, Port)> {
+        core::mem::take(&mut self.vip_claims)
+    }
+
+    /// Let nothing pass from one party to another any more.
+    pub fn sever_one_way(&mut self, from: Port, to: Port) {
+        self.severed.insert((from, to));
+    }
+
     /// Let nothing pass between two parties any more, in either direction.
     pub fn sever(&mut self, one: Port, other: Port) {
         self.severed.extend([(one, other), (other, one)]);
@@ -333,7 +390,7 @@ impl World {
             other => {
                 self.in_flight.extend(other);
                 if let Some((_, port)) = self.deadlines.first().copied() {
-                    self.slots[port].frozen_until = None;
+                    self.thaw(port);
                     self.call_timeout(port);
                     self.settle(port);
                 }
@@ -405,11 +462,21 @@ impl World {
                     });
                     return;
                 }
+                self.thaw(port);
                 self.observe(port, false, &frame);
                 let time = self.slots[port].time(self.now);
                 self.slots[port].party.handle_frame(time, &frame);
                 self.settle(port);
             }
+        }
+    }
+
+    /// A pause is over, if there was one.
+    fn thaw(&mut self, port: Port) {
+        let slot = &mut self.slots[port];
+        slot.frozen_until = None;
+        if let Some(since) = slot.stopped.take() {
+            slot.clock = slot.clock.saturating_sub(self.now.since(since));
         }
     }
 
@@ -452,6 +519,9 @@ impl World {
     fn emit(&mut self, port: Port, frame: Bytes) {
         self.frames += 1;
         self.digest(port, &frame);
+        if self.vip.is_some() && wire::address_claimed(&frame) == self.vip {
+            self.vip_claims.push((self.now, port));
+        }
         self.observe(port, true, &frame);
         let (there, back) = self.slots[port].link.send_up(self.now, frame);
         self.enqueue(port, Place::Switch, there);
@@ -499,6 +569,10 @@ impl World {
         if let Some(seen) = placed {
             if self.trace {
                 eprintln!("{seen}");
+            }
+            let answer = seen.from == Side::Server && segment.syn;
+            if self.lost.contains(&seen.flow) || self.any_syn_ack && answer {
+                return;
             }
             for check in &mut self.checks {
                 check.segment(&seen, &self.flows, &mut self.findings);

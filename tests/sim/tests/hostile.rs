@@ -63,9 +63,12 @@ fn heartbeat(draining: bool) -> Message {
         sessions: 0,
         room: 1000,
         draining,
-        ingress: MemberId(1),
+        healthy: true,
+        priority: 0,
+        version: 1,
         term: 0,
         clock: 0,
+        claim: None,
     })
 }
 

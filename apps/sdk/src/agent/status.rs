@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use godwit_netstack::Duration;
-use godwit_netstack::instance::{ConnectionStatus, MemberStatus, MoveReport, SessionStatus};
+use godwit_netstack::instance::{
+    ConnectionStatus, MemberStatus, MoveReport, RoleStatus, SessionStatus,
+};
 use godwit_netstack::tcp::Phase;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -26,6 +28,7 @@ pub(super) struct Status {
     boot_id: String,
     state: &'static str,
     ingress: bool,
+    role: Role,
     service: &'static str,
     uptime_ms: u64,
     members: Vec<Member>,
@@ -33,6 +36,26 @@ pub(super) struct Status {
     sessions: Vec<Session>,
     counters: Map<String, Value>,
     moves: Vec<Move>,
+}
+
+/// The ingress role.
+#[derive(Serialize)]
+struct Role {
+    /// Who has it, if that is known.
+    ingress: Option<u32>,
+    term: u64,
+    /// How long this instance may act yet; absent if it does not, or has no peers.
+    lease_ms: Option<u64>,
+    /// Empty without peers.
+    voters: Vec<Voter>,
+}
+
+#[derive(Serialize)]
+struct Voter {
+    id: u32,
+    witness: bool,
+    /// For how long yet its last vote for this instance counts.
+    granted_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -100,6 +123,23 @@ struct Move {
     open_us: f64,
     import_us: f64,
     total_us: f64,
+}
+
+impl From<RoleStatus> for Role {
+    fn from(role: RoleStatus) -> Role {
+        let millis = |time: Duration| time.as_millis() as u64;
+        let voters = role.voters.into_iter().map(|voter| Voter {
+            id: voter.id.0,
+            witness: voter.witness,
+            granted_ms: voter.granted.map(millis),
+        });
+        Role {
+            ingress: role.ingress.map(|id| id.0),
+            term: role.term,
+            lease_ms: role.lease.map(millis),
+            voters: voters.collect(),
+        }
+    }
 }
 
 impl From<MemberStatus> for Member {
@@ -195,7 +235,8 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
         id: instance.id().0,
         boot_id: hex(&instance.boot_id()),
         state: shared.phase().name(),
-        ingress: instance.is_ingress(),
+        ingress: instance.acts_as_ingress(shared.now()),
+        role: instance.role(shared.now()).into(),
         service,
         uptime_ms: uptime(shared).as_millis() as u64,
         members: instance.members().into_iter().map(Into::into).collect(),
@@ -230,7 +271,19 @@ pub(super) fn metrics(shared: &Shared, service: &str) -> String {
     gauge("uptime_seconds", uptime(shared).as_secs());
     gauge("sessions", sessions as u64);
     gauge("members_up", members_up as u64);
-    gauge("ingress", instance.is_ingress().into());
+    let role = instance.role(shared.now());
+    gauge("ingress", role.acting.into());
+    gauge("ingress_member", role.ingress.map_or(0, |id| id.0.into()));
+    gauge("ingress_term", role.term);
+    gauge("voters", role.voters.len() as u64);
+    let granted = role.voters.iter().filter(|voter| voter.granted.is_some());
+    gauge("voters_granted", granted.count() as u64);
+    let lease = role.lease.unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "# TYPE godwit_ingress_lease_seconds gauge\ngodwit_ingress_lease_seconds {:.3}",
+        lease.as_secs_f64()
+    );
     let id = instance.id().0;
     let _ = writeln!(
         text,

@@ -1,6 +1,6 @@
 //! The agent over its harness: real requests, a real (idle) instance behind it.
 
-use godwit_netstack::instance::{InstanceConfig, Peer};
+use godwit_netstack::instance::{InstanceConfig, Peer, RoleConfig};
 use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Instance, Instant};
@@ -34,6 +34,7 @@ fn shared() -> Rc<Shared> {
             address: [10, 77, 0, 12].into(),
         }]),
         ingress: MemberId(1),
+        role: RoleConfig::default(),
         patience: Duration::ZERO,
         cluster_key: Some([9; 32]),
     };

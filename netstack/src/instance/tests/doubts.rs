@@ -123,8 +123,11 @@ fn an_epoch_that_was_never_counted_is_refused_and_burns_nothing() {
     }
     assert_eq!(net.counter(target.0, "transfer_refused_malformed"), 1);
     let now = net.now;
+    let member = net.node(target.0).members.get(MemberId(owner)).unwrap();
+    let mut heartbeat = member.heartbeat.unwrap();
+    heartbeat.term = u64::MAX;
     net.node(target.0)
-        .learn_ingress(now, MemberId(owner), u64::MAX);
+        .handle_heartbeat(now, MemberId(owner), heartbeat);
     assert_eq!(net.counter(target.0, "terms_out_of_range"), 1);
 }
 

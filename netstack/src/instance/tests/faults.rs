@@ -145,13 +145,15 @@ fn a_member_with_another_key_gets_nothing() {
     let now = Instant::from_millis(1_000);
     let mut wrong = config(2, 2);
     wrong.cluster_key = Some([8; 32]);
-    let nodes = alloc::vec![Node::new(config(1, 2), 1, now), Node::new(wrong, 2, now)];
+    // Whoever has no peer serves alone, if told to.
+    let mut right = config(1, 2);
+    right.role.prefer = Prefer::Availability;
+    let nodes = alloc::vec![Node::new(right, 1, now), Node::new(wrong, 2, now)];
     let mut net = Net::with(nodes, 27, now);
     net.run_for(Duration::from_secs(5));
     let up = |net: &mut Net, id| net.node(id).members()[0].up;
     assert!(!up(&mut net, 1) && !up(&mut net, 2));
     assert!(net.counter(2, "channel_wrong_key") > 0);
-    // Whoever has no peer serves alone.
     net.connect(ECHO, stream(0, 100), true);
     net.run_until(Duration::from_secs(5), |net| net.conns[0].ended);
     let session = net.node(1).sessions()[0].id;
@@ -277,7 +279,9 @@ fn a_fence_does_not_outlive_its_source_by_long() {
     net.cut.insert(owner);
     if owner == 1 {
         let now = net.now;
-        net.node(target).become_ingress(now, 9);
+        let node = net.node(target);
+        node.election.as_mut().unwrap().handle_left(MemberId(1));
+        node.run_election(now);
     }
     net.run_until(Duration::from_millis(60), |net| {
         net.counter(target, "fences_expired") == 1

@@ -66,6 +66,7 @@ pub(super) fn config(id: u32, members: u32) -> InstanceConfig {
         stack: stack_config(id, alloc::vec![VIP]),
         peers: peers.collect(),
         ingress: MemberId(1),
+        role: RoleConfig::default(),
         cluster_key: Some(KEY),
         patience: Duration::ZERO,
     }

@@ -13,6 +13,9 @@ use hystart::{CSS_GROWTH_DIVISOR, HyStart};
 
 /// Initial window in segments (RFC 6928).
 const INITIAL_SEGMENTS: u32 = 10;
+/// Segments in the initial window between instances: their link is ours, and a round trip there is a
+/// client's silence.
+const NEAR_SEGMENTS: u32 = 64;
 /// No slow-start threshold yet (RFC 5681 section 3.1: arbitrarily high).
 pub(crate) const NO_THRESHOLD: u32 = u32::MAX;
 /// A window larger than this could not be used: sequence space is what limits it.
@@ -48,6 +51,8 @@ pub(crate) struct Congestion {
     pub algorithm: Algorithm,
     /// The first slow start; of no use once there is a threshold.
     pub hystart: HyStart,
+    /// The peer is near, on a link of our own: see [`Congestion::set_near`].
+    pub near: bool,
 }
 
 impl Congestion {
@@ -60,6 +65,20 @@ impl Congestion {
                 CongestionAlgorithm::NewReno => Algorithm::NewReno { credit: 0 },
             },
             hystart: HyStart::default(),
+            near: false,
+        }
+    }
+
+    /// Begin, and begin again after idle times, with a window that a small capsule fits into.
+    pub fn set_near(&mut self, mss: u32) {
+        self.near = true;
+        self.cwnd = self.cwnd.max(self.initial_window(mss));
+    }
+
+    fn initial_window(&self, mss: u32) -> u32 {
+        match self.near {
+            true => NEAR_SEGMENTS * mss,
+            false => initial_window(mss),
         }
     }
 
@@ -129,7 +148,7 @@ impl Congestion {
     /// nothing about the path any more.
     pub fn on_idle(&mut self, mss: u32) {
         self.ssthresh = self.ssthresh.max(self.cwnd - self.cwnd / 4);
-        self.cwnd = self.cwnd.min(initial_window(mss));
+        self.cwnd = self.cwnd.min(self.initial_window(mss));
         if let Algorithm::Cubic(cubic) = &mut self.algorithm {
             cubic.restart();
         }

@@ -101,6 +101,7 @@ pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> Congest
         ssthresh,  // carried
         algorithm, // carried with its private state
         hystart,   // carried
+        near: _,   // dropped because channels do not move
     } = congestion;
     let algorithm = match algorithm {
         Algorithm::NewReno { credit } => AlgorithmHeader::NewReno { credit },
@@ -214,6 +215,7 @@ pub(super) fn import_congestion(
         ssthresh,
         algorithm,
         hystart,
+        near: false,
     })
 }
 

@@ -56,6 +56,14 @@ pub struct Taken {
     pub refused: u64,
 }
 
+/// Whether every other member votes for this ingress. One that has just booted does not for a while,
+/// and should not be counted on before.
+fn has_every_vote(ingress: &Status) -> bool {
+    let voters = ingress.role.voters.iter();
+    let mut others = voters.filter(|voter| voter.id != ingress.id);
+    others.all(|voter| voter.granted_ms.is_some())
+}
+
 /// A running cluster.
 pub(super) struct Cluster {
     spec: ClusterSpec,
@@ -183,7 +191,8 @@ impl Cluster {
         text
     }
 
-    /// Waits until every instance has found the others, and one answers for the shared address.
+    /// Waits until every instance has found the others, and one answers for the shared address with the
+    /// votes of all.
     pub fn wait_for_members(&self) -> Result<()> {
         let deadline = Instant::now() + BOOT;
         loop {
@@ -191,7 +200,8 @@ impl Cluster {
             let all = statuses
                 .iter()
                 .all(|status| status.members.iter().all(|m| m.up));
-            if all && statuses.iter().filter(|status| status.ingress).count() == 1 {
+            let mut acting = statuses.iter().filter(|status| status.ingress);
+            if all && acting.next().is_some_and(has_every_vote) && acting.next().is_none() {
                 return Ok(());
             }
             if Instant::now() > deadline {

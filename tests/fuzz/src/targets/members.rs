@@ -7,7 +7,9 @@
 
 use bytes::Bytes;
 use godwit_netstack::cluster::channel::{Channel, Ends};
-use godwit_netstack::cluster::message::{Attempt, Flow, Heartbeat, Message, Ownership, Transfer};
+use godwit_netstack::cluster::message::{
+    Attempt, Ballot, Claim, Flow, Heartbeat, Message, Ownership, Transfer,
+};
 use godwit_netstack::cluster::{BootId, CHANNEL_PORT, MemberId};
 use godwit_netstack::instance::{Event, InstanceConfig, Peer, ServiceSpec};
 use godwit_netstack::migrate::capsule::v1;
@@ -55,6 +57,7 @@ impl World {
                 address: own(CLIENT),
             }],
             ingress: US,
+            role: Default::default(),
             cluster_key: Some(KEY),
             patience: Duration::from_millis(20),
         };
@@ -64,6 +67,8 @@ impl World {
             port: PORT,
             scope: Scope::Service,
             state_version: 1,
+            oldest_state: 1,
+            states: None,
         });
         let mut others = stack(CLIENT, now);
         others.listen(CHANNEL_PORT, Scope::Own);
@@ -279,9 +284,25 @@ fn seeds() -> Vec<Vec<u8>> {
         sessions: 3,
         room: 100,
         draining: false,
-        ingress: US,
+        healthy: true,
+        priority: 0,
+        version: 1,
         term: 1,
         clock: 1_000_000,
+        claim: Some(Claim {
+            term: 2,
+            beat: 1,
+            lease: 2_000,
+            acting: false,
+            after: None,
+        }),
+    });
+    let ballot = Message::Ballot(Ballot {
+        beat: 1,
+        term: 1,
+        granted: true,
+        spent: None,
+        to: Some(US),
     });
     let transfer = Message::Transfer(Transfer {
         session,
@@ -341,7 +362,8 @@ fn seeds() -> Vec<Vec<u8>> {
             record(5, 0, &heartbeat, &[]),
             record(5, 1, &Message::Owns(vec![ownership]), &[]),
             record(5, 0, &Message::HandoverTable(vec![ownership]), &[]),
-            record(5, 0, &Message::Ingress { term: 4 }, &[]),
+            record(5, 0, &ballot, &[]),
+            record(200, 0, &heartbeat, &[]),
             record(5, 3, &Message::NotMine(flow), &[]),
             record(5, 0, &Message::Frame(attempt), &[1; 60]),
             record(5, 0, &Message::Leaving, &[]),

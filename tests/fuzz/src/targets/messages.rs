@@ -4,11 +4,12 @@
 
 use bytes::Bytes;
 use godwit_netstack::cluster::message::{
-    Attempt, Flow, Heartbeat, Hello, Message, Ownership, Transfer,
+    Attempt, Ballot, Claim, Content, Flow, Heartbeat, Hello, Message, Ownership, Transfer,
 };
 use godwit_netstack::cluster::{BootId, MemberId};
 use godwit_netstack::migrate::rope::Rope;
-use godwit_netstack::session::SessionId;
+use godwit_netstack::migrate::transfer::RefuseReason;
+use godwit_netstack::session::{ContentId, SessionId};
 
 use super::Reader;
 use crate::Target;
@@ -72,9 +73,18 @@ fn seeds() -> Vec<Vec<u8>> {
             sessions: 3,
             room: 100,
             draining: false,
-            ingress: member,
+            healthy: true,
+            priority: 100,
+            version: 1,
             term: 1,
             clock: 1_000_000,
+            claim: Some(Claim {
+                term: 2,
+                beat: 9,
+                lease: 2_000,
+                acting: false,
+                after: Some((member, 1)),
+            }),
         }),
         Message::Transfer(Transfer {
             session,
@@ -94,13 +104,31 @@ fn seeds() -> Vec<Vec<u8>> {
         Message::Owns(vec![ownership; 3]),
         Message::Released(vec![(flow, session)]),
         Message::HandoverTable(vec![ownership]),
-        Message::Ingress { term: 4 },
+        Message::Handover { term: 4 },
+        Message::Ballot(Ballot {
+            beat: 9,
+            term: 2,
+            granted: false,
+            spent: Some(7),
+            to: Some(member),
+        }),
         Message::Leaving,
+        Message::Content(Content {
+            id: ContentId([7; 32]),
+            total: 100,
+            offset: 60,
+        }),
+        Message::Refused {
+            attempt,
+            reason: RefuseReason::Content(ContentId([7; 32])),
+        },
     ];
     let seed = |message: &Message| {
         let mut out = Rope::new();
         let tail = match message {
-            Message::Transfer(_) | Message::Frame(_) => Rope::from(vec![5; 40]),
+            Message::Transfer(_) | Message::Frame(_) | Message::Content(_) => {
+                Rope::from(vec![5; 40])
+            }
             _ => Rope::new(),
         };
         message.encode(tail, &mut out).expect("short enough");

@@ -1,0 +1,298 @@
+//! What befalls the members that elect an ingress: crashes, reboots, pauses and partitions, and what
+//! has to hold meanwhile.
+//!
+//! - At every instant at most one instance may act as the ingress by its own lease and clock, and
+//!   only that one says that the virtual address is its own. A machine whose clock has missed a
+//!   pause is excepted for one lease: it cannot know (DESIGN: the lease quiets an old owner early,
+//!   the next heartbeat tells it).
+//! - Conversations whose instance lives go on, and every stream is exact.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use godwit_netstack::cluster::MemberId;
+use godwit_netstack::instance::Prefer;
+use godwit_netstack::{Duration, Instant};
+
+use crate::check::{FlowId, Retransmission};
+use crate::host::{Outcome, Plan};
+use crate::net::Port;
+use crate::node::Node;
+use crate::rng::Rng;
+use crate::scenario::{Cluster, Setup};
+use crate::script::{Closing, Mode};
+
+/// Local port of the first conversation.
+const FIRST_PORT: u16 = 40_000;
+
+/// A cluster and what happens to it.
+pub struct Storm {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Members whose clock has missed a pause, and until when they may be wrong about their lease.
+    mistaken: BTreeMap<Port, Instant>,
+    down: BTreeSet<Port>,
+    boots: u64,
+    conversations: Vec<usize>,
+    lost: BTreeSet<usize>,
+}
+
+impl Storm {
+    /// A cluster that has elected its ingress.
+    pub fn new(setup: Setup) -> Storm {
+        let mut storm = Storm {
+            cluster: Cluster::new(setup),
+            mistaken: BTreeMap::new(),
+            down: BTreeSet::new(),
+            boots: 0,
+            conversations: Vec::new(),
+            lost: BTreeSet::new(),
+        };
+        storm.cluster.world.check::<Retransmission>().forbidden = false;
+        storm.cluster.world.any_syn_ack = true;
+        storm.cluster.world.take_vip_claims();
+        storm
+    }
+
+    /// Instances that may act as the ingress now, each by its own clock.
+    pub fn acting(&self) -> Vec<Port> {
+        let world = &self.cluster.world;
+        let acts = |port: &Port| {
+            let node = world.party::<Node>(*port).instance();
+            world.is_running(*port) && node.acts_as_ingress(world.clock_of(*port))
+        };
+        self.cluster.nodes().filter(acts).collect()
+    }
+
+    /// Let time pass, everything checked after each step.
+    pub fn run_for(&mut self, duration: Duration) {
+        let until = self.cluster.now() + duration;
+        self.run_while(until, |_| true);
+        self.cluster.world.run_until(until);
+    }
+
+    /// Let time pass until then or while `go_on`; whether it was `go_on` that ended it.
+    pub fn run_while(&mut self, until: Instant, mut go_on: impl FnMut(&Storm) -> bool) -> bool {
+        while go_on(self) {
+            match self.cluster.world.next_event() {
+                Some(at) if at <= until && self.cluster.world.step() => self.look(),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn look(&mut self) {
+        let now = self.cluster.now();
+        self.mistaken.retain(|_, until| *until > now);
+        let claims = self.cluster.world.take_vip_claims();
+        if self.cluster.world.trace && !claims.is_empty() {
+            eprintln!("{:>10} address claimed {claims:?}", now.as_millis());
+        }
+        if self.cluster.setup.role.prefer == Prefer::Availability {
+            return;
+        }
+        let mut acting = self.acting();
+        acting.retain(|port| !self.mistaken.contains_key(port));
+        if acting.len() > 1 {
+            let role = |port: &Port| {
+                let clock = self.cluster.world.clock_of(*port);
+                self.cluster.node(*port).instance().role(clock)
+            };
+            let roles: Vec<_> = acting.iter().map(role).collect();
+            let what = format!("parties {acting:?} act: {roles:?}");
+            self.cluster.world.violate("one ingress", what);
+        }
+        for (_, port) in claims {
+            if acting != [port] && !self.mistaken.contains_key(&port) {
+                let what = format!("party {port} claims the address, {acting:?} may");
+                self.cluster.world.violate("one ingress", what);
+            }
+        }
+    }
+
+    /// Begin a conversation.
+    pub fn converse(&mut self, mode: Mode, octets: u64, stream: u64) -> usize {
+        let plan = Plan::script(mode, Closing::Client, octets, stream);
+        let conversation = self.cluster.converse(plan);
+        self.conversations.push(conversation);
+        conversation
+    }
+
+    /// Whether a conversation's instance has crashed.
+    pub fn is_lost(&self, conversation: usize) -> bool {
+        self.lost.contains(&conversation)
+    }
+
+    /// The instance that has the session of a conversation.
+    pub fn owner(&self, conversation: usize) -> Option<Port> {
+        debug_assert!(self.conversations.contains(&conversation));
+        let port = FIRST_PORT + conversation as u16;
+        let has = |node: &Port| {
+            let sessions = self.cluster.node(*node).instance().sessions();
+            let mut connections = sessions.iter().flat_map(|session| &session.connections);
+            connections.any(|connection| connection.remote.port() == port)
+        };
+        let up = self
+            .cluster
+            .nodes()
+            .filter(|node| !self.down.contains(node));
+        up.into_iter().find(has)
+    }
+
+    /// Take an instance's power away. Conversations that nobody else has are lost with it.
+    pub fn crash(&mut self, node: Port) {
+        self.cluster.world.unplug(node);
+        self.down.insert(node);
+        for conversation in self.conversations.clone() {
+            if self.cluster.outcome(conversation) == Outcome::Running
+                && self.owner(conversation).is_none()
+                && let Some(flow) = self.flow(conversation)
+            {
+                self.lost.insert(conversation);
+                self.cluster.world.lose(flow);
+            }
+        }
+    }
+
+    fn flow(&self, conversation: usize) -> Option<FlowId> {
+        let client = self.cluster.setup.client_address();
+        let port = FIRST_PORT + conversation as u16;
+        self.cluster.world.flows().of_client((client, port).into())
+    }
+
+    /// Boot an instance, whether it has crashed or not.
+    pub fn boot(&mut self, node: Port) {
+        self.crash(node);
+        self.boots += 1;
+        let now = self.cluster.world.clock_of(node);
+        let id = MemberId(node as u32 + 1);
+        let machine = self.cluster.setup.node(id, self.boots, now);
+        self.down.remove(&node);
+        self.cluster.world.replace(node, Box::new(machine));
+    }
+
+    /// Let an instance stand still; its clock with it, if `unseen`.
+    pub fn pause(&mut self, node: Port, duration: Duration, unseen: bool) {
+        // A pause that begins in one that the clock misses is missed as well.
+        if unseen || self.mistaken.contains_key(&node) {
+            let lease = self.cluster.setup.role.times.lease;
+            let until = self.cluster.now() + duration + lease;
+            self.mistaken.insert(node, until);
+        }
+        if unseen {
+            self.cluster.world.pause_unseen(node, duration);
+        } else {
+            self.cluster.world.pause(node, duration);
+        }
+    }
+
+    /// Cut one instance off from the others (not from the clients).
+    pub fn isolate(&mut self, node: Port) {
+        for other in self.cluster.nodes().filter(|other| *other != node) {
+            self.cluster.world.sever(node, other);
+        }
+    }
+
+    /// How long until an instance acts, and which.
+    pub fn until_acting(&mut self, limit: Duration) -> Option<(Port, Duration)> {
+        let begun = self.cluster.now();
+        self.run_while(begun + limit, |storm| storm.acting().is_empty());
+        let took = self.cluster.now().since(begun);
+        self.acting().first().map(|port| (*port, took))
+    }
+
+    /// Let a conversation end, within `limit`.
+    pub fn finish(&mut self, conversation: usize, limit: Duration) {
+        let until = self.cluster.now() + limit;
+        self.run_while(until, |storm| {
+            storm.cluster.outcome(conversation) == Outcome::Running && !storm.is_lost(conversation)
+        });
+        if self.is_lost(conversation) {
+            return;
+        }
+        match self.cluster.outcome(conversation) {
+            Outcome::Done => {}
+            other => {
+                let owner = self.owner(conversation);
+                let acting = self.acting();
+                let what = format!(
+                    "conversation {conversation}: {other:?} after {limit:?}; owner {owner:?}, acting {acting:?}"
+                );
+                self.cluster.world.violate("progress", what);
+            }
+        }
+    }
+
+    /// End what is wrong, let everything that was not lost end well.
+    pub fn calm(&mut self) {
+        self.cluster.world.heal();
+        for node in core::mem::take(&mut self.down) {
+            self.boot(node);
+        }
+        if self.until_acting(Duration::from_secs(20)).is_none() {
+            let what = "nobody is the ingress 20 s after the storm".into();
+            self.cluster.world.violate("progress", what);
+        }
+        for conversation in self.conversations.clone() {
+            self.finish(conversation, Duration::from_secs(200));
+        }
+    }
+}
+
+/// A storm made of `seed`: what happens, when and to whom, all by chance.
+pub fn storm(seed: u64, setup: Setup) -> Storm {
+    let mut storm = Storm::new(Setup { seed, ..setup });
+    let mut rng = storm.cluster.world.rng(0x7374);
+    let nodes: Vec<Port> = storm.cluster.nodes().collect();
+    for round in 0..4 + rng.below(6) {
+        let mode = [Mode::Download, Mode::Upload, Mode::Echo][rng.below(3) as usize];
+        storm.converse(mode, 20_000 + rng.below(400_000), round);
+        storm.run_for(Duration::from_micros(rng.below(20_000)));
+        let node = *pick(&mut rng, &nodes);
+        let target = match storm.acting().first() {
+            Some(ingress) if rng.chance(500_000) => *ingress,
+            _ => node,
+        };
+        let length = Duration::from_millis(100 + rng.below(6_000));
+        let blow = rng.below(8);
+        if storm.cluster.world.trace {
+            let now = storm.cluster.now().as_millis();
+            eprintln!("{now:>10} blow {blow} to {target}, {length:?}");
+        }
+        match blow {
+            0 => storm.crash(target),
+            1 => storm.boot(target),
+            2 => storm.pause(target, length, false),
+            3 => storm.pause(target, length, true),
+            4 => storm.isolate(target),
+            5 => {
+                let other = *pick(&mut rng, &nodes);
+                storm.cluster.world.sever_one_way(target, other);
+            }
+            6 => storm.cluster.world.heal(),
+            _ => {
+                if !storm.down.contains(&target) && storm.cluster.world.is_running(target) {
+                    let other = *pick(&mut rng, &nodes);
+                    storm.hand_over(target, other);
+                }
+            }
+        }
+        storm.run_for(Duration::from_millis(rng.below(5_000)));
+    }
+    storm.calm();
+    storm
+}
+
+impl Storm {
+    /// Let an instance hand the role on, if it has it.
+    pub fn hand_over(&mut self, from: Port, to: Port) {
+        let to = MemberId(to as u32 + 1);
+        self.cluster.world.with(from, |node: &mut Node, now| {
+            node.instance_mut().yield_ingress(now, to);
+        });
+    }
+}
+
+fn pick<'a>(rng: &mut Rng, list: &'a [Port]) -> &'a Port {
+    &list[rng.below(list.len() as u64) as usize]
+}
