@@ -39,6 +39,8 @@ const FRESH: Duration = Duration::from_secs(2);
 const STALLED: Duration = Duration::from_secs(10);
 /// A content sent so lately is there already when a session is offered again.
 const JUST_SENT: Duration = Duration::from_millis(500);
+/// If a busy channel has not run empty for this long, a session is offered all the same.
+const LATE: Duration = Duration::from_millis(500);
 /// Contents fetched for one attempt to move a session, at most.
 const MAX_FETCHES: u8 = 4;
 
@@ -64,7 +66,9 @@ struct Supply {
     id: ContentId,
     octets: Bytes,
     sent: usize,
-    /// When the last piece went.
+    /// When the last piece was put into the channel.
+    queued: Option<Instant>,
+    /// When it had left.
     done: Option<Instant>,
     /// Sessions to be offered when it is there.
     waiting: Vec<SessionId>,
@@ -155,6 +159,7 @@ impl Instance {
             id,
             octets,
             sent: 0,
+            queued: None,
             done: None,
             waiting: alloc::vec![session],
         });
@@ -169,9 +174,9 @@ impl Instance {
         }
         let mut supplies = core::mem::take(&mut self.contents.supplies);
         for supply in &mut supplies {
-            while supply.done.is_none() {
+            while supply.sent < supply.octets.len() {
                 let link = self.link_to(supply.to);
-                if !link.is_some_and(|link| link.channel.queued() <= CHANNEL_ROOM) {
+                if link.is_none_or(|link| link.channel.queued() > CHANNEL_ROOM) {
                     break;
                 }
                 let end = supply.octets.len().min(supply.sent + PIECE);
@@ -186,12 +191,15 @@ impl Instance {
                 }
                 any = true;
                 supply.sent = end;
-                if end == supply.octets.len() {
-                    supply.done = Some(now);
-                    // Behind the last piece, so it is there before the session.
-                    for session in core::mem::take(&mut supply.waiting) {
-                        self.offer_again(now, session, supply.to);
-                    }
+                supply.queued = Some(now);
+            }
+            let whole = supply.sent == supply.octets.len() && supply.done.is_none();
+            let late = supply.queued.is_none_or(|at| now.since(at) >= LATE);
+            // A capsule right behind it would wait for it, and the client with it.
+            if whole && (late || !self.is_ahead_waiting(supply.to)) {
+                supply.done = Some(now);
+                for session in core::mem::take(&mut supply.waiting) {
+                    self.offer_again(now, session, supply.to);
                 }
             }
         }

@@ -177,6 +177,57 @@ fn a_download_takes_its_content_along_from_instance_to_instance() {
 }
 
 #[test]
+fn whatever_the_wire_does_a_stream_stays_one_content() {
+    let faults = Faults {
+        loss: 20,
+        duplicate: 20,
+        reorder: 50,
+    };
+    let (mut moves, mut refusals) = (0, 0);
+    for seed in 1..=12 {
+        let mixed = |first: u64, reads| Edition {
+            reads,
+            ..content(first)
+        };
+        let editions = alloc::vec![mixed(7, 1..=1), mixed(1_000, 1..=2), mixed(2_000, 2..=3),];
+        let mut net = net(editions, seed);
+        let session = download(&mut net, 5_000);
+        net.faults = faults;
+        let (moved, refused) = shuffle(&mut net, session, 3 + u64::from(seed));
+        moves += moved;
+        refusals += refused;
+        let expected = stream(7, 7 + BULK_OCTETS);
+        assert!(net.conns[0].received == expected, "seed {seed}");
+        assert_eq!(net.resets, 0, "seed {seed}");
+    }
+    assert!(
+        moves >= 12 && refusals >= 24,
+        "{moves} moves, {refusals} refusals"
+    );
+}
+
+#[test]
+fn a_channel_that_breaks_under_a_content_costs_a_move_and_nothing_else() {
+    let mut net = net(alloc::vec![content(7), content(1_000)], 12);
+    let session = download(&mut net, 20_000);
+    let now = net.now;
+    net.node(1).move_session(now, session, MemberId(2)).unwrap();
+    net.run_until(LONG, |net| net.counter(1, "contents_sent") == 1);
+    net.cut_channels = true;
+    finish(&mut net, &stream(7, 7 + BULK_OCTETS));
+    assert_eq!(net.counter(1, "moves_accepted"), 0);
+    net.run_for(Duration::from_secs(20));
+    net.cut_channels = false;
+    net.run_for(Duration::from_secs(20));
+    for id in 1..=2 {
+        assert!(
+            net.node(id).contents.is_empty(),
+            "instance {id} keeps a part of it"
+        );
+    }
+}
+
+#[test]
 fn a_move_for_which_a_content_is_fetched_needs_one_command_and_one_refusal() {
     let mut net = net(alloc::vec![content(7), content(1_000)], 9);
     let session = download(&mut net, 20_000);

@@ -199,6 +199,9 @@ fn upgrade(
             .push("both releases have the same file".into());
     }
     for status in cluster.statuses()? {
+        report
+            .versions
+            .push((status.oldest_state, status.state_version));
         report.count(&status);
     }
     report.judge(options);

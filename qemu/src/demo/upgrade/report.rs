@@ -101,6 +101,8 @@ pub struct Report {
     pub contents_sent: u64,
     /// Contents the new ones have taken in.
     pub contents_fetched: u64,
+    /// Oldest and newest version of session states that each instance reads in the end.
+    pub versions: Vec<(u32, u32)>,
     /// What was not as promised.
     pub broken: Vec<String>,
 }
@@ -159,6 +161,12 @@ impl Report {
             let opened = self.connections_opened;
             broken(format!(
                 "the clients opened {opened} connections in place of {expected}"
+            ));
+        }
+        if self.versions.iter().any(|versions| *versions != (1, 2)) {
+            broken(format!(
+                "the states read in the end are {:?}",
+                self.versions
             ));
         }
         for step in self.steps.iter().filter(|step| !step.clean) {
