@@ -6,8 +6,9 @@ use core::net::SocketAddr;
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 
+use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::session::SessionId;
+use godwit_netstack::session::{ContentId, SessionId};
 use godwit_netstack::{Duration, Instant};
 use serde::Serialize;
 
@@ -66,6 +67,12 @@ impl<S> Session<S> {
     /// The client's address; `None` once its connection is gone.
     pub fn client_address(&self) -> Option<SocketAddr> {
         self.port.remote_address(self.id, 0)
+    }
+
+    /// A content that came along with a session because its state names it and this instance did not
+    /// have it ([`crate::Service::names`]). It stays as long as a committed state names it.
+    pub fn content(&self, id: &ContentId) -> Option<Bytes> {
+        self.port.content(id)
     }
 
     /// The time on the instance's clock (another clock after a move).
@@ -175,7 +182,6 @@ impl Drop for Sleep {
 mod tests {
     use core::cell::RefCell;
 
-    use bytes::Bytes;
     use embedded_io_async::{BufRead, Read, Write};
     use serde::Deserialize;
 

@@ -385,6 +385,7 @@ impl Instance {
             self.doubt(peer);
             self.lift_fences_of(now, peer);
             self.forget_ahead_of(peer);
+            self.forget_contents_of(now, peer);
             self.end_following_to(now, peer);
         }
     }
@@ -429,6 +430,7 @@ impl Instance {
             Message::Frame(attempt) => self.handle_relayed(now, attempt, tail),
             Message::Fence(attempt) => self.handle_fence(now, from, attempt),
             Message::Ahead(ahead) => self.handle_ahead(now, from, ahead, tail),
+            Message::Content(piece) => self.handle_content(now, from, piece, tail),
             Message::Accepted {
                 attempt,
                 open,

@@ -9,6 +9,7 @@
 //! - `channels`: octets between TCP and the channels, and who is up;
 //! - `lull`: what comes before a planned move;
 //! - `ahead`: what travels before the capsule;
+//! - `contents`: what states name by digest;
 //! - `follow`: what travels behind it;
 //! - `fence`: the order of frames after one;
 //! - `moves`: transfers, at the source and at the target;
@@ -19,6 +20,7 @@
 
 mod ahead;
 mod channels;
+mod contents;
 mod drain;
 mod fence;
 mod follow;
@@ -51,6 +53,7 @@ use crate::time::{Duration, Instant};
 
 use ahead::{SentAhead, Stash};
 use channels::Link;
+use contents::Contents;
 use drain::Drain;
 use follow::Following;
 use moves::Moving;
@@ -119,6 +122,7 @@ pub struct Instance {
     /// What went ahead of capsules that are still to be made.
     sent_ahead: BTreeMap<SessionId, SentAhead>,
     stash: Stash,
+    contents: Contents,
     epochs: Epochs,
     reports: VecDeque<MoveReport>,
 
@@ -207,6 +211,7 @@ impl Instance {
             follow_ends: BTreeSet::new(),
             sent_ahead: BTreeMap::new(),
             stash: Stash::default(),
+            contents: Contents::default(),
             epochs: Epochs::new(),
             reports: VecDeque::new(),
             channel_listener,
@@ -275,6 +280,7 @@ impl Instance {
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP;
             self.sweep_flows(now);
+            self.sweep_contents(now);
         }
         self.pump(now);
     }
@@ -290,7 +296,7 @@ impl Instance {
             self.channel_timeout(),
             self.election_timeout(),
             self.steering.poll_timeout(),
-            (!self.steering.is_empty()).then_some(self.sweep_at),
+            (!self.steering.is_empty() || !self.contents.is_empty()).then_some(self.sweep_at),
             self.drain.poll_timeout(),
         ]
         .into_iter()
@@ -331,7 +337,8 @@ impl Instance {
                 self.handle_stack_event(now, event);
             }
             self.step_drain(now);
-            if !self.flush_channels(now) {
+            let fed = self.feed_contents(now);
+            if !self.flush_channels(now) && !fed {
                 break;
             }
         }

@@ -79,6 +79,9 @@ impl Instance {
             return Err(MoveError::Unreachable);
         }
         let at = entry.movable_at(now);
+        if let Some(entry) = self.sessions.get_mut(&session) {
+            (entry.fetched, entry.fetches) = (None, 0);
+        }
         if at > now || self.in_motion() >= MAX_MOVING {
             self.defer_move(at, session, to);
             return Ok(());
@@ -295,11 +298,20 @@ impl Instance {
             Verdict::Thaw(_) => {
                 self.counters.add("moves_refused");
                 let unaided = verdict == Verdict::Thaw(Some(RefuseReason::Ahead));
+                let to = moving.source.target;
                 self.thaw(now, moving);
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.unaided |= unaided;
                 }
-                self.drain_session(now, id);
+                let helped = match verdict {
+                    Verdict::Thaw(Some(RefuseReason::Content(content))) => {
+                        self.supply(now, id, to, content)
+                    }
+                    _ => false,
+                };
+                if !helped {
+                    self.drain_session(now, id);
+                }
             }
             // Whatever the target knew is gone, but it may have passed the session on before: the
             // client hears from us only once everyone has said that it is not theirs.
@@ -579,12 +591,6 @@ impl Instance {
             *service.spec.name == *capsule.service && service.spec.scope == Scope::Service
         });
         let service = service.ok_or(RefuseReason::NoService)?;
-        let reads = self.services.get(service).map(|s| s.spec.state_version);
-        if let Some((version, _)) = &capsule.state
-            && reads != Some(*version)
-        {
-            return Err(RefuseReason::StateVersion);
-        }
         let room =
             (self.tcp.max_connections as usize).saturating_sub(self.stack.connection_count());
         if capsule.connections.is_empty() || capsule.connections.len() > room {
@@ -604,7 +610,31 @@ impl Instance {
                 return Err(RefuseReason::Occupied);
             }
         }
+        // Last: a content is sent only if nothing else is in the way.
+        self.examine(service, capsule)?;
         Ok(service)
+    }
+
+    /// Whether the service can be started with the capsule's state. A state that nobody will read
+    /// again may be any.
+    fn examine(&self, service: usize, capsule: &Capsule) -> Result<(), RefuseReason> {
+        let spec = self.services.get(service).map(|service| &service.spec);
+        let (Some(spec), Some((version, state)), false) = (spec, &capsule.state, capsule.finished)
+        else {
+            return Ok(());
+        };
+        if !spec.reads(*version) {
+            return Err(RefuseReason::StateVersion);
+        }
+        let Some(states) = &spec.states else {
+            return Ok(());
+        };
+        let named = states.names(*version, state);
+        let named = named.ok_or(RefuseReason::BadState)?;
+        match named.iter().find(|id| !self.has_content(spec, id)) {
+            Some(missing) => Err(RefuseReason::Content(*missing)),
+            None => Ok(()),
+        }
     }
 
     fn import(
@@ -657,6 +687,8 @@ impl Instance {
             lull: None,
             fence: None,
             unaided: false,
+            fetched: None,
+            fetches: 0,
         };
         session.settle_in(now);
         self.epochs.own(id, attempt.epoch);

@@ -13,6 +13,7 @@ use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instant};
+use godwit_releases::Second;
 
 use crate::check::{self, FlowId, Reset, Retransmission, Violation};
 use crate::host::{Conversation, Host, HostConfig, Native, Outcome, Plan, SocketConfig};
@@ -33,6 +34,8 @@ pub enum Served {
     Echo,
     /// The real HTTP service on the SDK's drive loop.
     Http,
+    /// Two releases of a service on top of it: the first at instance 1, the second at the others.
+    Releases,
 }
 
 /// What a run is made of.
@@ -156,7 +159,7 @@ impl Setup {
         let port = match self.served {
             Served::Script | Served::SdkScript => SCRIPT_PORT,
             Served::Echo => 7,
-            Served::Http => 80,
+            Served::Http | Served::Releases => 80,
         };
         SocketAddr::new(self.address(10), port)
     }
@@ -241,6 +244,10 @@ impl Setup {
         };
         match self.served {
             Served::Http => Node::sdk(&self.config(id), machine, Files::default(), now),
+            Served::Releases if id == MemberId(1) => {
+                Node::sdk(&self.config(id), machine, godwit_releases::first(), now)
+            }
+            Served::Releases => Node::sdk(&self.config(id), machine, Second::default(), now),
             Served::Echo => Node::sdk(&self.config(id), machine, Echo, now),
             Served::Script | Served::SdkScript => {
                 Node::sdk(&self.config(id), machine, Scripts, now)
