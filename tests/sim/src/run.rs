@@ -177,9 +177,12 @@ impl Weather {
             true => 8_000_000,
             false => 100_000,
         };
-        let until = cluster.now() + Duration::from_micros(self.rng.below(most));
+        let length = Duration::from_micros(self.rng.below(most));
+        let until = cluster.now() + length;
         self.until = Some(until);
-        self.next = until + self.every;
+        // Four times as long in sight of each other: with a session in doubt nobody speaks, and a client
+        // that finds it so each time it tries gives up in the end (seed 61854).
+        self.next = until + self.every + length * 4;
         cluster.world.sever(nodes[one], nodes[other]);
     }
 }
