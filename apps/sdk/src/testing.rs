@@ -35,7 +35,7 @@ use core::task::Waker;
 
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::MoveError;
+use godwit_netstack::instance::{MemberStatus, MoveError};
 use godwit_netstack::session::{Input, SessionError, SessionId};
 use godwit_netstack::{Duration, Instant};
 
@@ -160,6 +160,17 @@ impl<S: Service> Harness<S> {
         }
     }
 
+    /// The same, and the session is at that member then ([`crate::Session::here`]; it begins at 1).
+    pub fn move_session_to(&mut self, member: MemberId) {
+        self.memory.inner().here = Some(member);
+        self.move_session();
+    }
+
+    /// Refuse the moves the service asks for, for this reason.
+    pub fn refuse_moves(&mut self, reason: Option<MoveError>) {
+        self.memory.inner().refuses = reason;
+    }
+
     /// What the client received.
     pub fn received(&self) -> Vec<u8> {
         self.memory.inner().output.clone()
@@ -233,6 +244,8 @@ struct Inner {
     held: bool,
     end: Option<End>,
     move_asked: Option<MemberId>,
+    refuses: Option<MoveError>,
+    here: Option<MemberId>,
 }
 
 impl Inner {
@@ -384,6 +397,18 @@ impl Port for Memory {
         let mut inner = self.inner();
         inner.roll_back();
         inner.end = Some(End::Aborted);
+    }
+
+    fn here(&self) -> MemberId {
+        self.inner().here.unwrap_or(MemberId(1))
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        Vec::new()
+    }
+
+    fn may_move(&self, _: SessionId, _: MemberId) -> Result<(), MoveError> {
+        self.inner().refuses.map_or(Ok(()), Err)
     }
 
     fn move_session(&self, _: SessionId, to: MemberId) -> Result<(), MoveError> {

@@ -14,14 +14,18 @@
 //! - `steer`: routes of flows that are not local;
 //! - `role`: the ingress role;
 //! - `drain`: leaving;
+//! - `keys`: which keys are taken, and how channels change theirs;
+//! - `policy`: sessions given away unasked;
 //! - `status`: what pages show.
 
 mod ahead;
 mod channels;
 mod drain;
 mod fence;
+mod keys;
 mod lull;
 mod moves;
+mod policy;
 mod role;
 mod sessions;
 mod status;
@@ -34,7 +38,10 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use crate::cluster::balance::Policy;
+use crate::cluster::budget::{Budget, Limits};
 use crate::cluster::election::Election;
+use crate::cluster::keys::{Key, Keyring};
 use crate::cluster::lease::MAX_TERM as MAX_COUNT;
 use crate::cluster::members::Members;
 use crate::cluster::message::Flow;
@@ -52,6 +59,8 @@ use channels::Link;
 use drain::Drain;
 use moves::Moving;
 use role::Probing;
+pub use keys::KeyStatus;
+pub use policy::{PolicyStatus, TriggerStatus};
 pub use types::*;
 
 /// Time between two looks at what may have become useless.
@@ -78,8 +87,12 @@ struct Counters(BTreeMap<&'static str, u64>);
 
 impl Counters {
     fn add(&mut self, name: &'static str) {
+        self.add_many(name, 1);
+    }
+
+    fn add_many(&mut self, name: &'static str, more: u64) {
         let count = self.0.entry(name).or_default();
-        *count = count.saturating_add(1);
+        *count = count.saturating_add(more);
     }
 }
 
@@ -87,7 +100,8 @@ impl Counters {
 pub struct Instance {
     id: MemberId,
     boot: BootId,
-    key: Option<[u8; 32]>,
+    /// The keys of the cluster; none without one.
+    key: Option<Keyring>,
     vips: Vec<IpAddr>,
     tcp: TcpConfig,
     mtu: u16,
@@ -119,6 +133,12 @@ pub struct Instance {
     channel_listener: Option<ListenerId>,
     members: Members,
     links: BTreeMap<ConnId, Link>,
+    /// What each peer may still cost.
+    budgets: BTreeMap<MemberId, Budget>,
+    /// Attempts to open a channel that have failed since the last one was up.
+    tries: BTreeMap<MemberId, u32>,
+    /// When channels under a key that is not the active one are looked at again.
+    renew_at: Instant,
     heartbeat_at: Instant,
     /// None without other members: nobody else could have the ingress role.
     election: Option<Election>,
@@ -137,6 +157,10 @@ pub struct Instance {
     sweep_at: Instant,
     swept: Option<Flow>,
     drain: Drain,
+    policy: Policy,
+    policy_at: Instant,
+    /// The session after which the policy looks for the next one to give away.
+    policy_after: Option<SessionId>,
 
     events: VecDeque<Event>,
     woken: BTreeSet<SessionId>,
@@ -173,13 +197,19 @@ impl Instance {
         );
         let clustered = config.cluster_key.is_some() && !members.is_empty();
         let election = clustered.then(|| role::election(&config, now));
+        let budgets = members.iter().filter(|_| clustered);
+        let budgets = budgets.map(|member| (member.id, Budget::new(Limits::default(), now)));
+        let budgets = budgets.collect();
         let channel_listener = clustered.then(|| stack.listen(CHANNEL_PORT, Scope::Own));
         stack.set_ask_unknown(clustered);
         stack.set_ingress(now, !clustered);
         Instance {
             id: config.id,
             boot,
-            key: config.cluster_key.filter(|_| clustered),
+            key: config
+                .cluster_key
+                .filter(|_| clustered)
+                .map(|key| Keyring::new(Key(key))),
             vips,
             tcp,
             mtu,
@@ -204,6 +234,9 @@ impl Instance {
             channel_listener,
             members,
             links: BTreeMap::new(),
+            budgets,
+            tries: BTreeMap::new(),
+            renew_at: now,
             heartbeat_at: now,
             election,
             election_at: clustered.then_some(now),
@@ -216,6 +249,9 @@ impl Instance {
             sweep_at: now + SWEEP,
             swept: None,
             drain: Drain::No,
+            policy: Policy::default(),
+            policy_at: now,
+            policy_after: None,
             events: VecDeque::new(),
             woken: BTreeSet::new(),
             counters: Counters::default(),

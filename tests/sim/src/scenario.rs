@@ -8,7 +8,9 @@ use godwit::platform::Device;
 use godwit_echo::Echo;
 use godwit_http::Files;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, RoleConfig, SessionStatus};
+use godwit_netstack::instance::{
+    InstanceConfig, MoveError, Peer, PolicyConfig, RoleConfig, SessionStatus,
+};
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
@@ -205,6 +207,8 @@ impl Setup {
             ingress: instance.ingress,
             role: instance.role,
             cluster_key: instance.cluster_key.map(Secret::new),
+            old_keys: Vec::new(),
+            policy: PolicyConfig::default(),
             admin_port: 9100,
             admin_token: None,
             port: None,

@@ -6,6 +6,7 @@
 //! generation, epoch and the capsule's check sum).
 
 use bytes::Bytes;
+use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::channel::{Channel, Ends};
 use godwit_netstack::cluster::message::{
     Attempt, Ballot, Claim, Flow, Heartbeat, Message, Ownership, Transfer,
@@ -162,7 +163,7 @@ impl World {
                     generation: 1,
                     peer: US,
                 };
-                self.wire = Some((conn, Channel::responder(ends, &KEY, [3; 32])));
+                self.wire = Some((conn, Channel::responder(ends, &[Key(KEY)], [3; 32])));
             }
         }
         for conn in &self.clients {
