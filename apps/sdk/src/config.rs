@@ -421,7 +421,8 @@ const DEFAULT_ADMIN_PORT: u16 = 9100;
 /// A word without `=`. Behind a secret's key it may be what a stray space has cut off the secret,
 /// and a long one may be a secret that lost its key.
 fn not_key_value(word: &str, last_key: &str, place: usize) -> ConfigError {
-    let secret = matches!(last_key, "cluster_key" | "cluster_key_old" | "admin_token") || word.len() > LONGEST_KEY;
+    let secret = matches!(last_key, "cluster_key" | "cluster_key_old" | "admin_token")
+        || word.len() > LONGEST_KEY;
     ConfigError::NotKeyValue {
         word: (!secret).then(|| word.into()),
         place,
@@ -516,7 +517,10 @@ fn peer(value: &str) -> Result<(u32, IpAddr), ConfigError> {
     Ok((id, address))
 }
 
-pub(crate) fn cluster_key(name: &'static str, value: &str) -> Result<Secret<[u8; 32]>, ConfigError> {
+pub(crate) fn cluster_key(
+    name: &'static str,
+    value: &str,
+) -> Result<Secret<[u8; 32]>, ConfigError> {
     const EXPECTED: &str = "64 hex digits";
     let mut key = [0; 32];
     let digits = value.as_bytes();
@@ -856,9 +860,7 @@ mod tests {
         let config = Config::parse(&[&text]).unwrap();
         let shown = format!("{config:?}");
         assert!(
-            !shown.contains("sesame")
-                && !shown.contains("17, 34")
-                && !shown.contains("255, 255"),
+            !shown.contains("sesame") && !shown.contains("17, 34") && !shown.contains("255, 255"),
             "{shown}"
         );
     }

@@ -202,7 +202,9 @@ mod tests {
     fn a_clock_that_jumps_fills_no_more_than_the_bucket() {
         let mut bucket = Bucket::new(LIMIT, at(0));
         bucket.charge(at(0), 5);
-        let taken = (0..100).filter(|_| bucket.take(at(u64::MAX / 4_000_000))).count();
+        let taken = (0..100)
+            .filter(|_| bucket.take(at(u64::MAX / 4_000_000)))
+            .count();
         assert_eq!(taken, 5);
     }
 

@@ -60,7 +60,10 @@ impl Channel {
 
     /// Our end of a channel the peer opens with one of these keys.
     pub fn responder(ends: Ends, keys: &[Key], seed: [u8; 32]) -> Channel {
-        Channel::new(ends, SecureStream::responder(keys, ends.peer, ends.us, seed))
+        Channel::new(
+            ends,
+            SecureStream::responder(keys, ends.peer, ends.us, seed),
+        )
     }
 
     fn new(ends: Ends, stream: SecureStream) -> Channel {

@@ -73,9 +73,10 @@ impl Instance {
         let keys = self.key.as_ref().map_or(&[][..], Keyring::keys);
         let status = |(place, key): (usize, &Key)| {
             let id = key.id();
-            let up = self.links.values().filter(|link| {
-                link.channel.peer().is_some() && link.channel.key() == Some(id)
-            });
+            let up = self
+                .links
+                .values()
+                .filter(|link| link.channel.peer().is_some() && link.channel.key() == Some(id));
             KeyStatus {
                 id,
                 active: place == 0,

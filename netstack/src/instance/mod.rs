@@ -57,10 +57,10 @@ use crate::time::{Duration, Instant};
 use ahead::{SentAhead, Stash};
 use channels::Link;
 use drain::Drain;
-use moves::Moving;
-use role::Probing;
 pub use keys::KeyStatus;
+use moves::Moving;
 pub use policy::{PolicyStatus, TriggerStatus};
+use role::Probing;
 pub use types::*;
 
 /// Time between two looks at what may have become useless.

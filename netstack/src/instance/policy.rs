@@ -6,9 +6,7 @@ use core::ops::Bound::{Excluded, Unbounded};
 
 use super::{Instance, MoveError};
 use crate::cluster::MemberId;
-use crate::cluster::balance::{
-    Intent, Other, Own, Policy, PolicyConfig, SETTLED, Trigger, View,
-};
+use crate::cluster::balance::{Intent, Other, Own, Policy, PolicyConfig, SETTLED, Trigger, View};
 use crate::session::{Session, SessionId};
 use crate::time::{Duration, Instant};
 

@@ -6,8 +6,8 @@ use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 
 use crate::cluster::MemberId;
-pub use crate::cluster::election::{Prefer, VoterStatus};
 pub use crate::cluster::balance::{PolicyConfig, Trigger};
+pub use crate::cluster::election::{Prefer, VoterStatus};
 pub use crate::cluster::keys::{KeyError, KeyId};
 pub use crate::cluster::lease::Times;
 use crate::session::SessionId;

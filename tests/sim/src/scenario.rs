@@ -19,7 +19,7 @@ use godwit_netstack::{Duration, Instant};
 use crate::check::{self, FlowId, Retransmission, Violation};
 use crate::host::{Conversation, Host, HostConfig, Native, Outcome, Plan, SocketConfig};
 use crate::net::{Narrow, Port, Rules};
-use crate::node::{Habits, Machine, Node, SCRIPT_PORT, Scripts, port_of};
+use crate::node::{Habits, Machine, Node, SCRIPT_PORT, Scripts, Wanderer, port_of};
 use crate::rng::Rng;
 use crate::world::{Party, World};
 
@@ -35,6 +35,8 @@ pub enum Served {
     Echo,
     /// The real HTTP service on the SDK's drive loop.
     Http,
+    /// An echo on the SDK's drive loop that moves its own session, among three instances.
+    Wanderer,
 }
 
 /// What a run is made of.
@@ -143,7 +145,7 @@ impl Setup {
     /// The service's address.
     pub fn service(&self) -> SocketAddr {
         let port = match self.served {
-            Served::Script | Served::SdkScript => SCRIPT_PORT,
+            Served::Script | Served::SdkScript | Served::Wanderer => SCRIPT_PORT,
             Served::Echo => 7,
             Served::Http => 80,
         };
@@ -233,6 +235,7 @@ impl Setup {
         match self.served {
             Served::Http => Node::sdk(&self.config(id), machine, Files::default(), now),
             Served::Echo => Node::sdk(&self.config(id), machine, Echo, now),
+            Served::Wanderer => Node::sdk(&self.config(id), machine, Wanderer, now),
             Served::Script | Served::SdkScript => {
                 Node::sdk(&self.config(id), machine, Scripts, now)
             }

@@ -131,6 +131,10 @@ mod tests {
             guard.admits(now, IpAddr::from(number.to_be_bytes()));
         }
         assert_eq!(guard.clients.len(), MAX_CLIENTS);
-        assert!(guard.clients.contains_key(&IpAddr::from(9_999_u32.to_be_bytes())));
+        assert!(
+            guard
+                .clients
+                .contains_key(&IpAddr::from(9_999_u32.to_be_bytes()))
+        );
     }
 }

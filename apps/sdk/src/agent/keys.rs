@@ -26,9 +26,9 @@ enum Order {
 
 /// The keys by name; never the keys.
 pub(super) fn list(instance: &Instance) -> String {
-    let keys = instance.keys().into_iter().map(|key| {
-        json!({ "id": key.id.to_string(), "active": key.active, "channels": key.channels })
-    });
+    let keys = instance.keys().into_iter().map(
+        |key| json!({ "id": key.id.to_string(), "active": key.active, "channels": key.channels }),
+    );
     json!({ "keys": keys.collect::<Vec<_>>() }).to_string()
 }
 

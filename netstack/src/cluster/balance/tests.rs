@@ -24,7 +24,10 @@ fn view(staying: u32, others: &[u32]) -> View {
             half_open_limit: 1_000,
             ..Own::default()
         },
-        others: (2..).zip(others).map(|(id, load)| other(id, *load)).collect(),
+        others: (2..)
+            .zip(others)
+            .map(|(id, load)| other(id, *load))
+            .collect(),
     }
 }
 
@@ -56,7 +59,11 @@ fn load_that_lasts_is_brought_to_the_mean() {
 fn load_within_the_margin_or_of_a_moment_moves_nothing() {
     let mut policy = policy(Trigger::Load);
     assert_eq!(looks(&mut policy, 0, 60, &view(124, &[100, 76])), []);
-    assert_eq!(looks(&mut policy, 100, 60, &view(4, &[0])), [], "few sessions");
+    assert_eq!(
+        looks(&mut policy, 100, 60, &view(4, &[0])),
+        [],
+        "few sessions"
+    );
     assert_eq!(looks(&mut policy, 200, 60, &view(1_000, &[])), [], "alone");
     for second in 0..60 {
         let load = if second % 5 == 0 { 100 } else { 300 };
@@ -90,7 +97,10 @@ fn a_flood_sheds_to_calm_members_until_it_is_over() {
     let mut view = view(100, &[20, 900]);
     view.own.half_open = 800;
     let intents = looks(&mut policy, 0, 11, &view);
-    let moves: Vec<_> = intents.iter().map(|(at, i)| (*at, i.moves.clone())).collect();
+    let moves: Vec<_> = intents
+        .iter()
+        .map(|(at, i)| (*at, i.moves.clone()))
+        .collect();
     let quarter = Vec::from([(MemberId(2), 25)]);
     assert_eq!(moves, [(5, quarter.clone()), (10, quarter)]);
     // Between the two marks it goes on, below it ends, and above the lower one it does not begin.
@@ -134,7 +144,11 @@ fn short_memory_sheds_soon_and_then_slowly() {
     let times = |intents: Vec<(u64, Intent)>| intents.iter().map(|i| i.0).collect::<Vec<_>>();
     assert_eq!(times(looks(&mut policy, 100, 11, &view)), [101, 106, 111]);
     view.own.pressure = Pressure::Some;
-    assert_eq!(times(looks(&mut policy, 112, 5, &view)), [116], "not yet over");
+    assert_eq!(
+        times(looks(&mut policy, 112, 5, &view)),
+        [116],
+        "not yet over"
+    );
     view.own.pressure = Pressure::None;
     assert_eq!(looks(&mut policy, 120, 60, &view), []);
 }
@@ -237,7 +251,11 @@ impl Simulated {
             member.said = (member.sessions.len() + member.leaving.len()) as u32;
             let view = self.view(index);
             let member = &mut self.members[index];
-            for (to, count) in member.policy.look(at(now), &view).map_or(vec![], |i| i.moves) {
+            for (to, count) in member
+                .policy
+                .look(at(now), &view)
+                .map_or(vec![], |i| i.moves)
+            {
                 for _ in 0..count {
                     // The oldest first, as those that may go.
                     member.sessions.remove(0);

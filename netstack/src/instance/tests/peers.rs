@@ -128,7 +128,10 @@ impl Yard {
         let (session, owner) = owned.last().copied().unwrap();
         let (now, owner) = (self.net.now, owner.unwrap());
         let to = 3 - owner;
-        self.net.node(owner).move_session(now, session, MemberId(to)).unwrap();
+        self.net
+            .node(owner)
+            .move_session(now, session, MemberId(to))
+            .unwrap();
         self.net.run_for(Duration::from_secs(1));
         assert_eq!(self.net.owner(session), Some(to));
     }
@@ -173,9 +176,14 @@ fn an_old_channel_played_again_changes_nothing_but_counters() {
     }
     yard.carry(&mut first);
     let now = yard.net.now;
-    yard.net.client.update(now, first.conn, |tcp| tcp.abort(now));
+    yard.net
+        .client
+        .update(now, first.conn, |tcp| tcp.abort(now));
     yard.net.run_for(Duration::from_millis(50));
-    let (up, refused) = (yard.count("channels_up"), yard.count("transfer_refused_truncated"));
+    let (up, refused) = (
+        yard.count("channels_up"),
+        yard.count("transfer_refused_truncated"),
+    );
     assert_eq!(refused, 19, "the first time it was heard");
     let left = |yard: &mut Yard| yard.net.node(1).members.get(BAD).unwrap().left;
     let before = left(&mut yard);
@@ -220,9 +228,9 @@ fn a_message_of_an_older_channel_is_void_in_a_newer_one() {
     yard.say(&mut second, &Message::Transfer(transfer));
     yard.carry(&mut second);
     yard.carry(&mut second);
-    let refused = second.heard.iter().any(|message| {
-        matches!(message, Message::Refused { attempt: about, .. } if *about == attempt)
-    });
+    let refused = second.heard.iter().any(
+        |message| matches!(message, Message::Refused { attempt: about, .. } if *about == attempt),
+    );
     assert!(refused, "{:?}", second.heard);
     assert_eq!(yard.count("transfer_refused_void"), 1);
 }
@@ -238,7 +246,10 @@ fn handshakes_beyond_the_limit_are_turned_away_before_any_work() {
     let limited = yard.count("channel_handshakes_limited");
     assert!((30..=40).contains(&limited), "{limited} of 60");
     assert!(yard.net.node(1).links.len() <= 1 + channels::MAX_HANDSHAKES);
-    assert!(yard.net.node(1).members()[0].up, "the other member is not concerned");
+    assert!(
+        yard.net.node(1).members()[0].up,
+        "the other member is not concerned"
+    );
     // Only for a while.
     yard.net.run_for(Duration::from_secs(5));
     yard.open();
@@ -258,7 +269,9 @@ fn questions_beyond_the_limit_are_not_answered() {
     let dropped = yard.count("peer_queries_dropped");
     assert!((1..=30_000).contains(&dropped), "{dropped}");
     let answered = end.heard.iter();
-    let answered = answered.filter(|m| matches!(m, Message::NotMine(_))).count() as u64;
+    let answered = answered
+        .filter(|m| matches!(m, Message::NotMine(_)))
+        .count() as u64;
     assert_eq!(answered + dropped, 80_000);
     yard.works();
 }
@@ -309,7 +322,13 @@ fn a_flood_of_claims_is_held_back_and_the_other_member_is_served_meanwhile() {
     }
     for _ in 0..100 {
         yard.carry(&mut end);
-        let received: usize = yard.net.node(1).links.values().map(|l| l.channel.received()).sum();
+        let received: usize = yard
+            .net
+            .node(1)
+            .links
+            .values()
+            .map(|l| l.channel.received())
+            .sum();
         assert!(received <= 16 * 1024 * 1024, "{received} octets kept");
     }
     assert!(yard.count("peer_held_back") >= 1);

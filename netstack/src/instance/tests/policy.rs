@@ -62,7 +62,11 @@ fn a_dry_run_moves_nothing_and_tells_what_it_would() {
     assert_eq!(net.counter(2, "policy_load_moves"), 0);
     let status = net.node(2).policy_status();
     assert!(status.dry_run);
-    let load = status.triggers.iter().find(|t| t.trigger == Trigger::Load).unwrap();
+    let load = status
+        .triggers
+        .iter()
+        .find(|t| t.trigger == Trigger::Load)
+        .unwrap();
     assert_eq!(load.would_move, [(MemberId(1), 12)]);
     assert!(load.wrong.is_some() && load.enabled && load.sees.contains("24 sessions here"));
 }
@@ -74,7 +78,12 @@ fn without_a_policy_nothing_moves_and_the_triggers_tell_all_the_same() {
     assert_eq!(net.node(2).sessions().len(), 24);
     let status = net.node(2).policy_status();
     assert!(status.triggers.iter().all(|trigger| !trigger.enabled));
-    assert!(status.triggers.iter().any(|t| t.due && t.trigger == Trigger::Load));
+    assert!(
+        status
+            .triggers
+            .iter()
+            .any(|t| t.due && t.trigger == Trigger::Load)
+    );
 }
 
 #[test]

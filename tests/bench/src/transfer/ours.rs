@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
-use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::channel::{Channel, Ends};
+use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::message::{self, Message, Transfer};
 use godwit_netstack::cluster::{BootId, MemberId};
 use godwit_netstack::migrate::capsule::{Ahead, Capsule, CapsuleConnection};

@@ -6,8 +6,8 @@
 //! generation, epoch and the capsule's check sum).
 
 use bytes::Bytes;
-use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::channel::{Channel, Ends};
+use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::message::{
     Attempt, Ballot, Claim, Flow, Heartbeat, Message, Ownership, Transfer,
 };

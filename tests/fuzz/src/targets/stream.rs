@@ -1,8 +1,8 @@
 //! Octets from a stranger at the port of the channel: without the key nothing comes of them.
 
 use bytes::Bytes;
-use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::MemberId;
+use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::noise::SecureStream;
 use godwit_netstack::migrate::rope::Rope;
 

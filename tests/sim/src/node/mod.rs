@@ -25,7 +25,7 @@ pub use bare::{Bare, Luggage};
 pub use nic::on_the_wire;
 pub use scripted::Habits;
 pub use sdk::Machine;
-pub(crate) use service::Scripts;
+pub(crate) use service::{Scripts, Wanderer};
 
 use crate::check::{Flows, Note};
 use crate::net::Port;
