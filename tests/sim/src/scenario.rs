@@ -235,7 +235,7 @@ impl Setup {
         match self.served {
             Served::Http => Node::sdk(&self.config(id), machine, Files::default(), now),
             Served::Echo => Node::sdk(&self.config(id), machine, Echo, now),
-            Served::Wanderer => Node::sdk(&self.config(id), machine, Wanderer, now),
+            Served::Wanderer => Node::sdk(&self.config(id), machine, Wanderer, now).moves_unasked(),
             Served::Script | Served::SdkScript => {
                 Node::sdk(&self.config(id), machine, Scripts, now)
             }

@@ -89,6 +89,8 @@ pub struct Node {
     /// Where sessions were told to move.
     destinations: BTreeMap<SessionId, Port>,
     frozen: BTreeMap<SessionId, Leaving>,
+    /// Sessions may move without being told to from here.
+    unasked: bool,
 }
 
 impl Node {
@@ -100,7 +102,14 @@ impl Node {
             clients: BTreeMap::new(),
             destinations: BTreeMap::new(),
             frozen: BTreeMap::new(),
+            unasked: false,
         }
+    }
+
+    /// Sessions of this node also move unasked: by their service, or by a policy.
+    pub fn moves_unasked(mut self) -> Node {
+        self.unasked = true;
+        self
     }
 
     /// A machine with the script service on it.
@@ -204,7 +213,8 @@ impl Node {
 
     /// Notice sessions that froze, thawed or left.
     fn watch_moves(&mut self) {
-        let watching = !self.destinations.is_empty()
+        let watching = self.unasked
+            || !self.destinations.is_empty()
             || !self.frozen.is_empty()
             || self.engine.instance().is_draining();
         if !watching {
