@@ -35,6 +35,10 @@ pub struct Status {
     pub role: Role,
     /// The service's name.
     pub service: String,
+    /// Version of the session states it commits.
+    pub state_version: u32,
+    /// The oldest version it reads.
+    pub oldest_state: u32,
     /// Milliseconds since its start.
     pub uptime_ms: u64,
     /// The other instances it knows.

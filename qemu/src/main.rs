@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use godwit_qemu::build::{self, Service};
 use godwit_qemu::progress::Progress;
@@ -31,7 +31,7 @@ enum Command {
     /// Run one VM and reach its service at localhost.
     Run(run::Options),
     /// See live connections move between two VMs.
-    Demo(demo::Options),
+    Demo(Demo),
     /// Command a running instance.
     Ctl(ctl::Options),
     /// Run clusters in simulation, seed after seed (`sim --help` lists the options).
@@ -48,6 +48,22 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+}
+
+/// The demo, or another one.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Demo {
+    #[command(subcommand)]
+    other: Option<OtherDemo>,
+    #[command(flatten)]
+    options: demo::Options,
+}
+
+#[derive(Subcommand)]
+enum OtherDemo {
+    /// See three VMs replaced, one after the other, by a newer release under load.
+    Upgrade(demo::upgrade::Options),
 }
 
 fn main() -> ExitCode {
@@ -96,8 +112,15 @@ fn execute(command: Command) -> Result<u8> {
             setup::ensure()?;
             // Without it the demo still has a client, and says so.
             let _ = net::become_root_of_own();
+            if let Some(OtherDemo::Upgrade(options)) = options.other {
+                setup::ensure_load()?;
+                interrupt::clean_up()?;
+                return Ok(u8::from(!demo::upgrade::run(&options)?.broken.is_empty()));
+            }
             interrupt::clean_up()?;
-            return Ok(u8::from(!demo::run(&options)?.failures().is_empty()));
+            return Ok(u8::from(
+                !demo::run(&options.options)?.failures().is_empty(),
+            ));
         }
         Command::Ctl(options) => ctl::run(&options)?,
         Command::Sim { arguments } => {

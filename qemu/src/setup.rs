@@ -105,6 +105,11 @@ pub fn ensure_peers() -> Result<()> {
     ensure_all(&PEERS)
 }
 
+/// The same for what `godwit demo upgrade` needs besides.
+pub fn ensure_load() -> Result<()> {
+    ensure_all(&["wrk"])
+}
+
 fn ensure_all(tools: &[&'static str]) -> Result<()> {
     let missing: Vec<&str> = tools
         .iter()

@@ -13,8 +13,10 @@ pub mod archive;
 pub mod generated;
 mod range;
 
+use alloc::vec::Vec;
 use godwit::http::{Body, Head, HeadError, StatusCode, read_head};
-use godwit::{Bytes, Connection, Duration, Error, Result, Service, Session};
+
+use godwit::{Bytes, Connection, ContentId, Duration, Error, Result, Service, Session};
 use serde::{Deserialize, Serialize};
 
 use answer::{Answer, answer, error};
@@ -82,15 +84,63 @@ pub enum Progress {
     Closing(u32),
 }
 
+impl Progress {
+    /// The file that is being sent.
+    pub fn file(&self) -> Option<ContentId> {
+        match self {
+            Progress::Body {
+                content: Content::File(digest),
+                ..
+            } => Some(ContentId(digest.0)),
+            _ => None,
+        }
+    }
+}
+
+/// A session's state with a [`Progress`] in it: what [`Files`] needs to serve the session.
+pub trait Carrier: Serialize {
+    /// What the session is doing.
+    fn progress(&self) -> Progress;
+    /// It goes on to this.
+    fn set_progress(&mut self, progress: Progress);
+    /// An answer begins.
+    fn answers(&mut self) {}
+}
+
+impl Carrier for Progress {
+    fn progress(&self) -> Progress {
+        *self
+    }
+
+    fn set_progress(&mut self, progress: Progress) {
+        *self = progress;
+    }
+}
+
 impl Service for Files {
     type State = Progress;
     const NAME: &'static str = "http";
     const PORT: u16 = 80;
 
+    fn names(state: &Progress) -> Vec<ContentId> {
+        state.file().into_iter().collect()
+    }
+
+    fn content(&self, id: &ContentId) -> Option<Bytes> {
+        self.file(id)
+    }
+
     async fn serve(&self, session: &mut Session<Progress>) -> Result<()> {
+        self.serve_session(session).await
+    }
+}
+
+impl Files {
+    /// Serve a session whose state has the progress in it.
+    pub async fn serve_session<S: Carrier>(&self, session: &mut Session<S>) -> Result<()> {
         let mut client = session.client();
         loop {
-            match *session.state() {
+            match session.state().progress() {
                 Progress::Idle => match self.request(session, &mut client).await? {
                     Some(next) => self.respond(session, &mut client, next).await?,
                     None => return Ok(()),
@@ -100,13 +150,17 @@ impl Service for Files {
             }
         }
     }
-}
 
-impl Files {
+    /// A file of the archive by its digest.
+    pub fn file(&self, id: &ContentId) -> Option<Bytes> {
+        let file = archive::by_digest(self.archive, &Digest(id.0))?;
+        Some(Bytes::from_static(file.bytes))
+    }
+
     /// Wait for a request and decide on its answer; `None` when there will be no more.
-    async fn request(
+    async fn request<S: Carrier>(
         &self,
-        session: &mut Session<Progress>,
+        session: &mut Session<S>,
         client: &mut Connection,
     ) -> Result<Option<Answer>> {
         let input = session.timeout(IDLE, client.peek()).await.transpose()?;
@@ -130,13 +184,14 @@ impl Files {
     }
 
     /// Send the head, and the body with it if it is short.
-    async fn respond(
+    async fn respond<S: Carrier>(
         &self,
-        session: &mut Session<Progress>,
+        session: &mut Session<S>,
         client: &mut Connection,
         answer: Answer,
     ) -> Result<()> {
         let (head, keep) = (answer.head, answer.keep);
+        session.state_mut().answers();
         client.write_bytes(head.end(keep))?;
         let body = match answer.body {
             answer::Body::None => None,
@@ -148,12 +203,12 @@ impl Files {
         };
         match body {
             Some((content, range)) if range.start < range.end => {
-                *session.state_mut() = Progress::Body {
+                session.state_mut().set_progress(Progress::Body {
                     content,
                     next: range.start,
                     end: range.end,
                     keep,
-                };
+                });
                 // Commits head and the first part of the body together.
                 self.send_body(session, client).await
             }
@@ -165,9 +220,9 @@ impl Files {
     }
 
     /// Send the rest of the body.
-    async fn send_body(
+    async fn send_body<S: Carrier>(
         &self,
-        session: &mut Session<Progress>,
+        session: &mut Session<S>,
         client: &mut Connection,
     ) -> Result<()> {
         while let Progress::Body {
@@ -175,22 +230,22 @@ impl Files {
             next,
             end,
             keep,
-        } = *session.state()
+        } = session.state().progress()
         {
             let left = usize::try_from(end.saturating_sub(next)).unwrap_or(usize::MAX);
             let room = client.write_room()?.min(client.send_room()?);
             let octets = left.min(PART).min(room);
-            let part = self.part(content, next, octets)?;
+            let part = self.part(session, content, next, octets)?;
             client.write_bytes(part)?;
             if octets == left {
                 end_response(session, client, keep)?;
             } else {
-                *session.state_mut() = Progress::Body {
+                session.state_mut().set_progress(Progress::Body {
                     content,
                     next: next + octets as u64,
                     end,
                     keep,
-                };
+                });
             }
             session.commit().await?;
         }
@@ -198,39 +253,49 @@ impl Files {
     }
 
     /// `octets` of the content from `from` on.
-    fn part(&self, content: Content, from: u64, octets: usize) -> Result<Bytes> {
+    fn part<S>(
+        &self,
+        session: &Session<S>,
+        content: Content,
+        from: u64,
+        octets: usize,
+    ) -> Result<Bytes> {
         match content {
             Content::Generated => Ok(generated::slice(from, octets)),
             Content::File(digest) => {
-                let file = archive::by_digest(self.archive, &digest)
-                    .ok_or(Error::StateNotServable("file not in this image"))?;
-                let from = usize::try_from(from).ok();
-                from.and_then(|from| file.bytes.get(from..from.checked_add(octets)?))
-                    .map(Bytes::from_static)
-                    .ok_or(Error::StateMalformed)
+                let id = ContentId(digest.0);
+                // Of another image, if not of ours.
+                let file = self.file(&id).or_else(|| session.content(&id));
+                let file = file.ok_or(Error::StateNotServable("file not in this image"))?;
+                let from = usize::try_from(from).map_err(|_| Error::StateMalformed)?;
+                match from.checked_add(octets) {
+                    Some(end) if end <= file.len() => Ok(file.slice(from..end)),
+                    _ => Err(Error::StateMalformed),
+                }
             }
         }
     }
 }
 
 /// What comes after a response.
-fn end_response(
-    session: &mut Session<Progress>,
+fn end_response<S: Carrier>(
+    session: &mut Session<S>,
     client: &mut Connection,
     keep: bool,
 ) -> Result<()> {
-    *session.state_mut() = if keep {
+    let next = if keep {
         Progress::Idle
     } else {
         client.shutdown()?;
         Progress::Closing(LINGER_OCTETS)
     };
+    session.state_mut().set_progress(next);
     Ok(())
 }
 
 /// Take what the client still sends, within bounds, until it closes too.
-async fn linger(
-    session: &mut Session<Progress>,
+async fn linger<S: Carrier>(
+    session: &mut Session<S>,
     client: &mut Connection,
     mut octets: u32,
 ) -> Result<()> {
@@ -239,7 +304,7 @@ async fn linger(
         match session.timeout(LINGER, client.read_chunk(limit)).await {
             Some(Ok(chunk)) if !chunk.is_empty() => {
                 octets = octets.saturating_sub(chunk.len() as u32);
-                *session.state_mut() = Progress::Closing(octets);
+                session.state_mut().set_progress(Progress::Closing(octets));
                 session.commit().await?;
             }
             _ => break,

@@ -110,7 +110,7 @@ impl Node {
             instance.set_clock(clock);
         }
         let service: Rc<dyn AnyService> = Rc::new(service);
-        let spec = service.spec(config.port, Scope::Service);
+        let spec = service.clone().spec(config.port, Scope::Service);
         let service_name = spec.name;
         let mut services = Vec::new();
         services.push((instance.add_service(spec), service));
@@ -121,7 +121,7 @@ impl Node {
             service_name,
             config.admin_token.clone(),
         ));
-        let spec = agent.spec(Some(config.admin_port), Scope::Own);
+        let spec = agent.clone().spec(Some(config.admin_port), Scope::Own);
         let agent_id = shared.instance_mut().add_service(spec);
         services.push((agent_id, agent));
         Ok(Node {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use godwit_netstack::Instant;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{MemberStatus, MoveError};
-use godwit_netstack::session::{Input, SessionError, SessionId};
+use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
 
 use crate::timers::TimerKey;
 
@@ -22,6 +22,7 @@ pub(crate) trait Port {
     fn timer_stop(&self, key: TimerKey);
 
     fn committed_state(&self, session: SessionId) -> Option<(u32, Bytes)>;
+    fn content(&self, id: &ContentId) -> Option<Bytes>;
     fn remote_address(&self, session: SessionId, conn: u16) -> Option<SocketAddr>;
     fn read(&self, session: SessionId, conn: u16) -> Result<Input, SessionError>;
     fn consume(&self, session: SessionId, conn: u16, octets: usize) -> Result<(), SessionError>;

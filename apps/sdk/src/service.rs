@@ -2,10 +2,11 @@
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 use godwit_netstack::instance::ServiceSpec;
-use godwit_netstack::session::{SessionError, SessionId};
+use godwit_netstack::session::{ContentId, SessionError, SessionId, States};
 use godwit_netstack::stack::Scope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,14 +34,47 @@ pub trait Service: 'static {
     /// Version of [`Service::State`]'s encoding; raise it when the struct changes.
     const STATE_VERSION: u32 = 1;
 
+    /// Oldest version that [`Service::upgrade`] reads. Sessions with an older state, or with a newer
+    /// one than [`Service::STATE_VERSION`], stay where they are.
+    const OLDEST_STATE: u32 = Self::STATE_VERSION;
+
     /// Serve one session until it is done. `Ok` closes it gracefully (with what was not yet
     /// committed), an error resets the client.
     fn serve(&self, session: &mut Session<Self::State>) -> impl Future<Output = Result<()>>;
 
-    /// Read a state committed by another version of the service.
+    /// Read a state committed by an older version of the service.
+    ///
+    /// Called before a session is taken in, and a session whose state this cannot read is refused and
+    /// goes on where it was; then again whenever it is started, until it commits.
     fn upgrade(version: u32, bytes: &[u8]) -> Result<Self::State> {
         let _ = bytes;
         Err(Error::StateVersion { found: version })
+    }
+
+    /// The contents a state names by digest: without them it cannot be served. An instance that
+    /// lacks one is sent it before it takes the session ([`Session::content`]).
+    fn names(state: &Self::State) -> Vec<ContentId> {
+        let _ = state;
+        Vec::new()
+    }
+
+    /// A content that this service brings along.
+    fn content(&self, id: &ContentId) -> Option<Bytes> {
+        let _ = id;
+        None
+    }
+}
+
+/// What the instance asks about states, answered by the service.
+struct StatesOf<S>(Rc<S>);
+
+impl<S: Service> States for StatesOf<S> {
+    fn names(&self, version: u32, state: &[u8]) -> Option<Vec<ContentId>> {
+        Some(S::names(&decode_state::<S>(version, state).ok()?))
+    }
+
+    fn content(&self, id: &ContentId) -> Option<Bytes> {
+        self.0.content(id)
     }
 }
 
@@ -65,7 +99,7 @@ pub(crate) fn encode_state<T: Serialize>(state: &T) -> Result<Bytes> {
 
 /// A service with its state type hidden, as the node keeps it.
 pub(crate) trait AnyService {
-    fn spec(&self, port: Option<u16>, scope: Scope) -> ServiceSpec;
+    fn spec(self: Rc<Self>, port: Option<u16>, scope: Scope) -> ServiceSpec;
     fn start(
         self: Rc<Self>,
         port: Rc<dyn Port>,
@@ -75,12 +109,19 @@ pub(crate) trait AnyService {
 }
 
 impl<S: Service> AnyService for S {
-    fn spec(&self, port: Option<u16>, scope: Scope) -> ServiceSpec {
+    fn spec(self: Rc<Self>, port: Option<u16>, scope: Scope) -> ServiceSpec {
+        // What never moves is never asked; the node agent would own its own instance.
+        let states: Option<Rc<dyn States>> = match scope {
+            Scope::Service => Some(Rc::new(StatesOf(self))),
+            _ => None,
+        };
         ServiceSpec {
             name: S::NAME,
             port: port.unwrap_or(S::PORT),
             scope,
             state_version: S::STATE_VERSION,
+            oldest_state: S::OLDEST_STATE,
+            states,
         }
     }
 

@@ -7,9 +7,10 @@ use core::net::SocketAddr;
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 
+use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::MemberStatus;
-use godwit_netstack::session::SessionId;
+use godwit_netstack::session::{ContentId, SessionId};
 use godwit_netstack::{Duration, Instant};
 use serde::Serialize;
 
@@ -78,6 +79,12 @@ impl<S> Session<S> {
     /// The other members, and whether each can be reached.
     pub fn members(&self) -> Vec<MemberStatus> {
         self.port.members()
+    }
+
+    /// A content that came along with a session because its state names it and this instance did not
+    /// have it ([`crate::Service::names`]). It stays as long as a committed state names it.
+    pub fn content(&self, id: &ContentId) -> Option<Bytes> {
+        self.port.content(id)
     }
 
     /// The time on the instance's clock (another clock after a move).
@@ -199,7 +206,6 @@ impl Drop for Sleep {
 mod tests {
     use core::cell::RefCell;
 
-    use bytes::Bytes;
     use embedded_io_async::{BufRead, Read, Write};
     use godwit_netstack::instance::MoveError;
     use serde::Deserialize;

@@ -9,7 +9,7 @@ use core::task::Waker;
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{MemberStatus, MoveError};
-use godwit_netstack::session::{Input, SessionError, SessionId};
+use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
 use godwit_netstack::{Instance, Instant};
 
 use crate::port::Port;
@@ -120,6 +120,10 @@ impl Port for Shared {
 
     fn committed_state(&self, session: SessionId) -> Option<(u32, Bytes)> {
         self.instance().committed_state(session)
+    }
+
+    fn content(&self, id: &ContentId) -> Option<Bytes> {
+        self.instance().content(id)
     }
 
     fn remote_address(&self, session: SessionId, conn: u16) -> Option<SocketAddr> {

@@ -27,6 +27,7 @@
 //! assert_eq!(harness.received(), b"HELLO THERE");
 //! ```
 
+use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell, RefMut};
@@ -36,12 +37,13 @@ use core::task::Waker;
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{MemberStatus, MoveError};
-use godwit_netstack::session::{Input, SessionError, SessionId};
+use godwit_netstack::migrate::transfer::RefuseReason;
+use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
 use godwit_netstack::{Duration, Instant};
 
 use crate::executor::{TaskId, Tasks};
 use crate::port::{Port, Waiters};
-use crate::service::{AnyService, Service, encode_state};
+use crate::service::{AnyService, Service, decode_state, encode_state};
 use crate::timers::{TimerKey, Timers};
 
 /// Octets of uncommitted input or output at most.
@@ -171,6 +173,50 @@ impl<S: Service> Harness<S> {
         self.memory.inner().refuses = reason;
     }
 
+    /// Move the session to an instance with another build of the service. What its state names and
+    /// that build lacks comes along. If it is refused, it goes on here; if not, this harness is left
+    /// without one.
+    pub fn move_to<T: Service>(&mut self, service: T) -> Result<Harness<T>, RefuseReason> {
+        if let Some(task) = self.task.take() {
+            self.tasks.cancel(task);
+        }
+        self.memory.inner().roll_back();
+        if let Err(reason) = self.offer_to(&service) {
+            self.start();
+            return Err(reason);
+        }
+        let memory = core::mem::take(&mut self.memory);
+        memory.inner().version = T::STATE_VERSION;
+        let mut harness = Harness {
+            service: Rc::new(service),
+            memory,
+            tasks: Tasks::new(),
+            task: None,
+            waiters: Rc::default(),
+        };
+        harness.start();
+        Ok(harness)
+    }
+
+    /// What an instance looks at before it takes a session.
+    fn offer_to<T: Service>(&self, service: &T) -> Result<(), RefuseReason> {
+        let Some((version, octets)) = self.memory.inner().state.clone() else {
+            return Ok(());
+        };
+        if !(T::OLDEST_STATE..=T::STATE_VERSION).contains(&version) {
+            return Err(RefuseReason::StateVersion);
+        }
+        let state = decode_state::<T>(version, &octets).map_err(|_| RefuseReason::BadState)?;
+        for id in T::names(&state) {
+            if service.content(&id).is_some() || self.memory.content(&id).is_some() {
+                continue;
+            }
+            let content = self.service.content(&id).ok_or(RefuseReason::Content(id))?;
+            self.memory.inner().contents.insert(id, content);
+        }
+        Ok(())
+    }
+
     /// What the client received.
     pub fn received(&self) -> Vec<u8> {
         self.memory.inner().output.clone()
@@ -239,6 +285,7 @@ struct Inner {
     /// What the service commits, as the instance knows from its specification.
     version: u32,
     state: Option<(u32, Bytes)>,
+    contents: BTreeMap<ContentId, Bytes>,
     commits: usize,
     hold: bool,
     held: bool,
@@ -308,6 +355,10 @@ impl Port for Memory {
 
     fn committed_state(&self, _: SessionId) -> Option<(u32, Bytes)> {
         self.inner().state.clone()
+    }
+
+    fn content(&self, id: &ContentId) -> Option<Bytes> {
+        self.inner().contents.get(id).cloned()
     }
 
     fn remote_address(&self, _: SessionId, conn: u16) -> Option<SocketAddr> {

@@ -1,7 +1,7 @@
 //! What instances say to each other, and its form inside the encrypted stream.
 //!
 //! A message is its length (32 bits, little endian), its fields in postcard, and for
-//! [`Message::Transfer`], [`Message::Frame`] and [`Message::Ahead`] a tail of raw octets (the capsule, the frame)
+//! [`Message::Transfer`], [`Message::Frame`], [`Message::Ahead`] and [`Message::Content`] a tail of raw octets (the capsule, the frame)
 //! that is passed on as slices. Lengths are checked before anything is kept; the protocol's
 //! version is in the stream's prologue ([`super::noise`]).
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{BootId, MemberId};
 use crate::migrate::rope::Rope;
 use crate::migrate::transfer::RefuseReason;
-use crate::session::SessionId;
+use crate::session::{ContentId, SessionId};
 use crate::stack::FlowKey;
 use crate::tcp::Queue;
 
@@ -152,6 +152,18 @@ pub struct Ahead {
     pub offset: u64,
 }
 
+/// A piece of a content that a session names which the receiver may be offered; it is the tail. The
+/// pieces of one content come in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Content {
+    /// The content.
+    pub id: ContentId,
+    /// Octets of all of it.
+    pub total: u32,
+    /// Octets before this piece.
+    pub offset: u32,
+}
+
 /// A session under an epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attempt {
@@ -235,6 +247,11 @@ pub enum Message {
     Leaving,
     /// See [`Ahead`].
     Ahead(Ahead),
+    /// See [`Content`].
+    Content(Content),
+    /// The sender, the ingress, sends the frames of these sessions elsewhere from now on: to their owner
+    /// under that epoch.
+    Rerouted(Vec<Attempt>),
 }
 
 /// Why octets are no message.
@@ -252,7 +269,7 @@ impl Message {
     fn has_tail(&self) -> bool {
         matches!(
             self,
-            Message::Transfer(_) | Message::Frame(_) | Message::Ahead(_)
+            Message::Transfer(_) | Message::Frame(_) | Message::Ahead(_) | Message::Content(_)
         )
     }
 

@@ -2,8 +2,9 @@
 //!
 //! What is queued on a connection does not change any more, it only gets less from the front. So when
 //! a lull ends with a lot still queued (a client that does not read, or is far away), the queues go
-//! to the target while the session is still served ([`Message::Ahead`]), and the capsule then names
-//! how much of each it need not carry. The client waits for the header and the tail only.
+//! to the target while the session is still served ([`Message::Ahead`]), again and again as long as much is
+//! added to them, and the capsule then names how much of each it need not carry. The client waits for the
+//! header and the tail only.
 //!
 //! The target keeps it in its [`Stash`]: bounded, for a while, and for as long as the channel lives
 //! that it came through. What is not there any more when the capsule comes makes it be refused, and
@@ -80,6 +81,12 @@ struct Part {
     octets: Rope,
 }
 
+impl Part {
+    fn end(&self) -> Option<u64> {
+        self.start.checked_add(self.octets.len() as u64)
+    }
+}
+
 #[derive(Debug)]
 struct Kept {
     until: Instant,
@@ -103,7 +110,7 @@ impl Kept {
             return None;
         }
         part.octets.skip(skip);
-        part.start = start + count as u64;
+        part.start = start.saturating_add(count as u64);
         Some(part.octets.take(count))
     }
 }
@@ -139,38 +146,69 @@ impl Stash {
 impl Instance {
     // --- the source ------------------------------------------------------------------------------
 
-    /// Send what is queued on the session ahead. Whether that is worth waiting for.
+    /// Octets queued on the session that have not gone ahead.
+    pub(super) fn left_behind(&self, id: SessionId) -> usize {
+        let Some(session) = self.sessions.get(&id) else {
+            return 0;
+        };
+        let ends = self.sent_ahead.get(&id).map_or(&[][..], |sent| &sent.ends);
+        let conns = session.connections.iter().map(|c| c.conn).enumerate();
+        let left = conns.map(|(number, conn)| {
+            let gone = ends.get(number).copied().unwrap_or_default();
+            let tcp = conn.and_then(|conn| self.stack.connection(conn));
+            let left = tcp.map_or(0, |tcp| {
+                let behind = |queue, gone: u64| {
+                    let range = tcp.queued_range(queue);
+                    range.end.saturating_sub(range.start.max(gone))
+                };
+                behind(Queue::Send, gone[0]) + behind(Queue::Unread, gone[1])
+            });
+            left as usize
+        });
+        left.sum()
+    }
+
+    /// Send what is queued on the session ahead, as far as that has not been done. Whether that is
+    /// worth waiting for.
     pub(super) fn send_ahead(&mut self, id: SessionId, to: MemberId) -> bool {
         let Some(session) = self.sessions.get(&id).filter(|session| !session.unaided) else {
             return false;
         };
         let on_the_way: usize = self.sent_ahead.values().map(|sent| sent.octets).sum();
-        let mut sent = SentAhead::default();
+        let mut sent = self.sent_ahead.remove(&id).unwrap_or_default();
+        sent.ends.resize(session.connections.len(), [0; 2]);
         let mut messages = Vec::new();
-        for (number, conn) in session.connections.iter().map(|c| c.conn).enumerate() {
-            let mut ends = [0; 2];
-            let tcp = conn.and_then(|conn| self.stack.connection(conn));
-            for (queue, end) in [Queue::Send, Queue::Unread].into_iter().zip(&mut ends) {
-                let Some((offset, pieces)) = tcp.map(|tcp| tcp.queued(queue)) else {
+        let mut more = 0;
+        for (number, (connection, ends)) in
+            session.connections.iter().zip(&mut sent.ends).enumerate()
+        {
+            let tcp = connection.conn.and_then(|conn| self.stack.connection(conn));
+            for (queue, end) in [Queue::Send, Queue::Unread].into_iter().zip(ends) {
+                let Some(tcp) = tcp else {
                     continue;
                 };
+                let range = tcp.queued_range(queue);
+                let offset = range.start.max(*end);
+                if offset >= range.end {
+                    continue;
+                }
                 let mut octets = Rope::new();
+                let pieces = tcp.queued(queue);
                 pieces.into_iter().for_each(|piece| octets.push(piece));
-                *end = offset + octets.len() as u64;
-                sent.octets += octets.len();
+                octets.skip((offset - range.start) as usize);
+                *end = range.end;
+                more += octets.len();
                 let ahead = Ahead {
                     session: id,
                     connection: number as u8,
                     queue,
                     offset,
                 };
-                if !octets.is_empty() {
-                    messages.push((Message::Ahead(ahead), octets));
-                }
+                messages.push((Message::Ahead(ahead), octets));
             }
-            sent.ends.push(ends);
         }
-        if on_the_way + sent.octets > MAX_SENT {
+        sent.octets += more;
+        if on_the_way + more > MAX_SENT {
             self.counters.add("ahead_not_sent");
             return false;
         }
@@ -205,36 +243,42 @@ impl Instance {
     ) {
         let key = (from, ahead.session);
         let most = MAX_KEPT.min(self.tcp.memory / 4);
-        let kept = self.stash.kept.get(&key);
-        let known = kept.is_some_and(|kept| {
-            let same =
-                |part: &Part| (part.connection, part.queue) == (ahead.connection, ahead.queue);
-            kept.parts.iter().any(same)
-        });
-        if known {
-            // From an earlier attempt that came to nothing: this is what holds.
-            self.stash.forget(key);
+        let same =
+            |part: &&mut Part| (part.connection, part.queue) == (ahead.connection, ahead.queue);
+        let known = self.stash.kept.get_mut(&key);
+        if let Some(part) = known.and_then(|kept| kept.parts.iter_mut().find(same))
+            && part.end() != Some(ahead.offset)
+        {
+            // What lies between was acknowledged or read, or an earlier attempt came to nothing.
+            self.stash.octets -= part.octets.len();
+            part.octets = Rope::new();
+            part.start = ahead.offset;
         }
-        let fits = self.stash.octets + octets.len() <= most
-            && usize::from(ahead.connection) < MAX_CONNECTIONS;
-        if !fits || octets.is_empty() {
+        let count = octets.len();
+        if self.stash.octets + count > most
+            || usize::from(ahead.connection) >= MAX_CONNECTIONS
+            || octets.is_empty()
+        {
             self.stash.forget(key);
             self.counters.add("ahead_not_kept");
             return;
         }
-        self.stash.octets += octets.len();
         let until = now + KEPT_FOR;
         let kept = self.stash.kept.entry(key).or_insert(Kept {
             until,
             parts: Vec::new(),
         });
         kept.until = until;
-        kept.parts.push(Part {
-            connection: ahead.connection,
-            queue: ahead.queue,
-            start: ahead.offset,
-            octets,
-        });
+        match kept.parts.iter_mut().find(same) {
+            Some(part) => part.octets.append(octets),
+            None => kept.parts.push(Part {
+                connection: ahead.connection,
+                queue: ahead.queue,
+                start: ahead.offset,
+                octets,
+            }),
+        }
+        self.stash.octets += count;
         self.counters.add("ahead_kept");
     }
 

@@ -442,6 +442,8 @@ impl Instance {
             self.doubt(peer);
             self.lift_fences_of(now, peer);
             self.forget_ahead_of(peer);
+            self.forget_contents_of(now, peer);
+            self.end_following_to(now, peer);
         }
     }
 
@@ -485,6 +487,7 @@ impl Instance {
             Message::Frame(attempt) => self.handle_relayed(now, attempt, tail),
             Message::Fence(attempt) => self.handle_fence(now, from, attempt),
             Message::Ahead(ahead) => self.handle_ahead(now, from, ahead, tail),
+            Message::Content(piece) => self.handle_content(now, from, piece, tail),
             Message::Accepted {
                 attempt,
                 open,
@@ -503,11 +506,8 @@ impl Instance {
             Message::WhoOwns(flow) => self.tell_owner(now, from, flow),
             Message::NotMine(flow) => self.handle_not_mine(now, from, flow),
             Message::Ended(flow) => self.handle_ended(now, flow),
-            Message::Owns(list) => {
-                for ownership in list {
-                    self.handle_owns(now, ownership);
-                }
-            }
+            Message::Owns(list) => self.handle_owns_list(now, from, list),
+            Message::Rerouted(list) => self.handle_rerouted(now, &list),
             Message::Released(list) => {
                 for (flow, session) in list {
                     self.handle_released(now, flow, session);

@@ -131,7 +131,7 @@ impl Instance {
             lull.dry.map(|dry| dry + self.last_acks(session)),
         ];
         let end = ends.into_iter().flatten().min().unwrap_or(now);
-        if cargo > LIGHT && now < end {
+        if cargo > LIGHT && now < end && lull.ahead.is_none() {
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.lull = Some(lull);
             }
@@ -140,7 +140,9 @@ impl Instance {
             }
             return Some(end);
         }
-        if cargo > LIGHT && self.is_worth_waiting(now, id, to, &mut lull) {
+        // Once something went ahead, the capsule would have to wait behind it, however light.
+        let heavy = cargo > LIGHT || lull.ahead.is_some();
+        if heavy && self.is_worth_waiting(now, id, to, &mut lull) {
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.lull = Some(lull);
             }
@@ -154,7 +156,8 @@ impl Instance {
         None
     }
 
-    /// The lull is over and a lot is queued: send it ahead, and wait until that has left.
+    /// The lull is over and a lot is queued: send it ahead, wait until that has left, and send what
+    /// has come meanwhile.
     fn is_worth_waiting(
         &mut self,
         now: Instant,
@@ -162,13 +165,11 @@ impl Instance {
         to: MemberId,
         lull: &mut Lull,
     ) -> bool {
-        match lull.ahead {
-            None => {
-                lull.ahead = Some(now);
-                self.send_ahead(id, to)
-            }
-            Some(since) => now < since + self.patience * LONGEST && self.is_ahead_waiting(to),
+        let since = *lull.ahead.get_or_insert(now);
+        if now >= since + self.patience * LONGEST {
+            return false;
         }
+        self.is_ahead_waiting(to) || self.left_behind(id) > LIGHT && self.send_ahead(id, to)
     }
 
     /// How long the session's outstanding acknowledgements are waited for.

@@ -9,6 +9,8 @@
 //! - `channels`: octets between TCP and the channels, and who is up;
 //! - `lull`: what comes before a planned move;
 //! - `ahead`: what travels before the capsule;
+//! - `contents`: what states name by digest;
+//! - `follow`: what travels behind it;
 //! - `fence`: the order of frames after one;
 //! - `moves`: transfers, at the source and at the target;
 //! - `steer`: routes of flows that are not local;
@@ -20,8 +22,10 @@
 
 mod ahead;
 mod channels;
+mod contents;
 mod drain;
 mod fence;
+mod follow;
 mod keys;
 mod lull;
 mod moves;
@@ -56,7 +60,9 @@ use crate::time::{Duration, Instant};
 
 use ahead::{SentAhead, Stash};
 use channels::Link;
+use contents::Contents;
 use drain::Drain;
+use follow::Following;
 pub use keys::KeyStatus;
 use moves::Moving;
 pub use policy::{PolicyStatus, TriggerStatus};
@@ -124,9 +130,13 @@ pub struct Instance {
     lulled: BTreeSet<SessionId>,
     /// When fences are lifted without a word.
     fences: BTreeSet<(Instant, SessionId)>,
+    /// Sessions that left and whose frames still come here, and when that ends at the latest.
+    following: BTreeMap<SessionId, Following>,
+    follow_ends: BTreeSet<(Instant, SessionId)>,
     /// What went ahead of capsules that are still to be made.
     sent_ahead: BTreeMap<SessionId, SentAhead>,
     stash: Stash,
+    contents: Contents,
     epochs: Epochs,
     reports: VecDeque<MoveReport>,
 
@@ -227,8 +237,11 @@ impl Instance {
             deferred: BTreeSet::new(),
             lulled: BTreeSet::new(),
             fences: BTreeSet::new(),
+            following: BTreeMap::new(),
+            follow_ends: BTreeSet::new(),
             sent_ahead: BTreeMap::new(),
             stash: Stash::default(),
+            contents: Contents::default(),
             epochs: Epochs::new(),
             reports: VecDeque::new(),
             channel_listener,
@@ -294,6 +307,7 @@ impl Instance {
         self.stack.handle_timeout(now);
         self.pump(now);
         self.expire_fences(now);
+        self.expire_following(now);
         self.expire_stash(now);
         self.run_deferred_moves(now);
         self.run_channel_timers(now);
@@ -302,6 +316,7 @@ impl Instance {
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP;
             self.sweep_flows(now);
+            self.sweep_contents(now);
         }
         self.pump(now);
     }
@@ -312,11 +327,12 @@ impl Instance {
             self.stack.poll_timeout(),
             self.deferred_timeout(),
             self.fences.first().map(|(at, _)| *at),
+            self.follow_ends.first().map(|(at, _)| *at),
             self.stash.poll_timeout(),
             self.channel_timeout(),
             self.election_timeout(),
             self.steering.poll_timeout(),
-            (!self.steering.is_empty()).then_some(self.sweep_at),
+            (!self.steering.is_empty() || !self.contents.is_empty()).then_some(self.sweep_at),
             self.drain.poll_timeout(),
         ]
         .into_iter()
@@ -357,7 +373,8 @@ impl Instance {
                 self.handle_stack_event(now, event);
             }
             self.step_drain(now);
-            if !self.flush_channels(now) {
+            let fed = self.feed_contents(now);
+            if !self.flush_channels(now) && !fed {
                 break;
             }
         }

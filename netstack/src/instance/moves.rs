@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::{Event, Instance, MAX_COUNT, MoveError, MoveReport, ServiceId, Use};
 use crate::cluster::channel::Channel;
-use crate::cluster::message::{Attempt, Hello, Message, Ownership, Transfer};
+use crate::cluster::message::{Attempt, Hello, Message, Transfer};
 use crate::cluster::{BootId, MemberId};
 use crate::migrate::capsule::{Ahead, Capsule, CapsuleConnection};
 use crate::migrate::rope::Rope;
@@ -79,6 +79,9 @@ impl Instance {
             return Err(MoveError::Unreachable);
         }
         let at = entry.movable_at(now);
+        if let Some(entry) = self.sessions.get_mut(&session) {
+            (entry.fetched, entry.fetches) = (None, 0);
+        }
         if at > now || self.in_motion() >= MAX_MOVING {
             self.defer_move(at, session, to);
             return Ok(());
@@ -195,8 +198,14 @@ impl Instance {
         let id = self.frozen.get(&flow.into()).copied();
         let moving = id.and_then(|id| Some((id, self.moving.get_mut(&id)?)));
         let Some((id, moving)) = moving else {
-            // Captured just before the answer came: it goes where the flow is now.
-            self.stack.inject(now, frame);
+            let frame = match id {
+                Some(id) => self.relay_behind(id, frame),
+                None => Some(frame),
+            };
+            // Captured just before that was over: it goes where the flow is now.
+            if let Some(frame) = frame {
+                self.stack.inject(now, frame);
+            }
             return;
         };
         let octets = frame.bytes.len();
@@ -216,7 +225,7 @@ impl Instance {
         }
     }
 
-    fn send_frame(&mut self, to: MemberId, attempt: Attempt, frame: RxFrame) {
+    pub(super) fn send_frame(&mut self, to: MemberId, attempt: Attempt, frame: RxFrame) {
         let room = self
             .link_to(to)
             .is_some_and(|link| link.channel.queued() < super::channels::MAX_QUEUED);
@@ -289,11 +298,20 @@ impl Instance {
             Verdict::Thaw(_) => {
                 self.counters.add("moves_refused");
                 let unaided = verdict == Verdict::Thaw(Some(RefuseReason::Ahead));
+                let to = moving.source.target;
                 self.thaw(now, moving);
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.unaided |= unaided;
                 }
-                self.drain_session(now, id);
+                let helped = match verdict {
+                    Verdict::Thaw(Some(RefuseReason::Content(content))) => {
+                        self.supply(now, id, to, content)
+                    }
+                    _ => false,
+                };
+                if !helped {
+                    self.drain_session(now, id);
+                }
             }
             // Whatever the target knew is gone, but it may have passed the session on before: the
             // client hears from us only once everyone has said that it is not theirs.
@@ -393,16 +411,8 @@ impl Instance {
                 self.send_frame(source.target, attempt, frame);
             }
         }
-        self.send(source.target, &Message::Fence(attempt));
-        for connection in &session.connections {
-            let owner = Ownership {
-                flow: connection.flow.into(),
-                owner: source.target,
-                session: session.id,
-                epoch: source.epoch,
-            };
-            self.leave_tombstone(now, connection.flow, owner);
-        }
+        let flows = session.connections.iter().map(|c| c.flow).collect();
+        self.begin_following(now, attempt, source.target, flows);
     }
 
     /// The session never left: go on with it here, under an epoch above the attempt's.
@@ -533,6 +543,8 @@ impl Instance {
             .link_to(from)
             .map(|link| Channel::generation(&link.channel));
         let meant = transfer.boot == self.boot && Some(transfer.generation) == generation;
+        // It comes back before it was quite gone.
+        self.end_following(now, attempt.session);
         let start = self.measure(now);
         let mut decoded_at = start;
         let result = match self.epochs.decide(attempt.session, attempt.epoch) {
@@ -579,12 +591,6 @@ impl Instance {
             *service.spec.name == *capsule.service && service.spec.scope == Scope::Service
         });
         let service = service.ok_or(RefuseReason::NoService)?;
-        let reads = self.services.get(service).map(|s| s.spec.state_version);
-        if let Some((version, _)) = &capsule.state
-            && reads != Some(*version)
-        {
-            return Err(RefuseReason::StateVersion);
-        }
         let room =
             (self.tcp.max_connections as usize).saturating_sub(self.stack.connection_count());
         if capsule.connections.is_empty() || capsule.connections.len() > room {
@@ -604,7 +610,31 @@ impl Instance {
                 return Err(RefuseReason::Occupied);
             }
         }
+        // Last: a content is sent only if nothing else is in the way.
+        self.examine(service, capsule)?;
         Ok(service)
+    }
+
+    /// Whether the service can be started with the capsule's state. A state that nobody will read
+    /// again may be any.
+    fn examine(&self, service: usize, capsule: &Capsule) -> Result<(), RefuseReason> {
+        let spec = self.services.get(service).map(|service| &service.spec);
+        let (Some(spec), Some((version, state)), false) = (spec, &capsule.state, capsule.finished)
+        else {
+            return Ok(());
+        };
+        if !spec.reads(*version) {
+            return Err(RefuseReason::StateVersion);
+        }
+        let Some(states) = &spec.states else {
+            return Ok(());
+        };
+        let named = states.names(*version, state);
+        let named = named.ok_or(RefuseReason::BadState)?;
+        match named.iter().find(|id| !self.has_content(spec, id)) {
+            Some(missing) => Err(RefuseReason::Content(*missing)),
+            None => Ok(()),
+        }
     }
 
     fn import(
@@ -658,6 +688,8 @@ impl Instance {
             lull: None,
             fence: None,
             unaided: false,
+            fetched: None,
+            fetches: 0,
         };
         session.settle_in(now);
         self.epochs.own(id, attempt.epoch);

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use super::{ConnectionStatus, Instance, MemberStatus, MoveReport, SessionStatus};
+use super::{ConnectionStatus, Instance, MemberStatus, MoveReport, ServiceSpec, SessionStatus};
 use crate::cluster::MemberId;
 use crate::session::Session;
 use crate::stack::ConnId;
@@ -22,6 +22,11 @@ impl Instance {
     /// Own addresses as they are now (DHCP may have added one).
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.stack.addresses()
+    }
+
+    /// The services here.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceSpec> {
+        self.services.iter().map(|service| &service.spec)
     }
 
     /// The other members.

@@ -1,5 +1,6 @@
 //! What an instance is told and what it tells.
 
+use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -10,7 +11,7 @@ pub use crate::cluster::balance::{PolicyConfig, Trigger};
 pub use crate::cluster::election::{Prefer, VoterStatus};
 pub use crate::cluster::keys::{KeyError, KeyId};
 pub use crate::cluster::lease::Times;
-use crate::session::SessionId;
+use crate::session::{SessionId, States};
 use crate::stack::{Scope, StackConfig};
 use crate::tcp::Info;
 use crate::time::Duration;
@@ -106,7 +107,7 @@ pub struct RoleStatus {
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A service as the instance needs to know it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServiceSpec {
     /// Its name: a capsule goes to the service of the same name.
     pub name: &'static str,
@@ -116,6 +117,29 @@ pub struct ServiceSpec {
     pub scope: Scope,
     /// Version of the state it commits.
     pub state_version: u32,
+    /// Oldest version of a state it can be started with.
+    pub oldest_state: u32,
+    /// What is asked about states before a session is taken in; without it any state of the right
+    /// version will do.
+    pub states: Option<Rc<dyn States>>,
+}
+
+impl ServiceSpec {
+    /// Whether it can be started with states of this version.
+    pub fn reads(&self, version: u32) -> bool {
+        (self.oldest_state..=self.state_version).contains(&version)
+    }
+}
+
+impl fmt::Debug for ServiceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceSpec")
+            .field("name", &self.name)
+            .field("port", &self.port)
+            .field("scope", &self.scope)
+            .field("reads", &(self.oldest_state..=self.state_version))
+            .finish_non_exhaustive()
+    }
 }
 
 /// A service of an [`Instance`].

@@ -11,6 +11,9 @@ mod table;
 use core::fmt;
 use core::str::FromStr;
 
+use alloc::vec::Vec;
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use pending::{MAX_INPUT, MAX_OUTPUT, Pending, Step};
@@ -54,6 +57,32 @@ impl FromStr for SessionId {
     }
 }
 
+/// SHA-256 of octets that a state may name without holding them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ContentId(pub [u8; 32]);
+
+impl fmt::Display for ContentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
+
+impl fmt::Debug for ContentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a service knows of its sessions' states. To an instance they are octets.
+pub trait States {
+    /// The contents that must be here for a session with this committed state to be served; `None`
+    /// if the state does not decode.
+    fn names(&self, version: u32, state: &[u8]) -> Option<Vec<ContentId>>;
+
+    /// A content that the service brings along.
+    fn content(&self, id: &ContentId) -> Option<Bytes>;
+}
+
 /// A text that names no session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InvalidSessionId;
@@ -70,7 +99,7 @@ impl core::error::Error for InvalidSessionId {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// Unread bytes; the slice is shared, not copied.
-    Data(bytes::Bytes),
+    Data(Bytes),
     /// Nothing yet.
     Pending,
     /// The client has closed its direction and everything before that was consumed.

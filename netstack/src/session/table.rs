@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use super::{MAX_STATE, Pending, SessionError, SessionId, Step};
+use super::{ContentId, MAX_STATE, Pending, SessionError, SessionId, Step};
 use crate::cluster::MemberId;
 use crate::stack::{ConnId, FlowKey};
 use crate::time::{Duration, Instant};
@@ -107,6 +107,10 @@ pub struct Session {
     pub fence: Option<Fence>,
     /// A move failed for what should have been there ahead of it: the next one carries everything.
     pub unaided: bool,
+    /// The last content that was sent so that a move could come about, and to whom.
+    pub fetched: Option<(MemberId, ContentId)>,
+    /// How many there were.
+    pub fetches: u8,
 }
 
 impl Session {
@@ -125,6 +129,8 @@ impl Session {
             lull: None,
             fence: None,
             unaided: false,
+            fetched: None,
+            fetches: 0,
         }
     }
 

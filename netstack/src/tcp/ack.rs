@@ -19,6 +19,8 @@ struct Delivery {
     /// When the first and last transmitted of them left, where that is beyond doubt.
     first: Option<Instant>,
     last: Option<Instant>,
+    /// Something retransmitted was acknowledged. What is acknowledged with it may have waited behind it.
+    filled: bool,
 }
 
 impl Delivery {
@@ -153,6 +155,7 @@ impl Connection {
             }
         }
         self.snd.acknowledge(segment.ack, |sent| {
+            delivery.filled |= sent.marks.has(Marks::EVER_RETRANSMITTED);
             if sent.marks.has(Marks::SACKED) {
                 return;
             }
@@ -190,7 +193,7 @@ impl Connection {
         delivery: &Delivery,
         progress: bool,
     ) -> Option<Duration> {
-        if let Some(first) = delivery.first {
+        if let Some(first) = delivery.first.filter(|_| !delivery.filled) {
             let least = Duration::from_nanos(1);
             self.rtt.sample(now, now.since(first).max(least));
             let last = delivery.last.map(|last| now.since(last).max(least));
@@ -199,8 +202,8 @@ impl Connection {
             }
             return last;
         }
-        // Only retransmitted octets: the timestamp tells which transmission it was (RFC 7323
-        // section 4). Echoes from before a move are off by the time it took.
+        // A retransmission was acknowledged: the timestamp tells which transmission it was (RFC
+        // 7323 section 4). Echoes from before a move are off by the time it took.
         let (ours, echo) = (self.timestamps.as_ref()?, self.echo(segment)?);
         if !progress || ours.valid_from.is_some_and(|from| !is_older(from, echo)) {
             return None;

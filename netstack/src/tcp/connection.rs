@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
-use core::ops::Deref;
+use core::ops::{Deref, Range};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use super::isn::InitialNumbers;
 use super::mtu::Search;
 use super::options::{Options, TIMESTAMPS_LEN, Timestamps};
 use super::pressure::Pressure;
-use super::queue::Queue;
+use super::queue::{ByteQueue, Queue};
 use super::rcv::{Rcv, RcvFin};
 use super::recovery::Recovery;
 use super::rtt::RttEstimator;
@@ -533,13 +533,22 @@ impl Connection {
         Ok(())
     }
 
-    /// What a queue holds, as shared slices, and the stream offset of its first octet.
-    pub fn queued(&self, queue: Queue) -> (u64, Vec<Bytes>) {
-        let queue = match queue {
+    fn queue(&self, queue: Queue) -> &ByteQueue {
+        match queue {
             Queue::Send => &self.snd.queue,
             Queue::Unread => &self.rcv.queue,
-        };
-        (queue.start(), queue.chunks())
+        }
+    }
+
+    /// Stream offsets of what a queue holds.
+    pub fn queued_range(&self, queue: Queue) -> Range<u64> {
+        let queue = self.queue(queue);
+        queue.start()..queue.end()
+    }
+
+    /// What a queue holds, as shared slices.
+    pub fn queued(&self, queue: Queue) -> Vec<Bytes> {
+        self.queue(queue).chunks()
     }
 
     /// Octets queued: transmitted but unacknowledged ones, and those not transmitted.

@@ -14,6 +14,7 @@ mod live;
 mod mover;
 pub mod options;
 pub mod report;
+pub mod upgrade;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};

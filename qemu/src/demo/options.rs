@@ -384,7 +384,8 @@ pub fn parse_delay(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn parse_ip_version(text: &str) -> Result<u8, String> {
+/// `4` or `6`.
+pub(super) fn parse_ip_version(text: &str) -> Result<u8, String> {
     match text {
         "4" => Ok(4),
         "6" => Ok(6),

@@ -81,6 +81,7 @@ fn kernel_and_netstack_never_name_each_other_nor_those_above() {
         "godwit-http",
         "godwit-echo",
         "godwit-iperf3",
+        "godwit-releases",
         IMAGE,
         "godwit-hosted",
         "godwit-qemu",
@@ -92,7 +93,13 @@ fn kernel_and_netstack_never_name_each_other_nor_those_above() {
 
 #[test]
 fn apps_know_nothing_of_hardware() {
-    for app in [OURS, "godwit-http", "godwit-echo", "godwit-iperf3"] {
+    for app in [
+        OURS,
+        "godwit-http",
+        "godwit-echo",
+        "godwit-iperf3",
+        "godwit-releases",
+    ] {
         assert_never(app, &[KERNEL, IMAGE, "godwit-qemu", BENCH]);
     }
 }
@@ -109,6 +116,7 @@ fn the_host_sees_images_as_files_only() {
                 "godwit-http",
                 "godwit-echo",
                 "godwit-iperf3",
+                "godwit-releases",
                 IMAGE,
             ],
         );

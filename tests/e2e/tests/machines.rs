@@ -70,6 +70,9 @@ const TESTS: &[Test] = &[
             "harness",
         ])
     }),
+    ("three_machines_are_replaced_under_load", || {
+        upgrade(&["--connections", "60", "--downloads", "8"])
+    }),
     ("a_client_hardly_waits_at_a_move", short_silence),
     ("a_machine_without_a_nic_says_so", no_nic),
     ("a_machine_without_entropy_serves_nobody", no_entropy),
@@ -135,6 +138,13 @@ fn demo(words: &[&str]) -> Result<()> {
     let report = demo::run(&Options::from_words(words)?)?;
     let failures = report.failures();
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+fn upgrade(words: &[&str]) -> Result<()> {
+    setup::ensure_load()?;
+    let report = demo::upgrade::run(&demo::upgrade::Options::from_words(words)?)?;
+    ensure!(report.broken.is_empty(), "{}", report.broken.join("\n"));
     Ok(())
 }
 

@@ -78,6 +78,7 @@ struct Transfer {
 struct Total {
     seeds: u64,
     moves: u64,
+    sent_ahead: u64,
     octets: u64,
     frames: u64,
     violations: u64,
@@ -94,6 +95,7 @@ impl Total {
     fn add(&mut self, report: &Report) {
         self.seeds += 1;
         self.moves += report.moves;
+        self.sent_ahead += report.sent_ahead;
         self.octets += report.octets;
         self.frames += report.frames;
         self.violations += report.violations;
@@ -112,6 +114,7 @@ impl Total {
             "commit": commit(),
             "seeds": self.seeds,
             "moves": self.moves,
+            "sent_ahead": self.sent_ahead,
             "octets": self.octets,
             "frames": self.frames,
             "violations": self.violations,
@@ -291,9 +294,10 @@ fn swarm(arguments: &Arguments) -> ExitCode {
     let seconds = begun.elapsed().as_secs_f64();
     end_progress();
     println!(
-        "{}, {} moves, {} frames in {seconds:.0} s: {} violations, {} + {} retransmissions of clients and servers",
+        "{}, {} moves ({} with octets sent ahead), {} frames in {seconds:.0} s: {} violations, {} + {} retransmissions of clients and servers",
         count_seeds(total.seeds),
         total.moves,
+        total.sent_ahead,
         total.frames,
         total.violations,
         total.client_retransmissions,

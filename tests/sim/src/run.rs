@@ -9,7 +9,7 @@ use crate::host::{Outcome, Plan};
 use crate::net::{Burst, Rate, Rules};
 use crate::node::Habits;
 use crate::rng::Rng;
-use crate::scenario::{Cluster, Setup};
+use crate::scenario::{Cluster, Rests, Setup};
 use crate::script::{Closing, Mode};
 use crate::swarm;
 
@@ -67,6 +67,8 @@ pub struct Report {
     pub client_retransmissions: u64,
     /// Silence at moves, sorted.
     pub silence: Vec<Duration>,
+    /// Sessions whose queues went ahead of their capsules.
+    pub sent_ahead: u64,
     /// Virtual time it took.
     pub virtual_time: Duration,
     /// Depends on every frame.
@@ -115,6 +117,8 @@ struct Weather {
     next: Instant,
     until: Option<Instant>,
     every: Duration,
+    /// Whether instances lose sight of each other.
+    splits: bool,
 }
 
 impl Weather {
@@ -125,23 +129,35 @@ impl Weather {
             next: now + every,
             until: None,
             every,
+            splits: rng.split(0x7370, 0).chance(300_000),
             rng,
         })
     }
 
-    /// A spell begins or ends: the client's link is dead for a while, or an instance stands still.
+    /// A spell may begin or end. Whether anything happens then or not: weather that changed only with
+    /// the next frame would follow a client that seldom sends, and swallow each of its frames.
     fn look(&mut self, cluster: &mut Cluster) {
+        self.change(cluster);
+        cluster.world.wake_at(self.until.unwrap_or(self.next));
+    }
+
+    /// A spell begins or ends: the client's link is dead for a while, or an instance stands still.
+    fn change(&mut self, cluster: &mut Cluster) {
         let now = cluster.now();
         let client = cluster.client;
         if self.until.is_some_and(|until| now >= until) {
             self.until = None;
             cluster.world.link(client).set_black_hole(false);
+            cluster.world.heal();
         }
         if now < self.next || self.until.is_some() {
             return;
         }
         let length = Duration::from_micros(self.rng.below(300_000));
         self.next = now + length + self.every;
+        if self.splits && self.rng.chance(200_000) {
+            return self.split(cluster);
+        }
         if self.rng.chance(500_000) {
             self.until = Some(now + length);
             cluster.world.link(client).set_black_hole(true);
@@ -150,6 +166,57 @@ impl Weather {
             let at = self.rng.below(nodes.len() as u64) as usize;
             cluster.world.pause(nodes[at], length / 10);
         }
+    }
+
+    /// Two instances lose sight of each other, at times for so long that they give their channel up.
+    fn split(&mut self, cluster: &mut Cluster) {
+        let nodes: Vec<_> = cluster.nodes().collect();
+        let one = self.rng.below(nodes.len() as u64) as usize;
+        let other = (one + 1) % nodes.len();
+        let most = match self.rng.chance(200_000) {
+            true => 8_000_000,
+            false => 100_000,
+        };
+        let length = Duration::from_micros(self.rng.below(most));
+        let until = cluster.now() + length;
+        self.until = Some(until);
+        // Four times as long in sight of each other: with a session in doubt nobody speaks, and a client
+        // that finds it so each time it tries gives up in the end (seed 61854).
+        self.next = until + self.every + length * 4;
+        cluster.world.sever(nodes[one], nodes[other]);
+    }
+}
+
+/// A client that rests, in turns.
+struct Turns {
+    rests: Rests,
+    reads: bool,
+    next: Instant,
+}
+
+impl Turns {
+    fn new(rests: Rests, now: Instant) -> Turns {
+        Turns {
+            rests,
+            reads: true,
+            next: now + rests.reads,
+        }
+    }
+
+    /// The client may stop to read, or go on with it.
+    fn look(&mut self, cluster: &mut Cluster, conversation: usize) {
+        let now = cluster.now();
+        if now >= self.next {
+            self.reads = !self.reads;
+            self.next = now
+                + match self.reads {
+                    true => self.rests.reads,
+                    false => self.rests.rests,
+                };
+            let reads = self.reads;
+            cluster.change_plan(conversation, |plan| plan.reads = reads);
+        }
+        cluster.world.wake_at(self.next);
     }
 }
 
@@ -211,9 +278,14 @@ pub fn run(options: &Options) -> Report {
         let plan = Plan::script(mode, closing, options.octets, rng.draw());
         let conversation = cluster.converse(plan);
         let mut due = cluster.now() + options.move_every;
+        let now = cluster.now();
+        let mut turns = cluster.setup.rests.map(|rests| Turns::new(rests, now));
         cluster.finish_with(conversation, Duration::from_secs(1_800), |cluster| {
             if let Some(weather) = &mut weather {
                 weather.look(cluster);
+            }
+            if let Some(turns) = &mut turns {
+                turns.look(cluster, conversation);
             }
             if cluster.now() >= due && cluster.move_on() {
                 due = cluster.now() + options.move_every;
@@ -241,6 +313,7 @@ fn report(options: &Options, begun: Instant, octets: u64, mut cluster: Cluster) 
         server_retransmissions,
         client_retransmissions,
         silence,
+        sent_ahead: cluster.counter("sessions_sent_ahead"),
         virtual_time: cluster.now().since(begun),
         trace_hash: cluster.world.trace_hash(),
     }
@@ -275,6 +348,7 @@ impl Report {
                 "p99": self.silence_at(0.99),
                 "max": self.silence_at(1.0),
             },
+            "sent_ahead": self.sent_ahead,
             "virtual_ms": self.virtual_time.as_millis() as u64,
             "trace": format!("{:016x}", self.trace_hash),
         })

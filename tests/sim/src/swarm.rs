@@ -1,5 +1,5 @@
 //! What differs from seed to seed besides the links: options of TCP at both ends, whose TCP the client
-//! has, sizes of packets and buffers, and a bottleneck of packet size on the way.
+//! has, sizes of packets and buffers, a bottleneck of packet size on the way, and a client that rests.
 
 use godwit_netstack::Duration;
 use godwit_netstack::tcp::{CongestionAlgorithm, EcnMode, Keepalive, SocketOptions, TcpConfig};
@@ -7,7 +7,7 @@ use godwit_netstack::tcp::{CongestionAlgorithm, EcnMode, Keepalive, SocketOption
 use crate::host::SocketConfig;
 use crate::net::Narrow;
 use crate::rng::Rng;
-use crate::scenario::Setup;
+use crate::scenario::{Rests, Setup};
 
 /// Largest packets of links, the usual one more often.
 const MTUS_V6: [u16; 6] = [1500, 1500, 1500, 1280, 1400, 9000];
@@ -108,6 +108,11 @@ pub fn choose(setup: &mut Setup, rough: bool, rng: &mut Rng) {
     if rough && rng.chance(300_000) {
         setup.narrow = Some(narrow(setup, rng));
     }
+    setup.rests = rng.chance(300_000).then(|| Rests {
+        reads: millis(rng, 1, 50),
+        // Often longer than a move has patience.
+        rests: millis(rng, 1, 600),
+    });
     // A queue of less than a few packets is no queue: of jumbo frames it would drop most, and the
     // channels between instances, which moves wait for, would live on time-outs (seed 50168).
     let least = 4 * u64::from(setup.mtu.max(setup.client_mtu.unwrap_or(0)));

@@ -119,6 +119,7 @@ pub struct World {
     pub trace: bool,
     /// Steps taken without time going on.
     standstill: u32,
+    alarm: Option<Instant>,
 }
 
 /// Steps at one instant after which the world is taken to be in an endless loop.
@@ -148,6 +149,7 @@ impl World {
             pcap: None,
             trace: std::env::var_os("GODWIT_SIM_TRACE").is_some(),
             standstill: 0,
+            alarm: None,
         }
     }
 
@@ -357,14 +359,18 @@ impl World {
         before - self.in_flight.len()
     }
 
+    /// Let a step be taken at `at` (or now, if that has passed) even if nothing else happens then: for a
+    /// scenario that looks on after each step and wants to change something at its time.
+    pub fn wake_at(&mut self, at: Instant) {
+        let at = at.max(self.now);
+        self.alarm = Some(self.alarm.map_or(at, |alarm| alarm.min(at)));
+    }
+
     /// The time of what happens next.
     pub fn next_event(&self) -> Option<Instant> {
         let frame = self.in_flight.peek().map(|pending| pending.at);
         let timer = self.deadlines.first().map(|(at, _)| *at);
-        match (frame, timer) {
-            (Some(frame), Some(timer)) => Some(frame.min(timer)),
-            (frame, timer) => frame.or(timer),
-        }
+        [frame, timer, self.alarm].into_iter().flatten().min()
     }
 
     /// Let the next thing happen. False if nothing will ever happen again.
@@ -375,6 +381,9 @@ impl World {
         if at > self.now {
             self.now = at;
             self.standstill = 0;
+        }
+        if self.alarm.take_if(|alarm| *alarm <= at).is_some() {
+            return true;
         }
         self.standstill += 1;
         if self.standstill > STANDSTILL {

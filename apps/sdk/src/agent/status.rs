@@ -30,6 +30,9 @@ pub(super) struct Status {
     ingress: bool,
     role: Role,
     service: &'static str,
+    /// Version of the states it commits, and the oldest it reads.
+    state_version: u32,
+    oldest_state: u32,
     uptime_ms: u64,
     members: Vec<Member>,
     session_count: usize,
@@ -231,6 +234,8 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
     // The agent's own connections are not the service's sessions.
     let mut sessions = instance.sessions();
     sessions.retain(|session| session.service != Agent::NAME);
+    let spec = instance.services().find(|spec| spec.name == service);
+    let versions = spec.map_or((0, 0), |spec| (spec.state_version, spec.oldest_state));
     let status = Status {
         id: instance.id().0,
         boot_id: hex(&instance.boot_id()),
@@ -238,6 +243,8 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
         ingress: instance.acts_as_ingress(shared.now()),
         role: instance.role(shared.now()).into(),
         service,
+        state_version: versions.0,
+        oldest_state: versions.1,
         uptime_ms: uptime(shared).as_millis() as u64,
         members: instance.members().into_iter().map(Into::into).collect(),
         session_count: sessions.len(),

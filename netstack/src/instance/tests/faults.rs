@@ -45,7 +45,10 @@ fn refused(seed: u8, change: impl Fn(&mut Node), reason: &str) {
 fn a_refused_session_thaws_and_goes_on() {
     refused(
         21,
-        |node| node.instance.services[0].spec.state_version = 2,
+        |node| {
+            let spec = &mut node.instance.services[0].spec;
+            (spec.oldest_state, spec.state_version) = (2, 2);
+        },
         "state version unknown",
     );
     refused(

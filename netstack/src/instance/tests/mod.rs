@@ -12,14 +12,18 @@ mod lull;
 mod moves;
 mod peers;
 mod policy;
+mod skew;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use alloc::rc::Rc;
+
 use bytes::Bytes;
 
+use self::skew::{Edition, decode, encode};
 use super::*;
-use crate::session::Input;
+use crate::session::{ContentId, Input, States};
 use crate::stack::{Cidr, DeviceCapabilities, StackConfig};
 use crate::tcp::{Flags, Segment};
 
@@ -88,17 +92,27 @@ pub(super) struct Node {
     /// Tasks do nothing.
     pub paused: bool,
     services: Vec<u16>,
+    edition: Edition,
+    /// When the bulk service sends its next piece, if it takes its time.
+    tick: Option<Instant>,
 }
 
 impl Node {
     pub fn new(config: InstanceConfig, seed: u8, now: Instant) -> Node {
+        Node::of(config, seed, now, Edition::default())
+    }
+
+    /// One of another release.
+    pub fn of(config: InstanceConfig, seed: u8, now: Instant, edition: Edition) -> Node {
         let mut instance = Instance::new(config, [seed; 32], now);
         for (name, port) in [("echo", ECHO), ("bulk", BULK)] {
             instance.add_service(ServiceSpec {
                 name,
                 port,
                 scope: Scope::Service,
-                state_version: 1,
+                state_version: *edition.reads.end(),
+                oldest_state: *edition.reads.start(),
+                states: Some(Rc::new(edition.clone())),
             });
         }
         Node {
@@ -107,6 +121,8 @@ impl Node {
             drained: false,
             paused: false,
             services: alloc::vec![ECHO, BULK],
+            tick: edition.slow.then_some(now),
+            edition,
         }
     }
 
@@ -145,21 +161,33 @@ impl Node {
         }
         match self.tasks.get(&session) {
             Some(&ECHO) => self.echo(now, session),
-            Some(&BULK) => self.bulk(now, session),
+            Some(&BULK) if self.tick.is_none_or(|at| at <= now) => self.bulk(now, session),
             _ => {}
         }
     }
 
-    fn offset(&self, session: SessionId) -> u64 {
-        let state = self.instance.committed_state(session);
-        state.map_or(0, |(_, octets)| {
-            u64::from_le_bytes(octets[..].try_into().unwrap())
-        })
+    /// The committed state: how far the session is, and in what.
+    fn progress(&self, session: SessionId) -> (u64, Option<ContentId>) {
+        match self.instance.committed_state(session) {
+            Some((version, octets)) if self.edition.garbles => {
+                decode(version, &octets[1..]).unwrap()
+            }
+            Some((version, octets)) => decode(version, &octets).unwrap(),
+            None => (0, self.edition.id()),
+        }
+    }
+
+    fn state(&self, offset: u64, id: Option<ContentId>) -> Bytes {
+        let mut octets = encode(*self.edition.reads.end(), offset, id);
+        if self.edition.garbles {
+            octets.insert(0, 0x55);
+        }
+        Bytes::from(octets)
     }
 
     /// Return what comes, in pieces of an odd size, and commit after each; the state counts.
     fn echo(&mut self, now: Instant, session: SessionId) {
-        let mut count = self.offset(session);
+        let (mut count, _) = self.progress(session);
         while self.instance.send_ready(session) == Ok(true) {
             match self.instance.read(session, 0) {
                 Ok(Input::Data(mut data)) => {
@@ -167,11 +195,11 @@ impl Node {
                     count += data.len() as u64;
                     self.instance.consume(session, 0, data.len()).unwrap();
                     self.instance.write(session, 0, data).unwrap();
-                    let state = Bytes::copy_from_slice(&count.to_le_bytes());
+                    let state = self.state(count, None);
                     self.instance.commit(now, session, state).unwrap();
                 }
                 Ok(Input::End) => {
-                    let state = Bytes::copy_from_slice(&count.to_le_bytes());
+                    let state = self.state(count, None);
                     self.instance.consume_end(session, 0).unwrap();
                     self.instance.finish(now, session, state).unwrap();
                     self.tasks.remove(&session);
@@ -185,21 +213,29 @@ impl Node {
     /// Send the pattern; the state is the offset. Every second piece is written and not committed
     /// at once, so that moves find uncommitted output.
     fn bulk(&mut self, now: Instant, session: SessionId) {
-        let mut offset = self.offset(session);
+        let (mut offset, id) = self.progress(session);
         while self.instance.send_ready(session) == Ok(true) {
             let until = (offset + 3_000).min(BULK_OCTETS);
-            let data = Bytes::from(stream(offset, until));
+            let data = match id {
+                None => Bytes::from(stream(offset, until)),
+                Some(id) => {
+                    let ours = self.edition.content(&id);
+                    let content = ours.or_else(|| self.instance.content(&id));
+                    let content = content.expect("what a state names is there");
+                    content.slice(offset as usize..until as usize)
+                }
+            };
             if self.instance.write(session, 0, data).is_err() {
                 return;
             }
             offset = until;
-            let state = Bytes::copy_from_slice(&offset.to_le_bytes());
+            let state = self.state(offset, id);
             if offset == BULK_OCTETS {
                 let _ = self.instance.finish(now, session, state);
                 self.tasks.remove(&session);
                 return;
             }
-            if self.instance.commit(now, session, state).is_err() {
+            if self.instance.commit(now, session, state).is_err() || self.tick.is_some() {
                 return;
             }
         }
@@ -470,7 +506,8 @@ impl Net {
         let timers = self
             .nodes
             .iter()
-            .filter_map(|node| node.instance.poll_timeout())
+            .flat_map(|node| [node.instance.poll_timeout(), node.tick])
+            .flatten()
             .chain(self.client.poll_timeout());
         let arrival = self.wire.first_key_value().map(|((at, _), _)| *at);
         let Some(next) = timers.chain(arrival).min().filter(|next| *next <= limit) else {
@@ -490,6 +527,10 @@ impl Net {
             for node in &mut self.nodes {
                 if node.instance.poll_timeout().is_some_and(|at| at <= now) {
                     node.instance.handle_timeout(now);
+                }
+                if node.tick.is_some_and(|at| at <= now) {
+                    node.resume(now);
+                    node.tick = Some(now + Duration::from_millis(1));
                 }
             }
             if self.client.poll_timeout().is_some_and(|at| at <= now) {

@@ -25,6 +25,8 @@ mod target;
 
 use serde::{Deserialize, Serialize};
 
+use crate::session::ContentId;
+
 pub use source::{Answer, Phase, Source, Verdict};
 pub use target::{Decision, Epochs, Memory};
 
@@ -66,6 +68,10 @@ pub enum RefuseReason {
     Window,
     /// Octets that should have come ahead of the capsule are not here.
     Ahead,
+    /// The state's schema version is readable here, the state is not.
+    BadState,
+    /// The state names a content that is not here.
+    Content(ContentId),
 }
 
 impl RefuseReason {
@@ -89,6 +95,8 @@ impl RefuseReason {
             RefuseReason::BadConnection => "connection state invalid",
             RefuseReason::Window => "receive window too large",
             RefuseReason::Ahead => "octets sent ahead are missing",
+            RefuseReason::BadState => "state does not decode",
+            RefuseReason::Content(_) => "content missing",
         }
     }
 
@@ -112,6 +120,8 @@ impl RefuseReason {
             RefuseReason::BadConnection => "transfer_refused_bad_connection",
             RefuseReason::Window => "transfer_refused_window",
             RefuseReason::Ahead => "transfer_refused_ahead",
+            RefuseReason::BadState => "transfer_refused_bad_state",
+            RefuseReason::Content(_) => "transfer_refused_content",
         }
     }
 }

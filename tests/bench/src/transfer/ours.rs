@@ -146,7 +146,8 @@ impl Ours {
     /// What is queued goes ahead while the session could still be served.
     fn send_ahead(&mut self) -> Result<Rope> {
         let (connection, _) = self.session.as_ref().context("no session")?;
-        let (offset, pieces) = connection.queued(Queue::Send);
+        let offset = connection.queued_range(Queue::Send).start;
+        let pieces = connection.queued(Queue::Send);
         let mut octets = Rope::new();
         pieces.into_iter().for_each(|piece| octets.push(piece));
         if octets.is_empty() {

@@ -68,6 +68,8 @@ impl World {
             port: PORT,
             scope: Scope::Service,
             state_version: 1,
+            oldest_state: 1,
+            states: None,
         });
         let mut others = stack(CLIENT, now);
         others.listen(CHANNEL_PORT, Scope::Own);

@@ -4,11 +4,12 @@
 
 use bytes::Bytes;
 use godwit_netstack::cluster::message::{
-    Attempt, Ballot, Claim, Flow, Heartbeat, Hello, Message, Ownership, Transfer,
+    Attempt, Ballot, Claim, Content, Flow, Heartbeat, Hello, Message, Ownership, Transfer,
 };
 use godwit_netstack::cluster::{BootId, MemberId};
 use godwit_netstack::migrate::rope::Rope;
-use godwit_netstack::session::SessionId;
+use godwit_netstack::migrate::transfer::RefuseReason;
+use godwit_netstack::session::{ContentId, SessionId};
 
 use super::Reader;
 use crate::Target;
@@ -112,11 +113,22 @@ fn seeds() -> Vec<Vec<u8>> {
             to: Some(member),
         }),
         Message::Leaving,
+        Message::Content(Content {
+            id: ContentId([7; 32]),
+            total: 100,
+            offset: 60,
+        }),
+        Message::Refused {
+            attempt,
+            reason: RefuseReason::Content(ContentId([7; 32])),
+        },
     ];
     let seed = |message: &Message| {
         let mut out = Rope::new();
         let tail = match message {
-            Message::Transfer(_) | Message::Frame(_) => Rope::from(vec![5; 40]),
+            Message::Transfer(_) | Message::Frame(_) | Message::Content(_) => {
+                Rope::from(vec![5; 40])
+            }
             _ => Rope::new(),
         };
         message.encode(tail, &mut out).expect("short enough");

@@ -1,6 +1,11 @@
 //! No RST, from either side, unless the scenario expects one.
 
-use super::{Check, Findings, Flows, PerFlow, Seen, Side};
+use godwit_netstack::{Duration, Instant};
+
+use super::{Check, Findings, FlowId, Flows, PerFlow, Seen, Side};
+
+/// How long a SYN-ACK without an answer is repeated (RFC 6298, five times) before the handshake is over.
+const HANDSHAKE: Duration = Duration::from_secs(63);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
@@ -8,6 +13,23 @@ struct State {
     client_closed: bool,
     /// The server's FIN has reached the client.
     server_closed: bool,
+    /// When the client's first SYN got to an instance, and when the first thing after its SYN did.
+    asked: Option<Instant>,
+    heard: Option<Instant>,
+    /// The server had given the handshake up before it heard from the client again.
+    expired: bool,
+}
+
+impl State {
+    /// Whether there never was a connection at the server: nothing the client sent in all the time a
+    /// handshake takes has got there. What comes later is answered with an RST by any TCP (RFC 9293
+    /// section 3.10.7.1).
+    fn handshake_expired(&self) -> bool {
+        let (Some(asked), Some(heard)) = (self.asked, self.heard) else {
+            return false;
+        };
+        heard.since(asked) >= HANDSHAKE
+    }
 }
 
 /// Counts RSTs.
@@ -20,13 +42,36 @@ pub struct Reset {
     pub count: u64,
 }
 
+impl Reset {
+    /// Whether the handshake of a flow came to nothing because nobody heard the client in time, and the
+    /// client was told so.
+    pub fn has_expired(&mut self, flow: FlowId) -> bool {
+        self.flows.at(flow).expired
+    }
+}
+
 impl Check for Reset {
     fn segment(&mut self, seen: &Seen<'_>, flows: &Flows, findings: &mut Findings) {
         let state = self.flows.at(seen.flow);
         let fin = seen.segment.fin;
         state.client_closed |= seen.client_speaks() && fin;
         state.server_closed |= seen.reaches_client(flows) && fin;
+        let reaches_server = !seen.emitted
+            && seen.from == Side::Client
+            && seen.segment.checksums_right
+            && flows.get(seen.flow).client_port != Some(seen.port);
+        if reaches_server {
+            let first = match seen.segment.syn {
+                true => &mut state.asked,
+                false => &mut state.heard,
+            };
+            first.get_or_insert(seen.at);
+        }
         if !seen.emitted || seen.forwarded || !seen.segment.rst {
+            return;
+        }
+        if seen.from == Side::Server && state.handshake_expired() {
+            state.expired = true;
             return;
         }
         // A client that is done with the connection answers late repetitions so (RFC 9293

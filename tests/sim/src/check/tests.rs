@@ -39,7 +39,8 @@ impl Bench {
             ack: None,
             ..bench.client(0, 0)
         };
-        bench.put(CLIENT, opening);
+        bench.put(CLIENT, opening.clone());
+        bench.see(A, false, opening);
         let answer = Segment {
             syn: true,
             ack: Some(CLIENT_ISN.wrapping_add(1)),
@@ -86,12 +87,17 @@ impl Bench {
         segment
     }
 
+    /// A party sends.
     fn put(&mut self, port: Port, segment: Segment) {
+        self.see(port, true, segment);
+    }
+
+    fn see(&mut self, port: Port, emitted: bool, segment: Segment) {
         self.now += Duration::from_micros(1);
         let is_server = port != CLIENT;
         let seen = self
             .flows
-            .place(self.now, port, true, is_server, &segment)
+            .place(self.now, port, emitted, is_server, &segment)
             .expect("a watched flow");
         for check in &mut self.checks {
             check.segment(&seen, &self.flows, &mut self.findings);
@@ -238,4 +244,28 @@ fn retransmissions_and_resets_are_counted() {
     reset.rst = true;
     bench.put(A, reset);
     assert_eq!(bench.found(), 1);
+}
+
+#[test]
+fn a_handshake_nobody_could_complete_may_end_in_a_reset() {
+    let reset_after = |silence: Duration, again: bool| {
+        let mut bench = Bench::new(Reset::default());
+        let heard = bench.client(1, 1);
+        if again {
+            bench.see(A, false, heard.clone());
+        }
+        bench.now += silence;
+        bench.see(A, false, heard);
+        let mut reset = bench.server(1, b"");
+        reset.rst = true;
+        bench.put(A, reset);
+        bench.found()
+    };
+    assert_eq!(reset_after(Duration::from_secs(64), false), 0);
+    assert_eq!(reset_after(Duration::from_secs(62), false), 1, "still open");
+    assert_eq!(
+        reset_after(Duration::from_secs(64), true),
+        1,
+        "was completed"
+    );
 }

@@ -107,6 +107,16 @@ impl Plan {
         plan
     }
 
+    /// Get a file with this content from the HTTP service.
+    pub fn http_file(path: &str, octets: &[u8]) -> Plan {
+        let mut digest = Digest::default();
+        digest.update(octets);
+        let mut plan = Plan::http(0);
+        plan.opening = format!("GET {path} HTTP/1.1\r\nHost: service\r\n\r\n").into();
+        plan.expect = Expect::Http(octets.len() as u64, digest);
+        plan
+    }
+
     /// Get a generated file from the HTTP service. Its content is stream 0.
     pub fn http(octets: u64) -> Plan {
         let mut plan = Plan::script(Mode::Download, Closing::Client, octets, 0);

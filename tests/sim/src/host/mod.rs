@@ -192,6 +192,16 @@ impl Host {
         (self.sockets.get_mut(task.handle), &mut *task.app)
     }
 
+    /// Whether a connection waits for its FIN to be acknowledged and will never send it again: smoltcp
+    /// 0.14 puts its timer out at the third duplicate ACK, and then repeats nothing if only the FIN is
+    /// out. While a FIN is out and not forgotten there is a deadline.
+    pub fn has_forgotten_its_fin(&self, index: usize) -> bool {
+        use tcp::State::{Closing, FinWait1, LastAck};
+        let (socket, _) = self.task(index);
+        let waits = matches!(socket.state(), FinWait1 | Closing | LastAck);
+        waits && socket.send_queue() == 0 && self.deadline.is_none()
+    }
+
     /// How the app of a connection fares.
     pub fn outcome(&self, index: usize) -> Outcome {
         self.tasks[index].app.outcome()

@@ -206,9 +206,17 @@ impl Node {
 
     /// Whether the last move of a session was accepted.
     fn left(&self, session: SessionId) -> bool {
+        self.result(session).as_deref() == Some("accepted")
+    }
+
+    /// What came of the session's last move.
+    fn result(&self, session: SessionId) -> Option<String> {
         let moves = self.engine.instance().moves();
-        let last = moves.iter().rev().find(|report| report.session == session);
-        last.is_some_and(|report| report.result == "accepted")
+        let last = moves
+            .into_iter()
+            .rev()
+            .find(|report| report.session == session);
+        Some(last?.result)
     }
 
     /// Notice sessions that froze, thawed or left.
@@ -241,6 +249,10 @@ impl Node {
                     true => NoteKind::Accepted(to),
                     false => NoteKind::Thawed,
                 };
+                // It is offered again by itself when the target has what it lacks.
+                if self.result(status.id).as_deref() == Some("refused: content missing") {
+                    self.destinations.extend(to.map(|to| (status.id, to)));
+                }
                 self.out.push_back(Out::Note(client, kind));
             }
         }

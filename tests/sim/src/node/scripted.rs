@@ -55,6 +55,8 @@ impl Scripted {
             port: SCRIPT_PORT,
             scope: Scope::Service,
             state_version: 1,
+            oldest_state: 1,
+            states: None,
         });
         Scripted {
             instance: RefCell::new(instance),
