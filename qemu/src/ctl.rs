@@ -43,6 +43,34 @@ enum Command {
     },
     /// Give all sessions away and serve no new ones.
     Drain,
+    /// Show what every trigger of the policy sees, and would do.
+    Policy,
+    /// Show or change the keys of the cluster. To change a key: `add` the new one at every member,
+    /// `activate` it at every member, then `remove` the old one at every member.
+    Key {
+        #[command(subcommand)]
+        command: Option<KeyCommand>,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum KeyCommand {
+    /// Take another key too: 64 hex digits, from a file or from the standard input.
+    Add {
+        /// The file; `-` is the standard input. (The key itself has no place on a command line.)
+        #[arg(long, default_value = "-")]
+        file: std::path::PathBuf,
+    },
+    /// Open channels with this key.
+    Activate {
+        /// Its id as `ctl key` shows it.
+        id: String,
+    },
+    /// Take this key no more.
+    Remove {
+        /// Its id as `ctl key` shows it.
+        id: String,
+    },
 }
 
 /// Sends the command and prints the answer as JSON.
@@ -61,6 +89,11 @@ pub fn run(options: &Options) -> Result<()> {
             json!({ "started": started })
         }
         Command::Drain => admin.drain()?,
+        Command::Policy => admin.request("GET", "/policy", None)?,
+        Command::Key { command: None } => admin.request("GET", "/key", None)?,
+        Command::Key {
+            command: Some(command),
+        } => admin.request("POST", "/key", Some(&order(command)?))?,
     };
     // A reader that has seen enough, as `head`, is no error.
     let _ = writeln!(
@@ -69,6 +102,32 @@ pub fn run(options: &Options) -> Result<()> {
         serde_json::to_string_pretty(&answer)?
     );
     Ok(())
+}
+
+/// What `POST /key` is told.
+fn order(command: &KeyCommand) -> Result<Value> {
+    Ok(match command {
+        KeyCommand::Add { file } => {
+            let text = if file.as_os_str() == "-" {
+                std::io::read_to_string(std::io::stdin()).context("cannot read the key")?
+            } else {
+                std::fs::read_to_string(file)
+                    .with_context(|| format!("cannot read {}", file.display()))?
+            };
+            json!({ "add": key(&text)? })
+        }
+        KeyCommand::Activate { id } => json!({ "activate": id }),
+        KeyCommand::Remove { id } => json!({ "remove": id }),
+    })
+}
+
+/// The key in a file's text; what is wrong with it is said without it.
+fn key(text: &str) -> Result<&str> {
+    let key = text.trim();
+    if key.len() == 64 && key.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+        return Ok(key);
+    }
+    bail!("a key is 64 hex digits (`openssl rand -hex 32` makes one)")
 }
 
 fn parse_member(text: &str) -> Result<u32, String> {
@@ -149,6 +208,15 @@ mod tests {
             let error = resolve(address).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn a_key_is_read_from_a_file_and_never_shown() {
+        let digits = "0123456789abcdef".repeat(4);
+        assert_eq!(key(&format!(" {digits}\n")).unwrap(), digits);
+        let error = key(&digits[1..]).unwrap_err().to_string();
+        assert!(!error.contains("abcdef"));
+        assert!(key(&"g".repeat(64)).is_err());
     }
 
     #[test]

@@ -19,6 +19,12 @@
 //! | `lease` | how long the ingress may act on the others' last votes, `500ms` to `60s`; the same at all members | `2s` |
 //! | `heartbeat` | time between heartbeats, `20ms` to `15s` and a quarter of the lease at most | `200ms` |
 //! | `cluster_key` | 64 hex digits, the same at all members | |
+//! | `cluster_key_old` | a key that is taken too, while `cluster_key` is being changed; list of 3 at most | |
+//! | `policy` | what makes this member give sessions away unasked: `load`, `flood`, `health`, several with commas | none |
+//! | `policy_dry_run` | `on`: log what the policy would move, and move nothing | `off` |
+//! | `policy_margin` | `load` begins so many percent above the mean of the members, 5 to 1000 | 25 |
+//! | `policy_hold` | how long something must be wrong before the policy acts, `1s` to `600s` | `5s` |
+//! | `policy_syn_rate` | so many SYNs a second are a `flood`, 10 to 10000000 | 20000 |
 //! | `admin_port` | port of the admin API | 9100 |
 //! | `admin_token` | bearer token of the admin API; without one it only tells its health | |
 //! | `port` | port of the service | the service's own |
@@ -32,6 +38,11 @@
 //! answers them first, and flows whose owner is in the other part stand still. A member that was
 //! told to leave (`drain`) does not count as failed: the last one of two serves on.
 //!
+//! The cluster's key is changed without losing a session at run time (`ctl key`), or by a rolling
+//! reboot: first every member with `cluster_key=NEW cluster_key_old=OLD`, one after the other, then
+//! every member with `cluster_key=NEW` alone. Half-open handshakes may have to be repeated during
+//! the latter, since sequence numbers derive from the key.
+//!
 //! Secrets belong into fw_cfg, not on a command line; [`Secret`] keeps them out of debug output.
 
 use alloc::string::{String, ToString};
@@ -43,7 +54,8 @@ use core::str::FromStr;
 
 use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{Peer, Prefer, RoleConfig, Times};
+use godwit_netstack::cluster::keys::MAX_KEYS;
+use godwit_netstack::instance::{Peer, PolicyConfig, Prefer, RoleConfig, Times, Trigger};
 use godwit_netstack::stack::Cidr;
 use log::LevelFilter;
 
@@ -96,6 +108,10 @@ pub struct Config {
     pub role: RoleConfig,
     /// Key all members share.
     pub cluster_key: Option<Secret<[u8; 32]>>,
+    /// Keys that are taken too.
+    pub old_keys: Vec<Secret<[u8; 32]>>,
+    /// When sessions are given away unasked.
+    pub policy: PolicyConfig,
     /// Port of the admin API.
     pub admin_port: u16,
     /// Bearer token of the admin API.
@@ -131,7 +147,7 @@ pub enum ConfigError {
         /// What would be right.
         expected: &'static str,
     },
-    /// A list has more than [`MAX_LIST`] entries.
+    /// A list has more than [`MAX_LIST`] entries, or than it may have.
     ListTooLong {
         /// The key.
         key: &'static str,
@@ -164,7 +180,7 @@ impl fmt::Display for ConfigError {
             }
             ConfigError::UnknownKey { key } => write!(f, "unknown key `{key}`"),
             ConfigError::BadValue { key, expected } => write!(f, "`{key}`: expected {expected}"),
-            ConfigError::ListTooLong { key } => write!(f, "`{key}`: more than {MAX_LIST} entries"),
+            ConfigError::ListTooLong { key } => write!(f, "`{key}`: too many entries"),
             ConfigError::Missing { key, why } => write!(f, "`{key}` is missing: {why}"),
             ConfigError::Conflict { key, why } => write!(f, "`{key}`: {why}"),
         }
@@ -201,6 +217,8 @@ struct Draft {
     lease: Option<Duration>,
     heartbeat: Option<Duration>,
     cluster_key: Option<Secret<[u8; 32]>>,
+    old_keys: Vec<Secret<[u8; 32]>>,
+    policy: PolicyConfig,
     admin_port: Option<u16>,
     admin_token: Option<Secret<String>>,
     port: Option<u16>,
@@ -240,7 +258,24 @@ impl Draft {
             "heartbeat" => {
                 self.heartbeat = Some(duration("heartbeat", value, Times::HEARTBEAT)?);
             }
-            "cluster_key" => self.cluster_key = Some(cluster_key(value)?),
+            "cluster_key" => self.cluster_key = Some(cluster_key("cluster_key", value)?),
+            "cluster_key_old" => {
+                let key = cluster_key("cluster_key_old", value)?;
+                push("cluster_key_old", &mut self.old_keys, key)?;
+            }
+            "policy" => self.policy.triggers = triggers(value)?,
+            "policy_dry_run" => self.policy.dry_run = switch("policy_dry_run", value)?,
+            "policy_margin" => {
+                let margin = in_range(value, PolicyConfig::MARGIN);
+                self.policy.margin = margin.ok_or(bad("policy_margin", "5 to 1000"))?;
+            }
+            "policy_hold" => {
+                self.policy.hold = duration("policy_hold", value, PolicyConfig::HOLD)?;
+            }
+            "policy_syn_rate" => {
+                let rate = in_range(value, PolicyConfig::SYN_RATE);
+                self.policy.syn_rate = rate.ok_or(bad("policy_syn_rate", "10 to 10000000"))?;
+            }
             "admin_port" => self.admin_port = Some(port("admin_port", value)?),
             "admin_token" => self.admin_token = Some(admin_token(value)?),
             "port" => self.port = Some(port("port", value)?),
@@ -283,6 +318,17 @@ impl Draft {
             return Err(ConfigError::Missing {
                 key: "cluster_key",
                 why: "members of a cluster authenticate each other with it",
+            });
+        }
+        if !self.old_keys.is_empty() && self.cluster_key.is_none() {
+            return Err(ConfigError::Missing {
+                key: "cluster_key",
+                why: "cluster_key_old is for the time in which it changes",
+            });
+        }
+        if self.old_keys.len() >= MAX_KEYS {
+            return Err(ConfigError::ListTooLong {
+                key: "cluster_key_old",
             });
         }
         for vip in &self.vips {
@@ -328,6 +374,8 @@ impl Draft {
             ingress: MemberId(ingress),
             role,
             cluster_key: self.cluster_key,
+            old_keys: self.old_keys,
+            policy: self.policy,
             admin_port,
             admin_token: self.admin_token,
             port: self.port,
@@ -373,7 +421,8 @@ const DEFAULT_ADMIN_PORT: u16 = 9100;
 /// A word without `=`. Behind a secret's key it may be what a stray space has cut off the secret,
 /// and a long one may be a secret that lost its key.
 fn not_key_value(word: &str, last_key: &str, place: usize) -> ConfigError {
-    let secret = matches!(last_key, "cluster_key" | "admin_token") || word.len() > LONGEST_KEY;
+    let secret = matches!(last_key, "cluster_key" | "cluster_key_old" | "admin_token")
+        || word.len() > LONGEST_KEY;
     ConfigError::NotKeyValue {
         word: (!secret).then(|| word.into()),
         place,
@@ -468,17 +517,20 @@ fn peer(value: &str) -> Result<(u32, IpAddr), ConfigError> {
     Ok((id, address))
 }
 
-fn cluster_key(value: &str) -> Result<Secret<[u8; 32]>, ConfigError> {
+pub(crate) fn cluster_key(
+    name: &'static str,
+    value: &str,
+) -> Result<Secret<[u8; 32]>, ConfigError> {
     const EXPECTED: &str = "64 hex digits";
     let mut key = [0; 32];
     let digits = value.as_bytes();
     if digits.len() != 2 * key.len() {
-        return Err(bad("cluster_key", EXPECTED));
+        return Err(bad(name, EXPECTED));
     }
     for (octet, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
         for &digit in pair {
             let digit = char::from(digit).to_digit(16);
-            let digit = digit.ok_or(bad("cluster_key", EXPECTED))? as u8;
+            let digit = digit.ok_or(bad(name, EXPECTED))? as u8;
             *octet = (*octet << 4) | digit;
         }
     }
@@ -502,6 +554,21 @@ fn switch(key: &'static str, value: &str) -> Result<bool, ConfigError> {
     }
 }
 
+fn in_range(value: &str, range: RangeInclusive<u32>) -> Option<u32> {
+    number(value).filter(|number| range.contains(number))
+}
+
+/// A list of triggers, divided by commas.
+fn triggers(value: &str) -> Result<Vec<Trigger>, ConfigError> {
+    let mut triggers = Vec::new();
+    for name in value.split(',') {
+        let trigger = Trigger::by_name(name);
+        let trigger = trigger.ok_or(bad("policy", "load, flood, health or several with commas"))?;
+        push("policy", &mut triggers, trigger)?;
+    }
+    Ok(triggers)
+}
+
 fn prefer(value: &str) -> Result<Prefer, ConfigError> {
     match value {
         "consistency" => Ok(Prefer::Consistency),
@@ -518,6 +585,7 @@ fn duration(
 ) -> Result<Duration, ConfigError> {
     let expected = match key {
         "lease" => "a time from 500ms to 60s",
+        "policy_hold" => "a time from 1s to 600s",
         _ => "a time from 20ms to 15s",
     };
     let time = match (value.strip_suffix("ms"), value.strip_suffix("s")) {
@@ -542,13 +610,16 @@ mod tests {
 
     const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
 
+    const OLD_KEY: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff01";
+
     #[test]
     fn every_key_lands_where_it_belongs() {
         let text = format!(
             "id=2 ip=10.77.0.12/24 ip=fd77::12/64\ngw=10.77.0.1 gw=fd77::1\tvip=10.77.0.10 \
              vip=fd77::10 peer=1@10.77.0.11 ingress=1 cluster_key={KEY} admin_port=9200 \
              admin_token=open-sesame port=8080 log=debug priority=200 preempt=on witness=1 \
-             prefer=availability lease=4s heartbeat=250ms"
+             prefer=availability lease=4s heartbeat=250ms cluster_key_old={OLD_KEY} \
+             policy=load,flood policy_dry_run=on policy_margin=50 policy_hold=9s policy_syn_rate=77"
         );
         let config = Config::parse(&[&text]).unwrap();
         assert_eq!(config.id, MemberId(2));
@@ -559,6 +630,15 @@ mod tests {
         assert_eq!(config.peers[0].id, MemberId(1));
         assert_eq!(config.ingress, MemberId(1));
         assert_eq!(config.cluster_key.unwrap().expose()[..2], [0x00, 0x11]);
+        assert_eq!(config.old_keys[0].expose()[31], 1);
+        let policy = PolicyConfig {
+            triggers: [Trigger::Load, Trigger::Flood].into(),
+            dry_run: true,
+            margin: 50,
+            hold: Duration::from_secs(9),
+            syn_rate: 77,
+        };
+        assert_eq!(config.policy, policy);
         assert_eq!(config.admin_port, 9200);
         assert_eq!(config.admin_token.unwrap().expose(), "open-sesame");
         assert_eq!(config.port, Some(8080));
@@ -651,6 +731,16 @@ mod tests {
             ("lease=99999999999999999999s", "lease"),
             ("heartbeat=19ms", "heartbeat"),
             ("heartbeat=16s", "heartbeat"),
+            ("policy=", "policy"),
+            ("policy=load,", "policy"),
+            ("policy=Load", "policy"),
+            ("policy_dry_run=yes", "policy_dry_run"),
+            ("policy_margin=4", "policy_margin"),
+            ("policy_margin=1001", "policy_margin"),
+            ("policy_hold=999ms", "policy_hold"),
+            ("policy_hold=601s", "policy_hold"),
+            ("policy_syn_rate=9", "policy_syn_rate"),
+            ("cluster_key_old=abc", "cluster_key_old"),
             ("cluster_key=", "cluster_key"),
             ("cluster_key=abc", "cluster_key"),
             ("admin_port=0", "admin_port"),
@@ -744,6 +834,8 @@ mod tests {
             key(Config::parse(&["ip=10.0.0.1/8 peer=2@10.0.0.2"])),
             "cluster_key"
         );
+        let lonely = format!("ip=10.0.0.1/8 cluster_key_old={KEY}");
+        assert_eq!(key(Config::parse(&[&lonely])), "cluster_key");
         assert_eq!(key(Config::parse(&["id=1"])), "ip");
     }
 
@@ -762,11 +854,13 @@ mod tests {
 
     #[test]
     fn secrets_stay_out_of_debug_output() {
-        let text = format!("ip=10.0.0.1/8 cluster_key={KEY} admin_token=open-sesame");
+        let text = format!(
+            "ip=10.0.0.1/8 cluster_key={KEY} cluster_key_old={OLD_KEY} admin_token=open-sesame"
+        );
         let config = Config::parse(&[&text]).unwrap();
         let shown = format!("{config:?}");
         assert!(
-            !shown.contains("sesame") && !shown.contains("17, 34"),
+            !shown.contains("sesame") && !shown.contains("17, 34") && !shown.contains("255, 255"),
             "{shown}"
         );
     }

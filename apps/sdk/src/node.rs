@@ -7,6 +7,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::{Ref, RefMut};
 
+use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::instance::{Event, InstanceConfig, PATIENCE, ServiceId};
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{RxFrame, Scope, StackConfig};
@@ -100,6 +101,11 @@ impl Node {
             seed,
             now,
         );
+        for key in &config.old_keys {
+            // At most as many as fit; without peers no key is of use.
+            let _ = instance.add_key(Key(*key.expose()));
+        }
+        instance.set_policy(config.policy.clone());
         if let Some(clock) = platform.stopwatch() {
             instance.set_clock(clock);
         }

@@ -8,7 +8,7 @@ use core::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use godwit_netstack::Instant;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::MoveError;
+use godwit_netstack::instance::{MemberStatus, MoveError};
 use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
 
 use crate::timers::TimerKey;
@@ -35,6 +35,9 @@ pub(crate) trait Port {
     fn send_ready(&self, session: SessionId) -> Result<bool, SessionError>;
     fn finish(&self, session: SessionId, state: Bytes) -> Result<(), SessionError>;
     fn abort(&self, session: SessionId);
+    fn here(&self) -> MemberId;
+    fn members(&self) -> Vec<MemberStatus>;
+    fn may_move(&self, session: SessionId, to: MemberId) -> Result<(), MoveError>;
     fn move_session(&self, session: SessionId, to: MemberId) -> Result<(), MoveError>;
 }
 

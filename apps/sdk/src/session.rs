@@ -1,6 +1,7 @@
 //! A session as its service sees it: state, connection, commit.
 
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::net::SocketAddr;
 use core::pin::{Pin, pin};
@@ -8,6 +9,7 @@ use core::task::{Context, Poll};
 
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
+use godwit_netstack::instance::MemberStatus;
 use godwit_netstack::session::{ContentId, SessionId};
 use godwit_netstack::{Duration, Instant};
 use serde::Serialize;
@@ -67,6 +69,16 @@ impl<S> Session<S> {
     /// The client's address; `None` once its connection is gone.
     pub fn client_address(&self) -> Option<SocketAddr> {
         self.port.remote_address(self.id, 0)
+    }
+
+    /// The member that serves the session now.
+    pub fn here(&self) -> MemberId {
+        self.port.here()
+    }
+
+    /// The other members, and whether each can be reached.
+    pub fn members(&self) -> Vec<MemberStatus> {
+        self.port.members()
     }
 
     /// A content that came along with a session because its state names it and this instance did not
@@ -132,9 +144,21 @@ impl<S: Serialize> Session<S> {
         Ok(self.port.commit(self.id, state)?)
     }
 
-    /// Commit and ask for a move to another member. The service goes on until it is dropped: a
-    /// move of a session that has only just arrived waits for a moment.
+    /// Commit, then move to another member: content-aware distribution, say, to whoever has what
+    /// the request is about in its cache.
+    ///
+    /// An error means that the member is unknown or not reachable, or that the session is being
+    /// moved already; nothing is committed then, and the service may go on as it is. If all is
+    /// well, the commit is made and the move follows. The service goes on until it is dropped (the
+    /// move of a session that has only just arrived waits for a moment), and starts anew
+    /// at the member with the committed state. The member may still refuse; the session then
+    /// starts anew here. So let the state say that the move has been asked for, not that it was made. A move to
+    /// where the session is already is a commit.
     pub fn move_to(&mut self, member: MemberId) -> Result<()> {
+        if member == self.port.here() {
+            return self.commit_now();
+        }
+        self.port.may_move(self.id, member)?;
         self.commit_now()?;
         Ok(self.port.move_session(self.id, member)?)
     }
@@ -183,6 +207,7 @@ mod tests {
     use core::cell::RefCell;
 
     use embedded_io_async::{BufRead, Read, Write};
+    use godwit_netstack::instance::MoveError;
     use serde::Deserialize;
 
     use super::*;
@@ -419,6 +444,56 @@ mod tests {
         harness.run();
         assert_eq!(harness.received(), b"x");
         assert_eq!(harness.move_asked(), Some(MemberId(2)));
+    }
+
+    #[test]
+    fn a_move_that_cannot_be_leaves_everything_as_it_was() {
+        for reason in [MoveError::NoMember, MoveError::Unreachable] {
+            let mut harness = script(async move |session| {
+                session.client().write_bytes(Bytes::from_static(b"x"))?;
+                let asked = session.move_to(MemberId(9));
+                assert_eq!(asked, Err(Error::Move(reason)));
+                rest(session).await
+            });
+            harness.refuse_moves(Some(reason));
+            harness.run();
+            assert_eq!((harness.commits(), harness.move_asked()), (0, None));
+            assert_eq!(harness.received(), b"");
+        }
+    }
+
+    #[test]
+    fn a_move_to_where_the_session_is_only_commits() {
+        let mut harness = script(async |session| {
+            session.move_to(session.here())?;
+            rest(session).await
+        });
+        harness.run();
+        assert_eq!((harness.commits(), harness.move_asked()), (1, None));
+    }
+
+    #[test]
+    fn a_service_that_moves_itself_starts_anew_there_with_what_it_committed() {
+        let mut harness = script(async |session| {
+            let mut client = session.client();
+            let there = MemberId(2);
+            if session.here() != there {
+                client.read_chunk(3).await?;
+                session.state_mut().step = 7;
+                session.move_to(there)?;
+                return rest(session).await;
+            }
+            let word = client.read_chunk(3).await?;
+            client.write_bytes(word)?;
+            Ok(())
+        });
+        harness.client_sends(b"getabc");
+        harness.run();
+        assert_eq!(harness.move_asked(), Some(MemberId(2)));
+        harness.move_session_to(MemberId(2));
+        harness.run();
+        assert_eq!(harness.received(), b"abc");
+        assert_eq!(harness.end(), Some(End::Finished));
     }
 
     #[test]

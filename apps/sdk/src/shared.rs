@@ -1,13 +1,14 @@
 //! What the drive loop, the sessions and the node agent of one instance share.
 
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cell::{Cell, Ref, RefCell, RefMut};
 use core::net::SocketAddr;
 use core::task::Waker;
 
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::MoveError;
+use godwit_netstack::instance::{MemberStatus, MoveError};
 use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
 use godwit_netstack::{Instance, Instant};
 
@@ -171,6 +172,18 @@ impl Port for Shared {
 
     fn abort(&self, session: SessionId) {
         self.instance_mut().abort(self.now.get(), session);
+    }
+
+    fn here(&self) -> MemberId {
+        self.instance().id()
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        self.instance().members()
+    }
+
+    fn may_move(&self, session: SessionId, to: MemberId) -> Result<(), MoveError> {
+        self.instance().may_move(session, to)
     }
 
     fn move_session(&self, session: SessionId, to: MemberId) -> Result<(), MoveError> {

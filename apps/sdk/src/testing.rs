@@ -36,7 +36,7 @@ use core::task::Waker;
 
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::MoveError;
+use godwit_netstack::instance::{MemberStatus, MoveError};
 use godwit_netstack::migrate::transfer::RefuseReason;
 use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
 use godwit_netstack::{Duration, Instant};
@@ -162,6 +162,17 @@ impl<S: Service> Harness<S> {
         }
     }
 
+    /// The same, and the session is at that member then ([`crate::Session::here`]; it begins at 1).
+    pub fn move_session_to(&mut self, member: MemberId) {
+        self.memory.inner().here = Some(member);
+        self.move_session();
+    }
+
+    /// Refuse the moves the service asks for, for this reason.
+    pub fn refuse_moves(&mut self, reason: Option<MoveError>) {
+        self.memory.inner().refuses = reason;
+    }
+
     /// Move the session to an instance with another build of the service. What its state names and
     /// that build lacks comes along. If it is refused, it goes on here; if not, this harness is left
     /// without one.
@@ -280,6 +291,8 @@ struct Inner {
     held: bool,
     end: Option<End>,
     move_asked: Option<MemberId>,
+    refuses: Option<MoveError>,
+    here: Option<MemberId>,
 }
 
 impl Inner {
@@ -435,6 +448,18 @@ impl Port for Memory {
         let mut inner = self.inner();
         inner.roll_back();
         inner.end = Some(End::Aborted);
+    }
+
+    fn here(&self) -> MemberId {
+        self.inner().here.unwrap_or(MemberId(1))
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        Vec::new()
+    }
+
+    fn may_move(&self, _: SessionId, _: MemberId) -> Result<(), MoveError> {
+        self.inner().refuses.map_or(Ok(()), Err)
     }
 
     fn move_session(&self, _: SessionId, to: MemberId) -> Result<(), MoveError> {

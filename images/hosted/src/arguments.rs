@@ -43,6 +43,12 @@ The instance:
   lease=TIME       how long the ingress may act on its last votes, 500ms to 60s (2s)
   heartbeat=TIME   between heartbeats, 20ms to 15s, a quarter of the lease at most (200ms)
   cluster_key=HEX  64 hex digits, the same at all members
+  cluster_key_old=HEX  a key that is taken too, while cluster_key changes; may be repeated
+  policy=LIST      give sessions away unasked: load, flood, health, several with commas (none)
+  policy_dry_run=on|off  only log what the policy would move (off)
+  policy_margin=N  percent above the mean of the members at which load begins, 5 to 1000 (25)
+  policy_hold=TIME how long something must be wrong first, 1s to 600s (5s)
+  policy_syn_rate=N  SYNs a second that are a flood, 10 to 10000000 (20000)
   admin_port=PORT  the admin API's (9100)
   admin_token=TEXT its bearer token, 8 to 256 characters; without one it only tells its health
   port=PORT        the service's port (its own)
@@ -192,6 +198,12 @@ mod tests {
             "lease",
             "heartbeat",
             "cluster_key",
+            "cluster_key_old",
+            "policy",
+            "policy_dry_run",
+            "policy_margin",
+            "policy_hold",
+            "policy_syn_rate",
             "admin_port",
             "admin_token",
             "port",

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 
+use super::keys::{Key, KeyId};
 use super::message::{Hello, Message, MessageError};
 use super::noise::{NoiseError, SecureStream};
 use super::{BootId, MemberId};
@@ -53,13 +54,16 @@ pub struct Channel {
 
 impl Channel {
     /// Our end of a channel we open.
-    pub fn initiator(ends: Ends, key: &[u8; 32], seed: [u8; 32]) -> Channel {
+    pub fn initiator(ends: Ends, key: &Key, seed: [u8; 32]) -> Channel {
         Channel::new(ends, SecureStream::initiator(key, ends.us, ends.peer, seed))
     }
 
-    /// Our end of a channel the peer opens.
-    pub fn responder(ends: Ends, key: &[u8; 32], seed: [u8; 32]) -> Channel {
-        Channel::new(ends, SecureStream::responder(key, ends.peer, ends.us, seed))
+    /// Our end of a channel the peer opens with one of these keys.
+    pub fn responder(ends: Ends, keys: &[Key], seed: [u8; 32]) -> Channel {
+        Channel::new(
+            ends,
+            SecureStream::responder(keys, ends.peer, ends.us, seed),
+        )
     }
 
     fn new(ends: Ends, stream: SecureStream) -> Channel {
@@ -84,6 +88,11 @@ impl Channel {
         self.hello.as_ref()
     }
 
+    /// The key it was opened with; known once the handshake is complete.
+    pub fn key(&self) -> Option<KeyId> {
+        self.stream.key()
+    }
+
     /// Our own count of channels with this peer: what a transfer to us must name.
     pub fn generation(&self) -> u64 {
         self.ends.generation
@@ -92,6 +101,11 @@ impl Channel {
     /// Octets queued and not yet sealed.
     pub fn queued(&self) -> usize {
         self.outgoing.len()
+    }
+
+    /// Octets opened and not yet read as messages.
+    pub fn received(&self) -> usize {
+        self.received.len()
     }
 
     /// Queue a message. `None` if it is longer than messages may be.
@@ -156,7 +170,7 @@ impl Channel {
 mod tests {
     use super::*;
 
-    const KEY: [u8; 32] = [7; 32];
+    const KEY: Key = Key([7; 32]);
 
     fn ends(us: u32, peer: u32) -> Ends {
         Ends {
@@ -189,7 +203,7 @@ mod tests {
     #[test]
     fn messages_queued_before_the_handshake_follow_the_greeting() {
         let mut a = Channel::initiator(ends(1, 2), &KEY, [1; 32]);
-        let mut b = Channel::responder(ends(2, 1), &KEY, [2; 32]);
+        let mut b = Channel::responder(ends(2, 1), &[KEY], [2; 32]);
         a.send(&Message::Leaving, Rope::new()).unwrap();
         run(&mut a, &mut b).unwrap();
         assert!(a.peer().is_none(), "not up before the greeting was read");
@@ -209,7 +223,7 @@ mod tests {
     fn a_member_cannot_pass_for_another() {
         // Member 3 holds the key, but its address is member 1's or the prologue would differ.
         let mut a = Channel::initiator(ends(3, 2), &KEY, [1; 32]);
-        let mut b = Channel::responder(ends(2, 1), &KEY, [2; 32]);
+        let mut b = Channel::responder(ends(2, 1), &[KEY], [2; 32]);
         assert_eq!(
             run(&mut a, &mut b),
             Err(ChannelError::Noise(NoiseError::Handshake))
@@ -219,7 +233,7 @@ mod tests {
     #[test]
     fn a_second_greeting_closes_the_channel() {
         let mut a = Channel::initiator(ends(1, 2), &KEY, [1; 32]);
-        let mut b = Channel::responder(ends(2, 1), &KEY, [2; 32]);
+        let mut b = Channel::responder(ends(2, 1), &[KEY], [2; 32]);
         let hello = Message::Hello(Hello {
             member: MemberId(1),
             boot: BootId([1; 16]),

@@ -2,14 +2,18 @@
 //!
 //! - [`noise`]: the encrypted stream of a channel; [`message`]: what is said in it;
 //!   [`channel`]: the two together, for one peer.
-//! - [`members`]: who is there and how loaded.
+//! - [`keys`]: which keys a member takes; [`budget`]: what a peer may cost.
+//! - [`members`]: who is there and how loaded; [`balance`]: when to give sessions away, and to whom.
 //! - [`lease`]: what a voter promises; [`election`]: who becomes the ingress, and for how long.
 //! - [`steering`]: whose flow is which, as the ingress keeps it.
 //!
 //! Nothing here sends: [`crate::instance`] carries octets between channels and the stack.
 
+pub mod balance;
+pub mod budget;
 pub mod channel;
 pub mod election;
+pub mod keys;
 pub mod lease;
 pub mod members;
 pub mod message;

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use snow::params::NoiseParams;
 
 use super::MemberId;
+use super::keys::{Key, KeyId};
 use super::primitives::Resolver;
 use crate::migrate::rope::Rope;
 
@@ -41,7 +42,9 @@ pub enum NoiseError {
 }
 
 enum Phase {
-    Handshake(Box<snow::HandshakeState>),
+    /// One handshake per key that may turn out to be the peer's; they differ in nothing else, and
+    /// only the one that reads the first message goes on.
+    Handshake(Vec<(KeyId, snow::HandshakeState)>),
     Open(Box<snow::TransportState>),
     Dead,
 }
@@ -49,6 +52,8 @@ enum Phase {
 /// One end of the encrypted stream.
 pub struct SecureStream {
     phase: Phase,
+    /// The key both ends hold, once that is known.
+    key: Option<KeyId>,
     received: Rope,
     outgoing: Option<Bytes>,
 }
@@ -71,28 +76,29 @@ fn framed(mut message: Vec<u8>) -> Bytes {
 impl SecureStream {
     /// The end of the member that connects.
     pub fn initiator(
-        key: &[u8; 32],
+        key: &Key,
         initiator: MemberId,
         responder: MemberId,
         seed: [u8; 32],
     ) -> SecureStream {
-        let mut stream = SecureStream::build(key, initiator, responder, seed, true);
+        let keys = core::slice::from_ref(key);
+        let mut stream = SecureStream::build(keys, initiator, responder, seed, true);
         stream.write_handshake();
         stream
     }
 
-    /// The end of the member that was connected to.
+    /// The end of the member that was connected to, by someone who may hold any of `keys`.
     pub fn responder(
-        key: &[u8; 32],
+        keys: &[Key],
         initiator: MemberId,
         responder: MemberId,
         seed: [u8; 32],
     ) -> SecureStream {
-        SecureStream::build(key, initiator, responder, seed, false)
+        SecureStream::build(keys, initiator, responder, seed, false)
     }
 
     fn build(
-        key: &[u8; 32],
+        keys: &[Key],
         initiator: MemberId,
         responder: MemberId,
         seed: [u8; 32],
@@ -101,29 +107,37 @@ impl SecureStream {
         let mut prologue = Vec::from(PROLOGUE);
         prologue.extend_from_slice(&initiator.0.to_be_bytes());
         prologue.extend_from_slice(&responder.0.to_be_bytes());
-        let state = PATTERN
-            .parse::<NoiseParams>()
-            .and_then(|params| {
-                let builder = snow::Builder::with_resolver(params, Box::new(Resolver { seed }))
-                    .psk(0, key)?
-                    .prologue(&prologue)?;
-                if initiate {
-                    builder.build_initiator()
-                } else {
-                    builder.build_responder()
-                }
-            })
-            // The pattern and the key's length are constants: this is decided at compile time.
-            .map_or(Phase::Dead, |state| Phase::Handshake(Box::new(state)));
+        let state = |key: &Key| -> Option<(KeyId, snow::HandshakeState)> {
+            let params = PATTERN.parse::<NoiseParams>().ok()?;
+            let builder = snow::Builder::with_resolver(params, Box::new(Resolver { seed }))
+                .psk(0, &key.0)
+                .ok()?
+                .prologue(&prologue)
+                .ok()?;
+            let state = if initiate {
+                builder.build_initiator()
+            } else {
+                builder.build_responder()
+            };
+            Some((key.id(), state.ok()?))
+        };
+        // The pattern and the key's length are constants: nothing of this fails.
+        let states: Vec<_> = keys.iter().filter_map(state).collect();
         SecureStream {
-            phase: state,
+            phase: match states.is_empty() {
+                true => Phase::Dead,
+                false => Phase::Handshake(states),
+            },
+            key: None,
             received: Rope::new(),
             outgoing: None,
         }
     }
 
     fn write_handshake(&mut self) {
-        if let Phase::Handshake(state) = &mut self.phase {
+        if let Phase::Handshake(states) = &mut self.phase
+            && let Some((_, state)) = states.first_mut()
+        {
             let mut message = vec![0; 2 + HANDSHAKE];
             match state.write_message(&[], &mut message[2..]) {
                 Ok(length) => {
@@ -139,6 +153,11 @@ impl SecureStream {
     /// that it holds the key once a record from it has been opened.
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open(_))
+    }
+
+    /// The key both ends hold; known once the handshake is complete.
+    pub fn key(&self) -> Option<KeyId> {
+        self.key
     }
 
     /// A handshake message to send, if one is due.
@@ -181,10 +200,14 @@ impl SecureStream {
                 return Ok(());
             };
             match &mut self.phase {
-                Phase::Handshake(state) => {
-                    state
-                        .read_message(&message, &mut [])
-                        .map_err(|_| NoiseError::Handshake)?;
+                Phase::Handshake(states) => {
+                    let reads = |(_, state): &mut (KeyId, snow::HandshakeState)| {
+                        state.read_message(&message, &mut []).is_ok()
+                    };
+                    let fits = states.iter_mut().position(reads);
+                    let fits = fits.ok_or(NoiseError::Handshake)?;
+                    states.swap(0, fits);
+                    states.truncate(1);
                     self.advance()?;
                 }
                 Phase::Open(state) => {
@@ -202,16 +225,23 @@ impl SecureStream {
 
     /// After a handshake message was read: answer it if it is our turn, and open the transport.
     fn advance(&mut self) -> Result<(), NoiseError> {
-        if let Phase::Handshake(state) = &self.phase
-            && !state.is_handshake_finished()
+        let finished = |states: &[(KeyId, snow::HandshakeState)]| {
+            states
+                .first()
+                .is_some_and(|(_, state)| state.is_handshake_finished())
+        };
+        if let Phase::Handshake(states) = &self.phase
+            && !finished(states)
         {
             self.write_handshake();
         }
         match core::mem::replace(&mut self.phase, Phase::Dead) {
-            Phase::Handshake(state) if state.is_handshake_finished() => {
+            Phase::Handshake(mut states) if finished(&states) => {
+                let (key, state) = states.swap_remove(0);
                 let transport = state
                     .into_transport_mode()
                     .map_err(|_| NoiseError::Handshake)?;
+                self.key = Some(key);
                 self.phase = Phase::Open(Box::new(transport));
                 Ok(())
             }
@@ -244,9 +274,10 @@ impl SecureStream {
 mod tests {
     use super::*;
 
-    const KEY: [u8; 32] = [7; 32];
+    const KEY: Key = Key([7; 32]);
+    const OTHER: Key = Key([8; 32]);
 
-    fn pair(left: &[u8; 32], right: &[u8; 32]) -> (SecureStream, SecureStream) {
+    fn pair(left: &Key, right: &[Key]) -> (SecureStream, SecureStream) {
         (
             SecureStream::initiator(left, MemberId(1), MemberId(2), [1; 32]),
             SecureStream::responder(right, MemberId(1), MemberId(2), [2; 32]),
@@ -263,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_long_stream_arrives_in_order_however_it_is_cut() {
-        let (mut a, mut b) = pair(&KEY, &KEY);
+        let (mut a, mut b) = pair(&KEY, &[KEY]);
         open(&mut a, &mut b).unwrap();
         let sent: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
         let mut queue = Rope::from(sent.clone());
@@ -282,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_peer_with_another_key_gets_no_answer() {
-        let (mut a, mut b) = pair(&KEY, &[8; 32]);
+        let (mut a, mut b) = pair(&KEY, &[OTHER]);
         let first = a.take_handshake().unwrap();
         let result = b.handle_data(first, &mut Rope::new());
         assert_eq!(result, Err(NoiseError::Handshake));
@@ -290,8 +321,43 @@ mod tests {
     }
 
     #[test]
+    fn a_responder_takes_every_key_it_holds_and_says_which_it_was() {
+        for (key, keys) in [(KEY, [KEY, OTHER]), (OTHER, [KEY, OTHER])] {
+            let (mut a, mut b) = pair(&key, &keys);
+            assert_eq!(b.key(), None);
+            open(&mut a, &mut b).unwrap();
+            assert_eq!((a.key(), b.key()), (Some(key.id()), Some(key.id())));
+            let record = b.seal(&mut Rope::from(vec![1])).unwrap();
+            let mut plain = Rope::new();
+            a.handle_data(record, &mut plain).unwrap();
+            assert_eq!(plain.to_vec(), [1]);
+        }
+        let (mut a, mut b) = pair(&Key([9; 32]), &[KEY, OTHER]);
+        assert_eq!(open(&mut a, &mut b), Err(NoiseError::Handshake));
+    }
+
+    #[test]
+    fn a_handshake_that_is_replayed_opens_nothing_that_was_sealed_after_it() {
+        let (mut a, mut b) = pair(&KEY, &[KEY]);
+        let first = a.take_handshake().unwrap();
+        b.handle_data(first.clone(), &mut Rope::new()).unwrap();
+        a.handle_data(b.take_handshake().unwrap(), &mut Rope::new())
+            .unwrap();
+        let record = a.seal(&mut Rope::from(vec![1, 2, 3])).unwrap();
+        // Another boot or channel of the responder: another seed.
+        let mut later = SecureStream::responder(&[KEY], MemberId(1), MemberId(2), [3; 32]);
+        let mut plain = Rope::new();
+        assert_eq!(later.handle_data(first, &mut plain), Ok(()));
+        assert_eq!(
+            later.handle_data(record, &mut plain),
+            Err(NoiseError::Record)
+        );
+        assert!(plain.is_empty());
+    }
+
+    #[test]
     fn garbage_is_refused_by_its_length_before_any_of_it_is_kept() {
-        let (_, mut b) = pair(&KEY, &KEY);
+        let (_, mut b) = pair(&KEY, &[KEY]);
         let garbage = Bytes::from_static(b"GET / HTTP/1.1\r\n");
         assert_eq!(
             b.handle_data(garbage, &mut Rope::new()),
@@ -302,7 +368,7 @@ mod tests {
 
     #[test]
     fn flipped_and_replayed_records_end_the_stream() {
-        let (mut a, mut b) = pair(&KEY, &KEY);
+        let (mut a, mut b) = pair(&KEY, &[KEY]);
         open(&mut a, &mut b).unwrap();
         let record = a.seal(&mut Rope::from(vec![1, 2, 3])).unwrap();
         let mut plain = Rope::new();
@@ -314,7 +380,7 @@ mod tests {
         );
         assert_eq!(plain.to_vec(), [1, 2, 3]);
 
-        let (mut a, mut b) = pair(&KEY, &KEY);
+        let (mut a, mut b) = pair(&KEY, &[KEY]);
         open(&mut a, &mut b).unwrap();
         let mut record = a.seal(&mut Rope::from(vec![1, 2, 3])).unwrap().to_vec();
         record[5] ^= 1;

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use super::{Instance, MAX_COUNT, Service, Use};
+use crate::cluster::budget::Verdict;
 use crate::cluster::channel::{Channel, ChannelError, Ends};
 use crate::cluster::election::Election;
 use crate::cluster::lease::Times;
@@ -23,7 +24,7 @@ pub(super) const MAX_QUEUED: usize = 8 * 1024 * 1024;
 /// A channel that is not up after this time is closed.
 const GREETING: Duration = Duration::from_secs(3);
 /// Channels from one peer that may be in their handshake at a time.
-const MAX_HANDSHAKES: usize = 4;
+pub(super) const MAX_HANDSHAKES: usize = 4;
 
 /// What a channel's connection is tuned to: a local link, small messages that must not wait.
 fn tuned() -> SocketOptions {
@@ -40,7 +41,9 @@ fn tuned() -> SocketOptions {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) channel: Channel,
-    since: Instant,
+    pub(super) since: Instant,
+    /// The peer has used up its budget: nothing more is read until then.
+    pub(super) resume: Option<Instant>,
 }
 
 impl Instance {
@@ -144,7 +147,7 @@ impl Instance {
     }
 
     pub(super) fn channel_timeout(&self) -> Option<Instant> {
-        self.key?;
+        self.key.as_ref()?;
         // Who acts alone renews its claim as well.
         let beats = !self.links.is_empty() || self.is_ingress();
         let beat = beats.then_some(self.heartbeat_at);
@@ -155,18 +158,22 @@ impl Instance {
             .filter(|member| member.id > id)
             .filter_map(|member| member.retry_at())
             .min();
-        beat.into_iter().chain(retry).min()
+        let resume = self.links.values().filter_map(|link| link.resume).min();
+        beat.into_iter().chain(retry).chain(resume).min()
     }
 
     pub(super) fn run_channel_timers(&mut self, now: Instant) {
-        let Some(key) = self.key else {
+        if self.key.is_none() {
             return;
-        };
+        }
+        self.resume_links(now);
         if self.heartbeat_at <= now {
             self.heartbeat_at = now + self.times().heartbeat;
             self.beat(now);
             self.forget_silent(now);
             self.close_silent_links(now);
+            self.renew_keys(now);
+            self.run_policy(now);
         }
         // The lower id connects, so that two members do not end up with two channels.
         let due: Vec<(MemberId, SocketAddr)> = self
@@ -177,41 +184,44 @@ impl Instance {
             .map(|member| (member.id, SocketAddr::new(member.address, CHANNEL_PORT)))
             .collect();
         for (peer, remote) in due {
-            self.connect_channel(now, peer, remote, &key);
+            let conn = self.connect_channel(now, peer, remote);
+            if let Some(member) = self.members.get_mut(peer) {
+                match conn {
+                    Some(conn) => member.link = Some(conn),
+                    // No address yet, for one.
+                    None => member.link_lost(now),
+                }
+            }
         }
     }
 
-    fn connect_channel(
+    /// Begin to open a channel, with the key whose turn it is.
+    pub(super) fn connect_channel(
         &mut self,
         now: Instant,
         peer: MemberId,
         remote: SocketAddr,
-        key: &[u8; 32],
-    ) {
-        let conn = self.stack.connect(now, None, remote);
-        let (Ok(conn), Some(ends)) = (conn, self.ends(peer)) else {
-            // No address yet, for one.
-            if let Some(member) = self.members.get_mut(peer) {
-                member.link_lost(now);
-            }
-            return;
-        };
+    ) -> Option<ConnId> {
+        let key = self.next_key(peer)?;
+        let conn = self.stack.connect(now, None, remote).ok()?;
+        let ends = self.ends(peer)?;
         self.stack.update(now, conn, |connection| {
             connection.set_options(now, tuned());
             connection.set_near();
         });
-        let channel = Channel::initiator(ends, key, self.rng.array());
+        let channel = Channel::initiator(ends, &key, self.rng.array());
+        self.add_link(now, conn, channel);
+        Some(conn)
+    }
+
+    fn add_link(&mut self, now: Instant, conn: ConnId, channel: Channel) {
         self.uses.insert(conn, Use::Channel);
-        self.links.insert(
-            conn,
-            Link {
-                channel,
-                since: now,
-            },
-        );
-        if let Some(member) = self.members.get_mut(peer) {
-            member.link = Some(conn);
-        }
+        let link = Link {
+            channel,
+            since: now,
+            resume: None,
+        };
+        self.links.insert(conn, link);
     }
 
     /// A TCP connection to the channel's port: a channel begins if it comes from a member's
@@ -220,11 +230,20 @@ impl Instance {
         let peer = self
             .flow_of(conn)
             .and_then(|flow| self.members.by_address(flow.remote.ip()));
-        let ends = peer.and_then(|peer| self.ends(peer));
-        let (Some(key), Some(ends)) = (self.key, ends) else {
-            self.counters.add("channel_strangers");
+        let budget = peer.and_then(|peer| self.budgets.get_mut(&peer));
+        let refused = match budget.map(|budget| budget.handshakes.take(now)) {
+            None => Some("channel_strangers"),
+            Some(false) => Some("channel_handshakes_limited"),
+            Some(true) => None,
+        };
+        if let Some(counter) = refused {
+            self.counters.add(counter);
             self.stack
                 .update(now, conn, |connection| connection.abort(now));
+            return;
+        }
+        let ends = peer.and_then(|peer| self.ends(peer));
+        let (Some(keys), Some(ends)) = (self.key.clone(), ends) else {
             return;
         };
         let mut young = self.links.iter().filter(|(_, link)| {
@@ -239,15 +258,8 @@ impl Instance {
             connection.set_options(now, tuned());
             connection.set_near();
         });
-        let channel = Channel::responder(ends, &key, self.rng.array());
-        self.uses.insert(conn, Use::Channel);
-        self.links.insert(
-            conn,
-            Link {
-                channel,
-                since: now,
-            },
-        );
+        let channel = Channel::responder(ends, keys.keys(), self.rng.array());
+        self.add_link(now, conn, channel);
         self.read_channel(now, conn);
     }
 
@@ -271,6 +283,11 @@ impl Instance {
 
     /// Something changed on a channel's connection: take in what arrived.
     pub(super) fn read_channel(&mut self, now: Instant, conn: ConnId) {
+        let waits = |link: &Link| link.resume.is_some_and(|at| at > now);
+        if self.links.get(&conn).is_some_and(waits) {
+            // Its octets wait in TCP, and hold the sender back. If it is gone, `Gone` tells.
+            return;
+        }
         let received = self.stack.update(now, conn, |connection| {
             let mut received = Vec::new();
             while let Some(data) = connection.receive_peek(0).filter(|data| !data.is_empty()) {
@@ -302,8 +319,30 @@ impl Instance {
         }
     }
 
+    /// Go on with the channels of peers whose budget allows it again.
+    fn resume_links(&mut self, now: Instant) {
+        let due = |(conn, link): (&ConnId, &mut Link)| {
+            link.resume.take_if(|at| *at <= now).map(|_| *conn)
+        };
+        let due: Vec<ConnId> = self.links.iter_mut().filter_map(due).collect();
+        for conn in due {
+            match self.read_messages(now, conn) {
+                Ok(()) => self.read_channel(now, conn),
+                Err(error) => self.channel_failed(now, conn, error),
+            }
+        }
+    }
+
     fn read_messages(&mut self, now: Instant, conn: ConnId) -> Result<(), ChannelError> {
         while let Some(link) = self.links.get_mut(&conn) {
+            let budget = self.budgets.get_mut(&link.channel.peer_id());
+            if let Some(busy) = budget.and_then(|budget| budget.busy_until(now)) {
+                if link.resume.is_none() {
+                    self.counters.add("peer_held_back");
+                }
+                link.resume = Some(busy);
+                break;
+            }
             let Some((message, tail, opening)) = link.channel.poll_message()? else {
                 break;
             };
@@ -312,8 +351,18 @@ impl Instance {
                 self.link_up(now, peer, conn);
                 continue;
             }
+            let budget = self.budgets.get_mut(&peer);
+            let verdict = budget.map(|budget| budget.judge(now, &message, tail.len()));
+            match verdict {
+                Some(Verdict::DropQuery) => self.counters.add("peer_queries_dropped"),
+                Some(Verdict::DropControl) => self.counters.add("peer_control_dropped"),
+                _ => {}
+            }
             if let Some(member) = self.members.get_mut(peer) {
                 member.heard = now;
+            }
+            if verdict.is_some_and(|verdict| verdict != Verdict::Take) {
+                continue;
             }
             self.handle_message(now, peer, message, tail, opening);
         }
@@ -339,6 +388,13 @@ impl Instance {
         let (Some(member), Some(hello)) = (self.members.get_mut(peer), hello) else {
             return;
         };
+        let key = self.links.get(&conn).and_then(|link| link.channel.key());
+        if !key.is_some_and(|key| self.key.as_ref().is_some_and(|keys| keys.holds(key))) {
+            // Removed while it was being used.
+            self.counters.add("channel_wrong_key");
+            self.drop_link(now, conn);
+            return;
+        }
         let boot = hello.boot;
         let former = member.link.filter(|former| *former != conn);
         let booted = member.last_boot.is_some_and(|last| last != boot);
@@ -350,6 +406,7 @@ impl Instance {
             // What it owned is lost.
             self.forget_owner(now, peer);
         }
+        self.tries.remove(&peer);
         self.counters.add("channels_up");
         log::info!(target: "cluster", "channel to member {peer} is up");
         if let Some(election) = &mut self.election {
@@ -468,6 +525,8 @@ impl Instance {
                 }
                 self.run_election(now);
             }
+            // Said again, it is no news; to forget what somebody owned is work.
+            Message::Leaving if self.members.get(from).is_some_and(|m| m.left.is_some()) => {}
             Message::Leaving => {
                 if let Some(member) = self.members.get_mut(from) {
                     member.left = member.last_boot;

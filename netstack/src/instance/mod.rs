@@ -16,6 +16,8 @@
 //! - `steer`: routes of flows that are not local;
 //! - `role`: the ingress role;
 //! - `drain`: leaving;
+//! - `keys`: which keys are taken, and how channels change theirs;
+//! - `policy`: sessions given away unasked;
 //! - `status`: what pages show.
 
 mod ahead;
@@ -24,8 +26,10 @@ mod contents;
 mod drain;
 mod fence;
 mod follow;
+mod keys;
 mod lull;
 mod moves;
+mod policy;
 mod role;
 mod sessions;
 mod status;
@@ -38,7 +42,10 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use crate::cluster::balance::Policy;
+use crate::cluster::budget::{Budget, Limits};
 use crate::cluster::election::Election;
+use crate::cluster::keys::{Key, Keyring};
 use crate::cluster::lease::MAX_TERM as MAX_COUNT;
 use crate::cluster::members::Members;
 use crate::cluster::message::Flow;
@@ -56,7 +63,9 @@ use channels::Link;
 use contents::Contents;
 use drain::Drain;
 use follow::Following;
+pub use keys::KeyStatus;
 use moves::Moving;
+pub use policy::{PolicyStatus, TriggerStatus};
 use role::Probing;
 pub use types::*;
 
@@ -84,8 +93,12 @@ struct Counters(BTreeMap<&'static str, u64>);
 
 impl Counters {
     fn add(&mut self, name: &'static str) {
+        self.add_many(name, 1);
+    }
+
+    fn add_many(&mut self, name: &'static str, more: u64) {
         let count = self.0.entry(name).or_default();
-        *count = count.saturating_add(1);
+        *count = count.saturating_add(more);
     }
 }
 
@@ -93,7 +106,8 @@ impl Counters {
 pub struct Instance {
     id: MemberId,
     boot: BootId,
-    key: Option<[u8; 32]>,
+    /// The keys of the cluster; none without one.
+    key: Option<Keyring>,
     vips: Vec<IpAddr>,
     tcp: TcpConfig,
     mtu: u16,
@@ -129,6 +143,12 @@ pub struct Instance {
     channel_listener: Option<ListenerId>,
     members: Members,
     links: BTreeMap<ConnId, Link>,
+    /// What each peer may still cost.
+    budgets: BTreeMap<MemberId, Budget>,
+    /// Attempts to open a channel that have failed since the last one was up.
+    tries: BTreeMap<MemberId, u32>,
+    /// When channels under a key that is not the active one are looked at again.
+    renew_at: Instant,
     heartbeat_at: Instant,
     /// None without other members: nobody else could have the ingress role.
     election: Option<Election>,
@@ -147,6 +167,10 @@ pub struct Instance {
     sweep_at: Instant,
     swept: Option<Flow>,
     drain: Drain,
+    policy: Policy,
+    policy_at: Instant,
+    /// The session after which the policy looks for the next one to give away.
+    policy_after: Option<SessionId>,
 
     events: VecDeque<Event>,
     woken: BTreeSet<SessionId>,
@@ -183,13 +207,19 @@ impl Instance {
         );
         let clustered = config.cluster_key.is_some() && !members.is_empty();
         let election = clustered.then(|| role::election(&config, now));
+        let budgets = members.iter().filter(|_| clustered);
+        let budgets = budgets.map(|member| (member.id, Budget::new(Limits::default(), now)));
+        let budgets = budgets.collect();
         let channel_listener = clustered.then(|| stack.listen(CHANNEL_PORT, Scope::Own));
         stack.set_ask_unknown(clustered);
         stack.set_ingress(now, !clustered);
         Instance {
             id: config.id,
             boot,
-            key: config.cluster_key.filter(|_| clustered),
+            key: config
+                .cluster_key
+                .filter(|_| clustered)
+                .map(|key| Keyring::new(Key(key))),
             vips,
             tcp,
             mtu,
@@ -217,6 +247,9 @@ impl Instance {
             channel_listener,
             members,
             links: BTreeMap::new(),
+            budgets,
+            tries: BTreeMap::new(),
+            renew_at: now,
             heartbeat_at: now,
             election,
             election_at: clustered.then_some(now),
@@ -229,6 +262,9 @@ impl Instance {
             sweep_at: now + SWEEP,
             swept: None,
             drain: Drain::No,
+            policy: Policy::default(),
+            policy_at: now,
+            policy_after: None,
             events: VecDeque::new(),
             woken: BTreeSet::new(),
             counters: Counters::default(),

@@ -683,6 +683,7 @@ impl Instance {
             committed: capsule.state,
             finished: capsule.finished.then_some(now),
             residence: Residence::Settled,
+            arrived: None,
             wanted: None,
             lull: None,
             fence: None,

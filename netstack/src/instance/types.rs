@@ -7,7 +7,9 @@ use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 
 use crate::cluster::MemberId;
+pub use crate::cluster::balance::{PolicyConfig, Trigger};
 pub use crate::cluster::election::{Prefer, VoterStatus};
+pub use crate::cluster::keys::{KeyError, KeyId};
 pub use crate::cluster::lease::Times;
 use crate::session::{SessionId, States};
 use crate::stack::{Scope, StackConfig};
@@ -24,7 +26,7 @@ pub struct Peer {
 }
 
 /// What an instance is built from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct InstanceConfig {
     /// This instance.
     pub id: MemberId,
@@ -41,6 +43,20 @@ pub struct InstanceConfig {
     /// How long a planned move waits before the freeze for a session's queues to become shorter
     /// ([`PATIENCE`] is a good value); zero freezes at once.
     pub patience: Duration,
+}
+
+impl fmt::Debug for InstanceConfig {
+    // By hand: the key is nobody's business.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InstanceConfig")
+            .field("id", &self.id)
+            .field("stack", &self.stack)
+            .field("peers", &self.peers)
+            .field("ingress", &self.ingress)
+            .field("role", &self.role)
+            .field("patience", &self.patience)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How the members elect who answers for the virtual addresses; the same at all of them but for

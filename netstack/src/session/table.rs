@@ -97,6 +97,8 @@ pub struct Session {
     pub finished: Option<Instant>,
     /// Whether it may be moved on.
     pub residence: Residence,
+    /// When it came from another instance.
+    pub arrived: Option<Instant>,
     /// A move asked for and not begun.
     pub wanted: Option<MemberId>,
     /// Set while the move asked for waits only for the queues.
@@ -122,6 +124,7 @@ impl Session {
             committed: None,
             finished: None,
             residence: Residence::Settled,
+            arrived: None,
             wanted: None,
             lull: None,
             fence: None,
@@ -144,6 +147,7 @@ impl Session {
 
     /// The session was imported: it stays a moment.
     pub fn settle_in(&mut self, now: Instant) {
+        self.arrived = Some(now);
         self.residence = Residence::New {
             until: now + MIN_RESIDENCE,
         };

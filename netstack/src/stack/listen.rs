@@ -105,6 +105,12 @@ impl Stack {
         self.half_open.len()
     }
 
+    /// SYNs of new connections so far, remembered or not.
+    pub fn syn_count(&self) -> u64 {
+        let counters = &self.counters;
+        counters.syn_received + counters.syn_cookies_sent + counters.syn_no_memory
+    }
+
     fn listener_at(&self, local: SocketAddr) -> Option<(ListenerId, bool)> {
         let vip = self.addresses.is_vip(local.ip());
         let no_vips = self.addresses.vips().is_empty();

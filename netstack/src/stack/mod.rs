@@ -67,7 +67,7 @@ pub struct Cidr {
 }
 
 /// What a stack is built from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StackConfig {
     /// The NIC's address.
     pub mac: MacAddr,
@@ -88,6 +88,22 @@ pub struct StackConfig {
     pub secret: [u8; 32],
     /// Limits and defaults of the TCP engine.
     pub tcp: TcpConfig,
+}
+
+impl core::fmt::Debug for StackConfig {
+    // By hand: the secret is nobody's business.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("StackConfig")
+            .field("mac", &self.mac)
+            .field("mtu", &self.mtu)
+            .field("capabilities", &self.capabilities)
+            .field("addresses", &self.addresses)
+            .field("gateways", &self.gateways)
+            .field("dhcp", &self.dhcp)
+            .field("vips", &self.vips)
+            .field("tcp", &self.tcp)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A connection in a [`Stack`]; never reused for another connection.

@@ -8,7 +8,9 @@ use godwit::platform::Device;
 use godwit_echo::Echo;
 use godwit_http::Files;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{InstanceConfig, MoveError, Peer, RoleConfig, SessionStatus};
+use godwit_netstack::instance::{
+    InstanceConfig, MoveError, Peer, PolicyConfig, RoleConfig, SessionStatus,
+};
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
@@ -18,7 +20,7 @@ use godwit_releases::Second;
 use crate::check::{self, FlowId, Reset, Retransmission, Violation};
 use crate::host::{Conversation, Host, HostConfig, Native, Outcome, Plan, SocketConfig};
 use crate::net::{Narrow, Port, Rules};
-use crate::node::{Habits, Machine, Node, SCRIPT_PORT, Scripts, port_of};
+use crate::node::{Habits, Machine, Node, SCRIPT_PORT, Scripts, Wanderer, port_of};
 use crate::rng::Rng;
 use crate::world::{Party, World};
 
@@ -34,6 +36,8 @@ pub enum Served {
     Echo,
     /// The real HTTP service on the SDK's drive loop.
     Http,
+    /// An echo on the SDK's drive loop that moves its own session, among three instances.
+    Wanderer,
     /// Two releases of a service on top of it: the first at instance 1, the second at the others.
     Releases,
 }
@@ -157,7 +161,7 @@ impl Setup {
     /// The service's address.
     pub fn service(&self) -> SocketAddr {
         let port = match self.served {
-            Served::Script | Served::SdkScript => SCRIPT_PORT,
+            Served::Script | Served::SdkScript | Served::Wanderer => SCRIPT_PORT,
             Served::Echo => 7,
             Served::Http | Served::Releases => 80,
         };
@@ -221,6 +225,8 @@ impl Setup {
             ingress: instance.ingress,
             role: instance.role,
             cluster_key: instance.cluster_key.map(Secret::new),
+            old_keys: Vec::new(),
+            policy: PolicyConfig::default(),
             admin_port: 9100,
             admin_token: None,
             port: None,
@@ -249,6 +255,7 @@ impl Setup {
             }
             Served::Releases => Node::sdk(&self.config(id), machine, Second::default(), now),
             Served::Echo => Node::sdk(&self.config(id), machine, Echo, now),
+            Served::Wanderer => Node::sdk(&self.config(id), machine, Wanderer, now).moves_unasked(),
             Served::Script | Served::SdkScript => {
                 Node::sdk(&self.config(id), machine, Scripts, now)
             }

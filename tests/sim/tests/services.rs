@@ -80,3 +80,28 @@ fn scripts_through_the_sdk_move_in_every_mode() {
         }
     }
 }
+
+#[test]
+fn a_service_moves_its_own_session_to_where_each_stretch_belongs() {
+    for seed in 1..=4 {
+        let mut setup = Setup {
+            seed,
+            nodes: 3,
+            served: Served::Wanderer,
+            ..Setup::default()
+        };
+        if seed > 2 {
+            setup = Setup {
+                nodes: 3,
+                ..rough(Served::Wanderer, seed)
+            };
+        }
+        let mut cluster = Cluster::new(setup);
+        let conversation = cluster.converse(Plan::echo(200_000, seed));
+        cluster.finish(conversation, Duration::from_secs(600));
+        cluster.assert_clean("a wanderer");
+        // Ten stretches, and at most one move more to get to the first.
+        let moves = cluster.moves();
+        assert!((9..=10).contains(&moves), "{moves} moves");
+    }
+}

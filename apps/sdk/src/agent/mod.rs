@@ -8,15 +8,24 @@
 //! | `GET /status` | [`status::Status`] |
 //! | `POST /move {"session": "1-0123456789ab" or "all", "to": 2}` | 200 `{"started": n}` |
 //! | `POST /drain` | 202 `{"draining": n}`, with a `note` if no member is up to take them |
+//! | `GET /policy` | what every trigger of the policy sees, and would do |
+//! | `GET /key` | the names of the cluster's keys, which is active, and channels opened with each |
+//! | `POST /key {"add": "64 hex digits"}`, `{"activate": ID}`, `{"remove": ID}` | 200 and the same list |
 //!
-//! Errors are `{"error": ".."}` with 400, 401, 404, 405, 408, 409, 411, 413, 414, 431, 501 or 505.
+//! Errors are `{"error": ".."}` with 400, 401, 404, 405, 408, 409, 411, 413, 414, 429, 431, 501 or 505.
+//! Who asks too often, or guesses tokens, is answered 429 for a while ([`guard`]).
 
+mod guard;
+mod keys;
+mod policy;
 mod status;
 
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
 use godwit_netstack::Duration;
@@ -47,6 +56,7 @@ pub(crate) struct Agent {
     shared: Rc<Shared>,
     service: &'static str,
     token: Option<Secret<String>>,
+    guard: RefCell<guard::Guard>,
 }
 
 /// An answer before it is sent.
@@ -93,6 +103,8 @@ impl Service for Agent {
 
     async fn serve(&self, session: &mut Session<()>) -> Result<()> {
         let mut client = session.client();
+        let from = session.client_address().map(|address| address.ip());
+        let from = from.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         loop {
             let input = session.timeout(IDLE, client.peek()).await.transpose()?;
             if input.is_none_or(|input| input.is_empty()) {
@@ -102,7 +114,7 @@ impl Service for Agent {
             let (answer, keep) = match request.await {
                 None => (Answer::error(408, "the request took too long"), false),
                 Some(Ok(None)) => return Ok(()),
-                Some(Ok(Some((head, body)))) => (self.answer(&head, &body), head.keep_alive),
+                Some(Ok(Some((head, body)))) => self.guarded(from, &head, &body),
                 Some(Err(Refusal::Session(error))) => return Err(error),
                 Some(Err(Refusal::Status(status, what))) => (Answer::error(status, &what), false),
             };
@@ -205,7 +217,33 @@ impl Agent {
             shared,
             service,
             token,
+            guard: RefCell::default(),
         }
+    }
+
+    /// Answer, unless the client asks too often; and whether to go on with it.
+    fn guarded(&self, from: IpAddr, head: &Head, body: &[u8]) -> (Answer, bool) {
+        let now = self.shared.now();
+        if !self.guard.borrow_mut().admits(now, from) {
+            return (Answer::error(429, "too many requests"), false);
+        }
+        let answer = self.answer(head, body);
+        if answer.status.0 == 401 {
+            self.guard.borrow_mut().failed(now, from);
+        }
+        (answer, head.keep_alive)
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = status::metrics(&self.shared, self.service);
+        let guard = self.guard.borrow();
+        for (name, count) in [
+            ("admin_limited", guard.limited),
+            ("admin_unauthorized", guard.unauthorized),
+        ] {
+            status::counter(&mut text, name, count);
+        }
+        text
     }
 
     fn answer(&self, head: &Head, body: &[u8]) -> Answer {
@@ -223,7 +261,15 @@ impl Agent {
         }
         match (method, &*head.path) {
             (b"GET", b"/status") => Answer::json(200, status::json(&self.shared, self.service)),
-            (b"GET", b"/metrics") => Answer::text(200, status::metrics(&self.shared, self.service)),
+            (b"GET", b"/metrics") => Answer::text(200, self.metrics()),
+            (b"GET", b"/policy") => {
+                let policy = self.shared.instance().policy_status();
+                Answer::json(200, policy::json(policy))
+            }
+            (b"GET", b"/key") => Answer::json(200, keys::list(&self.shared.instance())),
+            (b"POST", b"/key") => {
+                keys::order(&mut self.shared.instance_mut(), self.shared.now(), body)
+            }
             (b"POST", b"/move") => self.start_moves(body),
             (b"POST", b"/drain") => {
                 let sessions = self.movable_sessions().len();
@@ -233,7 +279,8 @@ impl Agent {
                 let up = members.iter().any(|member| member.up);
                 Answer::json(202, draining(sessions, up).to_string())
             }
-            (_, b"/status" | b"/metrics") => Answer::wrong_method("GET"),
+            (_, b"/key") => Answer::wrong_method("GET, POST"),
+            (_, b"/status" | b"/metrics" | b"/policy") => Answer::wrong_method("GET"),
             (_, b"/move" | b"/drain") => Answer::wrong_method("POST"),
             _ => Answer::error(404, "no such path"),
         }

@@ -297,10 +297,15 @@ pub(super) fn metrics(shared: &Shared, service: &str) -> String {
         "# TYPE godwit_info gauge\ngodwit_info{{id=\"{id}\",service=\"{service}\"}} 1"
     );
     for (name, count) in instance.counters() {
-        let name = metric_name(name);
-        let _ = writeln!(text, "# TYPE {name} counter\n{name} {count}");
+        counter(&mut text, name, count);
     }
     text
+}
+
+/// Add a counter.
+pub(super) fn counter(text: &mut String, name: &str, count: u64) {
+    let name = metric_name(name);
+    let _ = writeln!(text, "# TYPE {name} counter\n{name} {count}");
 }
 
 fn uptime(shared: &Shared) -> Duration {

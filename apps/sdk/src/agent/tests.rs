@@ -73,6 +73,9 @@ fn health_needs_no_token_and_everything_else_does() {
     for line in [
         "GET /status",
         "GET /metrics",
+        "GET /policy",
+        "GET /key",
+        "POST /key",
         "POST /move",
         "POST /drain",
         "GET /",
@@ -106,6 +109,16 @@ fn wrong_requests_have_their_errors() {
         (with_token("GET /nothing", ""), 404),
         (with_token("POST /status", ""), 405),
         (with_token("DELETE /metrics", ""), 405),
+        (with_token("POST /policy", ""), 405),
+        (with_token("PUT /key", ""), 405),
+        (with_token("POST /key", ""), 400),
+        (with_token("POST /key", r#"{"add":"12"}"#), 400),
+        (
+            with_token("POST /key", r#"{"add":"12","remove":"34"}"#),
+            400,
+        ),
+        (with_token("POST /key", r#"{"activate":"01234567"}"#), 404),
+        (with_token("POST /key", r#"{"remove":"rubbish"}"#), 404),
         (with_token("GET /move", ""), 405),
         (with_token("PUT /drain", ""), 405),
         (with_token("POST /move", ""), 400),
@@ -277,4 +290,129 @@ fn a_drain_that_cannot_give_sessions_away_says_so() {
         serde_json::json!({"draining": 0}),
         "nothing stays"
     );
+}
+
+fn json_of(answer: &str) -> serde_json::Value {
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    serde_json::from_str(body).unwrap()
+}
+
+#[test]
+fn the_policy_is_explained() {
+    let (status, answer) = ask(&with_token("GET /policy", ""));
+    assert_eq!(status, 200);
+    let json = json_of(&answer);
+    let names: Vec<_> = json["triggers"].as_array().unwrap().iter().collect();
+    assert_eq!(names.len(), 3);
+    for trigger in names {
+        assert_eq!(
+            trigger["acts"], false,
+            "nothing acts unless it is configured"
+        );
+        assert!(trigger["sees"].is_string() && trigger["would"].is_string());
+    }
+}
+
+#[test]
+fn a_key_is_added_activated_and_the_old_one_removed() {
+    let mut harness = harness();
+    let mut order = |body: &str| {
+        let before = harness.received().len();
+        let line = if body.is_empty() {
+            "GET /key"
+        } else {
+            "POST /key"
+        };
+        harness.client_sends(with_token(line, body).as_bytes());
+        harness.run();
+        let answer = String::from_utf8(harness.received().split_off(before)).unwrap();
+        json_of(&answer)
+    };
+    let old = order("")["keys"][0]["id"].as_str().unwrap().to_string();
+    let both = order(&format!(r#"{{"add":"{}"}}"#, "5c".repeat(32)));
+    assert_eq!(both["keys"][0]["active"], true);
+    let new = both["keys"][1]["id"].as_str().unwrap().to_string();
+    let refused = order(&format!(r#"{{"remove":"{old}"}}"#));
+    assert!(refused["error"].as_str().unwrap().contains("active"));
+    let active = order(&format!(r#"{{"activate":"{new}"}}"#));
+    assert_eq!(active["keys"][0]["id"], *new);
+    let one = order(&format!(r#"{{"remove":"{old}"}}"#));
+    assert_eq!(one["keys"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn who_guesses_tokens_is_not_heard_for_a_while() {
+    let shared = shared();
+    let agent = || {
+        let token = Some(Secret::new(TOKEN.to_string()));
+        Agent::new(shared.clone(), "http", token)
+    };
+    let mut harness = Harness::new(agent());
+    for _ in 0..30 {
+        let request = "GET /status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer guess\r\n\r\n";
+        harness.client_sends(request.as_bytes());
+    }
+    harness.client_sends(with_token("GET /status", "").as_bytes());
+    harness.run();
+    let answer = String::from_utf8(harness.received()).unwrap();
+    assert_eq!(answer.matches("HTTP/1.1 401 ").count(), 10);
+    assert!(answer.contains("HTTP/1.1 429 ") && !answer.contains("HTTP/1.1 200 "));
+}
+
+/// Everything that is logged in this process.
+struct Logged;
+
+static LOGGED: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
+
+impl log::Log for Logged {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        let mut all = LOGGED.lock().unwrap();
+        all.push_str(&format!("{} {}\n", record.target(), record.args()));
+    }
+    fn flush(&self) {}
+}
+
+#[test]
+fn no_page_log_line_or_debug_output_shows_a_secret() {
+    let _ = log::set_logger(&Logged);
+    log::set_max_level(log::LevelFilter::Trace);
+    let (key, added) = ("a7".repeat(32), "5c".repeat(32));
+    let text = format!(
+        "id=1 ip=10.77.0.11/24 vip=10.77.0.10 peer=2@10.77.0.12 cluster_key={key} \
+         cluster_key_old={added} admin_token={TOKEN} policy=load,flood,health"
+    );
+    let config = crate::Config::parse(&[&text]).unwrap();
+    let mut shown = format!("{config:?}");
+    let shared = shared();
+    shown += &format!("{:?}", shared.instance());
+    let mut harness = Harness::new(Agent::new(shared, "http", config.admin_token.clone()));
+    for (line, body) in [
+        ("GET /status", String::new()),
+        ("GET /metrics", String::new()),
+        ("GET /policy", String::new()),
+        ("GET /key", String::new()),
+        ("POST /key", format!(r#"{{"add":"{added}"}}"#)),
+        ("POST /key", format!(r#"{{"add":"{added}0"}}"#)),
+        ("POST /key", format!(r#"{{"added":"{added}"}}"#)),
+        ("POST /key", format!(r#"{{"remove":"{added}"}}"#)),
+        ("POST /drain", String::new()),
+        ("GET /no/such/page", String::new()),
+    ] {
+        harness.client_sends(with_token(line, &body).as_bytes());
+    }
+    harness.run();
+    shown += &String::from_utf8(harness.received()).unwrap();
+    shown += &LOGGED.lock().unwrap();
+    assert!(shown.contains("drain asked for"), "the log was read");
+    assert!(shown.contains("session_count"), "the pages were read");
+    let shown = shown.to_ascii_lowercase();
+    // As hex, as a list of octets, as text; the instance's own key is of nines.
+    for secret in [
+        "a7a7a7", "5c5c5c", "167, 167", "92, 92", "9, 9, 9", "090909", "7, 7, 7", TOKEN,
+    ] {
+        assert!(!shown.contains(secret), "{secret}");
+    }
 }

@@ -7,8 +7,11 @@
 mod doubts;
 mod drain;
 mod faults;
+mod keys;
 mod lull;
 mod moves;
+mod peers;
+mod policy;
 mod skew;
 
 use alloc::collections::{BTreeMap, BTreeSet};

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use godwit_netstack::cluster::channel::{Channel, Ends};
+use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::message::{self, Message, Transfer};
 use godwit_netstack::cluster::{BootId, MemberId};
 use godwit_netstack::migrate::capsule::{Ahead, Capsule, CapsuleConnection};
@@ -230,8 +231,8 @@ fn channel() -> Result<(Channel, Channel)> {
         generation: 1,
         peer: MemberId(peer.into()),
     };
-    let mut one = Channel::initiator(ends(1, 2), &KEY, [1; 32]);
-    let mut other = Channel::responder(ends(2, 1), &KEY, [2; 32]);
+    let mut one = Channel::initiator(ends(1, 2), &Key(KEY), [1; 32]);
+    let mut other = Channel::responder(ends(2, 1), &[Key(KEY)], [2; 32]);
     for _ in 0..4 {
         while let Some(octets) = one.poll_output() {
             feed(&mut other, octets)?;

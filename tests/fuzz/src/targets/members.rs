@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use godwit_netstack::cluster::channel::{Channel, Ends};
+use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::message::{
     Attempt, Ballot, Claim, Flow, Heartbeat, Message, Ownership, Transfer,
 };
@@ -164,7 +165,7 @@ impl World {
                     generation: 1,
                     peer: US,
                 };
-                self.wire = Some((conn, Channel::responder(ends, &KEY, [3; 32])));
+                self.wire = Some((conn, Channel::responder(ends, &[Key(KEY)], [3; 32])));
             }
         }
         for conn in &self.clients {

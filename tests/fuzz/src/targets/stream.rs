@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
+use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::noise::SecureStream;
 use godwit_netstack::migrate::rope::Rope;
 
@@ -16,7 +17,7 @@ pub(crate) const TARGET: Target = Target {
 const KEY: [u8; 32] = [9; 32];
 
 fn responder() -> SecureStream {
-    SecureStream::responder(&KEY, MemberId(1), MemberId(2), [1; 32])
+    SecureStream::responder(&[Key(KEY)], MemberId(1), MemberId(2), [1; 32])
 }
 
 fn run(input: &[u8]) {
@@ -34,8 +35,8 @@ fn run(input: &[u8]) {
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    let mut stranger = SecureStream::initiator(&[8; 32], MemberId(1), MemberId(2), [2; 32]);
-    let mut member = SecureStream::initiator(&KEY, MemberId(1), MemberId(2), [2; 32]);
+    let mut stranger = SecureStream::initiator(&Key([8; 32]), MemberId(1), MemberId(2), [2; 32]);
+    let mut member = SecureStream::initiator(&Key(KEY), MemberId(1), MemberId(2), [2; 32]);
     let first = |stream: &mut SecureStream| stream.take_handshake().expect("a first message");
     vec![
         first(&mut stranger).to_vec(),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use godwit_netstack::cluster::channel::{Channel, Ends};
+use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::cluster::message::{Hello, Message};
 use godwit_netstack::cluster::{BootId, CHANNEL_PORT, MemberId};
 use godwit_netstack::migrate::rope::Rope;
@@ -112,9 +113,9 @@ impl StrangeMember {
         let mut seed = [3; 32];
         seed[..8].copy_from_slice(&self.generation.to_le_bytes());
         self.channel = Some(if self.initiates {
-            Channel::initiator(ends, &self.key, seed)
+            Channel::initiator(ends, &Key(self.key), seed)
         } else {
-            Channel::responder(ends, &self.key, seed)
+            Channel::responder(ends, &[Key(self.key)], seed)
         });
         Some(())
     }

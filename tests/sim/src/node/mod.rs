@@ -25,7 +25,7 @@ pub use bare::{Bare, Luggage};
 pub use nic::on_the_wire;
 pub use scripted::Habits;
 pub use sdk::Machine;
-pub(crate) use service::Scripts;
+pub(crate) use service::{Scripts, Wanderer};
 
 use crate::check::{Flows, Note};
 use crate::net::Port;
@@ -89,6 +89,8 @@ pub struct Node {
     /// Where sessions were told to move.
     destinations: BTreeMap<SessionId, Port>,
     frozen: BTreeMap<SessionId, Leaving>,
+    /// Sessions may move without being told to from here.
+    unasked: bool,
 }
 
 impl Node {
@@ -100,7 +102,14 @@ impl Node {
             clients: BTreeMap::new(),
             destinations: BTreeMap::new(),
             frozen: BTreeMap::new(),
+            unasked: false,
         }
+    }
+
+    /// Sessions of this node also move unasked: by their service, or by a policy.
+    pub fn moves_unasked(mut self) -> Node {
+        self.unasked = true;
+        self
     }
 
     /// A machine with the script service on it.
@@ -212,7 +221,8 @@ impl Node {
 
     /// Notice sessions that froze, thawed or left.
     fn watch_moves(&mut self) {
-        let watching = !self.destinations.is_empty()
+        let watching = self.unasked
+            || !self.destinations.is_empty()
             || !self.frozen.is_empty()
             || self.engine.instance().is_draining();
         if !watching {
