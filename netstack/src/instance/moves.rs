@@ -88,6 +88,20 @@ impl Instance {
         Ok(())
     }
 
+    /// Move every session that can move to `to`: how many are on their way or wait for that.
+    pub fn move_all(&mut self, now: Instant, to: MemberId) -> Result<usize, MoveError> {
+        let member = self.members.get(to).ok_or(MoveError::NoMember)?;
+        if !member.is_up() {
+            return Err(MoveError::Unreachable);
+        }
+        let all: Vec<SessionId> = self.sessions.keys().copied().collect();
+        let mut count = 0;
+        for id in all {
+            count += usize::from(self.move_session(now, id, to).is_ok());
+        }
+        Ok(count)
+    }
+
     // --- the source ------------------------------------------------------------------------------
 
     /// What is known of `to`, if the session can be offered to it as it is.
