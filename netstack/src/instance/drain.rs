@@ -1,7 +1,7 @@
 //! Leaving: every session moves to the peers, then the ingress role, then nothing is left to do
 //! but to pass on what still arrives.
 
-use alloc::collections::VecDeque;
+use alloc::collections::BTreeSet;
 
 use super::{Event, Instance};
 use crate::cluster::members::Wanted;
@@ -29,8 +29,8 @@ const QUIET: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(2);
 /// Time to get the farewell out.
 const FAREWELL: Duration = Duration::from_millis(50);
-/// Octets waiting in a channel beyond which no further session is put in.
-const CHANNEL_ROOM: usize = 1024 * 1024;
+/// Sessions for which nobody is found before the rest waits as well.
+const MAX_FAILURES: u32 = 16;
 
 /// Whoever takes sessions, whatever states it reads.
 const ANYBODY: Wanted = Wanted {
@@ -71,7 +71,11 @@ pub(super) struct Leave {
     /// The ingress role was handed on.
     was_ingress: bool,
     /// Sessions to be moved, with the earliest time.
-    queue: VecDeque<(Instant, SessionId)>,
+    queue: BTreeSet<(Instant, SessionId)>,
+    /// Sessions in a row for which nobody was found; after some of them the others wait, too.
+    failures: u32,
+    /// When to look for somebody again.
+    offer_at: Instant,
 }
 
 impl Drain {
@@ -99,6 +103,8 @@ impl Instance {
             tick: now,
             was_ingress: false,
             queue,
+            failures: 0,
+            offer_at: now,
         });
         if let Some(election) = &mut self.election {
             election.set_eligible(false);
@@ -130,7 +136,7 @@ impl Instance {
             // At once if it is new, after a pause if it was refused.
             let fresh = self.sessions.get(&session).is_some_and(|s| s.epoch == 1);
             let at = if fresh { now } else { now + RETRY };
-            leave.queue.push_back((at, session));
+            leave.queue.insert((at, session));
         }
     }
 
@@ -249,44 +255,50 @@ impl Instance {
 
     /// Put as many sessions on their way as there is room for.
     fn offer_next(&mut self, now: Instant) {
-        while self.in_motion() < super::moves::MAX_MOVING {
-            let Drain::Leaving(leave) = &mut self.drain else {
+        loop {
+            let Drain::Leaving(leave) = &self.drain else {
                 return;
             };
-            let Some((at, id)) = leave.queue.pop_front() else {
+            let next = leave.queue.first().copied();
+            let Some((at, id)) = next.filter(|(at, _)| *at <= now && leave.offer_at <= now) else {
                 return;
             };
-            if at > now {
-                leave.queue.push_front((at, id));
-                return;
-            }
-            let Some(session) = self.sessions.get(&id) else {
+            let movable = |session: &&Session| self.is_movable(session) && session.lull.is_none();
+            let Some(session) = self.sessions.get(&id).filter(movable) else {
+                if let Drain::Leaving(leave) = &mut self.drain {
+                    leave.queue.pop_first();
+                }
                 continue;
             };
-            if !self.is_movable(session) || session.lull.is_some() {
-                continue;
-            }
-            let at = session.movable_at(now);
+            let movable_at = session.movable_at(now);
             let service = self.services.get(session.service);
             let version = service.map_or(0, |service| service.spec.state_version);
             let wanted = Wanted { own: None, version };
             let to = self.members.choose(now, &mut self.rng, wanted);
-            let to = to.filter(|to| {
-                let link = self.members.get(*to).and_then(|member| member.link);
-                let link = link.and_then(|link| self.links.get(&link));
-                link.is_some_and(|link| link.channel.queued() < CHANNEL_ROOM)
-            });
-            let begun = match to {
-                Some(to) if at <= now => {
-                    if let Some(member) = self.members.get_mut(to) {
-                        member.given += 1;
-                    }
-                    self.begin_move(now, id, to).is_ok()
-                }
-                _ => false,
+            if to.is_some_and(|to| !self.may_begin(to)) {
+                // As soon as there is room.
+                return;
+            }
+            let Drain::Leaving(leave) = &mut self.drain else {
+                return;
             };
-            if !begun && let Drain::Leaving(leave) = &mut self.drain {
-                leave.queue.push_back((at.max(now + TICK), id));
+            leave.queue.remove(&(at, id));
+            let Some(to) = to.filter(|_| movable_at <= now) else {
+                leave.queue.insert((movable_at.max(now + TICK), id));
+                if to.is_none() {
+                    leave.failures += 1;
+                    if leave.failures >= MAX_FAILURES {
+                        leave.failures = 0;
+                        leave.offer_at = now + TICK;
+                    }
+                }
+                continue;
+            };
+            leave.failures = 0;
+            if self.begin_move(now, id, to).is_err()
+                && let Drain::Leaving(leave) = &mut self.drain
+            {
+                leave.queue.insert((now + TICK, id));
             }
         }
     }

@@ -12,10 +12,8 @@
 //! are not waited for: carrying the octets is quicker. What is queued then goes ahead ([`super::ahead`]).
 
 use super::ahead::LOOK;
-use super::moves::{MAX_MOVING, Moving};
 use super::{Instance, MoveError};
 use crate::cluster::MemberId;
-use crate::migrate::transfer::Phase;
 use crate::session::{Lull, Session, SessionId};
 use crate::tcp::Connection;
 use crate::time::{Duration, Instant};
@@ -29,17 +27,8 @@ const LAST_ACKS: Duration = Duration::from_millis(2);
 const FAR: Duration = Duration::from_millis(30);
 /// A lull ends after this many times the patience even if the queues still become shorter.
 const LONGEST: u32 = 5;
-/// A move that finds too many others on their way is looked at again after this time.
-const CROWDED: Duration = Duration::from_millis(5);
 
 impl Instance {
-    /// Sessions that are in their lull or on their way. Those in doubt may stay so for long, and
-    /// keep nobody from moving.
-    pub(super) fn in_motion(&self) -> usize {
-        let offered = |moving: &&Moving| moving.source.phase() == Phase::Offered;
-        self.moving.values().filter(offered).count() + self.lulled.len()
-    }
-
     /// Move the session to `to` when its time has come.
     pub(super) fn defer_move(&mut self, at: Instant, id: SessionId, to: MemberId) {
         if let Some(session) = self.sessions.get_mut(&id) {
@@ -59,7 +48,6 @@ impl Instance {
             && at <= now
         {
             self.deferred.pop_first();
-            let crowded = self.in_motion() >= MAX_MOVING;
             let Some(session) = self.sessions.get_mut(&id) else {
                 continue;
             };
@@ -69,13 +57,15 @@ impl Instance {
                 continue;
             }
             let at = session.movable_at(now);
-            if at > now || crowded {
-                self.deferred.insert((at.max(now + CROWDED), id));
-            } else if let Some(to) = session.wanted.take()
-                && let Err(error) = self.begin_move(now, id, to)
-            {
-                self.report_not_begun(id, to, error);
-                self.drain_session(now, id);
+            let Some(to) = session.wanted.filter(|_| !session.in_line) else {
+                continue;
+            };
+            if at > now {
+                self.deferred.insert((at, id));
+            } else if self.may_begin(to) {
+                self.begin_wanted(now, id, to);
+            } else {
+                self.stand_in_line(id, to);
             }
         }
     }
@@ -94,6 +84,7 @@ impl Instance {
             return Err(MoveError::NotMovable);
         }
         let least = self.total(session, Connection::cargo);
+        self.take_place(to)?;
         if self.patience.is_zero() || least <= LIGHT {
             return self.freeze(now, id, to);
         }
@@ -189,11 +180,14 @@ impl Instance {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        session.wanted = None;
+        let to = session.wanted.take();
         session.lull = None;
         self.sent_ahead.remove(&id);
         self.hold_windows(now, id, false);
         self.wake_session(id);
+        if let Some(to) = to {
+            self.give_place_back(to);
+        }
     }
 
     fn hold_windows(&mut self, now: Instant, id: SessionId, hold: bool) {

@@ -10,6 +10,7 @@
 //! - `lull`: what comes before a planned move;
 //! - `ahead`: what travels before the capsule;
 //! - `fence`: the order of frames after one;
+//! - `pace`: how many move at a time;
 //! - `moves`: transfers, at the source and at the target;
 //! - `steer`: routes of flows that are not local;
 //! - `role`: the ingress role;
@@ -22,6 +23,7 @@ mod drain;
 mod fence;
 mod lull;
 mod moves;
+mod pace;
 mod role;
 mod sessions;
 mod status;
@@ -37,7 +39,7 @@ use core::net::IpAddr;
 use crate::cluster::election::Election;
 use crate::cluster::lease::MAX_TERM as MAX_COUNT;
 use crate::cluster::members::Members;
-use crate::cluster::message::Flow;
+use crate::cluster::message::{Flow, Ownership};
 use crate::cluster::rng::Rng;
 use crate::cluster::steering::Steering;
 use crate::cluster::{BootId, CHANNEL_PORT, MemberId};
@@ -51,6 +53,7 @@ use ahead::{SentAhead, Stash};
 use channels::Link;
 use drain::Drain;
 use moves::Moving;
+use pace::Pace;
 use role::Probing;
 pub use types::*;
 
@@ -102,6 +105,7 @@ pub struct Instance {
     opened: u64,
 
     moving: BTreeMap<SessionId, Moving>,
+    pace: Pace,
     frozen: BTreeMap<Flow, SessionId>,
     /// Octets of frames kept for all of `moving`.
     kept_octets: usize,
@@ -140,6 +144,9 @@ pub struct Instance {
 
     events: VecDeque<Event>,
     woken: BTreeSet<SessionId>,
+    /// What the ingress is to be told: flows that are ours, and flows that have ended.
+    claims: Vec<Ownership>,
+    releases: Vec<(Flow, SessionId)>,
     counters: Counters,
 }
 
@@ -192,6 +199,7 @@ impl Instance {
             uses: BTreeMap::new(),
             opened: 0,
             moving: BTreeMap::new(),
+            pace: Pace::default(),
             frozen: BTreeMap::new(),
             kept_octets: 0,
             deferred: BTreeSet::new(),
@@ -218,6 +226,8 @@ impl Instance {
             drain: Drain::No,
             events: VecDeque::new(),
             woken: BTreeSet::new(),
+            claims: Vec::new(),
+            releases: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -320,7 +330,9 @@ impl Instance {
             while let Some(event) = self.stack.poll_event() {
                 self.handle_stack_event(now, event);
             }
+            self.run_line(now);
             self.step_drain(now);
+            self.flush_claims();
             if !self.flush_channels(now) {
                 break;
             }

@@ -23,8 +23,6 @@ const MAX_KEPT: usize = 512;
 const MAX_KEPT_OCTETS: usize = 512 * 1024;
 /// Octets of them, of all frozen sessions together. What is not kept, TCP repeats.
 const MAX_KEPT_TOTAL: usize = 4 * 1024 * 1024;
-/// Sessions frozen at a time; further moves wait. The reason is memory, not protocol.
-pub(super) const MAX_MOVING: usize = 256;
 
 /// A session frozen for a transfer.
 #[derive(Debug)]
@@ -79,27 +77,17 @@ impl Instance {
             return Err(MoveError::Unreachable);
         }
         let at = entry.movable_at(now);
-        if at > now || self.in_motion() >= MAX_MOVING {
+        if at > now {
             self.defer_move(at, session, to);
+            return Ok(());
+        }
+        if !self.may_begin(to) {
+            self.stand_in_line(session, to);
             return Ok(());
         }
         self.begin_move(now, session, to)?;
         self.pump(now);
         Ok(())
-    }
-
-    /// Move every session that can move to `to`: how many are on their way or wait for that.
-    pub fn move_all(&mut self, now: Instant, to: MemberId) -> Result<usize, MoveError> {
-        let member = self.members.get(to).ok_or(MoveError::NoMember)?;
-        if !member.is_up() {
-            return Err(MoveError::Unreachable);
-        }
-        let all: Vec<SessionId> = self.sessions.keys().copied().collect();
-        let mut count = 0;
-        for id in all {
-            count += usize::from(self.move_session(now, id, to).is_ok());
-        }
-        Ok(count)
     }
 
     // --- the source ------------------------------------------------------------------------------
@@ -132,6 +120,7 @@ impl Instance {
         self.lulled.remove(&id);
         let ahead = self.sent_ahead.remove(&id).unwrap_or_default();
         session.wanted = None;
+        session.in_line = false;
         session.fence = None;
         let lull = session.lull.take();
         let frozen_at = self.measure(now);
@@ -191,9 +180,13 @@ impl Instance {
             self.thaw(now, moving);
             return Err(MoveError::NotMovable);
         }
-        self.flush_channels(now);
-        moving.seal = self.measure(now).since(exported_at);
+        if self.in_motion() == 0 {
+            // Alone: it leaves at once. Many are sealed together, which takes less.
+            self.flush_channels(now);
+            moving.seal = self.measure(now).since(exported_at);
+        }
         self.moving.insert(id, moving);
+        self.pace.offer();
         Ok(())
     }
 
@@ -287,6 +280,10 @@ impl Instance {
             return;
         };
         self.kept_octets -= moving.kept_octets;
+        if !doubted {
+            let took = now.since(moving.frozen_at);
+            self.pace.settle((verdict == Verdict::Moved).then_some(took));
+        }
         let result = match verdict {
             Verdict::Thaw(Some(reason)) => "refused: ".to_string() + reason.as_str(),
             Verdict::Thaw(None) => "refused: never arrived".to_string(),
@@ -302,6 +299,7 @@ impl Instance {
             }
             Verdict::Thaw(_) => {
                 self.counters.add("moves_refused");
+                self.give_place_back(moving.source.target);
                 let unaided = verdict == Verdict::Thaw(Some(RefuseReason::Ahead));
                 self.thaw(now, moving);
                 if let Some(session) = self.sessions.get_mut(&id) {
@@ -476,6 +474,7 @@ impl Instance {
                 moving.source.handle_channel_lost();
             }
         }
+        self.count_offered();
     }
 
     /// A channel to `peer` is up: ask about what is in doubt.
@@ -487,6 +486,7 @@ impl Instance {
                 verdicts.push((*id, moving.source.epoch, verdict));
             }
         }
+        self.count_offered();
         for (session, epoch, verdict) in verdicts {
             if verdict == Verdict::None {
                 self.counters.add("transfers_in_doubt");
@@ -668,6 +668,7 @@ impl Instance {
             finished: capsule.finished.then_some(now),
             residence: Residence::Settled,
             wanted: None,
+            in_line: false,
             lull: None,
             fence: None,
             unaided: false,

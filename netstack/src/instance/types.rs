@@ -138,6 +138,8 @@ pub enum MoveError {
     Unreachable,
     /// The session is already being moved, or belongs to a service that never moves.
     NotMovable,
+    /// The member has no room for another session.
+    NoRoom,
 }
 
 /// A finished move, as its source saw it.
@@ -226,6 +228,7 @@ impl fmt::Display for MoveError {
             MoveError::NoSession => "no such session here",
             MoveError::NoMember => "no such member",
             MoveError::Unreachable => "the channel to that member is not up",
+            MoveError::NoRoom => "that member has no room",
             MoveError::NotMovable => "the session cannot be moved now",
         })
     }

@@ -99,6 +99,8 @@ pub struct Session {
     pub residence: Residence,
     /// A move asked for and not begun.
     pub wanted: Option<MemberId>,
+    /// That move waits for its turn.
+    pub in_line: bool,
     /// Set while the move asked for waits only for the queues.
     pub lull: Option<Lull>,
     /// Set from its import until its last owner has sent on everything.
@@ -119,6 +121,7 @@ impl Session {
             finished: None,
             residence: Residence::Settled,
             wanted: None,
+            in_line: false,
             lull: None,
             fence: None,
             unaided: false,
