@@ -8,6 +8,7 @@
 //!
 //! Nothing here sends: [`crate::instance`] carries octets between channels and the stack.
 
+pub mod balance;
 pub mod channel;
 pub mod election;
 pub mod lease;

@@ -6,6 +6,8 @@
 //! edge of the receive window stays where it is. The client keeps hearing from us as long as there
 //! is anything left to send; then the freeze comes.
 //!
+//! Who is moved hundreds of times a second gets a short one, or would be in its lull all the time.
+//!
 //! It comes anyway when the queues have not become shorter for as long as the instance has
 //! patience (a client that does not read) or have taken [`LONGEST`] times that, and when for
 //! a round trip nothing but acknowledgements has been awaited. On a path longer than [`FAR`] those
@@ -25,6 +27,11 @@ pub(super) const LIGHT: usize = 16 * 1024;
 const LAST_ACKS: Duration = Duration::from_millis(2);
 /// From this round trip on they are not waited for.
 const FAR: Duration = Duration::from_millis(30);
+/// A session that has been here for less time is moved often.
+const OFTEN: Duration = Duration::from_millis(10);
+/// The patience with such a session is this part of the time it has been here: a lull takes most of
+/// that time at the longest, and what is queued then goes ahead.
+const OFTEN_PART: u32 = 8;
 /// A lull ends after this many times the patience even if the queues still become shorter.
 const LONGEST: u32 = 5;
 
@@ -110,6 +117,7 @@ impl Instance {
     pub(super) fn look_at_lull(&mut self, now: Instant, id: SessionId) -> Option<Instant> {
         let session = self.sessions.get(&id)?;
         let (mut lull, to) = (session.lull?, session.wanted?);
+        let patience = self.patience_with(now, session);
         let cargo = self.total(session, Connection::cargo);
         let outstanding = self.total(session, Connection::send_unacked);
         lull.dry = (cargo == outstanding).then(|| lull.dry.unwrap_or(now));
@@ -117,8 +125,8 @@ impl Instance {
             (lull.least, lull.progress) = (cargo, now);
         }
         let ends = [
-            Some(lull.progress + self.patience),
-            Some(lull.since + self.patience * LONGEST),
+            Some(lull.progress + patience),
+            Some(lull.since + patience * LONGEST),
             lull.dry.map(|dry| dry + self.last_acks(session)),
         ];
         let end = ends.into_iter().flatten().min().unwrap_or(now);
@@ -143,6 +151,15 @@ impl Instance {
             self.drain_session(now, id);
         }
         None
+    }
+
+    /// How long the queues of a session may stay as long as they are.
+    fn patience_with(&self, now: Instant, session: &Session) -> Duration {
+        let lull_began = session.lull.map_or(now, |lull| lull.since);
+        match session.here_since.map(|since| lull_began.since(since)) {
+            Some(stay) if stay < OFTEN => self.patience.min(stay / OFTEN_PART),
+            _ => self.patience,
+        }
     }
 
     /// The lull is over and a lot is queued: send it ahead, and wait until that has left.
@@ -175,7 +192,7 @@ impl Instance {
     }
 
     /// The session stays after all: serve it as before.
-    fn call_off(&mut self, now: Instant, id: SessionId) {
+    pub(super) fn call_off(&mut self, now: Instant, id: SessionId) {
         self.lulled.remove(&id);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;

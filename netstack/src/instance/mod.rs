@@ -308,7 +308,7 @@ impl Instance {
                     Some(session)
                 }
                 Event::SessionStarted { session, .. } => Some(session),
-                Event::SessionStopped(_) | Event::Drained => None,
+                Event::SessionStopped(_) | Event::Drained | Event::DrainCancelled => None,
             };
             // Gone again before anyone heard of it.
             if about.is_some_and(|session| !self.sessions.contains_key(&session)) {

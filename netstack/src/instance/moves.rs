@@ -282,7 +282,8 @@ impl Instance {
         self.kept_octets -= moving.kept_octets;
         if !doubted {
             let took = now.since(moving.frozen_at);
-            self.pace.settle((verdict == Verdict::Moved).then_some(took));
+            self.pace
+                .settle((verdict == Verdict::Moved).then_some(took));
         }
         let result = match verdict {
             Verdict::Thaw(Some(reason)) => "refused: ".to_string() + reason.as_str(),
@@ -300,6 +301,9 @@ impl Instance {
             Verdict::Thaw(_) => {
                 self.counters.add("moves_refused");
                 self.give_place_back(moving.source.target);
+                if let Verdict::Thaw(reason) = verdict {
+                    self.note_stuck(id, reason.map_or("it never arrived", |r| r.as_str()));
+                }
                 let unaided = verdict == Verdict::Thaw(Some(RefuseReason::Ahead));
                 self.thaw(now, moving);
                 if let Some(session) = self.sessions.get_mut(&id) {
@@ -667,6 +671,7 @@ impl Instance {
             committed: capsule.state,
             finished: capsule.finished.then_some(now),
             residence: Residence::Settled,
+            here_since: None,
             wanted: None,
             in_line: false,
             lull: None,

@@ -152,7 +152,10 @@ impl Instance {
     /// Use up one of a member's places.
     pub(super) fn take_place(&mut self, to: MemberId) -> Result<(), MoveError> {
         let member = self.members.get_mut(to).ok_or(MoveError::NoMember)?;
-        if member.heartbeat.is_some_and(|beat| beat.room <= member.given) {
+        if member
+            .heartbeat
+            .is_some_and(|beat| beat.room <= member.given)
+        {
             return Err(MoveError::NoRoom);
         }
         member.given += 1;
@@ -168,7 +171,10 @@ impl Instance {
 
     /// Sessions on their way to a member: it does not count them yet.
     pub(super) fn on_the_way_to(&self, to: MemberId) -> u32 {
-        let offered = self.moving.values().filter(|moving| moving.source.target == to);
+        let offered = self
+            .moving
+            .values()
+            .filter(|moving| moving.source.target == to);
         let lulled = self.lulled.iter().filter_map(|id| self.sessions.get(id));
         let lulled = lulled.filter(|session| session.wanted == Some(to));
         (offered.count() + lulled.count()) as u32
@@ -188,7 +194,7 @@ mod tests {
     #[test]
     fn a_slow_target_is_given_fewer_at_a_time_and_a_quick_one_more() {
         let mut pace = Pace::default();
-        let mut answer = |pace: &mut Pace, millis| {
+        let answer = |pace: &mut Pace, millis| {
             pace.offer();
             pace.settle(Some(Duration::from_millis(millis)));
         };

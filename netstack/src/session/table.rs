@@ -97,6 +97,8 @@ pub struct Session {
     pub finished: Option<Instant>,
     /// Whether it may be moved on.
     pub residence: Residence,
+    /// When it was imported, if it was.
+    pub here_since: Option<Instant>,
     /// A move asked for and not begun.
     pub wanted: Option<MemberId>,
     /// That move waits for its turn.
@@ -120,6 +122,7 @@ impl Session {
             committed: None,
             finished: None,
             residence: Residence::Settled,
+            here_since: None,
             wanted: None,
             in_line: false,
             lull: None,
@@ -141,6 +144,7 @@ impl Session {
 
     /// The session was imported: it stays a moment.
     pub fn settle_in(&mut self, now: Instant) {
+        self.here_since = Some(now);
         self.residence = Residence::New {
             until: now + MIN_RESIDENCE,
         };

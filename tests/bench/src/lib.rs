@@ -47,4 +47,5 @@ pub const ROWS: &[(&str, Measure)] = &[
     ("transfer/64k", transfer::queued),
     ("transfer/capsule/bytes", transfer::capsule),
     ("transfer/drain/rate", transfer::drain),
+    ("transfer/goodput/1000hz", transfer::goodput),
 ];

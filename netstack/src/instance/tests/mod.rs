@@ -82,6 +82,7 @@ pub(super) struct Node {
     pub instance: Instance,
     tasks: BTreeMap<SessionId, u16>,
     pub drained: bool,
+    pub cancelled: bool,
     /// Tasks do nothing.
     pub paused: bool,
     services: Vec<u16>,
@@ -102,6 +103,7 @@ impl Node {
             instance,
             tasks: BTreeMap::new(),
             drained: false,
+            cancelled: false,
             paused: false,
             services: alloc::vec![ECHO, BULK],
         }
@@ -124,6 +126,7 @@ impl Node {
                     self.tasks.remove(&session);
                 }
                 Event::Drained => self.drained = true,
+                Event::DrainCancelled => self.cancelled = true,
             }
         }
     }

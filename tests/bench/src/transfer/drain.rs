@@ -5,7 +5,7 @@ use std::time;
 use anyhow::{Result, bail};
 use godwit_netstack::Duration;
 
-use super::pair::Pair;
+use super::pair::{Pair, cpu_time};
 use crate::Effort;
 use crate::row::{Better, Row, Samples};
 use crate::scale::resident;
@@ -26,7 +26,7 @@ fn sessions(effort: &Effort) -> (usize, usize) {
 /// What one drain cost.
 struct Cost {
     sessions: f64,
-    /// Seconds spent in the source and in the target until the last session had moved.
+    /// Seconds of CPU time spent in the source and in the target until the last session had moved.
     spent: [f64; 2],
     wall: f64,
     /// Resident memory above what it was before the drain, at most.
@@ -53,19 +53,24 @@ fn once(idle: usize, busy: usize) -> Result<Cost> {
     let memory = resident()?;
     let (mut grown, mut turns) = (0, 0u32);
     let before = [0, 1].map(|node| pair.nodes[node].spent);
-    let start = time::Instant::now();
+    let (start, ordered) = (time::Instant::now(), cpu_time()?);
     let now = pair.now();
     pair.nodes[0].instance.drain(now);
-    pair.nodes[0].spent += start.elapsed();
-    pair.run_until(Duration::from_secs(120), "all sessions have moved", |pair| {
-        turns += 1;
-        if turns.is_multiple_of(256) {
-            grown = grown.max(resident().map_or(0, |now| now.saturating_sub(memory)));
-        }
-        pair.nodes[1].instance.session_count() == idle + busy
-    })?;
+    pair.nodes[0].told = true;
+    pair.nodes[0].spent += cpu_time()? - ordered;
+    pair.run_until(
+        Duration::from_secs(120),
+        "all sessions have moved",
+        |pair| {
+            turns += 1;
+            if turns.is_multiple_of(256) {
+                grown = grown.max(resident().map_or(0, |now| now.saturating_sub(memory)));
+            }
+            pair.nodes[1].instance.session_count() == idle + busy
+        },
+    )?;
     let wall = start.elapsed().as_secs_f64();
-    let spent = [0, 1].map(|node| (pair.nodes[node].spent - before[node]).as_secs_f64());
+    let spent = [0, 1].map(|node| pair.nodes[node].spent - before[node]);
     pair.run_until(Duration::from_secs(30), "the drain is complete", |pair| {
         pair.nodes[0].drained
     })?;
@@ -87,7 +92,7 @@ fn once(idle: usize, busy: usize) -> Result<Cost> {
     })
 }
 
-/// Sessions per second of the time that source and target took together.
+/// Sessions per second of the CPU time that source and target took together.
 pub fn drain(effort: &Effort) -> Result<Vec<Row>> {
     let (idle, busy) = sessions(effort);
     let runs = effort.runs.min(5);
@@ -108,7 +113,7 @@ pub fn drain(effort: &Effort) -> Result<Vec<Row>> {
     let mut row = Row::alone("transfer/drain/rate", "sessions/s", Better::Higher, &rate);
     row.note = format!(
         "{idle} idle and {busy} busy sessions (a request every {} ms each), two instances in one \
-         thread, over the time spent in both, serving included; promised: {FLOOR} a second per core; \
+         thread, over the CPU time of both, serving included; promised: {FLOOR} a second per core; \
          the source's core alone {source:.0}, the target's {target:.0}; {:.2} s from the command to \
          the last session; memory +{} MiB at most; {seen}",
         PACE.as_millis(),

@@ -267,8 +267,13 @@ impl Herd {
         }
         // Answers come whole, so this is the end of what was asked.
         let offset = client.send.wrapping_sub(payload.len() as u32);
-        let is_wrong = |(at, octet): (usize, &u8)| *octet != pattern(number, offset.wrapping_add(at as u32));
-        self.wrong += payload.iter().enumerate().filter(|at| is_wrong(*at)).count() as u64;
+        let is_wrong =
+            |(at, octet): (usize, &u8)| *octet != pattern(number, offset.wrapping_add(at as u32));
+        self.wrong += payload
+            .iter()
+            .enumerate()
+            .filter(|at| is_wrong(*at))
+            .count() as u64;
         client.receive = expected.wrapping_add(payload.len() as u32);
         if client.state == State::Asking {
             client.state = State::Content;

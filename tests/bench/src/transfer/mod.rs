@@ -8,6 +8,7 @@
 //! the freeze there, as it does between instances, and is not counted.
 
 mod drain;
+mod goodput;
 mod herd;
 mod ours;
 mod pair;
@@ -18,6 +19,7 @@ use anyhow::Result;
 use crate::Effort;
 use crate::row::{Better, Row, Samples, Turns};
 pub use drain::drain;
+pub use goodput::goodput;
 use ours::{Ours, Way};
 use repair::Repair;
 
