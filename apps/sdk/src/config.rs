@@ -18,6 +18,8 @@
 //! | `prefer` | without a majority of the members: `consistency` (no ingress) or `availability` (see below) | `consistency` |
 //! | `lease` | how long the ingress may act on the others' last votes, `500ms` to `60s`; the same at all members | `2s` |
 //! | `heartbeat` | time between heartbeats, `20ms` to `15s` and a quarter of the lease at most | `200ms` |
+//! | `drain_deadline` | how long sessions may take to move when this instance leaves, `1s` to `3600s` | `60s` |
+//! | `drain_then` | what becomes of the rest: `wait` for it, `force` (reset it), `cancel` (serve on) | `force` |
 //! | `cluster_key` | 64 hex digits, the same at all members | |
 //! | `admin_port` | port of the admin API | 9100 |
 //! | `admin_token` | bearer token of the admin API; without one it only tells its health | |
@@ -43,7 +45,7 @@ use core::str::FromStr;
 
 use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{Peer, Prefer, RoleConfig, Times};
+use godwit_netstack::instance::{DrainOptions, DrainThen, Peer, Prefer, RoleConfig, Times};
 use godwit_netstack::stack::Cidr;
 use log::LevelFilter;
 
@@ -94,6 +96,8 @@ pub struct Config {
     pub ingress: MemberId,
     /// How the ingress is elected.
     pub role: RoleConfig,
+    /// How it leaves when it is told to.
+    pub drain: DrainOptions,
     /// Key all members share.
     pub cluster_key: Option<Secret<[u8; 32]>>,
     /// Port of the admin API.
@@ -200,6 +204,7 @@ struct Draft {
     prefer: Option<Prefer>,
     lease: Option<Duration>,
     heartbeat: Option<Duration>,
+    drain: DrainOptions,
     cluster_key: Option<Secret<[u8; 32]>>,
     admin_port: Option<u16>,
     admin_token: Option<Secret<String>>,
@@ -240,6 +245,11 @@ impl Draft {
             "heartbeat" => {
                 self.heartbeat = Some(duration("heartbeat", value, Times::HEARTBEAT)?);
             }
+            "drain_deadline" => {
+                let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+                self.drain.deadline = duration("drain_deadline", value, range)?;
+            }
+            "drain_then" => self.drain.then = drain_then(value)?,
             "cluster_key" => self.cluster_key = Some(cluster_key(value)?),
             "admin_port" => self.admin_port = Some(port("admin_port", value)?),
             "admin_token" => self.admin_token = Some(admin_token(value)?),
@@ -327,6 +337,7 @@ impl Draft {
                 .collect(),
             ingress: MemberId(ingress),
             role,
+            drain: self.drain,
             cluster_key: self.cluster_key,
             admin_port,
             admin_token: self.admin_token,
@@ -510,6 +521,15 @@ fn prefer(value: &str) -> Result<Prefer, ConfigError> {
     }
 }
 
+pub(crate) fn drain_then(value: &str) -> Result<DrainThen, ConfigError> {
+    match value {
+        "wait" => Ok(DrainThen::Wait),
+        "force" => Ok(DrainThen::Force),
+        "cancel" => Ok(DrainThen::Cancel),
+        _ => Err(bad("drain_then", "wait, force or cancel")),
+    }
+}
+
 /// A time with its unit, in its range.
 fn duration(
     key: &'static str,
@@ -518,6 +538,7 @@ fn duration(
 ) -> Result<Duration, ConfigError> {
     let expected = match key {
         "lease" => "a time from 500ms to 60s",
+        "drain_deadline" => "a time from 1s to 3600s",
         _ => "a time from 20ms to 15s",
     };
     let time = match (value.strip_suffix("ms"), value.strip_suffix("s")) {

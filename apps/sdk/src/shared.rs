@@ -7,7 +7,7 @@ use core::task::Waker;
 
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::MoveError;
+use godwit_netstack::instance::{DrainOptions, MoveError};
 use godwit_netstack::session::{Input, SessionError, SessionId};
 use godwit_netstack::{Instance, Instant};
 
@@ -39,6 +39,7 @@ pub(crate) struct Shared {
     now: Cell<Instant>,
     started: Instant,
     phase: Cell<Phase>,
+    drain: Cell<DrainOptions>,
 }
 
 impl Shared {
@@ -49,6 +50,7 @@ impl Shared {
             now: Cell::new(now),
             started: now,
             phase: Cell::new(Phase::Serving),
+            drain: Cell::new(DrainOptions::default()),
         })
     }
 
@@ -76,11 +78,25 @@ impl Shared {
         self.phase.set(phase);
     }
 
+    /// How a drain goes unless whoever asks for it says otherwise.
+    pub(crate) fn set_drain_options(&self, options: DrainOptions) {
+        self.drain.set(options);
+    }
+
+    pub(crate) fn drain_options(&self) -> DrainOptions {
+        self.drain.get()
+    }
+
     /// Leave the cluster; nothing happens if that is already going on.
     pub(crate) fn drain(&self) {
+        self.drain_with(self.drain.get());
+    }
+
+    /// The same, in another way than configured.
+    pub(crate) fn drain_with(&self, options: DrainOptions) {
         if self.phase.get() == Phase::Serving {
             self.phase.set(Phase::Draining);
-            self.instance_mut().drain(self.now.get());
+            self.instance_mut().drain_with(self.now.get(), options);
         }
     }
 

@@ -113,7 +113,7 @@ mod tests {
             let total: u64 = loads.iter().map(|load| u64::from(*load)).sum();
             let mean = total / loads.len() as u64;
             let mut now = before.clone();
-            for _ in 0..8 {
+            for _ in 0..64 {
                 let after = round(&now);
                 let count: u64 = after.iter().map(|share| u64::from(share.sessions)).sum();
                 prop_assert_eq!(count, total);

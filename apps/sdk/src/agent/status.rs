@@ -1,5 +1,6 @@
 //! What the node agent tells.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -31,11 +32,24 @@ pub(super) struct Status {
     role: Role,
     service: &'static str,
     uptime_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain: Option<Drain>,
     members: Vec<Member>,
     session_count: usize,
     sessions: Vec<Session>,
     counters: Map<String, Value>,
     moves: Vec<Move>,
+}
+
+/// Leaving.
+#[derive(Serialize)]
+struct Drain {
+    since_ms: u64,
+    deadline_ms: u64,
+    overdue: bool,
+    waits_for: &'static str,
+    /// Sessions that have not moved, by what keeps them.
+    left: BTreeMap<&'static str, usize>,
 }
 
 /// The ingress role.
@@ -239,6 +253,13 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
         role: instance.role(shared.now()).into(),
         service,
         uptime_ms: uptime(shared).as_millis() as u64,
+        drain: instance.drain_status().map(|drain| Drain {
+            since_ms: shared.now().since(drain.since).as_millis() as u64,
+            deadline_ms: drain.options.deadline.as_millis() as u64,
+            overdue: drain.overdue,
+            waits_for: drain.stage,
+            left: drain.left,
+        }),
         members: instance.members().into_iter().map(Into::into).collect(),
         session_count: sessions.len(),
         sessions: sessions
