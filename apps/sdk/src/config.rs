@@ -598,6 +598,20 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_waits_a_minute_and_then_forces_unless_told_otherwise() {
+        let drain = |text: &str| Config::parse(&[text]).map(|config| config.drain);
+        assert_eq!(drain("ip=10.0.0.1/8"), Ok(DrainOptions::default()));
+        let other = DrainOptions {
+            deadline: Duration::from_secs(5),
+            then: DrainThen::Cancel,
+        };
+        let text = "ip=10.0.0.1/8 drain_deadline=5s drain_then=cancel";
+        assert_eq!(drain(text), Ok(other));
+        assert!(drain("ip=10.0.0.1/8 drain_deadline=0s").is_err());
+        assert!(drain("ip=10.0.0.1/8 drain_then=panic").is_err());
+    }
+
+    #[test]
     fn a_short_lease_has_short_heartbeats() {
         let times = |text: &str| Config::parse(&[text]).unwrap().role.times;
         assert_eq!(times("ip=10.0.0.1/8"), Times::default());

@@ -100,6 +100,11 @@ impl Shared {
         }
     }
 
+    /// Move all that can move.
+    pub(crate) fn move_all(&self, to: MemberId) -> Result<usize, MoveError> {
+        self.instance_mut().move_all(self.now.get(), to)
+    }
+
     /// Wake the tasks whose deadline is due.
     pub(crate) fn fire_timers(&self, now: Instant) {
         while let Some(waker) = self.pop_due(now) {
