@@ -18,6 +18,8 @@
 //! | `prefer` | without a majority of the members: `consistency` (no ingress) or `availability` (see below) | `consistency` |
 //! | `lease` | how long the ingress may act on the others' last votes, `500ms` to `60s`; the same at all members | `2s` |
 //! | `heartbeat` | time between heartbeats, `20ms` to `15s` and a quarter of the lease at most | `200ms` |
+//! | `drain_deadline` | how long sessions may take to move when this instance leaves, `1s` to `3600s` | `60s` |
+//! | `drain_then` | what becomes of the rest: `wait` for it, `force` (reset it), `cancel` (serve on) | `force` |
 //! | `cluster_key` | 64 hex digits, the same at all members | |
 //! | `cluster_key_old` | a key that is taken too, while `cluster_key` is being changed; list of 3 at most | |
 //! | `policy` | what makes this member give sessions away unasked: `load`, `flood`, `health`, several with commas | none |
@@ -55,7 +57,9 @@ use core::str::FromStr;
 use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::cluster::keys::MAX_KEYS;
-use godwit_netstack::instance::{Peer, PolicyConfig, Prefer, RoleConfig, Times, Trigger};
+use godwit_netstack::instance::{
+    DrainOptions, DrainThen, Peer, PolicyConfig, Prefer, RoleConfig, Times, Trigger,
+};
 use godwit_netstack::stack::Cidr;
 use log::LevelFilter;
 
@@ -106,6 +110,8 @@ pub struct Config {
     pub ingress: MemberId,
     /// How the ingress is elected.
     pub role: RoleConfig,
+    /// How it leaves when it is told to.
+    pub drain: DrainOptions,
     /// Key all members share.
     pub cluster_key: Option<Secret<[u8; 32]>>,
     /// Keys that are taken too.
@@ -216,6 +222,7 @@ struct Draft {
     prefer: Option<Prefer>,
     lease: Option<Duration>,
     heartbeat: Option<Duration>,
+    drain: DrainOptions,
     cluster_key: Option<Secret<[u8; 32]>>,
     old_keys: Vec<Secret<[u8; 32]>>,
     policy: PolicyConfig,
@@ -276,6 +283,11 @@ impl Draft {
                 let rate = in_range(value, PolicyConfig::SYN_RATE);
                 self.policy.syn_rate = rate.ok_or(bad("policy_syn_rate", "10 to 10000000"))?;
             }
+            "drain_deadline" => {
+                let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+                self.drain.deadline = duration("drain_deadline", value, range)?;
+            }
+            "drain_then" => self.drain.then = drain_then(value)?,
             "admin_port" => self.admin_port = Some(port("admin_port", value)?),
             "admin_token" => self.admin_token = Some(admin_token(value)?),
             "port" => self.port = Some(port("port", value)?),
@@ -373,6 +385,7 @@ impl Draft {
                 .collect(),
             ingress: MemberId(ingress),
             role,
+            drain: self.drain,
             cluster_key: self.cluster_key,
             old_keys: self.old_keys,
             policy: self.policy,
@@ -577,6 +590,15 @@ fn prefer(value: &str) -> Result<Prefer, ConfigError> {
     }
 }
 
+pub(crate) fn drain_then(value: &str) -> Result<DrainThen, ConfigError> {
+    match value {
+        "wait" => Ok(DrainThen::Wait),
+        "force" => Ok(DrainThen::Force),
+        "cancel" => Ok(DrainThen::Cancel),
+        _ => Err(bad("drain_then", "wait, force or cancel")),
+    }
+}
+
 /// A time with its unit, in its range.
 fn duration(
     key: &'static str,
@@ -586,6 +608,7 @@ fn duration(
     let expected = match key {
         "lease" => "a time from 500ms to 60s",
         "policy_hold" => "a time from 1s to 600s",
+        "drain_deadline" => "a time from 1s to 3600s",
         _ => "a time from 20ms to 15s",
     };
     let time = match (value.strip_suffix("ms"), value.strip_suffix("s")) {
@@ -654,6 +677,20 @@ mod tests {
             },
         };
         assert_eq!(config.role, role);
+    }
+
+    #[test]
+    fn a_drain_waits_a_minute_and_then_forces_unless_told_otherwise() {
+        let drain = |text: &str| Config::parse(&[text]).map(|config| config.drain);
+        assert_eq!(drain("ip=10.0.0.1/8"), Ok(DrainOptions::default()));
+        let other = DrainOptions {
+            deadline: Duration::from_secs(5),
+            then: DrainThen::Cancel,
+        };
+        let text = "ip=10.0.0.1/8 drain_deadline=5s drain_then=cancel";
+        assert_eq!(drain(text), Ok(other));
+        assert!(drain("ip=10.0.0.1/8 drain_deadline=0s").is_err());
+        assert!(drain("ip=10.0.0.1/8 drain_then=panic").is_err());
     }
 
     #[test]

@@ -116,6 +116,7 @@ impl Node {
         services.push((instance.add_service(spec), service));
 
         let shared = Shared::new(instance, now);
+        shared.set_drain_options(config.drain);
         let agent: Rc<dyn AnyService> = Rc::new(Agent::new(
             shared.clone(),
             service_name,
@@ -265,6 +266,10 @@ impl Node {
                 Some(Event::Drained) => {
                     self.shared.set_phase(Phase::Drained);
                     self.leave_at.get_or_insert(now + FAREWELL);
+                }
+                Some(Event::DrainCancelled) => {
+                    self.shared.set_phase(Phase::Serving);
+                    self.pressed = 0;
                 }
                 Some(other) => log::debug!("event not handled: {other:?}"),
             }

@@ -8,7 +8,7 @@ use core::task::Waker;
 
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{MemberStatus, MoveError};
+use godwit_netstack::instance::{DrainOptions, MemberStatus, MoveError};
 use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
 use godwit_netstack::{Instance, Instant};
 
@@ -40,6 +40,7 @@ pub(crate) struct Shared {
     now: Cell<Instant>,
     started: Instant,
     phase: Cell<Phase>,
+    drain: Cell<DrainOptions>,
 }
 
 impl Shared {
@@ -50,6 +51,7 @@ impl Shared {
             now: Cell::new(now),
             started: now,
             phase: Cell::new(Phase::Serving),
+            drain: Cell::new(DrainOptions::default()),
         })
     }
 
@@ -77,12 +79,31 @@ impl Shared {
         self.phase.set(phase);
     }
 
+    /// How a drain goes unless whoever asks for it says otherwise.
+    pub(crate) fn set_drain_options(&self, options: DrainOptions) {
+        self.drain.set(options);
+    }
+
+    pub(crate) fn drain_options(&self) -> DrainOptions {
+        self.drain.get()
+    }
+
     /// Leave the cluster; nothing happens if that is already going on.
     pub(crate) fn drain(&self) {
+        self.drain_with(self.drain.get());
+    }
+
+    /// The same, in another way than configured.
+    pub(crate) fn drain_with(&self, options: DrainOptions) {
         if self.phase.get() == Phase::Serving {
             self.phase.set(Phase::Draining);
-            self.instance_mut().drain(self.now.get());
+            self.instance_mut().drain_with(self.now.get(), options);
         }
+    }
+
+    /// Move all that can move.
+    pub(crate) fn move_all(&self, to: MemberId) -> Result<usize, MoveError> {
+        self.instance_mut().move_all(self.now.get(), to)
     }
 
     /// Wake the tasks whose deadline is due.

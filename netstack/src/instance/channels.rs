@@ -543,7 +543,10 @@ impl Instance {
     pub(super) fn handle_heartbeat(&mut self, now: Instant, from: MemberId, heartbeat: Heartbeat) {
         if let Some(member) = self.members.get_mut(from) {
             member.heartbeat = Some(heartbeat);
-            member.given = 0;
+        }
+        let given = self.on_the_way_to(from);
+        if let Some(member) = self.members.get_mut(from) {
+            member.given = given;
         }
         self.follow_clock(now, heartbeat.clock);
         let Some(election) = &mut self.election else {

@@ -1,11 +1,12 @@
 //! Leaving: every session moves to the peers, then the ingress role, then nothing is left to do
 //! but to pass on what still arrives.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, BTreeSet};
 
-use super::{Event, Instance};
+use super::{DrainOptions, DrainStatus, DrainThen, Event, Instance};
 use crate::cluster::members::Wanted;
 use crate::cluster::message::Message;
+use crate::migrate::transfer::Phase;
 use crate::session::{Session, SessionId};
 use crate::stack::{RxFrame, Scope};
 use crate::tcp::State;
@@ -15,8 +16,6 @@ use crate::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(20);
 /// A session that was refused is offered again after this time.
 const RETRY: Duration = Duration::from_millis(100);
-/// Sessions that cannot move are waited for this long, then reset.
-const DEADLINE: Duration = Duration::from_secs(60);
 /// Half-open connections are waited for this long.
 const SETTLE: Duration = Duration::from_secs(2);
 /// A successor that does not answer is asked again, or another one, after this time.
@@ -29,8 +28,8 @@ const QUIET: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(2);
 /// Time to get the farewell out.
 const FAREWELL: Duration = Duration::from_millis(50);
-/// Octets waiting in a channel beyond which no further session is put in.
-const CHANNEL_ROOM: usize = 1024 * 1024;
+/// Sessions for which nobody is found before the rest waits as well.
+const MAX_FAILURES: u32 = 16;
 
 /// Whoever takes sessions, whatever states it reads.
 const ANYBODY: Wanted = Wanted {
@@ -67,11 +66,19 @@ pub(super) enum Drain {
 pub(super) struct Leave {
     stage: Stage,
     since: Instant,
+    options: DrainOptions,
+    overdue: bool,
+    /// Why sessions have not moved yet.
+    stuck: BTreeMap<SessionId, &'static str>,
     tick: Instant,
     /// The ingress role was handed on.
     was_ingress: bool,
     /// Sessions to be moved, with the earliest time.
-    queue: VecDeque<(Instant, SessionId)>,
+    queue: BTreeSet<(Instant, SessionId)>,
+    /// Sessions in a row for which nobody was found; after some of them the others wait, too.
+    failures: u32,
+    /// When to look for somebody again.
+    offer_at: Instant,
 }
 
 impl Drain {
@@ -87,6 +94,11 @@ impl Instance {
     /// Stop taking new sessions, move all sessions to the peers, hand the ingress role on; then
     /// [`Event::Drained`].
     pub fn drain(&mut self, now: Instant) {
+        self.drain_with(now, DrainOptions::default());
+    }
+
+    /// The same, in another time, or with another end for what has not moved by then.
+    pub fn drain_with(&mut self, now: Instant, options: DrainOptions) {
         if self.is_draining() {
             return;
         }
@@ -96,22 +108,110 @@ impl Instance {
         self.drain = Drain::Leaving(Leave {
             stage: Stage::Moving,
             since: now,
+            options,
+            overdue: false,
+            stuck: BTreeMap::new(),
             tick: now,
             was_ingress: false,
             queue,
+            failures: 0,
+            offer_at: now,
         });
         if let Some(election) = &mut self.election {
             election.set_eligible(false);
         }
+        self.accept_alone(false);
+        self.beat(now);
+        self.pump(now);
+    }
+
+    /// Take new sessions, or not, where no other member could.
+    fn accept_alone(&mut self, accepting: bool) {
         if self.members.is_empty() || self.key.is_none() {
             for service in &self.services {
                 if service.spec.scope == Scope::Service {
-                    self.stack.set_accepting(service.listener, false);
+                    self.stack.set_accepting(service.listener, accepting);
                 }
             }
         }
+    }
+
+    /// How far a drain is; `None` without one.
+    pub fn drain_status(&self) -> Option<DrainStatus> {
+        let Drain::Leaving(leave) = &self.drain else {
+            return None;
+        };
+        let mut left = BTreeMap::new();
+        let here = self.sessions.values().filter(|s| self.is_movable(s));
+        let here = here.map(|session| match leave.stuck.get(&session.id) {
+            _ if session.lull.is_some() => "its queues run empty",
+            Some(reason) => reason,
+            None => "its turn has not come",
+        });
+        let moving = self.moving.values().map(|m| match m.source.phase() {
+            Phase::Offered => "on its way",
+            Phase::Doubt => "in doubt: the target has not answered",
+        });
+        for reason in here.chain(moving) {
+            *left.entry(reason).or_default() += 1;
+        }
+        Some(DrainStatus {
+            since: leave.since,
+            options: leave.options,
+            overdue: leave.overdue,
+            stage: match leave.stage {
+                Stage::Moving => "sessions move",
+                Stage::HandingOver(..) => "the ingress role is handed on",
+                Stage::Grace { .. } => "late frames are passed on",
+                Stage::Farewell(_) => "the members are told",
+                Stage::Done => "drained",
+            },
+            left,
+        })
+    }
+
+    /// The deadline has come, and not everything has moved: say what and why, and do what was asked
+    /// for.
+    fn overrun(&mut self, now: Instant) {
+        let status = self.drain_status();
+        let Drain::Leaving(leave) = &mut self.drain else {
+            return;
+        };
+        leave.overdue = true;
+        let then = leave.options.then;
+        self.counters.add("drains_overdue");
+        for (reason, count) in status.into_iter().flat_map(|status| status.left) {
+            log::warn!(target: "cluster", "not drained in time: {count} sessions: {reason}");
+        }
+        match then {
+            DrainThen::Wait => {}
+            // What is in doubt stays silent; the rest is told.
+            DrainThen::Force => self.force_end(now),
+            DrainThen::Cancel => self.cancel_drain(now),
+        }
+    }
+
+    /// Serve on. What is on its way goes; what waits for its queues stays.
+    fn cancel_drain(&mut self, now: Instant) {
+        log::warn!(target: "cluster", "the drain is called off");
+        self.counters.add("drains_cancelled");
+        self.drain = Drain::No;
+        for id in self.lulled.clone() {
+            self.call_off(now, id);
+        }
+        if let Some(election) = &mut self.election {
+            election.set_eligible(true);
+        }
+        self.accept_alone(true);
+        self.events.push_back(Event::DrainCancelled);
         self.beat(now);
-        self.pump(now);
+    }
+
+    /// Remember why a session has not moved.
+    pub(super) fn note_stuck(&mut self, session: SessionId, reason: &'static str) {
+        if let Drain::Leaving(leave) = &mut self.drain {
+            leave.stuck.insert(session, reason);
+        }
     }
 
     /// Whether a drain is going on or complete.
@@ -130,7 +230,7 @@ impl Instance {
             // At once if it is new, after a pause if it was refused.
             let fresh = self.sessions.get(&session).is_some_and(|s| s.epoch == 1);
             let at = if fresh { now } else { now + RETRY };
-            leave.queue.push_back((at, session));
+            leave.queue.insert((at, session));
         }
     }
 
@@ -179,15 +279,16 @@ impl Instance {
             return;
         }
         let since = leave.since;
-        if matches!(leave.stage, Stage::Moving) && now.since(since) >= DEADLINE {
-            // What is in doubt stays silent; the rest is told.
-            self.force_end(now);
+        let due = now.since(since) >= leave.options.deadline;
+        let may_take_longer = !due || leave.options.then == DrainThen::Wait;
+        if matches!(leave.stage, Stage::Moving) && due && !leave.overdue && movable_left(self) {
+            self.overrun(now);
         }
         let Drain::Leaving(leave) = &self.drain else {
             return;
         };
         let next = match leave.stage {
-            Stage::Moving if movable_left(self) && now.since(since) < DEADLINE => None,
+            Stage::Moving if movable_left(self) && may_take_longer => None,
             Stage::Moving if self.stack.half_open_count() > 0 && now.since(since) < SETTLE => None,
             Stage::Moving if self.key.is_none() => Some(Stage::Farewell(now)),
             Stage::Moving if self.is_ingress() => Some(Stage::HandingOver(0, now)),
@@ -249,44 +350,52 @@ impl Instance {
 
     /// Put as many sessions on their way as there is room for.
     fn offer_next(&mut self, now: Instant) {
-        while self.in_motion() < super::moves::MAX_MOVING {
-            let Drain::Leaving(leave) = &mut self.drain else {
+        loop {
+            let Drain::Leaving(leave) = &self.drain else {
                 return;
             };
-            let Some((at, id)) = leave.queue.pop_front() else {
+            let next = leave.queue.first().copied();
+            let Some((at, id)) = next.filter(|(at, _)| *at <= now && leave.offer_at <= now) else {
                 return;
             };
-            if at > now {
-                leave.queue.push_front((at, id));
-                return;
-            }
-            let Some(session) = self.sessions.get(&id) else {
+            let movable = |session: &&Session| self.is_movable(session) && session.lull.is_none();
+            let Some(session) = self.sessions.get(&id).filter(movable) else {
+                if let Drain::Leaving(leave) = &mut self.drain {
+                    leave.queue.pop_first();
+                }
                 continue;
             };
-            if !self.is_movable(session) || session.lull.is_some() {
-                continue;
-            }
-            let at = session.movable_at(now);
+            let movable_at = session.movable_at(now);
             let service = self.services.get(session.service);
             let version = service.map_or(0, |service| service.spec.state_version);
             let wanted = Wanted { own: None, version };
             let to = self.members.choose(now, &mut self.rng, wanted);
-            let to = to.filter(|to| {
-                let link = self.members.get(*to).and_then(|member| member.link);
-                let link = link.and_then(|link| self.links.get(&link));
-                link.is_some_and(|link| link.channel.queued() < CHANNEL_ROOM)
-            });
-            let begun = match to {
-                Some(to) if at <= now => {
-                    if let Some(member) = self.members.get_mut(to) {
-                        member.given += 1;
-                    }
-                    self.begin_move(now, id, to).is_ok()
-                }
-                _ => false,
+            if to.is_some_and(|to| !self.may_begin(to)) {
+                // As soon as there is room.
+                return;
+            }
+            let Drain::Leaving(leave) = &mut self.drain else {
+                return;
             };
-            if !begun && let Drain::Leaving(leave) = &mut self.drain {
-                leave.queue.push_back((at.max(now + TICK), id));
+            leave.queue.remove(&(at, id));
+            let Some(to) = to.filter(|_| movable_at <= now) else {
+                leave.queue.insert((movable_at.max(now + TICK), id));
+                if to.is_none() {
+                    leave.stuck.insert(id, "no member takes sessions");
+                    leave.failures += 1;
+                    if leave.failures >= MAX_FAILURES {
+                        leave.failures = 0;
+                        leave.offer_at = now + TICK;
+                    }
+                }
+                continue;
+            };
+            leave.failures = 0;
+            if let Err(error) = self.begin_move(now, id, to) {
+                self.note_stuck(id, error.as_str());
+                if let Drain::Leaving(leave) = &mut self.drain {
+                    leave.queue.insert((now + TICK, id));
+                }
             }
         }
     }

@@ -6,16 +6,16 @@
 //! edge of the receive window stays where it is. The client keeps hearing from us as long as there
 //! is anything left to send; then the freeze comes.
 //!
+//! Who is moved hundreds of times a second gets a short one, or would be in its lull all the time.
+//!
 //! It comes anyway when the queues have not become shorter for as long as the instance has
 //! patience (a client that does not read) or have taken [`LONGEST`] times that, and when for
 //! a round trip nothing but acknowledgements has been awaited. On a path longer than [`FAR`] those
 //! are not waited for: carrying the octets is quicker. What is queued then goes ahead ([`super::ahead`]).
 
 use super::ahead::LOOK;
-use super::moves::{MAX_MOVING, Moving};
 use super::{Instance, MoveError};
 use crate::cluster::MemberId;
-use crate::migrate::transfer::Phase;
 use crate::session::{Lull, Session, SessionId};
 use crate::tcp::Connection;
 use crate::time::{Duration, Instant};
@@ -27,19 +27,15 @@ pub(super) const LIGHT: usize = 16 * 1024;
 const LAST_ACKS: Duration = Duration::from_millis(2);
 /// From this round trip on they are not waited for.
 const FAR: Duration = Duration::from_millis(30);
+/// A session that has been here for less time is moved often.
+const OFTEN: Duration = Duration::from_millis(10);
+/// The patience with such a session is this part of the time it has been here: a lull takes most of
+/// that time at the longest, and what is queued then goes ahead.
+const OFTEN_PART: u32 = 8;
 /// A lull ends after this many times the patience even if the queues still become shorter.
 const LONGEST: u32 = 5;
-/// A move that finds too many others on their way is looked at again after this time.
-const CROWDED: Duration = Duration::from_millis(5);
 
 impl Instance {
-    /// Sessions that are in their lull or on their way. Those in doubt may stay so for long, and
-    /// keep nobody from moving.
-    pub(super) fn in_motion(&self) -> usize {
-        let offered = |moving: &&Moving| moving.source.phase() == Phase::Offered;
-        self.moving.values().filter(offered).count() + self.lulled.len()
-    }
-
     /// Move the session to `to` when its time has come.
     pub(super) fn defer_move(&mut self, at: Instant, id: SessionId, to: MemberId) {
         if let Some(session) = self.sessions.get_mut(&id) {
@@ -59,7 +55,6 @@ impl Instance {
             && at <= now
         {
             self.deferred.pop_first();
-            let crowded = self.in_motion() >= MAX_MOVING;
             let Some(session) = self.sessions.get_mut(&id) else {
                 continue;
             };
@@ -69,13 +64,15 @@ impl Instance {
                 continue;
             }
             let at = session.movable_at(now);
-            if at > now || crowded {
-                self.deferred.insert((at.max(now + CROWDED), id));
-            } else if let Some(to) = session.wanted.take()
-                && let Err(error) = self.begin_move(now, id, to)
-            {
-                self.report_not_begun(id, to, error);
-                self.drain_session(now, id);
+            let Some(to) = session.wanted.filter(|_| !session.in_line) else {
+                continue;
+            };
+            if at > now {
+                self.deferred.insert((at, id));
+            } else if self.may_begin(to) {
+                self.begin_wanted(now, id, to);
+            } else {
+                self.stand_in_line(id, to);
             }
         }
     }
@@ -94,6 +91,7 @@ impl Instance {
             return Err(MoveError::NotMovable);
         }
         let least = self.total(session, Connection::cargo);
+        self.take_place(to)?;
         if self.patience.is_zero() || least <= LIGHT {
             return self.freeze(now, id, to);
         }
@@ -119,6 +117,7 @@ impl Instance {
     pub(super) fn look_at_lull(&mut self, now: Instant, id: SessionId) -> Option<Instant> {
         let session = self.sessions.get(&id)?;
         let (mut lull, to) = (session.lull?, session.wanted?);
+        let patience = self.patience_with(now, session);
         let cargo = self.total(session, Connection::cargo);
         let outstanding = self.total(session, Connection::send_unacked);
         lull.dry = (cargo == outstanding).then(|| lull.dry.unwrap_or(now));
@@ -126,8 +125,8 @@ impl Instance {
             (lull.least, lull.progress) = (cargo, now);
         }
         let ends = [
-            Some(lull.progress + self.patience),
-            Some(lull.since + self.patience * LONGEST),
+            Some(lull.progress + patience),
+            Some(lull.since + patience * LONGEST),
             lull.dry.map(|dry| dry + self.last_acks(session)),
         ];
         let end = ends.into_iter().flatten().min().unwrap_or(now);
@@ -154,6 +153,15 @@ impl Instance {
             self.drain_session(now, id);
         }
         None
+    }
+
+    /// How long the queues of a session may stay as long as they are.
+    fn patience_with(&self, now: Instant, session: &Session) -> Duration {
+        let lull_began = session.lull.map_or(now, |lull| lull.since);
+        match session.arrived.map(|since| lull_began.since(since)) {
+            Some(stay) if stay < OFTEN => self.patience.min(stay / OFTEN_PART),
+            _ => self.patience,
+        }
     }
 
     /// The lull is over and a lot is queued: send it ahead, wait until that has left, and send what
@@ -185,16 +193,19 @@ impl Instance {
     }
 
     /// The session stays after all: serve it as before.
-    fn call_off(&mut self, now: Instant, id: SessionId) {
+    pub(super) fn call_off(&mut self, now: Instant, id: SessionId) {
         self.lulled.remove(&id);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        session.wanted = None;
+        let to = session.wanted.take();
         session.lull = None;
         self.sent_ahead.remove(&id);
         self.hold_windows(now, id, false);
         self.wake_session(id);
+        if let Some(to) = to {
+            self.give_place_back(to);
+        }
     }
 
     fn hold_windows(&mut self, now: Instant, id: SessionId, hold: bool) {

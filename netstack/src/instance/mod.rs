@@ -12,6 +12,7 @@
 //! - `contents`: what states name by digest;
 //! - `follow`: what travels behind it;
 //! - `fence`: the order of frames after one;
+//! - `pace`: how many move at a time;
 //! - `moves`: transfers, at the source and at the target;
 //! - `steer`: routes of flows that are not local;
 //! - `role`: the ingress role;
@@ -29,6 +30,7 @@ mod follow;
 mod keys;
 mod lull;
 mod moves;
+mod pace;
 mod policy;
 mod role;
 mod sessions;
@@ -48,7 +50,7 @@ use crate::cluster::election::Election;
 use crate::cluster::keys::{Key, Keyring};
 use crate::cluster::lease::MAX_TERM as MAX_COUNT;
 use crate::cluster::members::Members;
-use crate::cluster::message::Flow;
+use crate::cluster::message::{Flow, Ownership};
 use crate::cluster::rng::Rng;
 use crate::cluster::steering::Steering;
 use crate::cluster::{BootId, CHANNEL_PORT, MemberId};
@@ -65,6 +67,7 @@ use drain::Drain;
 use follow::Following;
 pub use keys::KeyStatus;
 use moves::Moving;
+use pace::Pace;
 pub use policy::{PolicyStatus, TriggerStatus};
 use role::Probing;
 pub use types::*;
@@ -122,6 +125,7 @@ pub struct Instance {
     opened: u64,
 
     moving: BTreeMap<SessionId, Moving>,
+    pace: Pace,
     frozen: BTreeMap<Flow, SessionId>,
     /// Octets of frames kept for all of `moving`.
     kept_octets: usize,
@@ -174,6 +178,9 @@ pub struct Instance {
 
     events: VecDeque<Event>,
     woken: BTreeSet<SessionId>,
+    /// What the ingress is to be told: flows that are ours, and flows that have ended.
+    claims: Vec<Ownership>,
+    releases: Vec<(Flow, SessionId)>,
     counters: Counters,
 }
 
@@ -232,6 +239,7 @@ impl Instance {
             uses: BTreeMap::new(),
             opened: 0,
             moving: BTreeMap::new(),
+            pace: Pace::default(),
             frozen: BTreeMap::new(),
             kept_octets: 0,
             deferred: BTreeSet::new(),
@@ -267,6 +275,8 @@ impl Instance {
             policy_after: None,
             events: VecDeque::new(),
             woken: BTreeSet::new(),
+            claims: Vec::new(),
+            releases: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -350,7 +360,7 @@ impl Instance {
                     Some(session)
                 }
                 Event::SessionStarted { session, .. } => Some(session),
-                Event::SessionStopped(_) | Event::Drained => None,
+                Event::SessionStopped(_) | Event::Drained | Event::DrainCancelled => None,
             };
             // Gone again before anyone heard of it.
             if about.is_some_and(|session| !self.sessions.contains_key(&session)) {
@@ -372,7 +382,9 @@ impl Instance {
             while let Some(event) = self.stack.poll_event() {
                 self.handle_stack_event(now, event);
             }
+            self.run_line(now);
             self.step_drain(now);
+            self.flush_claims();
             let fed = self.feed_contents(now);
             if !self.flush_channels(now) && !fed {
                 break;

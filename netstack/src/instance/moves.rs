@@ -23,8 +23,6 @@ const MAX_KEPT: usize = 512;
 const MAX_KEPT_OCTETS: usize = 512 * 1024;
 /// Octets of them, of all frozen sessions together. What is not kept, TCP repeats.
 const MAX_KEPT_TOTAL: usize = 4 * 1024 * 1024;
-/// Sessions frozen at a time; further moves wait. The reason is memory, not protocol.
-pub(super) const MAX_MOVING: usize = 256;
 
 /// A session frozen for a transfer.
 #[derive(Debug)]
@@ -82,8 +80,12 @@ impl Instance {
         if let Some(entry) = self.sessions.get_mut(&session) {
             (entry.fetched, entry.fetches) = (None, 0);
         }
-        if at > now || self.in_motion() >= MAX_MOVING {
+        if at > now {
             self.defer_move(at, session, to);
+            return Ok(());
+        }
+        if !self.may_begin(to) {
+            self.stand_in_line(session, to);
             return Ok(());
         }
         self.begin_move(now, session, to)?;
@@ -121,6 +123,7 @@ impl Instance {
         self.lulled.remove(&id);
         let ahead = self.sent_ahead.remove(&id).unwrap_or_default();
         session.wanted = None;
+        session.in_line = false;
         session.fence = None;
         let lull = session.lull.take();
         let frozen_at = self.measure(now);
@@ -180,9 +183,13 @@ impl Instance {
             self.thaw(now, moving);
             return Err(MoveError::NotMovable);
         }
-        self.flush_channels(now);
-        moving.seal = self.measure(now).since(exported_at);
+        if self.in_motion() == 0 {
+            // Alone: it leaves at once. Many are sealed together, which takes less.
+            self.flush_channels(now);
+            moving.seal = self.measure(now).since(exported_at);
+        }
         self.moving.insert(id, moving);
+        self.pace.offer();
         Ok(())
     }
 
@@ -282,6 +289,11 @@ impl Instance {
             return;
         };
         self.kept_octets -= moving.kept_octets;
+        if !doubted {
+            let took = now.since(moving.frozen_at);
+            self.pace
+                .settle((verdict == Verdict::Moved).then_some(took));
+        }
         let result = match verdict {
             Verdict::Thaw(Some(reason)) => "refused: ".to_string() + reason.as_str(),
             Verdict::Thaw(None) => "refused: never arrived".to_string(),
@@ -297,6 +309,10 @@ impl Instance {
             }
             Verdict::Thaw(_) => {
                 self.counters.add("moves_refused");
+                self.give_place_back(moving.source.target);
+                if let Verdict::Thaw(reason) = verdict {
+                    self.note_stuck(id, reason.map_or("it never arrived", |r| r.as_str()));
+                }
                 let unaided = verdict == Verdict::Thaw(Some(RefuseReason::Ahead));
                 let to = moving.source.target;
                 self.thaw(now, moving);
@@ -472,6 +488,7 @@ impl Instance {
                 moving.source.handle_channel_lost();
             }
         }
+        self.count_offered();
     }
 
     /// A channel to `peer` is up: ask about what is in doubt.
@@ -483,6 +500,7 @@ impl Instance {
                 verdicts.push((*id, moving.source.epoch, verdict));
             }
         }
+        self.count_offered();
         for (session, epoch, verdict) in verdicts {
             if verdict == Verdict::None {
                 self.counters.add("transfers_in_doubt");
@@ -685,6 +703,7 @@ impl Instance {
             residence: Residence::Settled,
             arrived: None,
             wanted: None,
+            in_line: false,
             lull: None,
             fence: None,
             unaided: false,

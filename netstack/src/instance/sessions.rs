@@ -134,7 +134,7 @@ impl Instance {
             .get(entry.service)
             .map_or(0, |service| service.spec.state_version);
         let steps = entry.commit(version, state)?;
-        if entry.wanted.is_some() && entry.lull.is_none() {
+        if entry.wanted.is_some() && entry.lull.is_none() && !entry.in_line {
             self.deferred.insert((now, session));
         }
         for (conn, step) in steps {

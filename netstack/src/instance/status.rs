@@ -79,6 +79,11 @@ impl Instance {
         served.chain(frozen).collect()
     }
 
+    /// Sessions here, served and frozen.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len() + self.moving.len()
+    }
+
     /// The last finished moves, oldest first (bounded).
     pub fn moves(&self) -> Vec<MoveReport> {
         self.reports.iter().cloned().collect()

@@ -60,8 +60,25 @@ impl Instance {
             return;
         };
         if self.is_movable(session) {
-            let message = Message::Owns(self.ownerships(session));
-            self.tell_ingress(&message);
+            let owned = self.ownerships(session);
+            self.claims.extend(owned);
+        }
+    }
+
+    /// Tell the ingress what it has not been told yet. Claims first: a flow that ended here and was
+    /// opened anew is told apart by its session.
+    pub(super) fn flush_claims(&mut self) {
+        if !self.claims.is_empty() {
+            let claims = core::mem::take(&mut self.claims);
+            for part in claims.chunks(MAX_ENTRIES) {
+                self.tell_ingress(&Message::Owns(part.to_vec()));
+            }
+        }
+        if !self.releases.is_empty() {
+            let releases = core::mem::take(&mut self.releases);
+            for part in releases.chunks(MAX_ENTRIES) {
+                self.tell_ingress(&Message::Released(part.to_vec()));
+            }
         }
     }
 
@@ -93,8 +110,7 @@ impl Instance {
         if self.is_movable(session) {
             let flows = session.connections.iter();
             let flows = flows.map(|connection| (connection.flow.into(), session.id));
-            let message = Message::Released(flows.collect());
-            self.tell_ingress(&message);
+            self.releases.extend(flows);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What an instance is told and what it tells.
 
+use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -14,7 +15,7 @@ pub use crate::cluster::lease::Times;
 use crate::session::{SessionId, States};
 use crate::stack::{Scope, StackConfig};
 use crate::tcp::Info;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 
 /// A member other than this instance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,6 +165,53 @@ pub enum Event {
     SessionStopped(SessionId),
     /// A drain is complete: every session is gone and may the machine go too.
     Drained,
+    /// A drain was called off at its deadline: the instance serves on.
+    DrainCancelled,
+}
+
+/// What becomes of sessions that have not moved when a drain's deadline comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DrainThen {
+    /// They are tried on, however long it takes.
+    Wait,
+    /// They are reset, but for those in doubt, which are not ours to end; the drain goes on.
+    #[default]
+    Force,
+    /// They stay, and the instance serves on: the drain is called off.
+    Cancel,
+}
+
+/// How a drain goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DrainOptions {
+    /// How long sessions may take to move.
+    pub deadline: Duration,
+    /// What comes then.
+    pub then: DrainThen,
+}
+
+impl Default for DrainOptions {
+    fn default() -> DrainOptions {
+        DrainOptions {
+            deadline: Duration::from_secs(60),
+            then: DrainThen::default(),
+        }
+    }
+}
+
+/// How far a drain is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DrainStatus {
+    /// Since when.
+    pub since: Instant,
+    /// As it was asked for.
+    pub options: DrainOptions,
+    /// The deadline has passed.
+    pub overdue: bool,
+    /// What it waits for now.
+    pub stage: &'static str,
+    /// Sessions that have not moved, by what keeps them.
+    pub left: BTreeMap<&'static str, usize>,
 }
 
 /// Why a move or drain could not start.
@@ -178,6 +226,8 @@ pub enum MoveError {
     Unreachable,
     /// The session is already being moved, or belongs to a service that never moves.
     NotMovable,
+    /// The member has no room for another session.
+    NoRoom,
 }
 
 /// A finished move, as its source saw it.
@@ -260,14 +310,22 @@ pub struct MemberStatus {
     pub up: bool,
 }
 
-impl fmt::Display for MoveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl MoveError {
+    /// The reason in words.
+    pub fn as_str(self) -> &'static str {
+        match self {
             MoveError::NoSession => "no such session here",
             MoveError::NoMember => "no such member",
             MoveError::Unreachable => "the channel to that member is not up",
+            MoveError::NoRoom => "that member has no room",
             MoveError::NotMovable => "the session cannot be moved now",
-        })
+        }
+    }
+}
+
+impl fmt::Display for MoveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

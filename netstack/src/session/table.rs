@@ -101,6 +101,8 @@ pub struct Session {
     pub arrived: Option<Instant>,
     /// A move asked for and not begun.
     pub wanted: Option<MemberId>,
+    /// That move waits for its turn.
+    pub in_line: bool,
     /// Set while the move asked for waits only for the queues.
     pub lull: Option<Lull>,
     /// Set from its import until its last owner has sent on everything.
@@ -126,6 +128,7 @@ impl Session {
             residence: Residence::Settled,
             arrived: None,
             wanted: None,
+            in_line: false,
             lull: None,
             fence: None,
             unaided: false,

@@ -46,4 +46,6 @@ pub const ROWS: &[(&str, Measure)] = &[
     ("transfer/idle", transfer::idle),
     ("transfer/64k", transfer::queued),
     ("transfer/capsule/bytes", transfer::capsule),
+    ("transfer/drain/rate", transfer::drain),
+    ("transfer/goodput/1000hz", transfer::goodput),
 ];

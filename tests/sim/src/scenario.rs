@@ -224,6 +224,7 @@ impl Setup {
             peers: instance.peers,
             ingress: instance.ingress,
             role: instance.role,
+            drain: Default::default(),
             cluster_key: instance.cluster_key.map(Secret::new),
             old_keys: Vec::new(),
             policy: PolicyConfig::default(),

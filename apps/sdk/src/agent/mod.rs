@@ -7,7 +7,7 @@
 //! | `GET /metrics` | counters as Prometheus text |
 //! | `GET /status` | [`status::Status`] |
 //! | `POST /move {"session": "1-0123456789ab" or "all", "to": 2}` | 200 `{"started": n}` |
-//! | `POST /drain` | 202 `{"draining": n}`, with a `note` if no member is up to take them |
+//! | `POST /drain`, `{"deadline_ms": n, "then": "wait", "force" or "cancel"}` or parts of it | 202 `{"draining": n}`, with a `note` if no member is up to take them |
 //! | `GET /policy` | what every trigger of the policy sees, and would do |
 //! | `GET /key` | the names of the cluster's keys, which is active, and channels opened with each |
 //! | `POST /key {"add": "64 hex digits"}`, `{"activate": ID}`, `{"remove": ID}` | 200 and the same list |
@@ -30,12 +30,12 @@ use core::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::MoveError;
+use godwit_netstack::instance::{DrainOptions, MoveError};
 use godwit_netstack::session::SessionId;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::config::Secret;
+use crate::config::{Secret, drain_then};
 use crate::connection::Connection;
 use crate::http::{Body, Head, HeadError, ResponseHead, StatusCode, read_head, send_all};
 use crate::port::Port;
@@ -272,10 +272,16 @@ impl Agent {
             }
             (b"POST", b"/move") => self.start_moves(body),
             (b"POST", b"/drain") => {
+                let Some(options) = self.drain_options(body) else {
+                    return Answer::error(
+                        400,
+                        "expected {\"deadline_ms\": N, \"then\": \"wait\", \"force\" or \"cancel\"}",
+                    );
+                };
                 let sessions = self.movable_sessions().len();
                 let members = self.shared.instance().members();
                 log::info!("drain asked for: {sessions} sessions");
-                self.shared.drain();
+                self.shared.drain_with(options);
                 let up = members.iter().any(|member| member.up);
                 Answer::json(202, draining(sessions, up).to_string())
             }
@@ -286,14 +292,30 @@ impl Agent {
         }
     }
 
+    /// As configured, but for what `body` says.
+    fn drain_options(&self, body: &[u8]) -> Option<DrainOptions> {
+        let mut options = self.shared.drain_options();
+        if body.is_empty() {
+            return Some(options);
+        }
+        let order = serde_json::from_slice::<DrainOrder>(body).ok()?;
+        if let Some(millis) = order.deadline_ms {
+            options.deadline = Duration::from_millis(u64::from(millis));
+        }
+        if let Some(then) = order.then {
+            options.then = drain_then(&then).ok()?;
+        }
+        Some(options)
+    }
+
     fn start_moves(&self, body: &[u8]) -> Answer {
         let Ok(order) = serde_json::from_slice::<MoveOrder>(body) else {
             return Answer::error(400, "expected {\"session\": ID or \"all\", \"to\": MEMBER}");
         };
-        let (sessions, all) = match order.session.as_str() {
-            "all" => (self.movable_sessions(), true),
+        let session = match order.session.as_str() {
+            "all" => None,
             id => match parse_session(id) {
-                Some(session) => (Vec::from([session]), false),
+                Some(session) => Some(session),
                 None => return Answer::error(400, "no session is called that"),
             },
         };
@@ -301,19 +323,13 @@ impl Agent {
         if !self.shared.instance().members().iter().any(|m| m.id == to) {
             return Answer::error(404, "no such member");
         }
-        let mut started = 0;
-        let mut failure = None;
-        for session in sessions {
-            match self.shared.move_session(session, to) {
-                Ok(()) => started += 1,
-                // Of all sessions some may be on their way already.
-                Err(MoveError::NotMovable | MoveError::NoSession) if all => {}
-                Err(error) => failure = Some(error),
-            }
-        }
-        match failure {
-            Some(error) if started == 0 => refusal(error),
-            _ => Answer::json(200, format!("{{\"started\":{started}}}")),
+        let started = match session {
+            Some(session) => self.shared.move_session(session, to).map(|()| 1),
+            None => self.shared.move_all(to),
+        };
+        match started {
+            Ok(started) => Answer::json(200, format!("{{\"started\":{started}}}")),
+            Err(error) => refusal(error),
         }
     }
 
@@ -338,6 +354,14 @@ fn draining(sessions: usize, member_up: bool) -> serde_json::Value {
         answer["note"] = format!("no member is up: {what}").into();
     }
     answer
+}
+
+/// What `POST /drain` takes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DrainOrder {
+    deadline_ms: Option<u32>,
+    then: Option<String>,
 }
 
 /// What `POST /move` takes.

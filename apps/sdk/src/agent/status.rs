@@ -1,5 +1,6 @@
 //! What the node agent tells.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -34,11 +35,24 @@ pub(super) struct Status {
     state_version: u32,
     oldest_state: u32,
     uptime_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain: Option<Drain>,
     members: Vec<Member>,
     session_count: usize,
     sessions: Vec<Session>,
     counters: Map<String, Value>,
     moves: Vec<Move>,
+}
+
+/// Leaving.
+#[derive(Serialize)]
+struct Drain {
+    since_ms: u64,
+    deadline_ms: u64,
+    overdue: bool,
+    waits_for: &'static str,
+    /// Sessions that have not moved, by what keeps them.
+    left: BTreeMap<&'static str, usize>,
 }
 
 /// The ingress role.
@@ -246,6 +260,13 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
         state_version: versions.0,
         oldest_state: versions.1,
         uptime_ms: uptime(shared).as_millis() as u64,
+        drain: instance.drain_status().map(|drain| Drain {
+            since_ms: shared.now().since(drain.since).as_millis() as u64,
+            deadline_ms: drain.options.deadline.as_millis() as u64,
+            overdue: drain.overdue,
+            waits_for: drain.stage,
+            left: drain.left,
+        }),
         members: instance.members().into_iter().map(Into::into).collect(),
         session_count: sessions.len(),
         sessions: sessions

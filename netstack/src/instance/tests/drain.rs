@@ -111,3 +111,72 @@ fn an_instance_without_peers_does_not_wait_for_time_wait_to_pass() {
     net.run_until(Duration::from_secs(3), |net| net.nodes[0].drained);
     assert_eq!(net.resets, 0);
 }
+
+/// A member with a session that nobody takes, and when its drain began.
+fn undrainable(seed: u8, then: DrainThen) -> (Net, u32) {
+    let mut net = Net::new(2, seed);
+    net.allow_resets = then == DrainThen::Force;
+    net.settle();
+    net.connect(ECHO, stream(0, 500), false);
+    net.run_until_received(Duration::from_secs(5), 500);
+    let (_, Some(owner)) = net.sessions()[0] else {
+        panic!("no owner");
+    };
+    // It refuses, every time.
+    let other = 3 - owner;
+    net.node(other).services[0].spec.name = "other";
+    let now = net.now;
+    let deadline = Duration::from_secs(5);
+    net.node(owner)
+        .drain_with(now, DrainOptions { deadline, then });
+    net.run_for(Duration::from_secs(4));
+    let status = net.node(owner).drain_status().unwrap();
+    assert_eq!(
+        (status.left.values().sum::<usize>(), status.overdue),
+        (1, false)
+    );
+    net.run_for(Duration::from_secs(2));
+    (net, owner)
+}
+
+#[test]
+fn a_drain_that_waits_goes_on_past_its_deadline_and_says_what_keeps_it() {
+    let (mut net, owner) = undrainable(15, DrainThen::Wait);
+    let status = net.node(owner).drain_status().unwrap();
+    assert!(status.overdue);
+    let reasons: Vec<_> = status.left.keys().copied().collect();
+    assert!(
+        reasons == ["no such service"] || reasons == ["on its way"],
+        "{reasons:?}"
+    );
+    net.node(3 - owner).services[0].spec.name = "echo";
+    net.run_until(Duration::from_secs(10), |net| {
+        net.nodes[owner as usize - 1].drained
+    });
+    assert_eq!(net.node(3 - owner).sessions().len(), 1);
+    assert_eq!(net.resets, 0);
+}
+
+#[test]
+fn a_cancelled_drain_leaves_an_instance_that_serves_and_takes_sessions() {
+    let (mut net, owner) = undrainable(16, DrainThen::Cancel);
+    assert!(net.nodes[owner as usize - 1].cancelled);
+    assert_eq!(net.node(owner).drain_status(), None);
+    assert_eq!(net.node(owner).sessions().len(), 1);
+    net.run_for(Duration::from_millis(500));
+    for _ in 0..8 {
+        net.connect(BULK, Vec::new(), false);
+    }
+    net.run_for(Duration::from_millis(100));
+    assert!(net.node(owner).sessions().len() > 1, "takes new ones");
+    assert_eq!(net.resets, 0);
+}
+
+#[test]
+fn a_forced_drain_resets_what_nobody_took() {
+    let (mut net, owner) = undrainable(17, DrainThen::Force);
+    net.run_until(Duration::from_secs(10), |net| {
+        net.nodes[owner as usize - 1].drained
+    });
+    assert_eq!(net.node(owner).sessions_forced(), 1);
+}

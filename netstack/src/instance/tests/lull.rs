@@ -70,7 +70,8 @@ fn a_client_that_sends_all_the_time_is_stopped_by_its_window_and_set_going_again
         net.run_until_received(Duration::from_secs(5), 400_000 + round * 300_000);
         order(&mut net, session, at);
         let report = moved(&mut net, at);
-        assert!(report.capsule_bytes < 17 * 1024, "{report:?}");
+        // Moved again after a millisecond it is given less time to run empty.
+        assert!(report.capsule_bytes < 24 * 1024, "{report:?}");
         at = 3 - at;
     }
     // Not by the probes of a client that was told of no window and never of another.

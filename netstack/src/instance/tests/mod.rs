@@ -89,6 +89,7 @@ pub(super) struct Node {
     pub instance: Instance,
     tasks: BTreeMap<SessionId, u16>,
     pub drained: bool,
+    pub cancelled: bool,
     /// Tasks do nothing.
     pub paused: bool,
     services: Vec<u16>,
@@ -119,6 +120,7 @@ impl Node {
             instance,
             tasks: BTreeMap::new(),
             drained: false,
+            cancelled: false,
             paused: false,
             services: alloc::vec![ECHO, BULK],
             tick: edition.slow.then_some(now),
@@ -143,6 +145,7 @@ impl Node {
                     self.tasks.remove(&session);
                 }
                 Event::Drained => self.drained = true,
+                Event::DrainCancelled => self.cancelled = true,
             }
         }
     }

@@ -308,7 +308,7 @@ fn heartbeats_beyond_the_limit_are_as_if_lost() {
 fn a_flood_of_claims_is_held_back_and_the_other_member_is_served_meanwhile() {
     let mut yard = Yard::new(106);
     let mut end = yard.open();
-    let owned = |number| crate::cluster::message::Ownership {
+    let owned = |number| Ownership {
         flow: flow(number),
         owner: BAD,
         session: SessionId::default(),

@@ -46,6 +46,7 @@ fn download(net: &mut Net, octets: usize) -> SessionId {
         for node in &mut net.nodes[1..] {
             node.instance.tcp.max_connections = limit;
             node.instance.beat(now);
+            node.instance.pump(now);
         }
         net.run_for(Duration::from_millis(50));
     };

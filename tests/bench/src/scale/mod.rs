@@ -24,7 +24,7 @@ fn many(effort: &Effort) -> usize {
 }
 
 /// Octets of resident memory of this process.
-fn resident() -> Result<usize> {
+pub(crate) fn resident() -> Result<usize> {
     let text = std::fs::read_to_string("/proc/self/status")?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));

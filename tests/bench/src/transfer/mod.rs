@@ -7,13 +7,19 @@
 //! the AEAD have our whole channel in them and the peer nothing of the kind. What is queued goes ahead of
 //! the freeze there, as it does between instances, and is not counted.
 
+mod drain;
+mod goodput;
+mod herd;
 mod ours;
+mod pair;
 mod repair;
 
 use anyhow::Result;
 
 use crate::Effort;
 use crate::row::{Better, Row, Samples, Turns};
+pub use drain::drain;
+pub use goodput::goodput;
 use ours::{Ours, Way};
 use repair::Repair;
 

@@ -1,0 +1,214 @@
+//! How many sessions are on their way at a time, and who is next.
+//!
+//! A frozen session is silent, so no more are frozen than come through quickly: [`Pace`] counts
+//! those on their way and lets more out as long as answers come as fast as before, fewer when a
+//! queue forms somewhere (a slow target, a slow link). Moves that have to wait stand in a line,
+//! served on meanwhile, and cost nothing while they stand there. Nothing is frozen either while a
+//! lot waits for its channel, or beyond what the target said it has room for: what is on its way
+//! there is counted against that.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::{Instance, MoveError};
+use crate::cluster::MemberId;
+use crate::migrate::transfer::Phase;
+use crate::session::SessionId;
+use crate::time::{Duration, Instant};
+
+/// Sessions on their way at a time at most. The reason is memory, not protocol.
+const MOST: usize = 256;
+/// So many are always let out.
+const LEAST: usize = 8;
+/// So many at the beginning.
+const FIRST: usize = 32;
+/// An answer that takes so much longer than the quickest did has stood in a queue.
+const QUEUED: Duration = Duration::from_millis(10);
+/// Octets waiting in a channel beyond which no further session is put in.
+const CHANNEL_ROOM: usize = 1024 * 1024;
+
+/// The pace of moves away from here.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Sessions offered and not answered; those in doubt may stay so for long, and keep nobody
+    /// from moving.
+    offered: usize,
+    /// Sessions that may be on their way.
+    window: usize,
+    /// The quickest answer while any was awaited.
+    quickest: Option<Duration>,
+    line: VecDeque<SessionId>,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            offered: 0,
+            window: FIRST,
+            quickest: None,
+            line: VecDeque::new(),
+        }
+    }
+}
+
+impl Pace {
+    /// A session was offered.
+    pub fn offer(&mut self) {
+        self.offered += 1;
+    }
+
+    /// An offered session is no longer that: answered, after `took` if it was taken, or in doubt.
+    pub fn settle(&mut self, took: Option<Duration>) {
+        self.offered = self.offered.saturating_sub(1);
+        let Some(took) = took else {
+            return;
+        };
+        let quickest = self.quickest.map_or(took, |quickest| quickest.min(took));
+        self.window = match took > quickest + QUEUED {
+            true => (self.window - 1).max(LEAST),
+            false => (self.window + 1).min(MOST),
+        };
+        // Another time it may be another target.
+        self.quickest = (self.offered > 0).then_some(quickest);
+    }
+}
+
+impl Instance {
+    /// Sessions that are in their lull or on their way.
+    pub(super) fn in_motion(&self) -> usize {
+        self.pace.offered + self.lulled.len()
+    }
+
+    /// Whether another session may be put on its way to `to` now.
+    pub(super) fn may_begin(&self, to: MemberId) -> bool {
+        let link = self.members.get(to).and_then(|member| member.link);
+        let link = link.and_then(|link| self.links.get(&link));
+        self.in_motion() < self.pace.window
+            && link.is_none_or(|link| link.channel.queued() < CHANNEL_ROOM)
+    }
+
+    /// Let a session wait for its turn to move to `to`.
+    pub(super) fn stand_in_line(&mut self, id: SessionId, to: MemberId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.wanted = Some(to);
+            if !session.in_line {
+                session.in_line = true;
+                self.pace.line.push_back(id);
+            }
+        }
+    }
+
+    /// Begin the moves whose turn it is.
+    pub(super) fn run_line(&mut self, now: Instant) {
+        while let Some(id) = self.pace.line.front().copied() {
+            let session = self.sessions.get(&id).filter(|session| session.in_line);
+            let wanted = session.and_then(|session| Some((session, session.wanted?)));
+            let wanted = wanted.filter(|(session, _)| session.lull.is_none());
+            if let Some((_, to)) = wanted
+                && !self.may_begin(to)
+            {
+                return;
+            }
+            self.pace.line.pop_front();
+            let wanted = wanted.map(|(session, to)| (session.movable_at(now), to));
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.in_line = false;
+            }
+            match wanted {
+                Some((at, to)) if at > now => self.defer_move(at, id, to),
+                Some((_, to)) => self.begin_wanted(now, id, to),
+                None => {}
+            }
+        }
+    }
+
+    /// Begin a move that was asked for before, or say why not.
+    pub(super) fn begin_wanted(&mut self, now: Instant, id: SessionId, to: MemberId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.wanted = None;
+        }
+        if let Err(error) = self.begin_move(now, id, to) {
+            self.report_not_begun(id, to, error);
+            self.drain_session(now, id);
+        }
+    }
+
+    /// Move every session that can move to `to`: how many are on their way or wait for their turn.
+    pub fn move_all(&mut self, now: Instant, to: MemberId) -> Result<usize, MoveError> {
+        let member = self.members.get(to).ok_or(MoveError::NoMember)?;
+        if !member.is_up() {
+            return Err(MoveError::Unreachable);
+        }
+        let free = self.sessions.values().filter(|s| s.wanted.is_none());
+        let free = free.filter(|session| self.is_movable(session));
+        let all: Vec<SessionId> = free.map(|session| session.id).collect();
+        for id in &all {
+            self.stand_in_line(*id, to);
+        }
+        self.pump(now);
+        Ok(all.len())
+    }
+
+    /// Use up one of a member's places.
+    pub(super) fn take_place(&mut self, to: MemberId) -> Result<(), MoveError> {
+        let member = self.members.get_mut(to).ok_or(MoveError::NoMember)?;
+        if member
+            .heartbeat
+            .is_some_and(|beat| beat.room <= member.given)
+        {
+            return Err(MoveError::NoRoom);
+        }
+        member.given += 1;
+        Ok(())
+    }
+
+    /// It was not used after all.
+    pub(super) fn give_place_back(&mut self, to: MemberId) {
+        if let Some(member) = self.members.get_mut(to) {
+            member.given = member.given.saturating_sub(1);
+        }
+    }
+
+    /// Sessions on their way to a member: it does not count them yet.
+    pub(super) fn on_the_way_to(&self, to: MemberId) -> u32 {
+        let offered = self
+            .moving
+            .values()
+            .filter(|moving| moving.source.target == to);
+        let lulled = self.lulled.iter().filter_map(|id| self.sessions.get(id));
+        let lulled = lulled.filter(|session| session.wanted == Some(to));
+        (offered.count() + lulled.count()) as u32
+    }
+
+    /// A channel broke: what was offered through it is in doubt.
+    pub(super) fn count_offered(&mut self) {
+        let offered = |moving: &&super::Moving| moving.source.phase() == Phase::Offered;
+        self.pace.offered = self.moving.values().filter(offered).count();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_target_is_given_fewer_at_a_time_and_a_quick_one_more() {
+        let mut pace = Pace::default();
+        let answer = |pace: &mut Pace, millis| {
+            pace.offer();
+            pace.settle(Some(Duration::from_millis(millis)));
+        };
+        // One is always on its way, or the quickest answer would be forgotten.
+        pace.offer();
+        for _ in 0..1_000 {
+            answer(&mut pace, 40);
+        }
+        assert_eq!(pace.window, MOST, "far is not slow");
+        for _ in 0..1_000 {
+            answer(&mut pace, 51);
+        }
+        assert_eq!(pace.window, LEAST);
+        pace.settle(None);
+        assert_eq!((pace.offered, pace.line.len()), (0, 0));
+    }
+}
