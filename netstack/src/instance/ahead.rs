@@ -25,7 +25,7 @@ use crate::session::{MAX_CONNECTIONS, SessionId};
 use crate::tcp::Queue;
 use crate::time::{Duration, Instant};
 
-/// Octets on their way ahead of all capsules together. What does not fit goes in its capsule.
+/// Octets sent ahead for all sessions in their lull together. A queue that does not fit goes in its capsule.
 const MAX_SENT: usize = 4 * 1024 * 1024;
 /// Octets kept of what came ahead, at most; of a small machine's memory for queues, a quarter.
 const MAX_KEPT: usize = 8 * 1024 * 1024;
@@ -175,7 +175,11 @@ impl Instance {
             return false;
         };
         let on_the_way: usize = self.sent_ahead.values().map(|sent| sent.octets).sum();
-        let mut sent = self.sent_ahead.remove(&id).unwrap_or_default();
+        let before = self.sent_ahead.remove(&id);
+        let mut sent = SentAhead {
+            octets: before.as_ref().map_or(0, |sent| sent.octets),
+            ends: before.as_ref().map_or(Vec::new(), |sent| sent.ends.clone()),
+        };
         sent.ends.resize(session.connections.len(), [0; 2]);
         let mut messages = Vec::new();
         let mut more = 0;
@@ -210,6 +214,8 @@ impl Instance {
         sent.octets += more;
         if on_the_way + more > MAX_SENT {
             self.counters.add("ahead_not_sent");
+            // What went before is there all the same.
+            self.sent_ahead.extend(before.map(|sent| (id, sent)));
             return false;
         }
         for (message, octets) in messages {

@@ -57,7 +57,9 @@ impl Instance {
             && at <= now
         {
             self.fences.pop_first();
-            if self.sessions.get(&id).is_some_and(|s| s.fence.is_some()) {
+            let fence = self.sessions.get(&id).and_then(|session| session.fence);
+            // Not that of an earlier stay.
+            if fence.is_some_and(|fence| fence.until == at) {
                 self.counters.add("fences_expired");
                 self.lift_fence(now, id);
             }

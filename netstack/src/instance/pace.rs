@@ -136,12 +136,12 @@ impl Instance {
     /// Move every session that can move to `to`: how many are on their way or wait for their turn.
     pub fn move_all(&mut self, now: Instant, to: MemberId) -> Result<usize, MoveError> {
         let member = self.members.get(to).ok_or(MoveError::NoMember)?;
-        if !member.is_up() {
-            return Err(MoveError::Unreachable);
-        }
         let free = self.sessions.values().filter(|s| s.wanted.is_none());
         let free = free.filter(|session| self.is_movable(session));
         let all: Vec<SessionId> = free.map(|session| session.id).collect();
+        if !all.is_empty() && !member.is_up() {
+            return Err(MoveError::Unreachable);
+        }
         for id in &all {
             self.stand_in_line(*id, to);
         }
