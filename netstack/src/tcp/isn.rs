@@ -1,8 +1,8 @@
 //! Initial sequence numbers and timestamp offsets (RFC 6528, RFC 7323 section 5.4), derived from
 //! the cluster's secret, the addresses and the cluster's clock: every instance would answer a SYN
 //! with the same SYN-ACK, and any could tell from the ACK that completes the handshake what the
-//! SYN had said: each SYN-ACK is a SYN cookie (RFC 4987 section 3.6), whether or not the SYN is
-//! remembered as well.
+//! SYN had said, but for a user timeout and with its MSS rounded down: each SYN-ACK is a SYN cookie
+//! (RFC 4987 section 3.6), whether or not the SYN is remembered as well.
 //!
 //! ```text
 //! ISS = M + F(addresses, ports, IRS, secret) + options

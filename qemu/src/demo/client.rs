@@ -117,19 +117,21 @@ impl Download {
     }
 }
 
+/// What every curl is told first: nobody's ~/.curlrc or proxy has a say here.
+pub(super) const CURL: [&str; 7] = [
+    "-q",
+    "--silent",
+    "--show-error",
+    "--fail",
+    "--globoff",
+    "--noproxy",
+    "*",
+];
+
 fn curl(url: &str, meter: &Meter) -> Result<Received> {
     let seconds = PATIENCE.as_secs().to_string();
     let mut child = Command::new("curl")
-        // Nobody's ~/.curlrc or proxy has a say here.
-        .args([
-            "-q",
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--globoff",
-            "--noproxy",
-            "*",
-        ])
+        .args(CURL)
         .args([
             "--connect-timeout",
             "10",

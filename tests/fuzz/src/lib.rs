@@ -4,14 +4,8 @@
 //! ever and not grow without bound. [`TARGETS`] has them all, each with seeds: inputs that are as
 //! they should be, from which a fuzzer (or `tests/corpus.rs`, without one) makes others.
 //!
-//! With cargo-fuzz and a nightly toolchain, from this folder:
-//!
-//! ```text
-//! cargo run -- seeds corpus            # writes the seeds where the fuzzer looks
-//! cargo +nightly fuzz run --fuzz-dir cargo-fuzz frames corpus/frames
-//! ```
-//!
-//! What a fuzzer found goes into `corpus/`, and is run by every `cargo test` from then on.
+//! `README.md` says how to fuzz with cargo-fuzz, and what of that goes into `corpus/`, which every
+//! `cargo test` runs.
 #![forbid(unsafe_code)]
 
 mod link;

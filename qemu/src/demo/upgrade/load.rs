@@ -1,5 +1,6 @@
 //! The clients: wrk over kept connections, and curls that take their time.
 
+use crate::demo::client::CURL;
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -56,16 +57,7 @@ fn command(namespace: &Namespace, program: &str) -> Command {
 fn curl(namespace: &Namespace, server: SocketAddr, path: &str) -> Command {
     let mut command = command(namespace, "curl");
     command
-        // Nobody's ~/.curlrc or proxy has a say here.
-        .args([
-            "-q",
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--globoff",
-            "--noproxy",
-            "*",
-        ])
+        .args(CURL)
         .args(["--connect-timeout", "10", "--output", "-"])
         .arg(format!("http://{server}{path}"));
     command

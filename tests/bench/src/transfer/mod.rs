@@ -1,7 +1,7 @@
 //! What handing over a connection costs: export, capsule, seal, open, import; against the Linux
 //! kernel's TCP, which describes and restores one through TCP_REPAIR.
 //!
-//! Both sides do the same: from a live connection, with or without octets queued for a peer that
+//! Both sides go from a live connection, with or without octets queued for a peer that
 //! does not take them, to a live connection in the same place. Ours begins where the session is
 //! frozen and ends where its next owner could speak. The kernel's needs no seal, so the rows with
 //! the AEAD have our whole channel in them and the peer nothing of the kind. What is queued goes ahead of
