@@ -1,6 +1,5 @@
 //! The clients: wrk over kept connections, and curls that take their time.
 
-use crate::demo::client::CURL;
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -19,6 +18,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::content::Check;
+use crate::demo::client::CURL;
 use crate::net::Namespace;
 
 /// wrk ends by itself after this time if nobody tells it to.
