@@ -400,6 +400,17 @@ mod tests {
                 alloc::vec![5; 70_000],
             ),
             (Message::Frame(attempt()), alloc::vec![6; 60],),
+            (
+                Message::Ahead(Ahead {
+                    session: attempt().session,
+                    connection: 1,
+                    queue: Queue::Unread,
+                    offset: u64::MAX,
+                }),
+                alloc::vec![7; 3_000],
+            ),
+            plain(Message::Fence(attempt())),
+            plain(Message::Rerouted(alloc::vec![attempt(); 2])),
             plain(Message::Owns(alloc::vec![ownership; MAX_ENTRIES])),
             plain(Message::Released(alloc::vec![(flow(4), attempt().session)])),
             plain(Message::Leaving),

@@ -116,6 +116,9 @@ impl Instance {
             let following = self.following.get(&rerouted.session);
             if following.is_some_and(|f| f.attempt.epoch <= rerouted.epoch) {
                 self.end_following(now, rerouted.session);
+            } else if let Some(moving) = self.moving.get_mut(&rerouted.session) {
+                // Ahead of the target's answer, which came another way.
+                moving.rerouted = Some(rerouted.epoch);
             }
         }
     }

@@ -32,7 +32,8 @@ const OFTEN: Duration = Duration::from_millis(10);
 /// The patience with such a session is this part of the time it has been here: a lull takes most of
 /// that time at the longest, and what is queued then goes ahead.
 const OFTEN_PART: u32 = 8;
-/// A lull ends after this many times the patience even if the queues still become shorter.
+/// A lull ends after this many times the patience even if the queues still become shorter, and what goes
+/// ahead then is waited for as long at most.
 const LONGEST: u32 = 5;
 
 impl Instance {

@@ -40,6 +40,8 @@ pub(super) struct Moving {
     capsule_bytes: u32,
     export: Duration,
     seal: Duration,
+    /// The ingress has changed the routes already, to the owner under this epoch.
+    pub(super) rerouted: Option<u64>,
 }
 
 impl Moving {
@@ -158,6 +160,7 @@ impl Instance {
             capsule_bytes: 0,
             export: Duration::ZERO,
             seal: Duration::ZERO,
+            rerouted: None,
         };
         let encoded = self.capsule_of(&moving).encode();
         let exported_at = self.measure(now);
@@ -180,6 +183,7 @@ impl Instance {
         if !sent {
             // Never offered to anyone: as good as a refusal.
             self.counters.add("moves_not_offered");
+            self.give_place_back(to);
             self.thaw(now, moving);
             return Err(MoveError::NotMovable);
         }
@@ -415,6 +419,7 @@ impl Instance {
             source,
             session,
             kept,
+            rerouted,
             ..
         } = moving;
         let attempt = Attempt {
@@ -429,6 +434,9 @@ impl Instance {
         }
         let flows = session.connections.iter().map(|c| c.flow).collect();
         self.begin_following(now, attempt, source.target, flows);
+        if rerouted.is_some_and(|epoch| epoch >= attempt.epoch) {
+            self.end_following(now, attempt.session);
+        }
     }
 
     /// The session never left: go on with it here, under an epoch above the attempt's.

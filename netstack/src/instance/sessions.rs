@@ -298,7 +298,11 @@ impl Instance {
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
-        self.lulled.remove(&id);
+        if self.lulled.remove(&id)
+            && let Some(to) = session.wanted
+        {
+            self.give_place_back(to);
+        }
         self.sent_ahead.remove(&id);
         for conn in session.connections.iter().filter_map(|c| c.conn) {
             self.uses.remove(&conn);

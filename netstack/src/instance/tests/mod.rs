@@ -7,6 +7,7 @@
 mod doubts;
 mod drain;
 mod faults;
+mod follow;
 mod keys;
 mod lull;
 mod moves;
