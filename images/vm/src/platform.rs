@@ -5,6 +5,7 @@ use core::fmt;
 use godwit::Instant;
 use godwit::platform::{Device, NoEntropy, Platform};
 use godwit_kernel::drivers::net::{self, Nic, Protocol, TxPacket};
+use godwit_kernel::exit::{ExitCode, exit};
 use godwit_kernel::{Machine, boot, clock, console, entropy};
 use godwit_netstack::stack::frame::{RxChecksum, Segmentation};
 use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};
@@ -127,6 +128,13 @@ impl Platform for KernelPlatform {
     }
 
     fn idle(&mut self, until: Option<Instant>) {
+        // Without a card nobody is served, and nobody would hear of it.
+        if let Some(fault) = self.machine.nics.first().and_then(|nic| nic.fault()) {
+            exit(
+                ExitCode::NoNic,
+                format_args!("the network card is out of service: {fault}"),
+            );
+        }
         self.machine.idle(until.map(Instant::as_nanos));
     }
 

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-pub use crate::dma::Slices;
+pub use crate::dma::{DeviceFault, Slices};
 
 /// What is known about a received packet's checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,6 +173,8 @@ pub trait Nic: Send {
     fn disarm(&mut self);
     /// Whether the card interrupts at all; if not, it must be polled.
     fn interrupts(&self) -> bool;
+    /// Why it is out of service for good, if it is: nothing comes or goes any more.
+    fn fault(&self) -> Option<DeviceFault>;
     /// What it has done.
     fn statistics(&self) -> Statistics;
 }

@@ -253,11 +253,6 @@ impl<T: Transport + Send> VirtioNet<T> {
         Ok(card)
     }
 
-    /// The protocol violation that ended the card's service, if there was one.
-    pub fn fault(&self) -> Option<DeviceFault> {
-        self.fault
-    }
-
     /// Gives the ring as many buffers as it once had; to `grow`, some more until it is full.
     fn refill(&mut self, grow: bool) {
         if self.fault.is_some() {
@@ -522,6 +517,10 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
 
     fn interrupts(&self) -> bool {
         self.interrupts
+    }
+
+    fn fault(&self) -> Option<DeviceFault> {
+        self.fault
     }
 
     fn statistics(&self) -> Statistics {
