@@ -1,5 +1,5 @@
 //! Installs what the host needs from its distribution: QEMU, curl, iproute2; and what the bench
-//! compares with: nginx, wrk, ethtool, iperf3.
+//! and the interop tests talk to: nginx, wrk, ethtool, iperf3, nc.
 
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -17,11 +17,13 @@ struct Manager {
     refresh: Option<&'static [&'static str]>,
     install: &'static [&'static str],
     /// The packages of [`PROGRAMS`], in their order.
-    packages: [&'static str; 7],
+    packages: [&'static str; 8],
 }
 
 /// Every program that can be installed.
-const PROGRAMS: [&str; 7] = [QEMU, "curl", "ip", "nginx", "wrk", "ethtool", "iperf3"];
+const PROGRAMS: [&str; 8] = [
+    QEMU, "curl", "ip", "nginx", "wrk", "ethtool", "iperf3", "nc",
+];
 /// The programs the host needs.
 const TOOLS: [&str; 3] = [QEMU, "curl", "ip"];
 /// The programs the bench needs.
@@ -40,6 +42,7 @@ const MANAGERS: &[Manager] = &[
             "wrk",
             "ethtool",
             "iperf3",
+            "netcat-openbsd",
         ],
     },
     Manager {
@@ -54,6 +57,7 @@ const MANAGERS: &[Manager] = &[
             "wrk",
             "ethtool",
             "iperf3",
+            "netcat",
         ],
     },
     Manager {
@@ -61,7 +65,14 @@ const MANAGERS: &[Manager] = &[
         refresh: None,
         install: &["--non-interactive", "install"],
         packages: [
-            "qemu-x86", "curl", "iproute2", "nginx", "wrk", "ethtool", "iperf",
+            "qemu-x86",
+            "curl",
+            "iproute2",
+            "nginx",
+            "wrk",
+            "ethtool",
+            "iperf",
+            "netcat-openbsd",
         ],
     },
     Manager {
@@ -76,6 +87,7 @@ const MANAGERS: &[Manager] = &[
             "wrk",
             "ethtool",
             "iperf3",
+            "openbsd-netcat",
         ],
     },
     Manager {
@@ -90,6 +102,7 @@ const MANAGERS: &[Manager] = &[
             "wrk",
             "ethtool",
             "iperf3",
+            "netcat-openbsd",
         ],
     },
 ];
@@ -103,6 +116,11 @@ pub fn ensure() -> Result<()> {
 /// The same for the programs the bench compares with.
 pub fn ensure_peers() -> Result<()> {
     ensure_all(&PEERS)
+}
+
+/// The same for the programs the interop tests talk to.
+pub fn ensure_interop() -> Result<()> {
+    ensure_all(&["ip", "curl", "nc", "nginx", "wrk", "iperf3"])
 }
 
 /// The same for what `godwit demo upgrade` needs besides.

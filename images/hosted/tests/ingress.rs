@@ -114,7 +114,8 @@ fn an_ingress_that_is_killed_is_replaced_and_the_others_downloads_go_on() {
     let name = "an_ingress_that_is_killed_is_replaced_and_the_others_downloads_go_on";
     in_namespace(name, || {
         let others = kill_the_ingress(start(3, &[]));
-        assert!((1..12).contains(&others), "{others} of 12 elsewhere");
+        // By lot, it may even be all of them.
+        assert!(others > 0, "nobody to go on");
     });
 }
 

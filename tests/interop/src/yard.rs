@@ -5,11 +5,13 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use godwit_qemu::net::{Namespace, open_tap};
+use godwit_qemu::setup;
 use godwit_qemu::switch::{Attachment, Impairment, PortConfig, PortStats, Switch, SwitchBuilder};
 
 /// The Linux kernel's addresses, IPv4 and IPv6.
@@ -51,22 +53,28 @@ fn find(program: &str) -> Option<PathBuf> {
     files.find(|file| file.is_file())
 }
 
+/// Whether tests can run here, with these programs.
+fn able(programs: &[&str]) -> Result<(), String> {
+    static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
+    let installed =
+        INSTALLED.get_or_init(|| setup::ensure_interop().map_err(|error| format!("{error:#}")));
+    if let Some(program) = programs.iter().find(|program| find(program).is_none()) {
+        let why = installed.as_ref().err().cloned().unwrap_or_default();
+        return Err(format!("no {program} here: {why}"));
+    }
+    let right = Namespace::create().and_then(|space| space.ip("tuntap add dev probe mode tap\n"));
+    right.map_err(|error| format!("no right to make namespaces and TAP devices: {error:#}"))
+}
+
 impl Yard {
-    /// Lay it out, unless this process may not, or a program is missing: then say so.
+    /// Lay it out, unless this process may not or a program is missing and cannot be installed: then
+    /// say so. Whatever else goes wrong is a failure.
     pub fn new(test: &str, impairment: Impairment, programs: &[&str]) -> Option<Yard> {
-        for program in programs {
-            if find(program).is_none() {
-                eprintln!("SKIPPED {test}: no {program} here");
-                return None;
-            }
+        if let Err(why) = able(programs) {
+            eprintln!("SKIPPED {test}: {why}");
+            return None;
         }
-        match Yard::lay_out(impairment) {
-            Ok(yard) => Some(yard),
-            Err(error) => {
-                eprintln!("SKIPPED {test}: {error:#}");
-                None
-            }
-        }
+        Some(Yard::lay_out(impairment).expect("the links are laid"))
     }
 
     fn lay_out(impairment: Impairment) -> Result<Yard> {
