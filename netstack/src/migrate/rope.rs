@@ -39,6 +39,14 @@ impl Rope {
         }
     }
 
+    /// Add octets before all others.
+    pub fn push_front(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.len += piece.len();
+            self.pieces.push_front(piece);
+        }
+    }
+
     /// Add another rope's octets at the end.
     pub fn append(&mut self, other: Rope) {
         self.len += other.len;
@@ -95,6 +103,14 @@ impl Rope {
         {
             self.len -= count;
             return Some(front.split_to(count));
+        }
+        if self
+            .pieces
+            .front()
+            .is_some_and(|front| front.len() == count)
+        {
+            self.len -= count;
+            return self.pieces.pop_front();
         }
         Some(self.take(count).into_bytes())
     }

@@ -7,8 +7,7 @@
 //!                 in it: the channel's cipher guards every octet, and reading 64 KiB twice more would
 //!                 cost several times what all the rest of a hand-over does
 //! 5       2       length of the header (little endian)
-//! 7       ...     header: `Header` in postcard (varint integers, LEB128; sequences and strings
-//!                 preceded by their length; options and enums by a tag octet)
+//! 7       ...     header: `Header`, then its connections, each a `Carried` (wire.rs has the encoding)
 //! ...     ...     payload: the committed state; then for each connection its send queue (from
 //!                 SND.UNA on), its unread octets, its out-of-order octets stretch by stretch;
 //!                 all lengths are in the header
@@ -17,23 +16,22 @@
 //! Octets that went ahead of the capsule are missing at the front of their queue. Nothing follows the
 //! payload. Times are relative to the freeze; their unit is said at each.
 
-mod capped;
 mod connection;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use alloc::vec::Vec;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use super::{Ahead, Capsule, CapsuleConnection, CapsuleError};
 use crate::migrate::rope::Rope;
 use crate::migrate::sum::Sum;
 use crate::session::{MAX_CONNECTIONS, MAX_STATE, SessionId};
 
-use capped::Capped;
 use connection::ConnectionV1;
+use wire::{Reader, Wire, Writer, wire};
 
 /// The first octet.
 pub const VERSION: u8 = 1;
@@ -43,10 +41,9 @@ pub const MAX_QUEUE: usize = 4 * 1024 * 1024;
 const MAX_NAME: usize = 64;
 /// Version, check sum and header length.
 const PREFIX: usize = 7;
-/// Octets that the header of a session with one quiet connection takes at most.
+/// Octets that prefix and header of a session with one connection take at most, nearly always.
 const USUAL: usize = 320;
 
-#[derive(Serialize, Deserialize)]
 struct Header<'a> {
     origin: u32,
     number: u64,
@@ -55,15 +52,36 @@ struct Header<'a> {
     /// Schema version and length of the committed state.
     state: Option<(u32, u32)>,
     finished: bool,
-    connections: Capped<Carried, MAX_CONNECTIONS>,
+    /// How many connections follow.
+    connections: usize,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Carried {
-    next_hop: Option<[u8; 6]>,
-    /// Bit 0: end of input read; bit 1: output closed.
-    flags: u8,
-    tcp: ConnectionV1,
+impl<'a> Wire<'a> for Header<'a> {
+    fn put(&self, out: &mut Writer) {
+        (self.origin, self.number, self.epoch).put(out);
+        (self.service, self.state, self.finished, self.connections).put(out);
+    }
+
+    fn take(input: &mut Reader<'a>) -> Header<'a> {
+        Header {
+            origin: Wire::take(input),
+            number: Wire::take(input),
+            epoch: Wire::take(input),
+            service: Wire::take(input),
+            state: Wire::take(input),
+            finished: Wire::take(input),
+            connections: Wire::take(input),
+        }
+    }
+}
+
+wire! {
+    struct Carried {
+        next_hop: Option<[u8; 6]>,
+        /// Bit 0: end of input read; bit 1: output closed.
+        flags: u8,
+        tcp: ConnectionV1,
+    }
 }
 
 /// The capsule as octets.
@@ -76,18 +94,8 @@ pub fn encode(capsule: &Capsule) -> Result<Rope, CapsuleError> {
     {
         return Err(CapsuleError::Oversize);
     }
-    let mut payload = Rope::new();
-    if let Some((_, octets)) = state {
-        payload.push(octets.clone());
-    }
-    let mut connections = Vec::with_capacity(capsule.connections.len());
-    for connection in &capsule.connections {
-        connections.push(Carried {
-            next_hop: connection.next_hop,
-            flags: u8::from(connection.end_read) | u8::from(connection.shut_down) << 1,
-            tcp: ConnectionV1::encode(&connection.tcp, connection.ahead, &mut payload)?,
-        });
-    }
+    let mut head = Writer::with_room(USUAL);
+    head.raw(&[0; PREFIX]);
     let header = Header {
         origin: capsule.session.origin,
         number: capsule.session.number,
@@ -95,28 +103,29 @@ pub fn encode(capsule: &Capsule) -> Result<Rope, CapsuleError> {
         service: &capsule.service,
         state: state.map(|(version, octets)| (*version, octets.len() as u32)),
         finished: capsule.finished,
-        connections: Capped(connections),
+        connections: capsule.connections.len(),
     };
-    let mut head = alloc::vec![0; USUAL];
-    // Into a slice is quicker than onto the end of a vector; few headers are longer.
-    match postcard::to_slice(&header, &mut head[PREFIX..]) {
-        Ok(used) => {
-            let length = PREFIX + used.len();
-            head.truncate(length);
-        }
-        Err(_) => {
-            head.truncate(PREFIX);
-            head = postcard::to_extend(&header, head).map_err(|_| CapsuleError::Malformed)?;
-        }
+    header.put(&mut head);
+    let mut payload = Rope::new();
+    if let Some((_, octets)) = state {
+        payload.push(octets.clone());
     }
+    for connection in &capsule.connections {
+        let carried = Carried {
+            next_hop: connection.next_hop,
+            flags: u8::from(connection.end_read) | u8::from(connection.shut_down) << 1,
+            tcp: ConnectionV1::encode(&connection.tcp, connection.ahead, &mut payload)?,
+        };
+        carried.put(&mut head);
+    }
+    let mut head = head.finish();
     let length = u16::try_from(head.len() - PREFIX).map_err(|_| CapsuleError::Oversize)?;
     head[0] = VERSION;
     head[5..PREFIX].copy_from_slice(&length.to_le_bytes());
     let sum = check_sum(&head[5..]);
     head[1..5].copy_from_slice(&sum.to_le_bytes());
-    let mut out = Rope::from(head);
-    out.append(payload);
-    Ok(out)
+    payload.push_front(head.into());
+    Ok(payload)
 }
 
 /// The check sum of a header, given as its length in two octets and itself.
@@ -128,10 +137,12 @@ pub fn check_sum(octets: &[u8]) -> u32 {
 
 /// The capsule in octets that begin with [`VERSION`].
 pub fn decode(mut octets: Rope) -> Result<Capsule, CapsuleError> {
-    let prefix = octets.take_bytes(PREFIX).ok_or(CapsuleError::Truncated)?;
-    let [_, s0, s1, s2, s3, l0, l1] = *prefix
-        .first_chunk::<PREFIX>()
-        .ok_or(CapsuleError::Truncated)?;
+    let mut prefix = [0; PREFIX];
+    if octets.peek(&mut prefix) < PREFIX {
+        return Err(CapsuleError::Truncated);
+    }
+    octets.skip(PREFIX);
+    let [_, s0, s1, s2, s3, l0, l1] = prefix;
     let length = usize::from(u16::from_le_bytes([l0, l1]));
     let head = octets.take_bytes(length).ok_or(CapsuleError::Truncated)?;
     let mut sum = Sum::new();
@@ -140,39 +151,28 @@ pub fn decode(mut octets: Rope) -> Result<Capsule, CapsuleError> {
     if sum.finish() != u32::from_le_bytes([s0, s1, s2, s3]) {
         return Err(CapsuleError::Damaged);
     }
-    let Ok((header, [])) = postcard::take_from_bytes::<Header<'_>>(&head) else {
-        return Err(CapsuleError::Malformed);
-    };
-    let expected = header.payload()?;
-    match octets.len() {
-        len if len < expected => Err(CapsuleError::Truncated),
-        len if len > expected => Err(CapsuleError::Malformed),
-        _ => header.open(octets),
+    let mut head = Reader::new(&head);
+    let header = Header::take(&mut head);
+    let capsule = header.open(&mut head, &mut octets)?;
+    match head.is_done() && octets.is_empty() {
+        true => Ok(capsule),
+        false => Err(CapsuleError::Malformed),
     }
 }
 
 impl Header<'_> {
-    /// Octets of payload, each length checked.
-    fn payload(&self) -> Result<usize, CapsuleError> {
-        let mut total = match self.state {
-            Some((_, length)) if length as usize > MAX_STATE => {
-                return Err(CapsuleError::Oversize);
-            }
-            Some((_, length)) => length as usize,
-            None => 0,
-        };
+    /// The capsule: its connections follow in `head`, its payload is at the front of `octets`.
+    fn open(self, head: &mut Reader<'_>, octets: &mut Rope) -> Result<Capsule, CapsuleError> {
+        if head.is_wrong() || self.connections > MAX_CONNECTIONS {
+            return Err(CapsuleError::Malformed);
+        }
         if self.service.len() > MAX_NAME {
             return Err(CapsuleError::Oversize);
         }
-        for connection in &self.connections.0 {
-            total += connection.tcp.payload()?;
-        }
-        Ok(total)
-    }
-
-    /// The capsule, with exactly its payload in `octets`.
-    fn open(self, mut octets: Rope) -> Result<Capsule, CapsuleError> {
         let state = match self.state {
+            Some((_, length)) if length as usize > MAX_STATE => {
+                return Err(CapsuleError::Oversize);
+            }
             Some((version, length)) => {
                 let length = length as usize;
                 let state = octets.take_bytes(length).ok_or(CapsuleError::Truncated)?;
@@ -181,12 +181,13 @@ impl Header<'_> {
             }
             None => None,
         };
-        let mut connections = Vec::with_capacity(self.connections.0.len());
-        for carried in self.connections.0 {
-            if carried.flags & !3 != 0 {
+        let mut connections = Vec::with_capacity(self.connections);
+        for _ in 0..self.connections {
+            let carried = Carried::take(head);
+            if head.is_wrong() || carried.flags & !3 != 0 {
                 return Err(CapsuleError::Malformed);
             }
-            let (tcp, ahead) = carried.tcp.decode(&mut octets)?;
+            let (tcp, ahead) = carried.tcp.decode(octets)?;
             connections.push(CapsuleConnection {
                 next_hop: carried.next_hop,
                 end_read: carried.flags & 1 != 0,

@@ -432,9 +432,11 @@ fn lengths_that_lie_are_refused_before_room_is_made_for_them() {
         service: "x",
         state: Some((1, u32::MAX)),
         finished: false,
-        connections: Capped(Vec::new()),
+        connections: 0,
     };
-    let fields = postcard::to_allocvec(&header).unwrap();
+    let mut fields = Writer::with_room(0);
+    header.put(&mut fields);
+    let fields = fields.finish();
     let mut lying = vec![VERSION, 0, 0, 0, 0, fields.len() as u8, 0];
     lying.extend(fields);
     assert_eq!(decoded(&sealed(lying)).err(), Some(CapsuleError::Oversize));

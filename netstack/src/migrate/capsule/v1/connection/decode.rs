@@ -1,4 +1,4 @@
-//! From the wire form to [`crate::tcp`]'s description.
+//! From the wire form to [`crate::tcp`]'s description. Out of line as `put` and `take` are (see wire.rs).
 
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
@@ -23,25 +23,6 @@ fn value<T: Copy>(list: &[T], code: u8) -> Result<T, CapsuleError> {
 }
 
 impl ConnectionV1 {
-    /// Octets of payload, each length checked.
-    pub fn payload(&self) -> Result<usize, CapsuleError> {
-        let QueuesV1 {
-            send,
-            unread,
-            out_of_order,
-        } = &self.queues;
-        let out_of_order = out_of_order
-            .0
-            .iter()
-            .try_fold(0usize, |sum, (_, len)| sum.checked_add(*len as usize))
-            .ok_or(CapsuleError::Oversize)?;
-        let (send, unread) = (*send as usize, *unread as usize);
-        if send > MAX_QUEUE || unread > MAX_QUEUE || out_of_order > MAX_QUEUE {
-            return Err(CapsuleError::Oversize);
-        }
-        Ok(send + unread + out_of_order)
-    }
-
     /// TCP's description, with octets from the front of `payload`, and what is missing in front of those.
     pub fn decode(self, payload: &mut Rope) -> Result<(ConnectionState, Ahead), CapsuleError> {
         let ConnectionV1 {
@@ -133,6 +114,7 @@ impl ConnectionV1 {
     }
 }
 
+#[inline(never)]
 fn decode_options(options: OptionsV1, nagle: bool) -> Result<SocketOptions, CapsuleError> {
     if options.flags & !3 != 0 {
         return Err(CapsuleError::Malformed);
@@ -154,6 +136,7 @@ fn decode_options(options: OptionsV1, nagle: bool) -> Result<SocketOptions, Caps
     })
 }
 
+#[inline(never)]
 fn decode_snd(
     snd: SndV1,
     una: SeqNumber,
@@ -194,6 +177,7 @@ fn decode_snd(
     })
 }
 
+#[inline(never)]
 fn decode_rcv(rcv: RcvV1, nxt: SeqNumber, discard: bool) -> Result<RcvHeader, CapsuleError> {
     Ok(RcvHeader {
         irs: nxt.sub(span(rcv.offset).wrapping_add(rcv.from_irs as u32)),
@@ -220,6 +204,7 @@ fn decode_rcv(rcv: RcvV1, nxt: SeqNumber, discard: bool) -> Result<RcvHeader, Ca
     })
 }
 
+#[inline(never)]
 fn decode_congestion(congestion: CongestionV1, una: SeqNumber) -> CongestionHeader {
     CongestionHeader {
         cwnd: congestion.cwnd,
@@ -255,6 +240,7 @@ fn decode_congestion(congestion: CongestionV1, una: SeqNumber) -> CongestionHead
     }
 }
 
+#[inline(never)]
 fn decode_recovery(
     recovery: RecoveryV1,
     una: SeqNumber,
@@ -305,6 +291,7 @@ fn decode_recovery(
     })
 }
 
+#[inline(never)]
 fn decode_timers(timers: Option<TimersV1>) -> TimersHeader {
     let time = |micros: Option<u64>| micros.map(Duration::from_micros);
     let part = |pick: fn(&TimersV1) -> Option<u64>| time(timers.as_ref().and_then(pick));
@@ -319,6 +306,7 @@ fn decode_timers(timers: Option<TimersV1>) -> TimersHeader {
     }
 }
 
+#[inline(never)]
 fn decode_counters(counters: CountersV1) -> Counters {
     let rare = counters.rare.unwrap_or_default();
     Counters {
@@ -343,7 +331,21 @@ fn decode_counters(counters: CountersV1) -> Counters {
     }
 }
 
+/// Refuse `lengths` that add up to more than a connection may have of one kind.
+fn within_limit(mut lengths: impl Iterator<Item = u32>) -> Result<(), CapsuleError> {
+    let total = lengths.try_fold(0usize, |sum, length| sum.checked_add(length as usize));
+    match total {
+        Some(total) if total <= MAX_QUEUE => Ok(()),
+        _ => Err(CapsuleError::Oversize),
+    }
+}
+
+#[inline(never)]
 fn decode_queues(queues: QueuesV1, payload: &mut Rope) -> Result<Queues, CapsuleError> {
+    let stretches = queues.out_of_order.0;
+    within_limit([queues.send].into_iter())?;
+    within_limit([queues.unread].into_iter())?;
+    within_limit(stretches.iter().map(|(_, length)| *length))?;
     let mut take = |count: u32| {
         let taken = payload.take(count as usize);
         match taken.len() == count as usize {
@@ -354,7 +356,7 @@ fn decode_queues(queues: QueuesV1, payload: &mut Rope) -> Result<Queues, Capsule
     let unacked_and_unsent = take(queues.send)?.into_pieces().collect();
     let unread = take(queues.unread)?.into_pieces().collect();
     let mut out_of_order = Vec::new();
-    for (distance, length) in queues.out_of_order.0 {
+    for (distance, length) in stretches {
         let mut at = distance;
         for piece in take(length)?.into_pieces() {
             let len = piece.len() as u32;

@@ -1,11 +1,11 @@
-//! From [`crate::tcp`]'s description to the wire form.
+//! From [`crate::tcp`]'s description to the wire form. Out of line as `put` and `take` are (see wire.rs).
 
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use bytes::Bytes;
 
-use super::super::{Ahead, Capped, CapsuleError, MAX_QUEUE};
+use super::super::{Ahead, CapsuleError, MAX_QUEUE};
 use super::*;
 use crate::migrate::rope::Rope;
 use crate::seq::SeqNumber;
@@ -198,6 +198,7 @@ impl ConnectionV1 {
     }
 }
 
+#[inline(never)]
 fn encode_timestamps(header: &TimestampHeader) -> TimestampsV1 {
     let TimestampHeader {
         value,
@@ -211,6 +212,7 @@ fn encode_timestamps(header: &TimestampHeader) -> TimestampsV1 {
     }
 }
 
+#[inline(never)]
 fn encode_snd(header: &SndHeader, rcv_nxt: SeqNumber) -> Result<SndV1, CapsuleError> {
     let SndHeader {
         iss,
@@ -266,6 +268,7 @@ fn encode_snd(header: &SndHeader, rcv_nxt: SeqNumber) -> Result<SndV1, CapsuleEr
     })
 }
 
+#[inline(never)]
 fn encode_rcv(header: &RcvHeader) -> RcvV1 {
     let RcvHeader {
         irs,
@@ -302,6 +305,7 @@ fn encode_rcv(header: &RcvHeader) -> RcvV1 {
     }
 }
 
+#[inline(never)]
 fn encode_rtt(header: &RttHeader) -> RttV1 {
     let RttHeader {
         srtt,
@@ -317,6 +321,7 @@ fn encode_rtt(header: &RttHeader) -> RttV1 {
     }
 }
 
+#[inline(never)]
 fn encode_congestion(header: &CongestionHeader, una: SeqNumber) -> CongestionV1 {
     let CongestionHeader {
         cwnd,
@@ -367,6 +372,7 @@ fn encode_congestion(header: &CongestionHeader, una: SeqNumber) -> CongestionV1 
     }
 }
 
+#[inline(never)]
 fn encode_recovery(header: &RecoveryHeader, una: SeqNumber) -> Result<RecoveryV1, CapsuleError> {
     let RecoveryHeader {
         phase,
@@ -414,6 +420,7 @@ fn encode_recovery(header: &RecoveryHeader, una: SeqNumber) -> Result<RecoveryV1
     })
 }
 
+#[inline(never)]
 fn encode_undo(header: &UndoHeader, una: SeqNumber) -> Option<UndoV1> {
     let UndoHeader {
         from: start,
@@ -440,6 +447,7 @@ fn encode_undo(header: &UndoHeader, una: SeqNumber) -> Option<UndoV1> {
     })
 }
 
+#[inline(never)]
 fn encode_timers(header: &TimersHeader) -> Option<TimersV1> {
     let TimersHeader {
         retransmit,
@@ -470,6 +478,7 @@ fn encode_timers(header: &TimersHeader) -> Option<TimersV1> {
     })
 }
 
+#[inline(never)]
 fn encode_counters(counters: &Counters) -> CountersV1 {
     let Counters {
         segments_in,
@@ -516,6 +525,7 @@ fn encode_counters(counters: &Counters) -> CountersV1 {
     }
 }
 
+#[inline(never)]
 fn encode_queues(
     queues: &Queues,
     ahead: Ahead,
