@@ -420,6 +420,10 @@ impl Instance {
         }
     }
 
+            StackEvent::AddressContested { address, mac } => {
+                self.counters.add("ingress_vip_contested");
+                log::error!(target: "cluster", "{mac:02x?} goes on claiming {address}, which is ours");
+            }
     /// A service to be reached at its port from now on.
     pub fn add_service(&mut self, spec: ServiceSpec) -> ServiceId {
         let id = ServiceId(self.services.len() as u32);

@@ -40,6 +40,7 @@ use crate::seq::SeqNumber;
 use crate::tcp::{Connection, InitialNumbers, Outgoing, Pressure, Segment, TcpConfig};
 use crate::time::{Duration, Instant};
 use addresses::{Addresses, solicited_node};
+use announce::Defence;
 pub use counters::Counters;
 use flows::{Entry, Flows, Packed};
 pub use frame::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
@@ -191,6 +192,14 @@ pub enum StackEvent {
     /// The set of own addresses changed: a DHCP lease came, changed or ran out.
     AddressesChanged,
 }
+    /// Somebody goes on claiming a virtual address that was defended a moment ago; said once after
+    /// every defence.
+    AddressContested {
+        /// The address.
+        address: IpAddr,
+        /// Who claims it.
+        mac: MacAddr,
+    },
 
 /// Why [`Stack::connect`] failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -274,6 +283,8 @@ pub struct Stack {
     /// Who else has said that a virtual address is his.
     vip_speaker: Option<MacAddr>,
     opened: u64,
+    /// When virtual addresses were defended, each once at most.
+    defences: Vec<Defence>,
 }
 
 fn words(seed: &[u8; 32]) -> [u64; 4] {
@@ -333,6 +344,7 @@ impl Stack {
             announce: None,
             vip_speaker: None,
             opened: 0,
+            defences: Vec::new(),
         };
         stack.probe_own_ipv6();
         stack
