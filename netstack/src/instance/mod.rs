@@ -159,6 +159,8 @@ pub struct Instance {
     election_at: Option<Instant>,
     /// The ingress we last heard of, ourselves included: whom to tell of our flows.
     ingress: Option<MemberId>,
+    /// Since when that has been us, and nobody else has acted as far as we know.
+    ingress_since: Option<Instant>,
     /// The last term in which we were the ingress, while we hand the role on.
     resigned: Option<u64>,
     probing: Option<Probing>,
@@ -262,6 +264,7 @@ impl Instance {
             election,
             election_at: clustered.then_some(now),
             ingress: (!clustered).then_some(config.id),
+            ingress_since: None,
             resigned: None,
             probing: None,
             waiting: VecDeque::new(),
@@ -417,13 +420,13 @@ impl Instance {
             StackEvent::Captured { flow, frame } => self.relay(now, flow, frame),
             StackEvent::UnknownFlow { flow, syn } => self.place(now, flow, syn),
             StackEvent::AddressesChanged => {}
-        }
-    }
-
             StackEvent::AddressContested { address, mac } => {
                 self.counters.add("ingress_vip_contested");
                 log::error!(target: "cluster", "{mac:02x?} goes on claiming {address}, which is ours");
             }
+        }
+    }
+
     /// A service to be reached at its port from now on.
     pub fn add_service(&mut self, spec: ServiceSpec) -> ServiceId {
         let id = ServiceId(self.services.len() as u32);

@@ -47,6 +47,7 @@ pub use frame::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
 use hash::Keyed;
 use input::Origin;
 use limit::Limit;
+pub(crate) use listen::COOKIE_LIFE;
 use listen::{HalfOpenTable, Listener};
 use neighbour::Neighbours;
 use slow::Slow;
@@ -191,7 +192,6 @@ pub enum StackEvent {
     },
     /// The set of own addresses changed: a DHCP lease came, changed or ran out.
     AddressesChanged,
-}
     /// Somebody goes on claiming a virtual address that was defended a moment ago; said once after
     /// every defence.
     AddressContested {
@@ -200,6 +200,7 @@ pub enum StackEvent {
         /// Who claims it.
         mac: MacAddr,
     },
+}
 
 /// Why [`Stack::connect`] failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -282,9 +283,9 @@ pub struct Stack {
     announce: Option<(Instant, usize)>,
     /// Who else has said that a virtual address is his.
     vip_speaker: Option<MacAddr>,
-    opened: u64,
     /// When virtual addresses were defended, each once at most.
     defences: Vec<Defence>,
+    opened: u64,
 }
 
 fn words(seed: &[u8; 32]) -> [u64; 4] {
@@ -343,8 +344,8 @@ impl Stack {
             reused: None,
             announce: None,
             vip_speaker: None,
-            opened: 0,
             defences: Vec::new(),
+            opened: 0,
         };
         stack.probe_own_ipv6();
         stack

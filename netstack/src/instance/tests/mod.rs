@@ -4,6 +4,7 @@
 //! a service on every instance, and checks on every frame what must always hold: nobody but the
 //! one owner of a session speaks for it, and no RST is seen.
 
+mod cookies;
 mod doubts;
 mod drain;
 mod faults;
