@@ -139,6 +139,9 @@ pub struct Instance {
     follow_ends: BTreeSet<(Instant, SessionId)>,
     /// What went ahead of capsules that are still to be made.
     sent_ahead: BTreeMap<SessionId, SentAhead>,
+    /// Who would send ahead, by target, and since when. Those who have left are taken out when somebody
+    /// asks whether it is his turn.
+    turns: BTreeMap<MemberId, BTreeSet<(Instant, SessionId)>>,
     stash: Stash,
     contents: Contents,
     epochs: Epochs,
@@ -250,6 +253,7 @@ impl Instance {
             following: BTreeMap::new(),
             follow_ends: BTreeSet::new(),
             sent_ahead: BTreeMap::new(),
+            turns: BTreeMap::new(),
             stash: Stash::default(),
             contents: Contents::default(),
             epochs: Epochs::new(),
