@@ -328,7 +328,7 @@ impl Instance {
         let counted = self.may_count_out(now, &flow);
         let asked = self.members.iter().filter(|member| {
             let gone = !member.is_up() && now.since(member.heard) >= COOKIE_LIFE;
-            !member.owns_nothing() && !(counted && gone)
+            !(member.owns_nothing() || counted && gone)
         });
         let others: BTreeSet<MemberId> = asked.map(|member| member.id).collect();
         if others.is_empty() {
