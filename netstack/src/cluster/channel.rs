@@ -48,6 +48,8 @@ pub struct Channel {
     hello: Option<Hello>,
     received: Rope,
     outgoing: Rope,
+    /// Octets of all messages queued so far.
+    sent: u64,
     /// Time spent on opening records since the last message came out.
     opening: Duration,
 }
@@ -74,6 +76,7 @@ impl Channel {
             hello: None,
             received: Rope::new(),
             outgoing: Rope::new(),
+            sent: 0,
             opening: Duration::ZERO,
         }
     }
@@ -111,7 +114,15 @@ impl Channel {
     /// Queue a message. `None` if it is longer than messages may be.
     #[must_use]
     pub fn send(&mut self, message: &Message, tail: Rope) -> Option<()> {
-        message.encode(tail, &mut self.outgoing)
+        let before = self.outgoing.len();
+        message.encode(tail, &mut self.outgoing)?;
+        self.sent += (self.outgoing.len() - before) as u64;
+        Some(())
+    }
+
+    /// Octets of all messages queued so far: a place in the stream.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// The next octets for TCP: a handshake message or a sealed record.

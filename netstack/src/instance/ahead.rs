@@ -4,7 +4,10 @@
 //! a lull ends with a lot still queued (a client that does not read, or is far away), the queues go
 //! to the target while the session is still served ([`Message::Ahead`]), again and again as long as much is
 //! added to them, and the capsule then names how much of each it need not carry. The client waits for the
-//! header and the tail only.
+//! header and the tail only. Of a session with more than that the oldest [`MAX_SENT`] octets go ahead.
+//!
+//! Sessions on their way to one target take turns, so that each capsule finds the channel empty as soon as
+//! what went ahead of it has left; what others put in behind that is not waited for.
 //!
 //! The target keeps it in its [`Stash`]: bounded, for a while, and for as long as the channel lives
 //! that it came through. What is not there any more when the capsule comes makes it be refused, and
@@ -25,7 +28,7 @@ use crate::session::{MAX_CONNECTIONS, SessionId};
 use crate::tcp::Queue;
 use crate::time::{Duration, Instant};
 
-/// Octets sent ahead for all sessions in their lull together. A queue that does not fit goes in its capsule.
+/// Octets sent ahead for all sessions in their lull together. What does not fit goes in its capsule.
 const MAX_SENT: usize = 4 * 1024 * 1024;
 /// Octets kept of what came ahead, at most; of a small machine's memory for queues, a quarter.
 const MAX_KEPT: usize = 8 * 1024 * 1024;
@@ -38,6 +41,8 @@ pub(super) const LOOK: Duration = Duration::from_millis(1);
 #[derive(Debug, Default)]
 pub(super) struct SentAhead {
     octets: usize,
+    /// The place in the channel behind the last of it.
+    place: u64,
     /// For each connection the stream offset up to which its queues went, by [`Queue`].
     ends: Vec<[u64; 2]>,
 }
@@ -168,21 +173,19 @@ impl Instance {
         left.sum()
     }
 
-    /// Send what is queued on the session ahead, as far as that has not been done. Whether that is
-    /// worth waiting for.
+    /// Send what is queued on the session ahead, the oldest first, as far as that has not been done and
+    /// there is room. Whether that is worth waiting for.
     pub(super) fn send_ahead(&mut self, id: SessionId, to: MemberId) -> bool {
         let Some(session) = self.sessions.get(&id).filter(|session| !session.unaided) else {
             return false;
         };
         let on_the_way: usize = self.sent_ahead.values().map(|sent| sent.octets).sum();
+        let mut room = MAX_SENT.saturating_sub(on_the_way);
         let before = self.sent_ahead.remove(&id);
-        let mut sent = SentAhead {
-            octets: before.as_ref().map_or(0, |sent| sent.octets),
-            ends: before.as_ref().map_or(Vec::new(), |sent| sent.ends.clone()),
-        };
+        let first = before.is_none();
+        let mut sent = before.unwrap_or_default();
         sent.ends.resize(session.connections.len(), [0; 2]);
         let mut messages = Vec::new();
-        let mut more = 0;
         for (number, (connection, ends)) in
             session.connections.iter().zip(&mut sent.ends).enumerate()
         {
@@ -193,15 +196,17 @@ impl Instance {
                 };
                 let range = tcp.queued_range(queue);
                 let offset = range.start.max(*end);
-                if offset >= range.end {
+                if offset >= range.end || room == 0 {
                     continue;
                 }
                 let mut octets = Rope::new();
                 let pieces = tcp.queued(queue);
                 pieces.into_iter().for_each(|piece| octets.push(piece));
                 octets.skip((offset - range.start) as usize);
-                *end = range.end;
-                more += octets.len();
+                let octets = octets.take(octets.len().min(room));
+                *end = offset + octets.len() as u64;
+                room -= octets.len();
+                sent.octets += octets.len();
                 let ahead = Ahead {
                     session: id,
                     connection: number as u8,
@@ -211,11 +216,10 @@ impl Instance {
                 messages.push((Message::Ahead(ahead), octets));
             }
         }
-        sent.octets += more;
-        if on_the_way + more > MAX_SENT {
+        if messages.is_empty() {
             self.counters.add("ahead_not_sent");
             // What went before is there all the same.
-            self.sent_ahead.extend(before.map(|sent| (id, sent)));
+            self.sent_ahead.insert(id, sent);
             return false;
         }
         for (message, octets) in messages {
@@ -223,18 +227,55 @@ impl Instance {
                 return false;
             }
         }
-        self.counters.add("sessions_sent_ahead");
+        sent.place = self.link_to(to).map_or(0, |link| link.channel.sent());
+        if first {
+            self.counters.add("sessions_sent_ahead");
+        }
         self.sent_ahead.insert(id, sent);
         true
     }
 
-    /// Whether what was sent ahead to `to` is still here, for the most part.
-    pub(super) fn is_ahead_waiting(&mut self, to: MemberId) -> bool {
+    /// Whether what was sent ahead of the session to `to` is still here, for the most part.
+    pub(super) fn is_ahead_waiting(&mut self, id: SessionId, to: MemberId) -> bool {
+        let place = self.sent_ahead.get(&id).map_or(0, |sent| sent.place);
+        let waiting = self.waiting_for(to) as u64;
+        self.link_to(to).is_some_and(|link| {
+            let sent = link.channel.sent();
+            // Of another channel it is lost: the target says so.
+            place.min(sent).saturating_sub(sent.saturating_sub(waiting)) > LIGHT as u64
+        })
+    }
+
+    /// Octets that are to go to `to` and are still here, or not acknowledged.
+    pub(super) fn waiting_for(&mut self, to: MemberId) -> usize {
         let conn = self.members.get(to).and_then(|member| member.link);
         let in_tcp = conn.and_then(|conn| self.stack.connection(conn));
         let in_tcp = in_tcp.map_or(0, |tcp| tcp.send_queued());
         let link = self.link_to(to);
-        link.is_some_and(|link| link.channel.queued() + in_tcp > LIGHT)
+        link.map_or(0, |link| link.channel.queued() + in_tcp)
+    }
+
+    /// Whether the session, which would send ahead to `to` since `since`, is the one that may: nobody on
+    /// his way there waits for longer.
+    pub(super) fn has_turn(&mut self, id: SessionId, to: MemberId, since: Instant) -> bool {
+        let turns = self.turns.entry(to).or_default();
+        turns.insert((since, id));
+        while let Some((at, first)) = turns.first().copied() {
+            if (at, first) == (since, id) {
+                return true;
+            }
+            let session = self.sessions.get(&first);
+            let waits = session.is_some_and(|session| {
+                session.wanted == Some(to)
+                    && session.lull.is_some_and(|lull| lull.ahead == Some(at))
+            });
+            if waits {
+                return false;
+            }
+            // It has left, or stays after all.
+            turns.pop_first();
+        }
+        true
     }
 
     // --- the target ------------------------------------------------------------------------------

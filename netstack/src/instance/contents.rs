@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use super::lull::LIGHT;
 use super::{Instance, ServiceSpec};
 use crate::cluster::MemberId;
 use crate::cluster::message::{Content, Message};
@@ -196,7 +197,7 @@ impl Instance {
             let whole = supply.sent == supply.octets.len() && supply.done.is_none();
             let late = supply.queued.is_none_or(|at| now.since(at) >= LATE);
             // A capsule right behind it would wait for it, and the client with it.
-            if whole && (late || !self.is_ahead_waiting(supply.to)) {
+            if whole && (late || self.waiting_for(supply.to) <= LIGHT) {
                 supply.done = Some(now);
                 for session in core::mem::take(&mut supply.waiting) {
                     self.offer_again(now, session, supply.to);

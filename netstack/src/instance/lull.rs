@@ -32,8 +32,8 @@ const OFTEN: Duration = Duration::from_millis(10);
 /// The patience with such a session is this part of the time it has been here: a lull takes most of
 /// that time at the longest, and what is queued then goes ahead.
 const OFTEN_PART: u32 = 8;
-/// A lull ends after this many times the patience even if the queues still become shorter, and what goes
-/// ahead then is waited for as long at most.
+/// A lull ends after this many times the patience even if the queues still become shorter, and so does the
+/// waiting for what goes ahead then; for that there is time of one patience in any case.
 const LONGEST: u32 = 5;
 
 impl Instance {
@@ -175,10 +175,15 @@ impl Instance {
         lull: &mut Lull,
     ) -> bool {
         let since = *lull.ahead.get_or_insert(now);
-        if now >= since + self.patience * LONGEST {
+        let end = lull.since + self.patience * LONGEST;
+        if now >= end.max(since + self.patience) {
             return false;
         }
-        self.is_ahead_waiting(to) || self.left_behind(id) > LIGHT && self.send_ahead(id, to)
+        let session = self.sessions.get(&id);
+        if session.is_some_and(|session| !session.unaided) && !self.has_turn(id, to, since) {
+            return true;
+        }
+        self.is_ahead_waiting(id, to) || self.left_behind(id) > LIGHT && self.send_ahead(id, to)
     }
 
     /// How long the session's outstanding acknowledgements are waited for.

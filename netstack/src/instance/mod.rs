@@ -139,6 +139,9 @@ pub struct Instance {
     follow_ends: BTreeSet<(Instant, SessionId)>,
     /// What went ahead of capsules that are still to be made.
     sent_ahead: BTreeMap<SessionId, SentAhead>,
+    /// Who would send ahead, by target, and since when. Those who have left are taken out when somebody
+    /// asks whether it is his turn.
+    turns: BTreeMap<MemberId, BTreeSet<(Instant, SessionId)>>,
     stash: Stash,
     contents: Contents,
     epochs: Epochs,
@@ -159,6 +162,8 @@ pub struct Instance {
     election_at: Option<Instant>,
     /// The ingress we last heard of, ourselves included: whom to tell of our flows.
     ingress: Option<MemberId>,
+    /// Since when that has been us, and nobody else has acted as far as we know.
+    ingress_since: Option<Instant>,
     /// The last term in which we were the ingress, while we hand the role on.
     resigned: Option<u64>,
     probing: Option<Probing>,
@@ -248,6 +253,7 @@ impl Instance {
             following: BTreeMap::new(),
             follow_ends: BTreeSet::new(),
             sent_ahead: BTreeMap::new(),
+            turns: BTreeMap::new(),
             stash: Stash::default(),
             contents: Contents::default(),
             epochs: Epochs::new(),
@@ -262,6 +268,7 @@ impl Instance {
             election,
             election_at: clustered.then_some(now),
             ingress: (!clustered).then_some(config.id),
+            ingress_since: None,
             resigned: None,
             probing: None,
             waiting: VecDeque::new(),
@@ -417,6 +424,10 @@ impl Instance {
             StackEvent::Captured { flow, frame } => self.relay(now, flow, frame),
             StackEvent::UnknownFlow { flow, syn } => self.place(now, flow, syn),
             StackEvent::AddressesChanged => {}
+            StackEvent::AddressContested { address, mac } => {
+                self.counters.add("ingress_vip_contested");
+                log::error!(target: "cluster", "{mac:02x?} goes on claiming {address}, which is ours");
+            }
         }
     }
 

@@ -24,6 +24,9 @@ const MAX_KEPT_OCTETS: usize = 512 * 1024;
 /// Octets of them, of all frozen sessions together. What is not kept, TCP repeats.
 const MAX_KEPT_TOTAL: usize = 4 * 1024 * 1024;
 
+/// Octets of a relayed frame at most: what an IPv6 header can count, and headers.
+const MAX_FRAME: usize = 14 + 40 + 65_535;
+
 /// A session frozen for a transfer.
 #[derive(Debug)]
 pub(super) struct Moving {
@@ -236,11 +239,26 @@ impl Instance {
         }
     }
 
+    /// Send a frame of a session in the channel, behind its capsule. What the device merged goes as
+    /// the segments it was: the target may have to pass them on, and not everyone can cut.
     pub(super) fn send_frame(&mut self, to: MemberId, attempt: Attempt, frame: RxFrame) {
+        let Some(segments) = frame.apart() else {
+            return self.send_segment(to, attempt, Rope::from(frame.bytes));
+        };
+        for segment in segments {
+            let mut octets = Rope::from(segment.head.to_vec());
+            for slice in segment.payload {
+                octets.push(slice);
+            }
+            self.send_segment(to, attempt, octets);
+        }
+    }
+
+    fn send_segment(&mut self, to: MemberId, attempt: Attempt, frame: Rope) {
         let room = self
             .link_to(to)
             .is_some_and(|link| link.channel.queued() < super::channels::MAX_QUEUED);
-        if room && self.send_with(to, &Message::Frame(attempt), Rope::from(frame.bytes)) {
+        if room && self.send_with(to, &Message::Frame(attempt), frame) {
             self.counters.add("frames_relayed");
         } else {
             self.counters.add("frames_not_relayed");
@@ -746,7 +764,9 @@ impl Instance {
 
     /// A frame followed its capsule.
     pub(super) fn handle_relayed(&mut self, now: Instant, attempt: Attempt, frame: Rope) {
-        if self.epochs.has_owned(attempt.session, attempt.epoch) {
+        if frame.len() > MAX_FRAME {
+            self.counters.add("frames_too_long");
+        } else if self.epochs.has_owned(attempt.session, attempt.epoch) {
             self.stack.inject(now, RxFrame::new(frame.into_bytes()));
         } else {
             // The capsule was refused; the source has kept the frame.

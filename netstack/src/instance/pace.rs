@@ -2,13 +2,14 @@
 //!
 //! A frozen session is silent, so no more are frozen than come through quickly: [`Pace`] counts
 //! those on their way and lets more out as long as answers come as fast as before, fewer when a
-//! queue forms somewhere (a slow target, a slow link). Moves that have to wait stand in a line,
-//! served on meanwhile, and cost nothing while they stand there. Nothing is frozen either while a
+//! queue forms somewhere (a slow target, a slow link). Moves that have to wait stand in a line, one for
+//! each target, served on meanwhile, and cost nothing while they stand there. Nothing is frozen either while a
 //! lot waits for its channel, or beyond what the target said it has room for: what is on its way
 //! there is counted against that.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use super::{Instance, MoveError};
 use crate::cluster::MemberId;
@@ -37,7 +38,8 @@ pub(super) struct Pace {
     window: usize,
     /// The quickest answer while any was awaited.
     quickest: Option<Duration>,
-    line: VecDeque<SessionId>,
+    /// Who waits, by target. A line is never empty.
+    lines: BTreeMap<MemberId, VecDeque<SessionId>>,
 }
 
 impl Default for Pace {
@@ -46,7 +48,7 @@ impl Default for Pace {
             offered: 0,
             window: FIRST,
             quickest: None,
-            line: VecDeque::new(),
+            lines: BTreeMap::new(),
         }
     }
 }
@@ -93,31 +95,68 @@ impl Instance {
             session.wanted = Some(to);
             if !session.in_line {
                 session.in_line = true;
-                self.pace.line.push_back(id);
+                self.pace.lines.entry(to).or_default().push_back(id);
             }
         }
     }
 
-    /// Begin the moves whose turn it is.
+    /// Begin the moves whose turn it is; one to each target, again and again.
     pub(super) fn run_line(&mut self, now: Instant) {
-        while let Some(id) = self.pace.line.front().copied() {
+        let mut last = None;
+        let mut begun = false;
+        loop {
+            let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+            let mut lines = self.pace.lines.range((after, Bound::Unbounded));
+            match lines.next().map(|(to, _)| *to) {
+                Some(to) => {
+                    begun |= self.run_line_to(now, to);
+                    last = Some(to);
+                }
+                None if begun => (last, begun) = (None, false),
+                None => return,
+            }
+        }
+    }
+
+    /// Begin the next move to `to`. Whether there was one, and room for it.
+    fn run_line_to(&mut self, now: Instant, to: MemberId) -> bool {
+        while let Some(id) = self
+            .pace
+            .lines
+            .get(&to)
+            .and_then(|line| line.front().copied())
+        {
             let session = self.sessions.get(&id).filter(|session| session.in_line);
             let wanted = session.and_then(|session| Some((session, session.wanted?)));
             let wanted = wanted.filter(|(session, _)| session.lull.is_none());
-            if let Some((_, to)) = wanted
-                && !self.may_begin(to)
-            {
-                return;
+            if wanted.is_some_and(|(_, wanted)| wanted == to) && !self.may_begin(to) {
+                return false;
             }
-            self.pace.line.pop_front();
             let wanted = wanted.map(|(session, to)| (session.movable_at(now), to));
+            self.leave_line(to);
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.in_line = false;
             }
             match wanted {
+                // It was called off and asked for anew.
+                Some((_, other)) if other != to => self.stand_in_line(id, other),
                 Some((at, to)) if at > now => self.defer_move(at, id, to),
-                Some((_, to)) => self.begin_wanted(now, id, to),
+                Some((_, to)) => {
+                    self.begin_wanted(now, id, to);
+                    return true;
+                }
                 None => {}
+            }
+        }
+        false
+    }
+
+    /// Whoever is first in the line to `to` leaves it.
+    fn leave_line(&mut self, to: MemberId) {
+        if let Some(line) = self.pace.lines.get_mut(&to) {
+            line.pop_front();
+            if line.is_empty() {
+                self.pace.lines.remove(&to);
             }
         }
     }
@@ -209,6 +248,6 @@ mod tests {
         }
         assert_eq!(pace.window, LEAST);
         pace.settle(None);
-        assert_eq!((pace.offered, pace.line.len()), (0, 0));
+        assert_eq!((pace.offered, pace.lines.len()), (0, 0));
     }
 }

@@ -140,6 +140,7 @@ impl Instance {
                 Some(Change::Contested) => {
                     // Clients may have believed the other one: tell both.
                     self.counters.add("ingress_contested");
+                    self.ingress_since = Some(now);
                     self.stack.set_ingress(now, false);
                     self.begin_probing(now);
                     self.beat(now);
@@ -162,6 +163,7 @@ impl Instance {
         log::info!(target: "cluster", "this is the ingress now (term {term})");
         self.counters.add("ingress_taken");
         self.ingress = Some(self.id);
+        self.ingress_since = Some(now);
         self.resigned = None;
         // The one before us may have sent cookies.
         self.stack.trust_cookies(now);
@@ -211,6 +213,7 @@ impl Instance {
             log::warn!(target: "cluster", "this is the ingress no longer: {why}");
         }
         self.probing = None;
+        self.ingress_since = None;
         self.stack.set_ingress(now, false);
     }
 

@@ -9,7 +9,7 @@ use crate::cluster::members::{Member, Wanted};
 use crate::cluster::message::{Flow, MAX_ENTRIES, Message, Ownership};
 use crate::cluster::steering::{Entry, QueryState};
 use crate::session::{Session, SessionId};
-use crate::stack::{FlowKey, Route};
+use crate::stack::{COOKIE_LIFE, FlowKey, Route};
 use crate::time::{Duration, Instant};
 
 /// How long a route to another member is kept without a frame passing, unless the ingress was
@@ -325,12 +325,12 @@ impl Instance {
             self.stack.drop_held(now, &flow);
             return;
         }
-        let others: BTreeSet<MemberId> = self
-            .members
-            .iter()
-            .filter(|member| !member.owns_nothing())
-            .map(|member| member.id)
-            .collect();
+        let counted = self.may_count_out(now, &flow);
+        let asked = self.members.iter().filter(|member| {
+            let gone = !member.is_up() && now.since(member.heard) >= COOKIE_LIFE;
+            !(member.owns_nothing() || counted && gone)
+        });
+        let others: BTreeSet<MemberId> = asked.map(|member| member.id).collect();
         if others.is_empty() {
             self.stack.clear_route(now, &flow);
             return;
@@ -344,6 +344,16 @@ impl Instance {
         for member in others {
             self.send(member, &Message::WhoOwns(flow.into()));
         }
+    }
+
+    /// Whether an unknown flow cannot be that of a member that has been away for longer than a SYN
+    /// cookie lives: its SYN was answered later than that, and we have been the ingress since, who gave
+    /// it to nobody who was away. Else nobody could connect during a flood while a member is down.
+    fn may_count_out(&self, now: Instant, flow: &FlowKey) -> bool {
+        let long = |since: Instant| now.since(since) >= COOKIE_LIFE;
+        self.acts_as_ingress(now)
+            && self.ingress_since.is_some_and(long)
+            && self.stack.holds_cookie(now, flow)
     }
 
     pub(super) fn tell_owner(&mut self, now: Instant, from: MemberId, flow: Flow) {

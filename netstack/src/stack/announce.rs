@@ -7,9 +7,25 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{Cidr, MacAddr, Stack, StackEvent, arp, ndp};
 use crate::time::{Duration, Instant};
 
-/// Gaps between the announcements of virtual addresses. The last is longer than the second for
-/// which Linux keeps to an entry it has just learnt.
-const ANNOUNCE: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(1_200)];
+/// Gaps between the announcements of virtual addresses. All but the first are longer than the second
+/// for which Linux keeps to an entry it has just learnt, and than that which has to lie between
+/// unsolicited advertisements (RFC 4861 section 7.2.6).
+const ANNOUNCE: [Duration; 3] = [
+    Duration::from_millis(250),
+    Duration::from_millis(1_200),
+    Duration::from_millis(1_200),
+];
+/// A virtual address is defended once in this time at most (RFC 5227 section 1.1).
+const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The last time a virtual address was defended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defence {
+    address: IpAddr,
+    at: Instant,
+    /// It was said that this has not helped.
+    told: bool,
+}
 
 impl Stack {
     /// Ask whether someone else has our IPv6 addresses (RFC 4862 section 5.4). The answer is
@@ -33,7 +49,8 @@ impl Stack {
     pub fn set_ingress(&mut self, now: Instant, ingress: bool) {
         if ingress && !self.ingress {
             self.ingress = true;
-            self.announce_vips();
+            self.defences.clear();
+            self.announce_vips(0);
             self.announce = Some((now + ANNOUNCE[0], 1));
         } else if !ingress {
             self.ingress = false;
@@ -46,7 +63,7 @@ impl Stack {
         if let Some((due, done)) = self.announce
             && due <= now
         {
-            self.announce_vips();
+            self.announce_vips(done);
             self.announce = ANNOUNCE.get(done).map(|gap| (now + *gap, done + 1));
         }
     }
@@ -69,27 +86,58 @@ impl Stack {
         self.vip_speaker
     }
 
-    /// Somebody else says that a virtual address is his. As the ingress we say that it is ours
-    /// (RFC 5227 section 2.4 c), unless we are just doing that anyway.
-    pub(super) fn hear_vip(&mut self, now: Instant, mac: MacAddr) {
+    /// Somebody else says that a virtual address is his. As the ingress we say that it is ours, but
+    /// no more than once in ten seconds (RFC 5227 section 2.4 c; unsolicited advertisements are
+    /// held to the same), or two who both insist would fill the link. The address is not given up:
+    /// whoever has the ingress role has a majority's word that nobody else may, and gives it up
+    /// when that runs out.
+    pub(super) fn hear_vip(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
         self.vip_speaker = Some(mac);
-        if self.ingress {
-            self.counters.vip_conflict += 1;
-            self.announce.get_or_insert((now + ANNOUNCE[0], 1));
+        if !self.ingress {
+            return;
+        }
+        self.counters.vip_conflict += 1;
+        if self.announce.is_some() {
+            // It is announced again in a moment.
+            return;
+        }
+        let fresh = Defence {
+            address,
+            at: now,
+            told: false,
+        };
+        match self.defences.iter_mut().find(|d| d.address == address) {
+            Some(last) if now.since(last.at) < DEFEND_INTERVAL => {
+                self.counters.vip_not_defended += 1;
+                if !core::mem::replace(&mut last.told, true) {
+                    let contested = StackEvent::AddressContested { address, mac };
+                    self.events.push_back(contested);
+                }
+                return;
+            }
+            Some(last) => *last = fresh,
+            None => self.defences.push(fresh),
+        }
+        self.announce_vip(address);
+    }
+
+    /// The numbered announcement. ARP is repeated soon and NDP late: both come three times.
+    fn announce_vips(&mut self, number: usize) {
+        for vip in self.addresses.vips().to_vec() {
+            let left_out = if vip.is_ipv4() { 3 } else { 1 };
+            if number != left_out {
+                self.announce_vip(vip);
+            }
         }
     }
 
-    fn announce_vips(&mut self) {
-        for vip in self.addresses.vips().to_vec() {
-            self.counters.vip_announced += 1;
-            let frame = match vip {
-                IpAddr::V4(vip) => arp::announcement(self.mac, vip),
-                IpAddr::V6(vip) => {
-                    ndp::advertisement(self.mac, self.addresses.link_local(), vip, None)
-                }
-            };
-            self.push_egress(frame);
-        }
+    fn announce_vip(&mut self, vip: IpAddr) {
+        self.counters.vip_announced += 1;
+        let frame = match vip {
+            IpAddr::V4(vip) => arp::announcement(self.mac, vip),
+            IpAddr::V6(vip) => ndp::advertisement(self.mac, self.addresses.link_local(), vip, None),
+        };
+        self.push_egress(frame);
     }
 
     /// Take over what the DHCP client found out.

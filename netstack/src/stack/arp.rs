@@ -105,7 +105,7 @@ impl Stack {
             return false;
         }
         if self.addresses.is_vip(address) {
-            self.hear_vip(now, mac);
+            self.hear_vip(now, address, mac);
             return false;
         }
         if !self.addresses.is_host(address) || !self.addresses.is_on_link(address) {

@@ -128,6 +128,8 @@ counters! {
     vip_announced,
     /// Somebody else announced a virtual address while we answered for it.
     vip_conflict,
+    /// That again within ten seconds: not answered with another announcement.
+    vip_not_defended,
     /// ICMP messages received.
     icmp_received,
     /// Echo requests answered.

@@ -1,21 +1,33 @@
 //! Segmentation in software: where the NIC does not cut a burst into segments, this does, frame by
 //! frame as they are polled. The connection makes one burst instead of many segments, and the
 //! headers are made once and patched. Connections take turns frame by frame all the same.
+//!
+//! What a device has merged on its way in is cut again in the same way where it has to leave once
+//! more and nobody else would cut it: forwarded by a NIC that cannot, or relayed in a channel.
 
 use super::checksum::{self, Sum};
-use super::frame::{Head, Payload, TxChecksum, TxFrame};
-use super::wire::ETHERNET;
+use super::frame::{Head, Payload, RxChecksum, RxFrame, TxChecksum, TxFrame};
+use super::wire::{self, ETHERNET, Ip, TCP};
 use crate::seq::SeqNumber;
-use crate::tcp::segment::Flags;
+use crate::tcp::segment::{Flags, MIN_HEADER};
 
 /// Octet of the flags in a TCP header.
 const FLAGS: usize = 13;
 /// Octet of the checksum in a TCP header.
 const CHECKSUM: usize = 16;
+/// Segments a merged frame can have been at most: 64 KiB of the smallest there are. A device or
+/// host that says more is wrong.
+const MAX_SEGMENTS: usize = 2048;
+
+/// Octets of the TCP header that begins at octet `tcp` of `frame`, options included.
+pub(super) fn tcp_header(frame: &[u8], tcp: usize) -> Option<usize> {
+    let words = frame.get(tcp + 12)? >> 4;
+    Some(usize::from(words) * 4).filter(|octets| *octets >= MIN_HEADER)
+}
 
 /// What is left of a burst.
 #[derive(Debug)]
-pub(super) struct Cut {
+pub(crate) struct Cut {
     /// Sequence number of the first octet not sent yet.
     pub(super) seq: SeqNumber,
     /// The headers of a full-sized segment, with zero for sequence number, flags and checksum.
@@ -80,6 +92,44 @@ impl Cut {
             payload,
             offload,
         }
+    }
+
+    /// The segments of `size` octets that a merged frame with these headers was made of; its
+    /// checksum is made anew. `None` if it cannot have been.
+    pub(super) fn again(merged: TxFrame, ip: &Ip, size: u16, offload: bool) -> Option<Cut> {
+        let (tcp, size) = (ip.payload.start, usize::from(size));
+        let left = merged
+            .payload
+            .iter()
+            .map(|slice| slice.len())
+            .sum::<usize>();
+        if size == 0 || left <= size || left.div_ceil(size) > MAX_SEGMENTS {
+            return None;
+        }
+        let mut head = merged.head;
+        let header = head.get_mut(tcp..)?.first_chunk_mut::<MIN_HEADER>()?;
+        let [_, _, _, _, s0, s1, s2, s3, ..] = *header;
+        let seq = SeqNumber::new(u32::from_be_bytes([s0, s1, s2, s3]));
+        let flags = Flags::from_bits(header[FLAGS]);
+        if flags.contains(Flags::SYN) || flags.contains(Flags::RST) || flags.contains(Flags::URG) {
+            return None;
+        }
+        header[4..8].fill(0);
+        header[FLAGS] = 0;
+        header[CHECKSUM..CHECKSUM + 2].fill(0);
+        let mut pseudo = Sum::new();
+        pseudo.add_pseudo_header(ip.src, ip.dst, TCP, 0);
+        let headers = Headers {
+            head,
+            tcp,
+            ipv6: ip.src.is_ipv6(),
+            pseudo: pseudo.sum(),
+        };
+        let mut cut = Cut::new(headers, (seq, flags), merged.payload, (left, size), offload);
+        let mut head = core::mem::take(&mut cut.head);
+        cut.shorten(&mut head, left - size);
+        cut.head = head;
+        Some(cut)
     }
 
     /// The next frame; `None` when all is sent.
@@ -173,5 +223,36 @@ impl Cut {
             length -= first.len();
             out.extend(self.payload.pop());
         }
+    }
+}
+
+impl Iterator for Cut {
+    type Item = TxFrame;
+
+    fn next(&mut self) -> Option<TxFrame> {
+        self.next_frame()
+    }
+}
+
+impl RxFrame {
+    /// The segments that the device merged into this frame, if it did; their checksums hold only
+    /// the pseudo-header's sum, as they are for those who were told that they are right.
+    pub(crate) fn apart(&self) -> Option<Cut> {
+        let merged = self.segmentation?;
+        if self.checksum != RxChecksum::Verified || !self.more.is_empty() {
+            return None;
+        }
+        let ip = wire::parse_ip(&self.bytes, ETHERNET, true).ok()?;
+        if ip.protocol != TCP {
+            return None;
+        }
+        let text = ip.payload.start + tcp_header(&self.bytes, ip.payload.start)?;
+        let mut frame = TxFrame {
+            head: Head::from_slice(self.bytes.get(..text)?),
+            ..TxFrame::default()
+        };
+        let payload = self.bytes.get(text..ip.payload.end)?;
+        frame.payload.push(self.bytes.slice_ref(payload));
+        Cut::again(frame, &ip, merged.segment_size, true)
     }
 }

@@ -316,6 +316,12 @@ impl Flows {
         queue
     }
 
+    /// The first frame held for a flow.
+    pub(super) fn first_held(&self, flow: &Packed) -> Option<&RxFrame> {
+        let first = self.queues.get(flow)?.frames.front()?;
+        Some(&first.frame)
+    }
+
     /// Take out the frames held for a flow.
     pub(super) fn take_held(&mut self, flow: &Packed) -> VecDeque<Held> {
         let Some(mut queue) = self.queues.remove(flow) else {

@@ -1,9 +1,11 @@
 //! Passing frames on to another instance at layer 2, as a router would: own source MAC, the
-//! member's MAC as destination, TTL or hop limit one less, everything else as it came.
+//! member's MAC as destination, TTL or hop limit one less, everything else as it came. What a device
+//! merged is left to our device to cut again, or cut here.
 
 use core::net::IpAddr;
 
 use super::checksum::{self, Sum};
+use super::cut::{Cut, tcp_header};
 use super::frame::{RxChecksum, RxFrame, TxChecksum, TxFrame};
 use super::wire::{ETHERNET, Ip, TCP};
 use super::{MacAddr, Stack, ndp};
@@ -11,9 +13,6 @@ use crate::time::Instant;
 
 /// Where the checksum lies in a TCP header.
 const TCP_CHECKSUM: usize = 16;
-/// Octets of a TCP header without options.
-const TCP_HEADER: usize = 20;
-
 /// Take one off the TTL or hop limit of the IP header at octet [`ETHERNET`]; false if nothing is
 /// left of it.
 pub(super) fn age(frame: &mut [u8]) -> bool {
@@ -58,11 +57,10 @@ fn forwarded(frame: &RxFrame, ip: &Ip, mac: MacAddr, offload: bool, cut: bool) -
     }
     let mut start = transport;
     // The device vouches for the content, but the field may hold just the pseudo-header's sum.
-    let resum = frame.checksum == RxChecksum::Verified
-        && ip.protocol == TCP
-        && ip.payload.len() >= TCP_HEADER;
-    if resum {
-        start += TCP_HEADER;
+    let header = tcp_header(&frame.bytes, transport).filter(|header| *header <= ip.payload.len());
+    let header = header.filter(|_| frame.checksum == RxChecksum::Verified && ip.protocol == TCP);
+    if let Some(header) = header {
+        start += header;
         let header = frame.bytes.get(transport..start)?;
         out.head.extend_from_slice(header);
     }
@@ -71,7 +69,7 @@ fn forwarded(frame: &RxFrame, ip: &Ip, mac: MacAddr, offload: bool, cut: bool) -
         out.payload.push(frame.bytes.slice(start..end));
     }
     out.payload.extend(frame.rest(ip.payload.end));
-    if resum {
+    if header.is_some() {
         let field = transport + TCP_CHECKSUM;
         out.head.get_mut(field..field + 2)?.fill(0);
         let mut sum = Sum::new();
@@ -104,24 +102,39 @@ impl Stack {
             return;
         }
         let fits = ip.payload.end - ETHERNET <= usize::from(self.mtu);
-        let cut = frame.segmentation.is_some_and(|segmentation| {
-            let capabilities = &self.capabilities;
-            if segmentation.ipv6 {
-                capabilities.tso6
-            } else {
-                capabilities.tso4
-            }
-        });
-        if !fits && !cut {
+        // What a device says of a frame need not fit the frame.
+        let merged = frame
+            .segmentation
+            .filter(|merged| ip.protocol == TCP && merged.ipv6 == ip.src.is_ipv6());
+        let cut = merged.is_some() && self.cuts(ip.src);
+        let merged = merged.filter(|_| !fits && !cut);
+        if !fits && !cut && merged.is_none() {
             self.counters.forward_too_big += 1;
             return;
         }
-        match forwarded(frame, ip, self.mac, self.capabilities.tx_checksum, cut) {
-            Some(out) => {
-                self.counters.forwarded += 1;
-                self.send_to_neighbour(now, to, out);
+        let offload = self.capabilities.tx_checksum;
+        // To be cut here, it needs no sum of its own.
+        let out = forwarded(frame, ip, self.mac, offload || merged.is_some(), cut);
+        let Some(out) = out else {
+            self.counters.forward_ttl_exceeded += 1;
+            return;
+        };
+        let Some(merged) = merged else {
+            self.counters.forwarded += 1;
+            return self.send_to_neighbour(now, to, out);
+        };
+        let Some(pieces) = Cut::again(out, ip, merged.segment_size, offload) else {
+            self.counters.forward_too_big += 1;
+            return;
+        };
+        for piece in pieces {
+            // Said of it is how large it was.
+            if piece.len() - ETHERNET > usize::from(self.mtu) {
+                self.counters.forward_too_big += 1;
+                return;
             }
-            None => self.counters.forward_ttl_exceeded += 1,
+            self.counters.forwarded += 1;
+            self.send_to_neighbour(now, to, piece);
         }
     }
 }

@@ -261,6 +261,11 @@ impl Stack {
     ) {
         match entry {
             Entry::Forward { to, .. } => {
+                // Cut again it gets new checksums, which must not make it right.
+                let merged = frame.segmentation.is_some() && ip.protocol == TCP;
+                if merged && !self.verify(&mut frame, ip) {
+                    return;
+                }
                 self.flows.touch(&packed, now);
                 self.forward(now, &frame, ip, to);
             }

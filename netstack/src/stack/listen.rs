@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 
 use super::flows::{Entry, Packed};
 use super::timers::Timers;
+use super::wire::{self, ETHERNET, TCP};
 use super::{FlowKey, ListenerId, Scope, Stack, StackEvent};
 use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
 use crate::tcp::segment::Segment;
@@ -15,7 +16,7 @@ use crate::time::{Duration, Instant};
 /// Connections looked at for one that may make way for another.
 const SWEPT: usize = 64;
 /// Longest life of a SYN cookie.
-const COOKIE_LIFE: Duration = Duration::from_secs(132);
+pub(crate) const COOKIE_LIFE: Duration = Duration::from_secs(132);
 
 /// A listening port.
 #[derive(Debug)]
@@ -201,6 +202,24 @@ impl Stack {
     /// believed, as it may be an old duplicate of a connection that has come and gone.
     pub fn trust_cookies(&mut self, now: Instant) {
         self.cookies_until = Some(now + COOKIE_LIFE);
+    }
+
+    /// Whether the first frame held for a flow would complete a handshake that nobody remembers: its
+    /// SYN was answered less than a cookie's life ago.
+    pub fn holds_cookie(&self, now: Instant, flow: &FlowKey) -> bool {
+        if self.cookies_until.is_none_or(|until| until < now) {
+            return false;
+        }
+        let (tcp, numbers) = (&self.tcp, &self.numbers);
+        let held = self.flows.first_held(&Packed::new(flow));
+        held.is_some_and(|frame| {
+            let ip = wire::parse_ip(&frame.bytes, ETHERNET, true).ok();
+            let ip = ip.filter(|ip| ip.protocol == TCP);
+            let segment = ip.and_then(|ip| Segment::parse(&frame.bytes.slice(ip.payload)).ok());
+            segment.is_some_and(|(_, segment)| {
+                HalfOpen::recall(now, tcp, numbers, *flow, self.mtu, &segment).is_some()
+            })
+        })
     }
 
     /// A segment of no known flow that may complete a handshake nobody remembers.

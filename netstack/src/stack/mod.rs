@@ -40,12 +40,14 @@ use crate::seq::SeqNumber;
 use crate::tcp::{Connection, InitialNumbers, Outgoing, Pressure, Segment, TcpConfig};
 use crate::time::{Duration, Instant};
 use addresses::{Addresses, solicited_node};
+use announce::Defence;
 pub use counters::Counters;
 use flows::{Entry, Flows, Packed};
 pub use frame::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
 use hash::Keyed;
 use input::Origin;
 use limit::Limit;
+pub(crate) use listen::COOKIE_LIFE;
 use listen::{HalfOpenTable, Listener};
 use neighbour::Neighbours;
 use slow::Slow;
@@ -190,6 +192,14 @@ pub enum StackEvent {
     },
     /// The set of own addresses changed: a DHCP lease came, changed or ran out.
     AddressesChanged,
+    /// Somebody goes on claiming a virtual address that was defended a moment ago; said once after
+    /// every defence.
+    AddressContested {
+        /// The address.
+        address: IpAddr,
+        /// Who claims it.
+        mac: MacAddr,
+    },
 }
 
 /// Why [`Stack::connect`] failed.
@@ -273,6 +283,8 @@ pub struct Stack {
     announce: Option<(Instant, usize)>,
     /// Who else has said that a virtual address is his.
     vip_speaker: Option<MacAddr>,
+    /// When virtual addresses were defended, each once at most.
+    defences: Vec<Defence>,
     opened: u64,
 }
 
@@ -332,6 +344,7 @@ impl Stack {
             reused: None,
             announce: None,
             vip_speaker: None,
+            defences: Vec::new(),
             opened: 0,
         };
         stack.probe_own_ipv6();

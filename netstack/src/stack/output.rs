@@ -192,7 +192,7 @@ impl Stack {
     }
 
     /// Whether the NIC cuts bursts into segments.
-    fn cuts(&self, remote: IpAddr) -> bool {
+    pub(super) fn cuts(&self, remote: IpAddr) -> bool {
         let segments = match remote {
             IpAddr::V4(_) => self.capabilities.tso4,
             IpAddr::V6(_) => self.capabilities.tso6,

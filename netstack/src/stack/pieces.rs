@@ -7,8 +7,8 @@ use core::net::IpAddr;
 use super::flows::{self, Entry, Packed};
 use super::frame::{RxChecksum, RxFrame};
 use super::wire::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ip, TCP};
-use super::{ConnId, FlowKey, Stack};
-use crate::tcp::segment::{Ecn, MIN_HEADER, Segment};
+use super::{ConnId, FlowKey, Stack, cut};
+use crate::tcp::segment::{Ecn, Segment};
 use crate::time::Instant;
 
 impl Stack {
@@ -44,7 +44,8 @@ impl Stack {
         }
         let ip = wire::parse_ip_within(&frame.bytes, ETHERNET, true, frame.len()).ok()?;
         let transport = frame.bytes.get(ip.payload.start..)?;
-        if ip.protocol != TCP || transport.len() < MIN_HEADER || !self.may_come(ip.src, ip.dst) {
+        let header = cut::tcp_header(&frame.bytes, ip.payload.start)?;
+        if ip.protocol != TCP || transport.len() < header || !self.may_come(ip.src, ip.dst) {
             return None;
         }
         let [r0, r1, l0, l1] = *transport.first_chunk::<4>()?;

@@ -92,3 +92,63 @@ fn word_of_the_route_that_comes_before_the_answer_is_not_forgotten() {
     assert!(net.node(2).following.is_empty(), "nothing is waited for");
     finish(&mut net, &sent);
 }
+
+/// Three instances and a client whose NIC leaves the cutting of its frames to whoever gets them.
+fn merging(seed: u8) -> Net {
+    let mut net = Net::new(3, seed);
+    let mut client = stack_config(CLIENT, Vec::new());
+    client.capabilities = DeviceCapabilities {
+        tx_checksum: true,
+        tso4: true,
+        tso6: true,
+    };
+    net.client = Stack::new(client, [seed; 32], net.now);
+    net
+}
+
+#[test]
+fn merged_frames_that_follow_a_session_can_be_passed_on() {
+    let sent = stream(7, 4_000_007);
+    let mut net = merging(3);
+    net.connect(ECHO, sent.clone(), false);
+    let is_merged = |net: &Net| {
+        let frame = net
+            .wire
+            .values()
+            .find(|(_, frame)| frame.segmentation.is_some());
+        frame
+            .filter(|(_, frame)| {
+                parse(&frame.bytes)
+                    .is_some_and(|(from, to, _)| from.0 == address(CLIENT) && to.0 == VIP)
+            })
+            .map(|(_, frame)| frame.clone())
+    };
+    net.run_until(Duration::from_secs(5), |net| is_merged(net).is_some());
+    let frame = is_merged(&net).unwrap();
+    net.run_until_received(Duration::from_secs(5), 50_000);
+    let [(session, Some(first))] = net.sessions()[..] else {
+        panic!("one session with an owner");
+    };
+    let (second, third) = (first % 3 + 1, (first + 1) % 3 + 1);
+    go(&mut net, session, first, second);
+    let epoch = net.node(second).sessions.get(&session).unwrap().epoch;
+    net.run_for(Duration::from_millis(120));
+    go(&mut net, session, second, third);
+    net.run_for(Duration::from_millis(200));
+    // The last that followed the first capsule was long on its way. It comes from a NIC that merges
+    // to one that does not cut.
+    let before = stack_counter(&mut net, second, "forwarded");
+    let attempt = Attempt { session, epoch };
+    net.node(first).send_frame(MemberId(second), attempt, frame);
+    let now = net.now;
+    net.node(first).handle_timeout(now);
+    finish(&mut net, &sent);
+    assert_eq!(stack_counter(&mut net, second, "forward_too_big"), 0);
+    assert!(stack_counter(&mut net, second, "forwarded") > before);
+}
+
+fn stack_counter(net: &mut Net, id: u32, name: &str) -> u64 {
+    let counters = net.node(id).stack.counters();
+    let found = counters.iter().find(|(counter, _)| *counter == name);
+    found.expect("a counter").1
+}

@@ -1,7 +1,7 @@
 //! The lull before a planned move.
 
 use super::*;
-use crate::cluster::message::Ahead;
+use crate::cluster::message::{Ahead, Attempt, Message};
 use crate::migrate::rope::Rope;
 use crate::tcp::Queue;
 
@@ -187,4 +187,189 @@ fn a_stash_is_bounded_and_forgotten() {
     assert!(net.node(2).stash_octets() <= 8 << 20);
     net.run_for(Duration::from_secs(11));
     assert_eq!(net.node(2).stash_octets(), 0);
+}
+
+/// `members` instances that wait before a move, and clients that wait for the echo of `octets` each,
+/// which all are with instance `at`, unread.
+fn unread(members: u32, clients: usize, octets: usize, buffer: u32) -> (Net, Vec<SessionId>) {
+    let now = Instant::from_millis(1_000);
+    let nodes = (1..=members).map(|id| {
+        let mut config = InstanceConfig {
+            patience: PATIENCE,
+            ..config(id, members)
+        };
+        config.stack.tcp.receive_buffer = buffer;
+        config.stack.tcp.max_receive_buffer = buffer;
+        Node::new(config, id as u8, now)
+    });
+    let mut net = Net::with(nodes.collect(), 9, now);
+    net.settle();
+    for node in &mut net.nodes {
+        node.paused = true;
+    }
+    for _ in 0..clients {
+        net.connect(ECHO, stream(7, 7 + octets as u64), false);
+        net.run_for(Duration::from_millis(50));
+    }
+    net.run_for(Duration::from_secs(2));
+    for (session, owner) in net.sessions() {
+        let owner = owner.unwrap();
+        if owner != 1 {
+            let now = net.now;
+            net.node(owner)
+                .move_session(now, session, MemberId(1))
+                .unwrap();
+            net.run_for(Duration::from_secs(2));
+        }
+    }
+    let all = net.sessions();
+    assert!(all.iter().all(|(_, owner)| *owner == Some(1)));
+    (net, all.into_iter().map(|(session, _)| session).collect())
+}
+
+fn resume(net: &mut Net, octets: usize) {
+    let now = net.now;
+    for node in &mut net.nodes {
+        node.paused = false;
+        node.resume(now);
+    }
+    net.run_until_received(Duration::from_secs(60), octets);
+    for conn in &net.conns {
+        assert!(
+            conn.received == stream(7, 7 + octets as u64),
+            "the stream is exact"
+        );
+    }
+}
+
+#[test]
+fn of_what_does_not_fit_the_oldest_part_goes_ahead() {
+    const OCTETS: usize = 2_900_000;
+    let (mut net, sessions) = unread(3, 2, OCTETS, 3 << 20);
+    net.cut.insert(2);
+    let now = net.now;
+    for (session, to) in sessions.iter().zip([2, 3]) {
+        let to = MemberId(to);
+        net.node(1).move_session(now, *session, to).unwrap();
+    }
+    let done = |net: &mut Net| {
+        let moves = net.node(1).moves();
+        moves.into_iter().find(|report| report.to == MemberId(3))
+    };
+    net.run_until(Duration::from_secs(2), |net| done(net).is_some());
+    let report = done(&mut net).unwrap();
+    assert_eq!(report.result, "accepted");
+    // Four mebioctets may be on their way, and the other one has the most of them.
+    let ahead = (4 << 20) - OCTETS as u32;
+    let rest = OCTETS as u32 - ahead;
+    assert!(report.capsule_bytes < rest + 10_000, "{report:?}");
+    net.cut.clear();
+    net.run_for(Duration::from_secs(10));
+    resume(&mut net, OCTETS);
+}
+
+#[test]
+fn sessions_with_much_queued_take_turns() {
+    const OCTETS: usize = 1_000_000;
+    let (mut net, sessions) = unread(2, 3, OCTETS, 3 << 20);
+    let before = net.node(1).moves().len();
+    let now = net.now;
+    for session in &sessions {
+        net.node(1)
+            .move_session(now, *session, MemberId(2))
+            .unwrap();
+    }
+    let mut together = 0;
+    net.run_until(Duration::from_secs(2), |net| {
+        together = together.max(net.node(1).sent_ahead.len());
+        net.node(1).moves().len() == before + 3
+    });
+    assert_eq!(together, 1, "one at a time");
+    for report in net.node(1).moves().iter().skip(before) {
+        assert_eq!(report.result, "accepted");
+        assert!(report.capsule_bytes < 10_000, "{report:?}");
+    }
+    resume(&mut net, OCTETS);
+}
+
+#[test]
+fn what_others_put_in_the_channel_behind_it_is_not_waited_for() {
+    let (mut net, sessions) = unread(2, 1, 400_000, 1 << 20);
+    let before = net.node(1).moves().len();
+    let now = net.now;
+    net.node(1)
+        .move_session(now, sessions[0], MemberId(2))
+        .unwrap();
+    net.run_until(Duration::from_secs(1), |net| {
+        net.counter(1, "sessions_sent_ahead") > 0
+    });
+    // Somebody always has something to say from now on.
+    let begun = net.now;
+    let junk = Message::Frame(Attempt {
+        session: SessionId::default(),
+        epoch: 9,
+    });
+    net.run_until(Duration::from_secs(2), |net| {
+        let waiting = net.node(1).link_to(MemberId(2)).unwrap().channel.queued();
+        if waiting < 400_000 {
+            let tail = Rope::from(vec![0; 60_000]);
+            net.node(1).send_with(MemberId(2), &junk, tail);
+        }
+        net.node(1).moves().len() > before
+    });
+    let took = net.now.since(begun);
+    assert!(took < PATIENCE, "{took:?}");
+    resume(&mut net, 400_000);
+}
+
+#[test]
+fn a_lull_and_what_goes_ahead_take_no_longer_together_than_a_lull_may() {
+    let (mut net, sessions) = unread(2, 1, 400_000, 1 << 20);
+    let session = sessions[0];
+    let now = net.now;
+    net.node(1).move_session(now, session, MemberId(2)).unwrap();
+    // As if its queues had become shorter until now.
+    let lull = net
+        .node(1)
+        .sessions
+        .get_mut(&session)
+        .unwrap()
+        .lull
+        .as_mut();
+    lull.unwrap().since = now - PATIENCE * 4;
+    // And then the channel takes nothing any more.
+    net.cut.insert(2);
+    net.run_until(PATIENCE * 3, |net| net.owner(session).is_none());
+    let took = net.now.since(now);
+    assert!(took >= PATIENCE * 2, "{took:?}");
+    net.cut.clear();
+    net.run_for(Duration::from_secs(10));
+    resume(&mut net, 400_000);
+}
+
+#[test]
+fn a_target_that_takes_nothing_keeps_nobody_from_moving_elsewhere() {
+    let (mut net, sessions) = unread(3, 2, 1_000, 1 << 20);
+    net.cut.insert(2);
+    let ahead = Message::Ahead(Ahead {
+        session: SessionId::default(),
+        connection: 0,
+        queue: Queue::Send,
+        offset: 0,
+    });
+    assert!(
+        net.node(1)
+            .send_with(MemberId(2), &ahead, Rope::from(vec![0; 3 << 20]))
+    );
+    let now = net.now;
+    net.node(1).stand_in_line(sessions[0], MemberId(2));
+    net.node(1).stand_in_line(sessions[1], MemberId(3));
+    net.node(1).handle_timeout(now);
+    net.run_until(Duration::from_millis(100), |net| {
+        net.owner(sessions[1]) == Some(3)
+    });
+    assert_eq!(net.owner(sessions[0]), Some(1), "served on");
+    net.cut.clear();
+    net.run_for(Duration::from_secs(10));
+    resume(&mut net, 1_000);
 }

@@ -4,6 +4,7 @@
 //! a service on every instance, and checks on every frame what must always hold: nobody but the
 //! one owner of a session speaks for it, and no RST is seen.
 
+mod cookies;
 mod doubts;
 mod drain;
 mod faults;
@@ -25,7 +26,7 @@ use bytes::Bytes;
 use self::skew::{Edition, decode, encode};
 use super::*;
 use crate::session::{ContentId, Input, States};
-use crate::stack::{Cidr, DeviceCapabilities, StackConfig};
+use crate::stack::{Cidr, DeviceCapabilities, RxChecksum, StackConfig};
 use crate::tcp::{Flags, Segment};
 
 pub(super) const VIP: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 77, 0, 10));
@@ -43,7 +44,7 @@ fn mac(id: u32) -> [u8; 6] {
     [2, 0, 0, 0, 0, id as u8]
 }
 
-fn stack_config(id: u32, vips: Vec<IpAddr>) -> StackConfig {
+pub(super) fn stack_config(id: u32, vips: Vec<IpAddr>) -> StackConfig {
     StackConfig {
         mac: mac(id),
         mtu: 1500,
@@ -271,7 +272,7 @@ pub(super) struct Net {
     pub nodes: Vec<Node>,
     pub client: Stack,
     pub conns: Vec<ClientConn>,
-    wire: BTreeMap<(Instant, u64), (u32, Bytes)>,
+    wire: BTreeMap<(Instant, u64), (u32, RxFrame)>,
     sent: u64,
     rng: Rng,
     pub faults: Faults,
@@ -286,7 +287,7 @@ pub(super) struct Net {
     pub allow_resets: bool,
 }
 
-const CLIENT: u32 = 90;
+pub(super) const CLIENT: u32 = 90;
 
 impl Net {
     pub fn new(members: u32, seed: u8) -> Net {
@@ -400,13 +401,23 @@ impl Net {
     }
 
     /// Put a frame on the wire, with whatever befalls it.
-    fn transmit(&mut self, from: u32, frame: Vec<u8>) {
-        self.check(from, &frame);
+    fn transmit(&mut self, from: u32, sent: TxFrame) {
+        // The NICs at both ends have the same offloads: what one leaves to be done need not be.
+        let received = RxFrame {
+            checksum: match sent.checksum {
+                Some(_) => RxChecksum::Verified,
+                None => RxChecksum::Unchecked,
+            },
+            segmentation: sent.segmentation,
+            ..RxFrame::new(sent.to_vec())
+        };
+        let frame = &received.bytes;
+        self.check(from, frame);
         let destination: [u8; 6] = frame[..6].try_into().unwrap();
         let source = [2, 0, 0, 0, 0, from as u8];
         assert_eq!(frame[6..12], source, "own source MAC");
         let everyone = (1..=self.nodes.len() as u32).chain([CLIENT]);
-        let channel = is_channel(&frame);
+        let channel = is_channel(frame);
         for to in everyone {
             let group = destination[0] & 1 != 0;
             if to == from || !(group || destination == mac(to)) {
@@ -425,8 +436,7 @@ impl Net {
                     at += Duration::from_micros(self.rng.below(2_000) as u64);
                 }
                 self.sent += 1;
-                self.wire
-                    .insert((at, self.sent), (to, Bytes::from(frame.clone())));
+                self.wire.insert((at, self.sent), (to, received.clone()));
             }
         }
     }
@@ -488,7 +498,7 @@ impl Net {
             self.nodes[index].work(now);
             let mut out = Vec::new();
             while let Some(frame) = self.nodes[index].instance.poll_transmit(now) {
-                out.push(frame.to_vec());
+                out.push(frame);
             }
             for frame in out {
                 self.transmit(index as u32 + 1, frame);
@@ -497,7 +507,7 @@ impl Net {
         self.client_step();
         let mut out = Vec::new();
         while let Some(frame) = self.client.poll_transmit(now) {
-            out.push(frame.to_vec());
+            out.push(frame);
         }
         for frame in out {
             self.transmit(CLIENT, frame);
@@ -523,8 +533,8 @@ impl Net {
         if arrival.is_some_and(|at| at <= now) {
             if let Some((_, (to, frame))) = self.wire.pop_first() {
                 match to {
-                    CLIENT => self.client.handle_frame(now, RxFrame::new(frame)),
-                    id => self.node(id).handle_frame(now, RxFrame::new(frame)),
+                    CLIENT => self.client.handle_frame(now, frame),
+                    id => self.node(id).handle_frame(now, frame),
                 }
             }
         } else {

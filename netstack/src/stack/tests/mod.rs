@@ -5,6 +5,7 @@ mod cookies;
 mod hostile;
 mod link;
 mod memory;
+mod merged;
 mod neighbours;
 mod path;
 mod peers;

@@ -114,10 +114,19 @@ fn becoming_ingress_announces_every_virtual_address_three_times() {
     let mut now = Instant::ZERO;
     stack.set_ingress(now, true);
     let mut announced = drain(&mut stack, now);
+    let mut advertised = vec![now];
     while let Some(due) = stack.poll_timeout() {
         now = due;
         stack.handle_timeout(now);
-        announced.extend(drain(&mut stack, now));
+        let more = drain(&mut stack, now);
+        if more.iter().any(|frame| ethertype(frame) != ETHERTYPE_ARP) {
+            advertised.push(now);
+        }
+        announced.extend(more);
+    }
+    for pair in advertised.windows(2) {
+        let gap = pair[1].since(pair[0]);
+        assert!(gap >= Duration::from_secs(1), "RFC 4861 section 7.2.6");
     }
     let (arps, advertisements): (Vec<_>, Vec<_>) = announced
         .iter()
@@ -144,6 +153,93 @@ fn becoming_ingress_announces_every_virtual_address_three_times() {
         assert_eq!(message[0], 136);
         assert_eq!(message[4], 0x20, "override, not solicited");
     }
+}
+
+/// Let the announcements of a new ingress come to their end.
+fn settled() -> (Stack, Instant) {
+    let mut stack = member(11);
+    let mut now = Instant::ZERO;
+    stack.set_ingress(now, true);
+    while let Some(due) = stack.poll_timeout() {
+        now = due;
+        stack.handle_timeout(now);
+    }
+    drain(&mut stack, now);
+    (stack, now)
+}
+
+/// Somebody else's claim to a virtual address.
+fn claim(vip: &str) -> RxFrame {
+    RxFrame::new(match ip(vip) {
+        IpAddr::V4(vip) => arp::announcement(CLIENT, vip).to_vec(),
+        IpAddr::V6(vip) => ndp::advertisement(CLIENT, link_local(CLIENT), vip, None).to_vec(),
+    })
+}
+
+#[test]
+fn a_virtual_address_is_defended_once_in_ten_seconds() {
+    for vip in ["10.77.0.10", "fd77::10"] {
+        let (mut stack, begun) = settled();
+        let mut defended = Vec::new();
+        let mut contested = 0;
+        for millis in (0..=25_000).step_by(100) {
+            let now = begun + Duration::from_millis(millis);
+            stack.handle_frame(now, claim(vip));
+            stack.handle_timeout(now);
+            let out = drain(&mut stack, now);
+            assert!(out.len() <= 1, "one announcement");
+            for frame in out {
+                let ours = match ethertype(&frame) {
+                    ETHERTYPE_ARP => {
+                        let ArpRepr::EthernetIpv4 {
+                            source_hardware_addr,
+                            source_protocol_addr,
+                            ..
+                        } = arp_repr(&frame)
+                        else {
+                            unreachable!()
+                        };
+                        (source_hardware_addr.0, source_protocol_addr.into())
+                    }
+                    _ => {
+                        let body = parse(&frame).payload.start;
+                        let target: [u8; 16] = frame[body + 8..body + 24].try_into().unwrap();
+                        (frame[6..12].try_into().unwrap(), IpAddr::from(target))
+                    }
+                };
+                assert_eq!(ours, (mac(11), ip(vip)));
+                defended.push(millis);
+            }
+            contested += events(&mut stack)
+                .iter()
+                .filter(|event| matches!(event, StackEvent::AddressContested { .. }))
+                .count();
+        }
+        assert_eq!(defended, [0, 10_000, 20_000], "{vip}");
+        assert_eq!(counter(&stack, "vip_conflict"), 251);
+        assert_eq!(counter(&stack, "vip_not_defended"), 248);
+        assert_eq!(contested, 3, "said once after each defence");
+    }
+}
+
+#[test]
+fn each_virtual_address_is_defended_for_itself_and_anew_by_a_new_ingress() {
+    let (mut stack, now) = settled();
+    stack.handle_frame(now, claim("10.77.0.10"));
+    stack.handle_frame(now, claim("fd77::10"));
+    assert_eq!(drain(&mut stack, now).len(), 2);
+    stack.set_ingress(now, false);
+    stack.handle_frame(now, claim("10.77.0.10"));
+    assert!(drain(&mut stack, now).is_empty(), "it is not ours");
+    stack.set_ingress(now, true);
+    let mut now = now;
+    while let Some(due) = stack.poll_timeout() {
+        now = due;
+        stack.handle_timeout(now);
+    }
+    drain(&mut stack, now);
+    stack.handle_frame(now, claim("10.77.0.10"));
+    assert_eq!(drain(&mut stack, now).len(), 1);
 }
 
 #[test]

@@ -131,31 +131,6 @@ fn a_frame_the_device_vouched_for_leaves_with_a_right_checksum() {
 }
 
 #[test]
-fn coalesced_frames_are_forwarded_only_where_they_can_be_cut_again() {
-    let flow = Flow::v4();
-    let segmentation = frame::Segmentation {
-        ipv6: false,
-        segment_size: 1448,
-    };
-    for capable in [false, true] {
-        let mut stack = ingress();
-        stack.capabilities.tso4 = capable;
-        stack.capabilities.tx_checksum = capable;
-        stack.set_route(Instant::ZERO, flow.key, Route::Forward(ip("10.77.0.12")));
-        let mut frame = flow.frame(ACK, 7, &[1; 20_000]);
-        frame.checksum = RxChecksum::Verified;
-        frame.segmentation = Some(segmentation);
-        stack.handle_frame(Instant::ZERO, frame);
-        let out = stack.poll_transmit(Instant::ZERO);
-        assert_eq!(
-            out.and_then(|out| out.segmentation),
-            capable.then_some(segmentation)
-        );
-        assert_eq!(counter(&stack, "forward_too_big"), u64::from(!capable));
-    }
-}
-
-#[test]
 fn captured_frames_come_out_in_order_and_are_dropped_beyond_the_bound() {
     let mut stack = ingress();
     let flow = Flow::v4();
