@@ -158,6 +158,8 @@ pub struct DrainReport {
     pub state: String,
     /// It was called off at its deadline.
     pub cancelled: bool,
+    /// Sessions of its service that are here.
+    pub sessions: u64,
     /// Nothing if there was none.
     pub drain: Option<Drain>,
 }

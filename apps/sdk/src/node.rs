@@ -93,7 +93,7 @@ impl Node {
                     dhcp: config.dhcp,
                     vips: config.vips.clone(),
                     secret,
-                    tcp: tcp_config(platform.memory()),
+                    tcp: tcp_config(platform.memory(), config.connections),
                 },
                 peers: config.peers.clone(),
                 ingress: config.ingress,
@@ -379,15 +379,18 @@ const CONNECTION: usize = 6 * 1024;
 
 /// What TCP may use of so much memory: a quarter for queues, whose octets pin buffers about as
 /// large again, and a quarter for connections. The rest is everything else's.
-fn tcp_config(memory: Option<usize>) -> TcpConfig {
+fn tcp_config(memory: Option<usize>, wanted: Option<u32>) -> TcpConfig {
     let default = TcpConfig::default();
     let Some(memory) = memory else {
-        return default;
+        return TcpConfig {
+            max_connections: wanted.unwrap_or(default.max_connections),
+            ..default
+        };
     };
     let connections = (memory / 4 / CONNECTION).max(64) as u32;
     TcpConfig {
         memory: default.memory.min(memory / 4),
-        max_connections: default.max_connections.min(connections),
+        max_connections: wanted.unwrap_or(default.max_connections.min(connections)),
         max_half_open: default.max_half_open.min(connections),
         ..default
     }

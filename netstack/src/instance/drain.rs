@@ -165,19 +165,23 @@ impl Instance {
         let Drain::Leaving(leave) = &self.drain else {
             return None;
         };
+        // Not by looking at every session: whoever watches asks often.
         let mut left = BTreeMap::new();
-        let here = self.sessions.values().filter(|s| self.is_movable(s));
-        let here = here.map(|session| match leave.stuck.get(&session.id) {
-            _ if session.lull.is_some() => "its queues run empty",
-            Some(reason) => reason,
-            None => "its turn has not come",
-        });
+        let waits = |id: &SessionId| self.sessions.get(id).is_some_and(|s| s.lull.is_none());
+        let stuck = leave.stuck.iter().filter(|(id, _)| waits(id));
+        let stuck = stuck.map(|(_, reason)| *reason);
+        let lulled = self.lulled.iter().map(|_| "its queues run empty");
         let moving = self.moving.values().map(|m| match m.source.phase() {
             Phase::Offered => "on its way",
             Phase::Doubt => "in doubt: the target has not answered",
         });
-        for reason in here.chain(moving) {
+        let mut others = self.movable_count();
+        for reason in stuck.chain(lulled).chain(moving) {
             *left.entry(reason).or_default() += 1;
+            others = others.saturating_sub(1);
+        }
+        if others > 0 {
+            left.insert("its turn has not come", others);
         }
         Some(DrainStatus {
             since: leave.since,

@@ -125,6 +125,8 @@ pub struct Instance {
     sessions: BTreeMap<SessionId, Session>,
     uses: BTreeMap<ConnId, Use>,
     opened: u64,
+    /// Sessions of services that never leave.
+    residents: usize,
 
     moving: BTreeMap<SessionId, Moving>,
     pace: Pace,
@@ -240,6 +242,7 @@ impl Instance {
             sessions: BTreeMap::new(),
             uses: BTreeMap::new(),
             opened: 0,
+            residents: 0,
             moving: BTreeMap::new(),
             pace: Pace::default(),
             frozen: BTreeMap::new(),

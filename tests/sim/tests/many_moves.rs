@@ -79,9 +79,9 @@ fn an_ingress_that_drains_stays_until_the_others_and_the_clients_know() {
         let ordered = cluster.world.now();
         cluster.finish_with(conversation, Duration::from_secs(60), |_| ());
         let limit = ordered + Duration::from_secs(5);
-        cluster.world.run_while(limit, |world| {
-            !world.party::<Node>(ingress).drained()
-        });
+        cluster
+            .world
+            .run_while(limit, |world| !world.party::<Node>(ingress).drained());
         let stayed = cluster.world.now().since(ordered);
         let status = cluster.node(ingress).instance().drain_status();
         let status = status.expect("it drains");

@@ -283,7 +283,7 @@ impl Agent {
                         "expected {\"deadline_ms\": N, \"then\": \"wait\", \"force\" or \"cancel\"}",
                     );
                 };
-                let sessions = self.movable_sessions().len();
+                let sessions = self.shared.instance().movable_count();
                 let members = self.shared.instance().members();
                 log::info!("drain asked for: {sessions} sessions");
                 self.shared.drain_with(options);
@@ -337,15 +337,6 @@ impl Agent {
             Ok(started) => Answer::json(200, format!("{{\"started\":{started}}}")),
             Err(error) => refusal(error),
         }
-    }
-
-    fn movable_sessions(&self) -> Vec<SessionId> {
-        let sessions = self.shared.instance().sessions();
-        sessions
-            .into_iter()
-            .filter(|session| session.service != Agent::NAME)
-            .map(|session| session.id)
-            .collect()
     }
 }
 

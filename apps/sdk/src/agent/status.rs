@@ -91,6 +91,8 @@ struct DrainReport {
     id: u32,
     state: &'static str,
     cancelled: bool,
+    /// Of the service.
+    sessions: usize,
     drain: Option<Drain>,
 }
 
@@ -102,6 +104,7 @@ pub(super) fn drain(shared: &Shared) -> String {
         id: instance.id().0,
         state: shared.phase().name(),
         cancelled: cancelled.is_some(),
+        sessions: instance.movable_count(),
         drain: instance
             .drain_status()
             .or(cancelled)
