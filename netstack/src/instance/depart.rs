@@ -127,22 +127,26 @@ impl Instance {
 
     /// As an ingress that leaves: all that is steered has to be known to the successor.
     pub(super) fn watch_table(&mut self) {
-        let mut places: BTreeMap<SessionId, Place> = BTreeMap::new();
-        for (flow, entry) in self.steering.iter() {
-            let Some((session, epoch)) = entry.claim else {
-                continue;
-            };
-            let place = places.entry(session).or_insert_with(|| Place {
-                owner: entry.owner,
+        let claimed = self.steering.iter();
+        let claimed = claimed.filter_map(|(flow, entry)| {
+            let (session, epoch) = entry.claim?;
+            Some((*flow, entry.owner, session, epoch))
+        });
+        let claimed: Vec<_> = claimed.collect();
+        let Some(departed) = self.departed() else {
+            return;
+        };
+        for (flow, owner, session, epoch) in claimed {
+            let place = departed.places.entry(session).or_insert_with(|| Place {
+                owner,
                 epoch,
                 flows: Vec::new(),
             });
-            place.flows.push(*flow);
-        }
-        if let Some(departed) = self.departed() {
-            for (session, place) in places {
-                departed.note(session, place, true);
+            (place.owner, place.epoch) = (owner, epoch);
+            if !place.flows.contains(&flow) {
+                place.flows.push(flow);
             }
+            departed.open.insert(session);
         }
     }
 
@@ -175,11 +179,14 @@ impl Instance {
         // The ingress first, then the owners as well.
         let owners = departed.round > 0;
         let list = departed.questions(now);
-        let mut asked: BTreeMap<MemberId, Vec<Ownership>> = BTreeMap::new();
+        let mut asked: Vec<(MemberId, Vec<Ownership>)> = Vec::new();
         for ownership in list {
             let owner = Some(ownership.owner).filter(|_| owners);
             for member in ingress.into_iter().chain(owner) {
-                asked.entry(member).or_default().push(ownership);
+                match asked.iter_mut().find(|(asked, _)| *asked == member) {
+                    Some((_, list)) => list.push(ownership),
+                    None => asked.push((member, alloc::vec![ownership])),
+                }
             }
         }
         for (member, list) in asked {
@@ -197,17 +204,14 @@ impl Instance {
 
     /// A member that leaves asks whether its sessions' flows are known to be where they went.
     pub(super) fn handle_confirm(&mut self, now: Instant, from: MemberId, list: &[Ownership]) {
-        let mut known: BTreeMap<SessionId, Option<u64>> = BTreeMap::new();
-        for ownership in list {
-            let settled = self.is_settled(now, ownership);
-            let entry = known.entry(ownership.session);
-            let entry = entry.or_insert(Some(ownership.epoch));
-            *entry = entry.filter(|_| settled);
+        let mut known = Vec::new();
+        for flows in list.chunk_by(|a, b| a.session == b.session) {
+            let settled = flows.iter().all(|flow| self.is_settled(now, flow));
+            known.extend(flows.first().filter(|_| settled).map(|first| Attempt {
+                session: first.session,
+                epoch: first.epoch,
+            }));
         }
-        let known = known.into_iter();
-        let known =
-            known.filter_map(|(session, epoch)| epoch.map(|epoch| Attempt { session, epoch }));
-        let known: Vec<Attempt> = known.collect();
         if !known.is_empty() {
             self.send(from, &Message::Rerouted(known));
         }

@@ -156,11 +156,16 @@ fn once(idle: usize, busy: usize) -> Result<Cost> {
     thread::sleep(Duration::from_secs(1));
     let resets = workers[0].ask("resets")?;
     let before = (pair.memory()?, pair.seconds()?);
-    let (drained, most, spent, wall) = drain(&mut pair, count)?;
+    let Seen {
+        report,
+        most,
+        spent,
+        wall,
+    } = drain(&mut pair, count)?;
     ensure!(
-        drained.moved == count as u64,
+        report.moved == count as u64,
         "{} of {count} moved",
-        drained.moved
+        report.moved
     );
     let answers = workers[0].ask("rest")?;
     ask_all(&mut workers, |_| "check".to_owned())?;
@@ -180,9 +185,19 @@ fn once(idle: usize, busy: usize) -> Result<Cost> {
     })
 }
 
-/// Drain instance 1 to its end: its report, the most memory of both, processor seconds when the last
-/// session had moved, and seconds to then and to the end.
-fn drain(pair: &mut Pair, count: usize) -> Result<(Drain, [usize; 2], [f64; 2], [f64; 2])> {
+/// What was seen of a drain to its end.
+struct Seen {
+    report: Drain,
+    /// Memory of both at most.
+    most: [usize; 2],
+    /// Processor seconds of both when the last session had moved.
+    spent: [f64; 2],
+    /// Seconds to then, and to the end.
+    wall: [f64; 2],
+}
+
+/// Drain instance 1 to its end.
+fn drain(pair: &mut Pair, count: usize) -> Result<Seen> {
     let start = Instant::now();
     pair.admins[0].drain(&serde_json::json!({}))?;
     let mut most = [0; 2];
@@ -212,7 +227,12 @@ fn drain(pair: &mut Pair, count: usize) -> Result<(Drain, [usize; 2], [f64; 2], 
         "it ended with {status:?}"
     );
     let wall = [wall, start.elapsed().as_secs_f64()];
-    Ok((last.context("no report")?, most, spent, wall))
+    Ok(Seen {
+        report: last.context("no report")?,
+        most,
+        spent,
+        wall,
+    })
 }
 
 /// Sessions per second of the processor time that source and target took together.
