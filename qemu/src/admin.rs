@@ -148,6 +148,50 @@ pub struct Move {
     pub total_us: f64,
 }
 
+/// How a drain goes, or went.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct DrainReport {
+    /// The instance's id.
+    pub id: u32,
+    /// `serving`, `draining` or `drained`.
+    pub state: String,
+    /// It was called off at its deadline.
+    pub cancelled: bool,
+    /// Sessions of its service that are here.
+    pub sessions: u64,
+    /// Nothing if there was none.
+    pub drain: Option<Drain>,
+}
+
+/// A drain.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Drain {
+    /// Milliseconds since it was asked for.
+    pub since_ms: u64,
+    /// How long it may take.
+    pub deadline_ms: u64,
+    /// What comes then: `wait`, `force` or `cancel`.
+    pub then: String,
+    /// The deadline has passed before everything was done.
+    pub overdue: bool,
+    /// What it waits for.
+    pub waits_for: String,
+    /// Sessions that have moved.
+    pub moved: u64,
+    /// Those of them that the ingress has not confirmed.
+    pub unconfirmed: u64,
+    /// Connections that are being opened.
+    pub opening: u64,
+    /// Sessions that have not moved, by what keeps them.
+    pub left: BTreeMap<String, u64>,
+    /// What had not been done at the deadline, by its reason.
+    pub overrun: BTreeMap<String, u64>,
+    /// Sessions that were reset then.
+    pub forced: u64,
+}
+
 /// The admin port of one instance.
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -183,10 +227,17 @@ impl Admin {
         Ok(body.get("started").and_then(Value::as_u64).unwrap_or(0))
     }
 
-    /// `POST /drain`: the instance gives everything away and then says that it is drained. Returns
-    /// its answer: how many sessions that is, and a note if they cannot go anywhere.
-    pub fn drain(&self) -> Result<Value> {
-        self.request("POST", "/drain", Some(&json!({})))
+    /// `POST /drain`: the instance gives everything away and then says that it is drained; as it is
+    /// configured but for what `order` says. Returns its answer: how many sessions that is, and a note
+    /// if they cannot go anywhere.
+    pub fn drain(&self, order: &Value) -> Result<Value> {
+        self.request("POST", "/drain", Some(order))
+    }
+
+    /// `GET /drain`: how the drain goes.
+    pub fn drain_report(&self) -> Result<DrainReport> {
+        let body = self.request("GET", "/drain", None)?;
+        serde_json::from_value(body).context("the instance's report is not understood")
     }
 
     /// Sends a request and returns the answer's JSON; an error status is an error.

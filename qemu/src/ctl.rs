@@ -1,5 +1,7 @@
 //! `godwit ctl`: commands to running instances.
 
+mod drain;
+
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 
@@ -41,8 +43,9 @@ enum Command {
         #[arg(long, value_parser = parse_member, allow_hyphen_values = true)]
         to: u32,
     },
-    /// Give all sessions away and serve no new ones.
-    Drain,
+    /// Give all sessions away and serve no new ones; shows how it goes and what has not moved. Fails
+    /// if anything has not.
+    Drain(drain::Options),
     /// Show what every trigger of the policy sees, and would do.
     Policy,
     /// Show or change the keys of the cluster. To change a key: `add` the new one at every member,
@@ -73,7 +76,7 @@ enum KeyCommand {
     },
 }
 
-/// Sends the command and prints the answer as JSON.
+/// Sends the command and prints the answer, as JSON unless it is a drain's.
 pub fn run(options: &Options) -> Result<()> {
     if options.token.is_empty() {
         bail!("no token given: use --token or GODWIT_TOKEN");
@@ -88,20 +91,25 @@ pub fn run(options: &Options) -> Result<()> {
                 .with_context(|| format!("cannot move session \"{session}\" to instance {to}"))?;
             json!({ "started": started })
         }
-        Command::Drain => admin.drain()?,
+        Command::Drain(options) => return drain::run(&admin, options),
         Command::Policy => admin.request("GET", "/policy", None)?,
         Command::Key { command: None } => admin.request("GET", "/key", None)?,
         Command::Key {
             command: Some(command),
         } => admin.request("POST", "/key", Some(&order(command)?))?,
     };
-    // A reader that has seen enough, as `head`, is no error.
-    let _ = writeln!(
-        std::io::stdout(),
-        "{}",
-        serde_json::to_string_pretty(&answer)?
-    );
+    print(&answer)
+}
+
+/// Prints an answer as JSON.
+fn print(answer: &Value) -> Result<()> {
+    print_text(&(serde_json::to_string_pretty(answer)? + "\n"));
     Ok(())
+}
+
+fn print_text(text: &str) {
+    // A reader that has seen enough, as `head`, is no error.
+    let _ = write!(std::io::stdout(), "{text}");
 }
 
 /// What `POST /key` is told.

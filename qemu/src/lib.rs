@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod build;
 pub mod content;
+pub mod crowd;
 pub mod ctl;
 pub mod demo;
 pub mod image;

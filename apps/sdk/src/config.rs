@@ -29,6 +29,7 @@
 //! | `policy_syn_rate` | so many SYNs a second are a `flood`, 10 to 10000000 | 20000 |
 //! | `admin_port` | port of the admin API | 9100 |
 //! | `admin_token` | bearer token of the admin API; without one it only tells its health | |
+//! | `connections` | connections held at most, 64 to 1000000 | 65536, fewer in a small memory |
 //! | `port` | port of the service | the service's own |
 //! | `log` | `off`, `error`, `warn`, `info`, `debug` or `trace` | `info` |
 //!
@@ -124,6 +125,8 @@ pub struct Config {
     pub admin_token: Option<Secret<String>>,
     /// Port of the service, if not the service's own.
     pub port: Option<u16>,
+    /// Connections held at most, if that does not follow from the memory.
+    pub connections: Option<u32>,
     /// What is logged.
     pub log: LevelFilter,
 }
@@ -229,6 +232,7 @@ struct Draft {
     admin_port: Option<u16>,
     admin_token: Option<Secret<String>>,
     port: Option<u16>,
+    connections: Option<u32>,
     log: Option<LevelFilter>,
 }
 
@@ -291,6 +295,10 @@ impl Draft {
             "admin_port" => self.admin_port = Some(port("admin_port", value)?),
             "admin_token" => self.admin_token = Some(admin_token(value)?),
             "port" => self.port = Some(port("port", value)?),
+            "connections" => {
+                let count = in_range(value, 64..=1_000_000);
+                self.connections = Some(count.ok_or(bad("connections", "64 to 1000000"))?);
+            }
             "log" => self.log = Some(log_level(value)?),
             // QEMU's microvm appends these for its devices; they are the kernel's.
             "virtio_mmio.device" => {}
@@ -392,6 +400,7 @@ impl Draft {
             admin_port,
             admin_token: self.admin_token,
             port: self.port,
+            connections: self.connections,
             log: self.log.unwrap_or(LevelFilter::Info),
         })
     }
@@ -596,6 +605,15 @@ pub(crate) fn drain_then(value: &str) -> Result<DrainThen, ConfigError> {
         "force" => Ok(DrainThen::Force),
         "cancel" => Ok(DrainThen::Cancel),
         _ => Err(bad("drain_then", "wait, force or cancel")),
+    }
+}
+
+/// The word for it.
+pub(crate) fn then_name(then: DrainThen) -> &'static str {
+    match then {
+        DrainThen::Wait => "wait",
+        DrainThen::Force => "force",
+        DrainThen::Cancel => "cancel",
     }
 }
 

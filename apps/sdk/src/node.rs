@@ -3,7 +3,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Ref, RefMut};
 
@@ -35,6 +35,9 @@ const TRANSMIT_BUDGET: usize = 256;
 const LEASE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a drained instance stays for the last frames and questions.
 const FAREWELL: Duration = Duration::from_millis(150);
+
+/// Who watches the drain asks again within this time, and is told the end before the instance goes.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// One instance with everything that runs on it.
 pub struct Node {
@@ -90,7 +93,7 @@ impl Node {
                     dhcp: config.dhcp,
                     vips: config.vips.clone(),
                     secret,
-                    tcp: tcp_config(platform.memory()),
+                    tcp: tcp_config(platform.memory(), config.connections),
                 },
                 peers: config.peers.clone(),
                 ingress: config.ingress,
@@ -327,6 +330,20 @@ impl Node {
         platform.console(format_args!("GODWIT READY {ready}"));
     }
 
+    /// What kept sessions from moving when a drain's deadline came.
+    fn why(&self) -> String {
+        let status = self.shared.instance().drain_status();
+        let overrun = status.and_then(|status| status.overrun).unwrap_or_default();
+        let reasons = overrun
+            .iter()
+            .map(|(reason, count)| alloc::format!("{count} {reason}"));
+        let reasons: Vec<String> = reasons.collect();
+        match reasons.is_empty() {
+            true => String::new(),
+            false => alloc::format!(" ({})", reasons.join("; ")),
+        }
+    }
+
     fn lease_deadline(&self) -> Option<Instant> {
         self.awaits_lease
             .then(|| self.shared.started() + LEASE_PATIENCE)
@@ -335,12 +352,15 @@ impl Node {
     fn end(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if self.verdict.is_some() {
+        } else if due(self.leave_at) && self.shared.is_watched(REPORT) {
+            self.leave_at = Some(now + FAREWELL);
         } else if due(self.leave_at) {
             let forced = self.shared.instance().sessions_forced();
             self.verdict = Some(match (self.shared.phase(), forced) {
                 (Phase::Drained, 0) => Verdict::new(Code::Drained, "drained"),
                 (Phase::Drained, count) => {
-                    let reason = alloc::format!("{count} sessions did not move in time");
+                    let reason =
+                        alloc::format!("{count} sessions did not move in time{}", self.why());
                     Verdict::new(Code::Incomplete, reason)
                 }
                 _ => {
@@ -359,15 +379,18 @@ const CONNECTION: usize = 6 * 1024;
 
 /// What TCP may use of so much memory: a quarter for queues, whose octets pin buffers about as
 /// large again, and a quarter for connections. The rest is everything else's.
-fn tcp_config(memory: Option<usize>) -> TcpConfig {
+fn tcp_config(memory: Option<usize>, wanted: Option<u32>) -> TcpConfig {
     let default = TcpConfig::default();
     let Some(memory) = memory else {
-        return default;
+        return TcpConfig {
+            max_connections: wanted.unwrap_or(default.max_connections),
+            ..default
+        };
     };
     let connections = (memory / 4 / CONNECTION).max(64) as u32;
     TcpConfig {
         memory: default.memory.min(memory / 4),
-        max_connections: default.max_connections.min(connections),
+        max_connections: wanted.unwrap_or(default.max_connections.min(connections)),
         max_half_open: default.max_half_open.min(connections),
         ..default
     }
@@ -409,7 +432,6 @@ pub fn run<P: Platform, S: Service>(platform: &mut P, sources: &[&str], service:
 #[cfg(test)]
 mod tests {
     use alloc::format;
-    use alloc::string::String;
     use core::fmt;
 
     use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{DrainOptions, MemberStatus, MoveError};
 use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
-use godwit_netstack::{Instance, Instant};
+use godwit_netstack::{Duration, Instance, Instant};
 
 use crate::port::Port;
 use crate::timers::{TimerKey, Timers};
@@ -41,6 +41,10 @@ pub(crate) struct Shared {
     started: Instant,
     phase: Cell<Phase>,
     drain: Cell<DrainOptions>,
+    /// When somebody last asked how the drain goes.
+    watched: Cell<Option<Instant>>,
+    /// Who watches has been told that it is over.
+    told: Cell<bool>,
 }
 
 impl Shared {
@@ -52,6 +56,8 @@ impl Shared {
             started: now,
             phase: Cell::new(Phase::Serving),
             drain: Cell::new(DrainOptions::default()),
+            watched: Cell::new(None),
+            told: Cell::new(false),
         })
     }
 
@@ -99,6 +105,18 @@ impl Shared {
             self.phase.set(Phase::Draining);
             self.instance_mut().drain_with(self.now.get(), options);
         }
+    }
+
+    /// Somebody asks how the drain goes.
+    pub(crate) fn watch_drain(&self) {
+        self.watched.set(Some(self.now.get()));
+        self.told.set(self.phase.get() == Phase::Drained);
+    }
+
+    /// Whether somebody who asked lately still waits to be told that it is over.
+    pub(crate) fn is_watched(&self, patience: Duration) -> bool {
+        let asked = self.watched.get();
+        !self.told.get() && asked.is_some_and(|at| self.now.get().since(at) < patience)
     }
 
     /// Move all that can move.

@@ -51,7 +51,10 @@ The instance:
   policy_syn_rate=N  SYNs a second that are a flood, 10 to 10000000 (20000)
   admin_port=PORT  the admin API's (9100)
   admin_token=TEXT its bearer token, 8 to 256 characters; without one it only tells its health
+  drain_deadline=TIME  how long sessions may take to move when it leaves, 1s to 3600s (60s)
+  drain_then=WHICH what becomes of the rest: wait, force (reset it) or cancel (force)
   port=PORT        the service's port (its own)
+  connections=N    held at most, 64 to 1000000 (65536)
   log=LEVEL        off, error, warn, info, debug or trace (info)
 
 SIGTERM is the power button: sessions go to other members, then the process ends.";
@@ -206,7 +209,10 @@ mod tests {
             "policy_syn_rate",
             "admin_port",
             "admin_token",
+            "drain_deadline",
+            "drain_then",
             "port",
+            "connections",
             "log",
         ] {
             assert!(HELP.contains(&format!("\n  {key}=")), "{key}");

@@ -155,7 +155,9 @@ impl Budget {
     /// A message was read, with so many octets behind its fields.
     pub fn judge(&mut self, now: Instant, message: &Message, tail: usize) -> Verdict {
         let entries = match message {
-            Message::Owns(list) | Message::HandoverTable(list) => list.len(),
+            Message::Owns(list) | Message::HandoverTable(list) | Message::Confirm(list) => {
+                list.len()
+            }
             Message::Released(list) => list.len(),
             _ => 0,
         };

@@ -252,6 +252,10 @@ pub enum Message {
     /// The sender, the ingress, sends the frames of these sessions elsewhere from now on: to their owner
     /// under that epoch.
     Rerouted(Vec<Attempt>),
+    /// Are these flows known to be so owned, or by a later owner? Asked by a member that leaves; the
+    /// ingress answers with [`Message::Rerouted`] of those it steers so, and an owner of those that
+    /// are not with it any more.
+    Confirm(Vec<Ownership>),
 }
 
 /// Why octets are no message.
@@ -411,6 +415,7 @@ mod tests {
             ),
             plain(Message::Fence(attempt())),
             plain(Message::Rerouted(alloc::vec![attempt(); 2])),
+            plain(Message::Confirm(alloc::vec![ownership; MAX_ENTRIES])),
             plain(Message::Owns(alloc::vec![ownership; MAX_ENTRIES])),
             plain(Message::Released(alloc::vec![(flow(4), attempt().session)])),
             plain(Message::Leaving),

@@ -507,7 +507,11 @@ impl Instance {
             Message::NotMine(flow) => self.handle_not_mine(now, from, flow),
             Message::Ended(flow) => self.handle_ended(now, flow),
             Message::Owns(list) => self.handle_owns_list(now, from, list),
-            Message::Rerouted(list) => self.handle_rerouted(now, &list),
+            Message::Rerouted(list) => {
+                self.note_confirmed(from, &list);
+                self.handle_rerouted(now, &list);
+            }
+            Message::Confirm(list) => self.handle_confirm(now, from, &list),
             Message::Released(list) => {
                 for (flow, session) in list {
                     self.handle_released(now, flow, session);

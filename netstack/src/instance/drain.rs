@@ -1,9 +1,12 @@
-//! Leaving: every session moves to the peers, then the ingress role, then nothing is left to do
-//! but to pass on what still arrives.
+//! Leaving: every session moves to the peers, then the ingress role. Then nothing is left to do but to
+//! pass on what still arrives, until the ingress has confirmed where everything went ([`Departed`])
+//! and nothing arrives any more.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
+use super::depart::Departed;
 use super::{DrainOptions, DrainStatus, DrainThen, Event, Instance};
+use crate::cluster::MemberId;
 use crate::cluster::members::Wanted;
 use crate::cluster::message::Message;
 use crate::migrate::transfer::Phase;
@@ -16,16 +19,19 @@ use crate::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(20);
 /// A session that was refused is offered again after this time.
 const RETRY: Duration = Duration::from_millis(100);
-/// Half-open connections are waited for this long.
-const SETTLE: Duration = Duration::from_secs(2);
+/// Half-open connections are waited for this long: enough for two SYN-ACKs to be repeated (after one
+/// second and two more). What is answered later comes back to the ingress, which has the same cookie.
+const SETTLE: Duration = Duration::from_secs(4);
 /// A successor that does not answer is asked again, or another one, after this time.
 const HANDOVER: Duration = Duration::from_secs(1);
 /// Handovers tried.
 const HANDOVERS: u32 = 5;
-/// Without a frame for the virtual addresses for this long, nobody takes us for the ingress.
+/// Without a frame for the virtual addresses for this long, the ingress sends none here any more.
 const QUIET: Duration = Duration::from_millis(300);
-/// Frames for the virtual addresses are passed on this long at most.
+/// Frames from another ingress are passed on this long at most.
 const GRACE: Duration = Duration::from_secs(2);
+/// Without a frame for the virtual addresses for this long, no client takes us for the ingress.
+const FORGOTTEN: Duration = Duration::from_secs(2);
 /// Time to get the farewell out.
 const FAREWELL: Duration = Duration::from_millis(50);
 /// Sessions for which nobody is found before the rest waits as well.
@@ -55,8 +61,8 @@ enum Stage {
 /// Whether the instance is leaving.
 #[derive(Debug)]
 pub(super) enum Drain {
-    /// It is not.
-    No,
+    /// It is not; how the last drain was when it was called off.
+    No(Option<DrainStatus>),
     /// It is.
     Leaving(Leave),
 }
@@ -67,18 +73,34 @@ pub(super) struct Leave {
     stage: Stage,
     since: Instant,
     options: DrainOptions,
-    overdue: bool,
+    /// What had not been done when the deadline came, by its reason.
+    overrun: Option<BTreeMap<&'static str, usize>>,
     /// Why sessions have not moved yet.
     stuck: BTreeMap<SessionId, &'static str>,
     tick: Instant,
-    /// The ingress role was handed on.
+    /// Clients may take us for the ingress.
     was_ingress: bool,
+    /// Another member is the ingress after us.
+    succeeded: bool,
+    departed: Departed,
     /// Sessions to be moved, with the earliest time.
     queue: BTreeSet<(Instant, SessionId)>,
     /// Sessions in a row for which nobody was found; after some of them the others wait, too.
     failures: u32,
     /// When to look for somebody again.
     offer_at: Instant,
+}
+
+impl Leave {
+    /// Whether the ingress knows where everything went, and nothing comes here any more, in a grace
+    /// that has lasted `since`.
+    fn is_quiet(&self, now: Instant, since: Instant, heard: Instant) -> bool {
+        let silent = match self.was_ingress {
+            true => now.since(heard) >= FORGOTTEN,
+            false => now.since(heard) >= QUIET || now.since(since) >= GRACE,
+        };
+        silent && self.departed.unconfirmed() == 0
+    }
 }
 
 impl Drain {
@@ -109,10 +131,12 @@ impl Instance {
             stage: Stage::Moving,
             since: now,
             options,
-            overdue: false,
+            overrun: None,
             stuck: BTreeMap::new(),
             tick: now,
-            was_ingress: false,
+            was_ingress: self.is_ingress(),
+            succeeded: false,
+            departed: Departed::default(),
             queue,
             failures: 0,
             offer_at: now,
@@ -141,49 +165,81 @@ impl Instance {
         let Drain::Leaving(leave) = &self.drain else {
             return None;
         };
+        // Not by looking at every session: whoever watches asks often.
         let mut left = BTreeMap::new();
-        let here = self.sessions.values().filter(|s| self.is_movable(s));
-        let here = here.map(|session| match leave.stuck.get(&session.id) {
-            _ if session.lull.is_some() => "its queues run empty",
-            Some(reason) => reason,
-            None => "its turn has not come",
-        });
+        let waits = |id: &SessionId| self.sessions.get(id).is_some_and(|s| s.lull.is_none());
+        let stuck = leave.stuck.iter().filter(|(id, _)| waits(id));
+        let stuck = stuck.map(|(_, reason)| *reason);
+        let lulled = self.lulled.iter().map(|_| "its queues run empty");
         let moving = self.moving.values().map(|m| match m.source.phase() {
             Phase::Offered => "on its way",
             Phase::Doubt => "in doubt: the target has not answered",
         });
-        for reason in here.chain(moving) {
+        let mut others = self.movable_count();
+        for reason in stuck.chain(lulled).chain(moving) {
             *left.entry(reason).or_default() += 1;
+            others = others.saturating_sub(1);
+        }
+        if others > 0 {
+            left.insert("its turn has not come", others);
         }
         Some(DrainStatus {
             since: leave.since,
             options: leave.options,
-            overdue: leave.overdue,
             stage: match leave.stage {
+                Stage::Moving if left.is_empty() => "connections are being opened",
                 Stage::Moving => "sessions move",
                 Stage::HandingOver(..) => "the ingress role is handed on",
+                Stage::Grace { .. } if leave.departed.unconfirmed() > 0 => {
+                    "the ingress confirms where they are"
+                }
                 Stage::Grace { .. } => "late frames are passed on",
                 Stage::Farewell(_) => "the members are told",
                 Stage::Done => "drained",
             },
+            moved: leave.departed.moved,
+            unconfirmed: leave.departed.unconfirmed(),
+            opening: self.stack.half_open_count(),
             left,
+            overrun: leave.overrun.clone(),
         })
     }
 
-    /// The deadline has come, and not everything has moved: say what and why, and do what was asked
+    /// The last drain, if it was called off, as it was then.
+    pub fn cancelled_drain(&self) -> Option<&DrainStatus> {
+        match &self.drain {
+            Drain::No(last) => last.as_ref(),
+            Drain::Leaving(_) => None,
+        }
+    }
+
+    /// The deadline has come, and not everything is done: say what and why, and do what was asked
     /// for.
     fn overrun(&mut self, now: Instant) {
-        let status = self.drain_status();
+        let Some(status) = self.drain_status() else {
+            return;
+        };
+        let mut open = status.left;
+        if open.is_empty() {
+            let (reason, count) = match (status.unconfirmed, status.opening) {
+                (0, 0) => (
+                    "frames for the virtual addresses still come here",
+                    status.moved,
+                ),
+                (0, opening) => ("connections are being opened", opening),
+                (count, _) => ("the ingress has not confirmed where they are", count),
+            };
+            open.insert(reason, count);
+        }
+        self.counters.add("drains_overdue");
+        for (reason, count) in &open {
+            log::warn!(target: "cluster", "not drained in time: {count} sessions: {reason}");
+        }
         let Drain::Leaving(leave) = &mut self.drain else {
             return;
         };
-        leave.overdue = true;
-        let then = leave.options.then;
-        self.counters.add("drains_overdue");
-        for (reason, count) in status.into_iter().flat_map(|status| status.left) {
-            log::warn!(target: "cluster", "not drained in time: {count} sessions: {reason}");
-        }
-        match then {
+        leave.overrun = Some(open);
+        match leave.options.then {
             DrainThen::Wait => {}
             // What is in doubt stays silent; the rest is told.
             DrainThen::Force => self.force_end(now),
@@ -195,7 +251,7 @@ impl Instance {
     fn cancel_drain(&mut self, now: Instant) {
         log::warn!(target: "cluster", "the drain is called off");
         self.counters.add("drains_cancelled");
-        self.drain = Drain::No;
+        self.drain = Drain::No(self.drain_status());
         for id in self.lulled.clone() {
             self.call_off(now, id);
         }
@@ -246,22 +302,35 @@ impl Instance {
         }
     }
 
-    /// Another member is the ingress now.
-    pub(super) fn ingress_left(&mut self, now: Instant) {
-        if let Drain::Leaving(leave) = &mut self.drain
-            && matches!(leave.stage, Stage::HandingOver(..))
-        {
-            leave.was_ingress = true;
-            leave.stage = Stage::Grace {
-                since: now,
-                heard: now,
-            };
+    /// What a drain knows of where sessions went.
+    pub(super) fn departed(&mut self) -> Option<&mut Departed> {
+        match &mut self.drain {
+            Drain::Leaving(leave) => Some(&mut leave.departed),
+            Drain::No(_) => None,
         }
     }
 
-    /// Whether this drain has handed the ingress role on.
-    pub(super) fn was_ingress(&self) -> bool {
-        matches!(&self.drain, Drain::Leaving(leave) if leave.was_ingress)
+    /// Another member is the ingress now: whatever the one before has confirmed, this one has to.
+    pub(super) fn ingress_left(&mut self, now: Instant, ingress: MemberId) {
+        let Drain::Leaving(leave) = &mut self.drain else {
+            return;
+        };
+        leave.departed.ask_anew(now, ingress);
+        match &mut leave.stage {
+            Stage::HandingOver(..) => {
+                (leave.was_ingress, leave.succeeded) = (true, true);
+                leave.stage = Stage::Grace {
+                    since: now,
+                    heard: now,
+                };
+            }
+            _ => leave.succeeded = leave.was_ingress,
+        }
+    }
+
+    /// Whether another member has become the ingress after us since the drain began.
+    pub(super) fn is_succeeded(&self) -> bool {
+        matches!(&self.drain, Drain::Leaving(leave) if leave.succeeded)
     }
 
     /// Take the drain as far as it goes now.
@@ -281,15 +350,21 @@ impl Instance {
         let since = leave.since;
         let due = now.since(since) >= leave.options.deadline;
         let may_take_longer = !due || leave.options.then == DrainThen::Wait;
-        if matches!(leave.stage, Stage::Moving) && due && !leave.overdue && movable_left(self) {
+        let opening = self.stack.half_open_count() > 0 && now.since(since) < SETTLE;
+        let waits = match leave.stage {
+            Stage::Moving => opening || movable_left(self),
+            Stage::Grace { since, heard } => !leave.is_quiet(now, since, heard),
+            _ => false,
+        };
+        if waits && due && leave.overrun.is_none() {
             self.overrun(now);
         }
+        self.ask_departed(now);
         let Drain::Leaving(leave) = &self.drain else {
             return;
         };
         let next = match leave.stage {
-            Stage::Moving if movable_left(self) && may_take_longer => None,
-            Stage::Moving if self.stack.half_open_count() > 0 && now.since(since) < SETTLE => None,
+            Stage::Moving if may_take_longer && (opening || movable_left(self)) => None,
             Stage::Moving if self.key.is_none() => Some(Stage::Farewell(now)),
             Stage::Moving if self.is_ingress() => Some(Stage::HandingOver(0, now)),
             Stage::Moving => Some(Stage::Grace {
@@ -299,6 +374,7 @@ impl Instance {
             Stage::HandingOver(tries, at) if at <= now => {
                 match self.members.choose(now, &mut self.rng, ANYBODY) {
                     Some(successor) if tries < HANDOVERS => {
+                        self.watch_table();
                         self.hand_over(now, successor);
                         Some(Stage::HandingOver(tries + 1, now + HANDOVER))
                     }
@@ -313,7 +389,7 @@ impl Instance {
                 }
             }
             Stage::Grace { since, heard }
-                if now.since(heard) >= QUIET || now.since(since) >= GRACE =>
+                if leave.is_quiet(now, since, heard) || !may_take_longer =>
             {
                 Some(Stage::Farewell(now + FAREWELL))
             }

@@ -50,6 +50,7 @@ impl Instance {
             };
             self.steering.set(now, (*flow).into(), entry);
         }
+        self.note_departed(now, attempt, target, &flows);
         let until = now + LIMIT;
         let following = Following {
             attempt,

@@ -17,6 +17,7 @@
 //! - `steer`: routes of flows that are not local;
 //! - `role`: the ingress role;
 //! - `drain`: leaving;
+//! - `depart`: whether the ingress knows where everything went;
 //! - `keys`: which keys are taken, and how channels change theirs;
 //! - `policy`: sessions given away unasked;
 //! - `status`: what pages show.
@@ -24,6 +25,7 @@
 mod ahead;
 mod channels;
 mod contents;
+mod depart;
 mod drain;
 mod fence;
 mod follow;
@@ -123,6 +125,8 @@ pub struct Instance {
     sessions: BTreeMap<SessionId, Session>,
     uses: BTreeMap<ConnId, Use>,
     opened: u64,
+    /// Sessions of services that never leave.
+    residents: usize,
 
     moving: BTreeMap<SessionId, Moving>,
     pace: Pace,
@@ -243,6 +247,7 @@ impl Instance {
             sessions: BTreeMap::new(),
             uses: BTreeMap::new(),
             opened: 0,
+            residents: 0,
             moving: BTreeMap::new(),
             pace: Pace::default(),
             frozen: BTreeMap::new(),
@@ -276,7 +281,7 @@ impl Instance {
             steering: Steering::default(),
             sweep_at: now + SWEEP,
             swept: None,
-            drain: Drain::No,
+            drain: Drain::No(None),
             policy: Policy::default(),
             policy_at: now,
             policy_after: None,

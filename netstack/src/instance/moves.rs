@@ -453,6 +453,7 @@ impl Instance {
         let flows = session.connections.iter().map(|c| c.flow).collect();
         self.begin_following(now, attempt, source.target, flows);
         if rerouted.is_some_and(|epoch| epoch >= attempt.epoch) {
+            self.note_confirmed(source.target, &[attempt]);
             self.end_following(now, attempt.session);
         }
     }

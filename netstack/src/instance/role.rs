@@ -226,7 +226,11 @@ impl Instance {
             self.lay_down_role(now, "another acts");
         }
         self.ingress = Some(leader);
-        self.ingress_left(now);
+        for moving in self.moving.values_mut() {
+            // Said by the one before.
+            moving.rerouted = None;
+        }
+        self.ingress_left(now, leader);
         self.claim_all_flows();
         self.place_waiting(now);
         self.resigned = None;

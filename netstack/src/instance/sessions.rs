@@ -238,6 +238,9 @@ impl Instance {
             service: ServiceId(service as u32),
         });
         self.counters.add("sessions_opened");
+        if !self.may_leave(service) {
+            self.residents += 1;
+        }
         self.flow_is_local(flow);
         self.claim_flows(id);
         self.drain_session(now, id);
@@ -309,6 +312,9 @@ impl Instance {
             self.stack
                 .update(now, conn, |connection| connection.abort(now));
         }
+        if !self.is_movable(&session) {
+            self.residents = self.residents.saturating_sub(1);
+        }
         self.release_flows(now, &session);
         self.counters.add("sessions_ended");
         if tell {
@@ -330,9 +336,17 @@ impl Instance {
 
     /// Whether the session belongs to a service that may leave this instance.
     pub(super) fn is_movable(&self, session: &Session) -> bool {
-        self.services
-            .get(session.service)
-            .is_some_and(|service| service.spec.scope == Scope::Service)
+        self.may_leave(session.service)
+    }
+
+    fn may_leave(&self, service: usize) -> bool {
+        let service = self.services.get(service);
+        service.is_some_and(|service| service.spec.scope == Scope::Service)
+    }
+
+    /// Sessions here that may leave, served and frozen.
+    pub fn movable_count(&self) -> usize {
+        (self.sessions.len() + self.moving.len()).saturating_sub(self.residents)
     }
 
     /// End every session of a service that may move: a drain gives up.

@@ -22,7 +22,7 @@ impl Instance {
     // --- flows of our own ------------------------------------------------------------------------
 
     /// The session whose flow this is here, served or frozen.
-    fn owner_here(&self, flow: &FlowKey) -> Option<(SessionId, u64)> {
+    pub(super) fn owner_here(&self, flow: &FlowKey) -> Option<(SessionId, u64)> {
         if let Some(Route::Local(conn)) = self.stack.route(flow) {
             let Some(super::Use::Session(id, _)) = self.uses.get(&conn) else {
                 return None;
@@ -306,7 +306,7 @@ impl Instance {
             self.await_ingress(now, flow);
             return;
         };
-        match (self.has_left(), self.was_ingress() && ingress.is_up()) {
+        match (self.has_left(), self.is_succeeded() && ingress.is_up()) {
             (false, _) if !self.is_witness() => self.accept_here(now, flow),
             // The client does not know yet who the ingress is.
             (true, true) => {

@@ -206,12 +206,19 @@ pub struct DrainStatus {
     pub since: Instant,
     /// As it was asked for.
     pub options: DrainOptions,
-    /// The deadline has passed.
-    pub overdue: bool,
     /// What it waits for now.
     pub stage: &'static str,
+    /// Sessions that have moved.
+    pub moved: usize,
+    /// Those of them that the ingress has not confirmed to be where they went; and what it steers
+    /// to others, if it was we before.
+    pub unconfirmed: usize,
+    /// Connections that are being opened here.
+    pub opening: usize,
     /// Sessions that have not moved, by what keeps them.
     pub left: BTreeMap<&'static str, usize>,
+    /// What had not been done when the deadline passed, if it has.
+    pub overrun: Option<BTreeMap<&'static str, usize>>,
 }
 
 /// Why a move or drain could not start.

@@ -47,5 +47,6 @@ pub const ROWS: &[(&str, Measure)] = &[
     ("transfer/64k", transfer::queued),
     ("transfer/capsule/bytes", transfer::capsule),
     ("transfer/drain/rate", transfer::drain),
+    ("transfer/drain/hosted", transfer::drain_hosted),
     ("transfer/goodput/1000hz", transfer::goodput),
 ];

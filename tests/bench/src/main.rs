@@ -26,6 +26,9 @@ struct Cli {
     /// Run ours only: for a profiler.
     #[arg(long)]
     alone: bool,
+    /// Be some of the clients of a row: not for people.
+    #[arg(long, hide = true)]
+    crowd: bool,
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    if cli.crowd {
+        return godwit_bench::transfer::crowd::serve();
+    }
     let wanted = |name: &str| {
         let named = |given: &String| name.starts_with(given.as_str()) || given.starts_with(name);
         cli.names.is_empty() || cli.names.iter().any(named)
@@ -48,9 +54,12 @@ fn run(cli: &Cli) -> Result<()> {
         let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).collect();
         bail!("no such row; there are {}", names.join(", "));
     }
-    let with_linux = |name: &str| name.starts_with("tcp/tap") || name.starts_with("tcp/lossy");
-    if chosen.iter().any(|(name, _)| with_linux(name)) {
+    let with_peers = |name: &str| name.starts_with("tcp/tap") || name.starts_with("tcp/lossy");
+    if chosen.iter().any(|(name, _)| with_peers(name)) {
         setup::ensure_peers()?;
+    }
+    let with_linux = |name: &str| with_peers(name) || name == "transfer/drain/hosted";
+    if chosen.iter().any(|(name, _)| with_linux(name)) {
         // Before there are threads.
         net::become_root_of_own()?;
     }

@@ -2,6 +2,8 @@
 //!
 //! `cargo test -p godwit-e2e --test machines [FILTER]`
 
+#[path = "machines/drain.rs"]
+mod drain;
 #[path = "machines/offload.rs"]
 mod offload;
 
@@ -73,6 +75,7 @@ const TESTS: &[Test] = &[
     ("three_machines_are_replaced_under_load", || {
         upgrade(&["--connections", "60", "--downloads", "8"])
     }),
+    ("a_drain_of_thousands_resets_nobody", drain::of_thousands),
     ("a_client_hardly_waits_at_a_move", short_silence),
     ("a_machine_without_a_nic_says_so", no_nic),
     ("a_machine_without_entropy_serves_nobody", no_entropy),

@@ -231,6 +231,7 @@ impl Setup {
             admin_port: 9100,
             admin_token: None,
             port: None,
+            connections: None,
             log: log::LevelFilter::Off,
         }
     }

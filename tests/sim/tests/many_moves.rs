@@ -35,7 +35,7 @@ fn the_ingress_drains_while_a_transfer_goes_on() {
                 client_link: Rules::delayed(Duration::from_millis(10)),
                 ..Setup::default()
             });
-            let conversation = cluster.converse(Plan::script(mode, Closing::Client, 12_000_000, 5));
+            let conversation = cluster.converse(Plan::script(mode, Closing::Client, 36_000_000, 5));
             cluster.world.run_for(Duration::from_millis(100));
             let ingress = port_of(MemberId(1));
             // Have the session at the ingress, so that it must hand over both.
@@ -56,6 +56,39 @@ fn the_ingress_drains_while_a_transfer_goes_on() {
             cluster.assert_clean(&format!("drain of the ingress, {mode:?}, IPv6 {ipv6}"));
             assert!(off, "the drain did not complete while the transfer went on");
         }
+    }
+}
+
+#[test]
+fn an_ingress_that_drains_stays_until_the_others_and_the_clients_know() {
+    for seed in 1..=6 {
+        let mut cluster = Cluster::new(Setup {
+            seed,
+            nodes: 3,
+            ipv6: seed % 2 == 0,
+            client_link: Rules::delayed(Duration::from_millis(2)),
+            ..Setup::default()
+        });
+        let ingress = port_of(MemberId(1));
+        let plan = Plan::script(Mode::Echo, Closing::Client, 2_000_000, 5);
+        let conversation = cluster.converse(plan);
+        cluster.world.run_for(Duration::from_millis(100));
+        cluster
+            .world
+            .with(ingress, |node: &mut Node, now| node.drain(now));
+        let ordered = cluster.world.now();
+        cluster.finish_with(conversation, Duration::from_secs(60), |_| ());
+        let limit = ordered + Duration::from_secs(5);
+        cluster
+            .world
+            .run_while(limit, |world| !world.party::<Node>(ingress).drained());
+        let stayed = cluster.world.now().since(ordered);
+        let status = cluster.node(ingress).instance().drain_status();
+        let status = status.expect("it drains");
+        assert_eq!((status.unconfirmed, status.overrun), (0, None));
+        assert!(stayed >= Duration::from_secs(2), "seed {seed}: {stayed:?}");
+        assert!(stayed < Duration::from_secs(4), "seed {seed}: {stayed:?}");
+        cluster.assert_clean(&format!("seed {seed}"));
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `GET /status` | [`status::Status`] |
 //! | `POST /move {"session": "1-0123456789ab" or "all", "to": 2}` | 200 `{"started": n}` |
 //! | `POST /drain`, `{"deadline_ms": n, "then": "wait", "force" or "cancel"}` or parts of it | 202 `{"draining": n}`, with a `note` if no member is up to take them |
+//! | `GET /drain` | [how it goes](status::drain); who asks while it goes is told the end, too |
 //! | `GET /policy` | what every trigger of the policy sees, and would do |
 //! | `GET /key` | the names of the cluster's keys, which is active, and channels opened with each |
 //! | `POST /key {"add": "64 hex digits"}`, `{"activate": ID}`, `{"remove": ID}` | 200 and the same list |
@@ -270,6 +271,10 @@ impl Agent {
             (b"POST", b"/key") => {
                 keys::order(&mut self.shared.instance_mut(), self.shared.now(), body)
             }
+            (b"GET", b"/drain") => {
+                self.shared.watch_drain();
+                Answer::json(200, status::drain(&self.shared))
+            }
             (b"POST", b"/move") => self.start_moves(body),
             (b"POST", b"/drain") => {
                 let Some(options) = self.drain_options(body) else {
@@ -278,16 +283,17 @@ impl Agent {
                         "expected {\"deadline_ms\": N, \"then\": \"wait\", \"force\" or \"cancel\"}",
                     );
                 };
-                let sessions = self.movable_sessions().len();
+                let sessions = self.shared.instance().movable_count();
                 let members = self.shared.instance().members();
                 log::info!("drain asked for: {sessions} sessions");
                 self.shared.drain_with(options);
                 let up = members.iter().any(|member| member.up);
                 Answer::json(202, draining(sessions, up).to_string())
             }
+            (_, b"/drain") => Answer::wrong_method("GET, POST"),
             (_, b"/key") => Answer::wrong_method("GET, POST"),
             (_, b"/status" | b"/metrics" | b"/policy") => Answer::wrong_method("GET"),
-            (_, b"/move" | b"/drain") => Answer::wrong_method("POST"),
+            (_, b"/move") => Answer::wrong_method("POST"),
             _ => Answer::error(404, "no such path"),
         }
     }
@@ -331,15 +337,6 @@ impl Agent {
             Ok(started) => Answer::json(200, format!("{{\"started\":{started}}}")),
             Err(error) => refusal(error),
         }
-    }
-
-    fn movable_sessions(&self) -> Vec<SessionId> {
-        let sessions = self.shared.instance().sessions();
-        sessions
-            .into_iter()
-            .filter(|session| session.service != Agent::NAME)
-            .map(|session| session.id)
-            .collect()
     }
 }
 

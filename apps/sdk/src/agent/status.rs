@@ -8,7 +8,7 @@ use core::fmt::Write;
 
 use godwit_netstack::Duration;
 use godwit_netstack::instance::{
-    ConnectionStatus, MemberStatus, MoveReport, RoleStatus, SessionStatus,
+    ConnectionStatus, DrainStatus, MemberStatus, MoveReport, RoleStatus, SessionStatus,
 };
 use godwit_netstack::tcp::Phase;
 use serde::Serialize;
@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::Agent;
 use crate::Service;
+use crate::config::then_name;
 use crate::port::Port;
 use crate::shared::Shared;
 
@@ -49,10 +50,67 @@ pub(super) struct Status {
 struct Drain {
     since_ms: u64,
     deadline_ms: u64,
+    then: &'static str,
+    /// The deadline has passed before everything was done.
     overdue: bool,
     waits_for: &'static str,
+    moved: usize,
+    /// Of which the ingress has not said that it knows where they are.
+    unconfirmed: usize,
+    /// Connections that are being opened.
+    opening: usize,
     /// Sessions that have not moved, by what keeps them.
     left: BTreeMap<&'static str, usize>,
+    /// What had not been done at the deadline, by its reason.
+    overrun: BTreeMap<&'static str, usize>,
+    /// Sessions that were reset then.
+    forced: u64,
+}
+
+impl Drain {
+    fn new(shared: &Shared, drain: DrainStatus) -> Drain {
+        Drain {
+            since_ms: shared.now().since(drain.since).as_millis() as u64,
+            deadline_ms: drain.options.deadline.as_millis() as u64,
+            then: then_name(drain.options.then),
+            overdue: drain.overrun.is_some(),
+            waits_for: drain.stage,
+            moved: drain.moved,
+            unconfirmed: drain.unconfirmed,
+            opening: drain.opening,
+            left: drain.left,
+            overrun: drain.overrun.unwrap_or_default(),
+            forced: shared.instance().sessions_forced(),
+        }
+    }
+}
+
+/// `GET /drain`: how the present drain goes, or how the last one was when it was called off.
+#[derive(Serialize)]
+struct DrainReport {
+    id: u32,
+    state: &'static str,
+    cancelled: bool,
+    /// Of the service.
+    sessions: usize,
+    drain: Option<Drain>,
+}
+
+/// How a drain goes, as JSON.
+pub(super) fn drain(shared: &Shared) -> String {
+    let instance = shared.instance();
+    let cancelled = instance.cancelled_drain().cloned();
+    let report = DrainReport {
+        id: instance.id().0,
+        state: shared.phase().name(),
+        cancelled: cancelled.is_some(),
+        sessions: instance.movable_count(),
+        drain: instance
+            .drain_status()
+            .or(cancelled)
+            .map(|drain| Drain::new(shared, drain)),
+    };
+    serde_json::to_string(&report).unwrap_or_default()
 }
 
 /// The ingress role.
@@ -260,13 +318,9 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
         state_version: versions.0,
         oldest_state: versions.1,
         uptime_ms: uptime(shared).as_millis() as u64,
-        drain: instance.drain_status().map(|drain| Drain {
-            since_ms: shared.now().since(drain.since).as_millis() as u64,
-            deadline_ms: drain.options.deadline.as_millis() as u64,
-            overdue: drain.overdue,
-            waits_for: drain.stage,
-            left: drain.left,
-        }),
+        drain: instance
+            .drain_status()
+            .map(|drain| Drain::new(shared, drain)),
         members: instance.members().into_iter().map(Into::into).collect(),
         session_count: sessions.len(),
         sessions: sessions

@@ -184,6 +184,28 @@ fn a_drain_is_told_and_shown() {
 }
 
 #[test]
+fn how_a_drain_goes_is_told() {
+    let (status, answer) = ask(&with_token("GET /drain", ""));
+    assert_eq!(status, 200);
+    assert!(answer.contains("\"state\":\"serving\"") && answer.contains("\"drain\":null"));
+    let mut harness = harness();
+    let order = r#"{"deadline_ms":1500,"then":"cancel"}"#;
+    harness.client_sends(with_token("POST /drain", order).as_bytes());
+    harness.client_sends(with_token("GET /drain", "").as_bytes());
+    harness.run();
+    let answer = String::from_utf8(harness.received()).unwrap();
+    for part in [
+        "\"state\":\"draining\"",
+        "\"deadline_ms\":1500",
+        "\"then\":\"cancel\"",
+        "\"moved\":0",
+        "\"left\":{}",
+    ] {
+        assert!(answer.contains(part), "{part} in {answer}");
+    }
+}
+
+#[test]
 fn connections_are_kept_and_let_go() {
     let mut kept = harness();
     for _ in 0..3 {

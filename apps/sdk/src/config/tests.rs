@@ -155,6 +155,8 @@ fn values_out_of_range_name_their_key() {
         ("admin_token=short", "admin_token"),
         ("admin_token=pässwörter", "admin_token"),
         ("port=http", "port"),
+        ("connections=63", "connections"),
+        ("connections=1000001", "connections"),
         ("log=loud", "log"),
     ] {
         match Config::parse(&[text]) {

@@ -132,8 +132,8 @@ fn undrainable(seed: u8, then: DrainThen) -> (Net, u32) {
     net.run_for(Duration::from_secs(4));
     let status = net.node(owner).drain_status().unwrap();
     assert_eq!(
-        (status.left.values().sum::<usize>(), status.overdue),
-        (1, false)
+        (status.left.values().sum::<usize>(), status.overrun),
+        (1, None)
     );
     net.run_for(Duration::from_secs(2));
     (net, owner)
@@ -143,8 +143,8 @@ fn undrainable(seed: u8, then: DrainThen) -> (Net, u32) {
 fn a_drain_that_waits_goes_on_past_its_deadline_and_says_what_keeps_it() {
     let (mut net, owner) = undrainable(15, DrainThen::Wait);
     let status = net.node(owner).drain_status().unwrap();
-    assert!(status.overdue);
-    let reasons: Vec<_> = status.left.keys().copied().collect();
+    let left = status.overrun.expect("the deadline has passed");
+    let reasons: Vec<_> = left.keys().copied().collect();
     assert!(
         reasons == ["no such service"] || reasons == ["on its way"],
         "{reasons:?}"
@@ -162,6 +162,8 @@ fn a_cancelled_drain_leaves_an_instance_that_serves_and_takes_sessions() {
     let (mut net, owner) = undrainable(16, DrainThen::Cancel);
     assert!(net.nodes[owner as usize - 1].cancelled);
     assert_eq!(net.node(owner).drain_status(), None);
+    let last = net.node(owner).cancelled_drain().cloned().unwrap();
+    assert_eq!((last.moved, last.left.values().sum::<usize>()), (0, 1));
     assert_eq!(net.node(owner).sessions().len(), 1);
     net.run_for(Duration::from_millis(500));
     for _ in 0..8 {
@@ -179,4 +181,161 @@ fn a_forced_drain_resets_what_nobody_took() {
         net.nodes[owner as usize - 1].drained
     });
     assert_eq!(net.node(owner).sessions_forced(), 1);
+}
+
+/// Three members with sessions of `from` only, who is not the ingress.
+fn sessions_at(net: &mut Net, from: u32, count: usize) {
+    net.settle();
+    assert!(net.node(1).is_ingress());
+    for _ in 0..count {
+        net.connect(ECHO, stream(0, 100), false);
+    }
+    net.run_until_received(Duration::from_secs(5), 100);
+    for id in (1..=3).filter(|id| *id != from) {
+        let now = net.now;
+        let all = net.node(id).move_all(now, MemberId(from));
+        assert!(all.is_ok(), "{all:?}");
+    }
+    net.run_until(Duration::from_secs(5), |net| {
+        net.node(from).sessions().len() == count
+    });
+    net.run_for(Duration::from_millis(200));
+}
+
+/// Member 2 gives its sessions to the others, and the ingress, member 1, hears nothing of member 3.
+fn unheard(seed: u8, options: DrainOptions) -> Net {
+    let mut net = Net::new(3, seed);
+    sessions_at(&mut net, 2, 8);
+    net.cut_pairs.insert((1, 3));
+    let now = net.now;
+    net.node(2).drain_with(now, options);
+    net.run_for(Duration::from_secs(4));
+    let status = net.node(2).drain_status().unwrap();
+    assert!(!net.nodes[1].drained, "{status:?}");
+    assert_eq!((status.moved, status.left.len()), (8, 0));
+    assert_eq!(status.unconfirmed, net.node(3).sessions().len());
+    assert!(status.unconfirmed > 0);
+    net
+}
+
+#[test]
+fn a_drain_lasts_until_the_ingress_has_confirmed_every_new_owner() {
+    let mut net = unheard(18, DrainOptions::default());
+    net.cut_pairs.clear();
+    net.run_until(Duration::from_secs(10), |net| net.nodes[1].drained);
+    let status = net.node(2).drain_status().unwrap();
+    assert_eq!((status.unconfirmed, status.overrun), (0, None));
+    let at = net.node(1).steering.iter();
+    let at = at.filter(|(_, entry)| entry.owner == MemberId(3) && entry.claim.is_some());
+    let steered = at.count();
+    assert_eq!(steered, net.node(3).sessions().len());
+    assert_eq!(net.resets, 0);
+}
+
+#[test]
+fn what_the_ingress_has_not_confirmed_at_the_deadline_is_reported() {
+    let (deadline, then) = (Duration::from_secs(5), DrainThen::Force);
+    let mut net = unheard(19, DrainOptions { deadline, then });
+    net.run_until(Duration::from_secs(2), |net| net.nodes[1].drained);
+    let status = net.node(2).drain_status().unwrap();
+    let overrun = status.overrun.unwrap();
+    let reasons: Vec<_> = overrun.keys().copied().collect();
+    assert_eq!(reasons, ["the ingress has not confirmed where they are"]);
+    assert_eq!(overrun.values().sum::<usize>(), status.unconfirmed);
+    assert_eq!(net.node(2).sessions_forced(), 0, "they have moved");
+}
+
+#[test]
+fn a_session_that_has_ended_at_its_new_owner_needs_no_route() {
+    let mut net = unheard(20, DrainOptions::default());
+    // Its clients close; the ingress never hears that they were there.
+    let now = net.now;
+    let conns: Vec<_> = net.conns.iter().map(|conn| conn.conn).collect();
+    for conn in conns {
+        net.client.update(now, conn, |tcp| tcp.close(now));
+    }
+    net.run_until(Duration::from_secs(10), |net| net.nodes[1].drained);
+    assert!(net.cut_pairs.contains(&(1, 3)));
+    assert_eq!(net.node(2).drain_status().unwrap().overrun, None);
+    assert_eq!(net.resets, 0);
+}
+
+#[test]
+fn an_ingress_goes_only_when_its_successor_holds_the_table() {
+    let mut net = Net::new(3, 21);
+    sessions_at(&mut net, 3, 6);
+    // The owner cannot tell the successor, which forgets what it was told.
+    net.cut_pairs.insert((2, 3));
+    let now = net.now;
+    net.node(1).drain(now);
+    net.run_until(Duration::from_secs(5), |net| net.node(2).is_ingress());
+    net.node(2).steering = Default::default();
+    net.run_for(Duration::from_secs(5));
+    let status = net.node(1).drain_status().unwrap();
+    assert!(!net.nodes[0].drained, "{status:?}");
+    assert_eq!((status.moved, status.unconfirmed), (0, 6));
+    net.cut_pairs.clear();
+    net.run_until(Duration::from_secs(10), |net| net.nodes[0].drained);
+    assert_eq!(net.node(2).steering.iter().count(), 6);
+}
+
+#[test]
+fn an_ingress_stays_until_nobody_has_taken_it_for_that_for_two_seconds() {
+    let mut net = Net::new(2, 22);
+    net.settle();
+    net.connect(ECHO, stream(0, 100), false);
+    net.run_until_received(Duration::from_secs(5), 100);
+    let now = net.now;
+    net.node(1).drain(now);
+    net.run_until(Duration::from_secs(5), |net| net.node(2).is_ingress());
+    net.run_for(Duration::from_millis(1_900));
+    assert!(!net.nodes[0].drained);
+    // A client that has not heard of the new ingress yet.
+    let (now, conn) = (net.now, net.conns[0].conn);
+    let piece = Bytes::from(stream(100, 103));
+    net.client.update(now, conn, |tcp| tcp.send(now, piece));
+    let mut frame = net.client.poll_transmit(now).expect("data").to_vec();
+    frame[..6].copy_from_slice(&mac(1));
+    net.node(1)
+        .handle_frame(now, RxFrame::new(Bytes::from(frame)));
+    net.run_for(Duration::from_millis(1_900));
+    assert!(!net.nodes[0].drained);
+    assert_eq!(net.conns[0].received, stream(0, 103), "it was passed on");
+    net.run_for(Duration::from_millis(300));
+    assert!(net.nodes[0].drained);
+    // Who was not the ingress goes at once.
+    let mut net = Net::new(2, 23);
+    net.settle();
+    let now = net.now;
+    net.node(2).drain(now);
+    net.run_until(Duration::from_millis(600), |net| net.nodes[1].drained);
+}
+
+#[test]
+fn connections_that_are_being_opened_are_waited_for_and_move() {
+    let mut net = Net::new(2, 24);
+    net.settle();
+    for open in [0, 8] {
+        net.run_until_received(Duration::from_secs(5), 100);
+        assert!(open == 0 || net.node(2).sessions().len() == 4);
+        for _ in 0..8 {
+            net.connect(ECHO, stream(0, 100), false);
+        }
+    }
+    net.run_until(Duration::from_secs(1), |net| {
+        net.node(2).stack.half_open_count() > 0
+    });
+    // Nothing of the clients comes any more, and no repetition reaches them.
+    net.cut.insert(CLIENT);
+    let now = net.now;
+    net.node(2).drain(now);
+    net.run_for(Duration::from_millis(2_500));
+    let status = net.node(2).drain_status().unwrap();
+    assert!(status.opening > 0 && !net.nodes[1].drained, "{status:?}");
+    net.cut.clear();
+    net.run_until(Duration::from_secs(5), |net| net.nodes[1].drained);
+    net.run_until_received(Duration::from_secs(20), 100);
+    let status = net.node(2).drain_status().unwrap();
+    assert!(status.moved > 4, "{status:?}");
+    assert_eq!(net.resets, 0);
 }

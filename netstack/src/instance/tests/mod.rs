@@ -283,6 +283,8 @@ pub(super) struct Net {
     pub cut: BTreeSet<u32>,
     /// Members whose channel frames to each other get lost.
     pub cut_channels: bool,
+    /// Pairs of members whose channel frames to each other get lost.
+    pub cut_pairs: BTreeSet<(u32, u32)>,
     /// What is done at a packet: the number of the packet and the session mover.
     pub allow_resets: bool,
 }
@@ -313,6 +315,7 @@ impl Net {
             resets: 0,
             cut: BTreeSet::new(),
             cut_channels: false,
+            cut_pairs: BTreeSet::new(),
             allow_resets: false,
         }
     }
@@ -425,6 +428,7 @@ impl Net {
             }
             let cut = self.cut.contains(&from)
                 || self.cut.contains(&to)
+                || (channel && self.cut_pairs.contains(&(from.min(to), from.max(to))))
                 || (self.cut_channels && channel);
             if cut || self.rng.below(1000) < self.faults.loss {
                 continue;

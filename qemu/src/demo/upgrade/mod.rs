@@ -232,7 +232,7 @@ fn replace(
         step.sessions
     ));
     let begun = Instant::now();
-    cluster.admin(id).drain()?;
+    cluster.admin(id).drain(&serde_json::json!({}))?;
     let (outcome, last) = cluster.wait_off(id, DRAIN)?;
     step.drained = begun.elapsed().as_secs_f64();
     step.count(&last.unwrap_or(before));

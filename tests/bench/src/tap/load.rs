@@ -15,6 +15,21 @@ pub fn process_seconds(id: u32) -> Result<f64> {
     Ok((number(11)? + number(12)?) / 100.0)
 }
 
+/// Seconds of processor time that a process of one thread has used, to the nanosecond.
+pub fn precise_seconds(id: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{id}/schedstat"))?;
+    let nanos: f64 = text.split_whitespace().next().context("no time")?.parse()?;
+    Ok(nanos / 1e9)
+}
+
+/// Resident memory of a process in octets.
+pub fn resident(id: u32) -> Result<usize> {
+    let text = fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kib.context("no VmRSS")?.trim().parse::<usize>()? * 1024)
+}
+
 /// Busy and total ticks of each core.
 pub struct Cores(Vec<(u64, u64)>);
 

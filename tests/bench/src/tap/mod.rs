@@ -5,7 +5,7 @@
 
 mod bulk;
 mod http;
-mod load;
+pub mod load;
 pub mod yard;
 
 use anyhow::Result;

@@ -102,7 +102,7 @@ pub fn hosted(namespace: &Namespace, words: &[&str]) -> Result<Server> {
 /// What the client's kernel does with a frame is the client's work, and done on its core (receive
 /// packet steering). It would else be done by whoever sends: within our write to the TAP device, and
 /// within the peer's to its socket.
-fn receive_on_client_core(client: &Namespace, devices: &[&str]) -> Result<()> {
+pub fn receive_on_client_core(client: &Namespace, devices: &[&str]) -> Result<()> {
     let mut script = String::from("mount -t sysfs none /sys");
     for device in devices {
         let mask = 1 << CLIENT_CORE;
@@ -123,7 +123,7 @@ fn receive_on_client_core(client: &Namespace, devices: &[&str]) -> Result<()> {
 }
 
 /// A command whose program runs on one core.
-fn pinned(core: usize) -> Command {
+pub fn pinned(core: usize) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", &core.to_string()]);
     command

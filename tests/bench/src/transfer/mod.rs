@@ -7,9 +7,11 @@
 //! the AEAD have our whole channel in them and the peer nothing of the kind. What is queued goes ahead of
 //! the freeze there, as it does between instances, and is not counted.
 
+pub mod crowd;
 mod drain;
 mod goodput;
 mod herd;
+mod hosted;
 mod ours;
 mod pair;
 mod repair;
@@ -20,6 +22,7 @@ use crate::Effort;
 use crate::row::{Better, Row, Samples, Turns};
 pub use drain::drain;
 pub use goodput::goodput;
+pub use hosted::drain_row as drain_hosted;
 use ours::{Ours, Way};
 use repair::Repair;
 

@@ -18,7 +18,7 @@ use godwit_qemu::net::{Namespace, Network};
 use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const TOKEN: &str = "0123456789abcdef";
+pub const TOKEN: &str = "0123456789abcdef";
 const DOWNLOAD: u64 = 256 << 20;
 const LESS: u64 = 64 << 20;
 /// Octets of a frame on average, at least, where frames of up to 64 KiB are used, and at most,
@@ -139,14 +139,14 @@ pub fn moves() -> Result<()> {
 }
 
 /// A bridge with a TAP device for each of two instances.
-struct Lan {
-    namespace: Namespace,
+pub struct Lan {
+    pub namespace: Namespace,
     offload: bool,
 }
 
 impl Lan {
     /// `None`, and a line that says so, where there may be no such devices.
-    fn create(offload: bool) -> Result<Option<Self>> {
+    pub fn create(offload: bool) -> Result<Option<Self>> {
         let made = Namespace::create().and_then(|namespace| {
             let kind = if offload { " vnet_hdr" } else { "" };
             let mut batch = String::from("link add br0 type bridge\n");
@@ -172,13 +172,13 @@ impl Lan {
         }
     }
 
-    fn own(&self, id: u32) -> IpAddr {
+    pub fn own(&self, id: u32) -> IpAddr {
         IpAddr::from([10, 78, 0, 10 + id as u8])
     }
 
-    fn boot(&self, machine: Machine, service: Service, id: u32, more: &str) -> Result<Vm> {
+    pub fn spec(&self, machine: Machine, service: Service, id: u32, more: &str) -> Result<VmSpec> {
         let own = self.own(id);
-        let spec = VmSpec {
+        Ok(VmSpec {
             machine,
             config: format!(
                 "id={id}\nip={own}/24\nip=fd78::1{id}/64\nadmin_port={}\nadmin_token={TOKEN}\n{more}",
@@ -194,8 +194,16 @@ impl Lan {
             }],
             namespace: Some(self.namespace.clone()),
             ..VmSpec::new(service.name(), &build::image(service)?)
-        };
-        let mut vm = Vm::start(&spec, Accelerator::best(), |_| ())?;
+        })
+    }
+
+    fn boot(&self, machine: Machine, service: Service, id: u32, more: &str) -> Result<Vm> {
+        self.start(&self.spec(machine, service, id, more)?)
+    }
+
+    /// Boots it and waits until it is ready.
+    pub fn start(&self, spec: &VmSpec) -> Result<Vm> {
+        let mut vm = Vm::start(spec, Accelerator::best(), |_| ())?;
         vm.wait_ready(PATIENCE)?;
         Ok(vm)
     }
@@ -232,7 +240,7 @@ impl Lan {
     }
 }
 
-fn power_off(mut vm: Vm) -> Result<()> {
+pub fn power_off(mut vm: Vm) -> Result<()> {
     vm.press_power_button()?;
     match vm.wait_exit(PATIENCE) {
         Outcome::Verdict(verdict) if verdict.code == 0 => Ok(()),

@@ -102,6 +102,7 @@ fn seeds() -> Vec<Vec<u8>> {
         Message::Doubt(attempt),
         Message::WhoOwns(flow),
         Message::Owns(vec![ownership; 3]),
+        Message::Confirm(vec![ownership; 2]),
         Message::Released(vec![(flow, session)]),
         Message::HandoverTable(vec![ownership]),
         Message::Handover { term: 4 },

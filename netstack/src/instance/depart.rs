@@ -1,0 +1,236 @@
+//! Whether the ingress knows where everything went: what a drain waits for before it ends.
+//!
+//! An ingress that steers the frames of a session that moved to where it is now says so unasked
+//! ([`Message::Rerouted`]). What it has not said by the time all have moved, and everything again
+//! once another member is the ingress, it is asked ([`Message::Confirm`]). Where it does not know a
+//! flow because the session has ended, the owner is asked, and says that nothing hangs on it.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use super::Instance;
+use crate::cluster::MemberId;
+use crate::cluster::message::{Attempt, Flow, MAX_ENTRIES, Message, Ownership};
+use crate::session::SessionId;
+use crate::stack::FlowKey;
+use crate::time::{Duration, Instant};
+
+/// Time between two rounds of questions.
+const ROUND: Duration = Duration::from_millis(200);
+/// Flows asked about at a time.
+const STEP: usize = 16 * MAX_ENTRIES;
+
+/// Where a session went.
+#[derive(Debug)]
+struct Place {
+    owner: MemberId,
+    epoch: u64,
+    flows: Vec<Flow>,
+}
+
+/// Sessions that went elsewhere, and what the ingress has confirmed of that.
+#[derive(Debug, Default)]
+pub(super) struct Departed {
+    /// Sessions that moved away from here in this drain.
+    pub moved: usize,
+    places: BTreeMap<SessionId, Place>,
+    open: BTreeSet<SessionId>,
+    /// Up to here the present round has come.
+    asked: Option<SessionId>,
+    /// Rounds since the ingress has changed.
+    round: u32,
+    next_round: Option<Instant>,
+}
+
+impl Departed {
+    /// Sessions of which the ingress has not said that it knows where they are.
+    pub fn unconfirmed(&self) -> usize {
+        self.open.len()
+    }
+
+    /// `ingress` is that from now on: it has to know all that it does not own itself.
+    pub fn ask_anew(&mut self, now: Instant, ingress: MemberId) {
+        let elsewhere = self.places.iter().filter(|(_, p)| p.owner != ingress);
+        self.open = elsewhere.map(|(session, _)| *session).collect();
+        self.asked = None;
+        self.round = 0;
+        // The owners tell it themselves, as soon as they hear of it.
+        self.next_round = Some(now + ROUND);
+    }
+
+    fn note(&mut self, session: SessionId, place: Place, open: bool) {
+        match open {
+            true => self.open.insert(session),
+            false => self.open.remove(&session),
+        };
+        self.places.insert(session, place);
+    }
+
+    /// The next sessions to ask about, with their owners' ownerships.
+    fn questions(&mut self, now: Instant) -> Vec<Ownership> {
+        if self.open.is_empty() || self.next_round.is_some_and(|at| at > now) {
+            return Vec::new();
+        }
+        use core::ops::Bound::{Excluded, Unbounded};
+        let mut list = Vec::new();
+        let from = self.asked.map_or(Unbounded, Excluded);
+        let mut last = None;
+        for session in self.open.range((from, Unbounded)) {
+            let Some(place) = self.places.get(session) else {
+                continue;
+            };
+            if list.len() + place.flows.len() > STEP {
+                break;
+            }
+            last = Some(*session);
+            list.extend(place.flows.iter().map(|flow| Ownership {
+                flow: *flow,
+                owner: place.owner,
+                session: *session,
+                epoch: place.epoch,
+            }));
+        }
+        self.asked = last;
+        if last.is_none() || last.as_ref() == self.open.last() {
+            self.asked = None;
+            self.round += 1;
+            self.next_round = Some(now + ROUND);
+        }
+        list
+    }
+}
+
+impl Instance {
+    /// A session has moved to `owner`.
+    pub(super) fn note_departed(
+        &mut self,
+        now: Instant,
+        attempt: Attempt,
+        owner: MemberId,
+        flows: &[FlowKey],
+    ) {
+        let ingress = self.ingress(now);
+        // We steer it ourselves, or the owner does not have to be told.
+        let open = ingress != Some(self.id) && ingress != Some(owner);
+        if let Some(departed) = self.departed() {
+            let flows = flows.iter().map(|flow| (*flow).into()).collect();
+            let epoch = attempt.epoch;
+            departed.moved += 1;
+            let place = Place {
+                owner,
+                epoch,
+                flows,
+            };
+            departed.note(attempt.session, place, open);
+        }
+    }
+
+    /// As an ingress that leaves: all that is steered has to be known to the successor.
+    pub(super) fn watch_table(&mut self) {
+        let claimed = self.steering.iter();
+        let claimed = claimed.filter_map(|(flow, entry)| {
+            let (session, epoch) = entry.claim?;
+            Some((*flow, entry.owner, session, epoch))
+        });
+        let claimed: Vec<_> = claimed.collect();
+        let Some(departed) = self.departed() else {
+            return;
+        };
+        for (flow, owner, session, epoch) in claimed {
+            let place = departed.places.entry(session).or_insert_with(|| Place {
+                owner,
+                epoch,
+                flows: Vec::new(),
+            });
+            (place.owner, place.epoch) = (owner, epoch);
+            if !place.flows.contains(&flow) {
+                place.flows.push(flow);
+            }
+            departed.open.insert(session);
+        }
+    }
+
+    /// `from` says of these sessions that nothing has to be waited for.
+    pub(super) fn note_confirmed(&mut self, from: MemberId, list: &[Attempt]) {
+        let ingress = self.ingress;
+        let Some(departed) = self.departed() else {
+            return;
+        };
+        for attempt in list {
+            let place = departed.places.get(&attempt.session);
+            let heard = |place: &Place| {
+                place.epoch <= attempt.epoch && (ingress == Some(from) || place.owner == from)
+            };
+            if place.is_some_and(heard) {
+                departed.open.remove(&attempt.session);
+            }
+        }
+    }
+
+    /// Ask about what is not confirmed, once nothing else is left to do.
+    pub(super) fn ask_departed(&mut self, now: Instant) {
+        if !self.has_left() {
+            return;
+        }
+        let ingress = self.ingress.filter(|ingress| *ingress != self.id);
+        let Some(departed) = self.departed() else {
+            return;
+        };
+        // The ingress first, then the owners as well.
+        let owners = departed.round > 0;
+        let list = departed.questions(now);
+        let mut asked: Vec<(MemberId, Vec<Ownership>)> = Vec::new();
+        for ownership in list {
+            let owner = Some(ownership.owner).filter(|_| owners);
+            for member in ingress.into_iter().chain(owner) {
+                match asked.iter_mut().find(|(asked, _)| *asked == member) {
+                    Some((_, list)) => list.push(ownership),
+                    None => asked.push((member, alloc::vec![ownership])),
+                }
+            }
+        }
+        for (member, list) in asked {
+            let mut part: Vec<Ownership> = Vec::new();
+            // A session's flows are asked about together, or half of them could confirm the other.
+            for session in list.chunk_by(|a, b| a.session == b.session) {
+                if part.len() + session.len() > MAX_ENTRIES {
+                    self.send(member, &Message::Confirm(core::mem::take(&mut part)));
+                }
+                part.extend_from_slice(session);
+            }
+            self.send(member, &Message::Confirm(part));
+        }
+    }
+
+    /// A member that leaves asks whether its sessions' flows are known to be where they went.
+    pub(super) fn handle_confirm(&mut self, now: Instant, from: MemberId, list: &[Ownership]) {
+        let mut known = Vec::new();
+        for flows in list.chunk_by(|a, b| a.session == b.session) {
+            let settled = flows.iter().all(|flow| self.is_settled(now, flow));
+            known.extend(flows.first().filter(|_| settled).map(|first| Attempt {
+                session: first.session,
+                epoch: first.epoch,
+            }));
+        }
+        if !known.is_empty() {
+            self.send(from, &Message::Rerouted(known));
+        }
+    }
+
+    fn is_settled(&self, now: Instant, asked: &Ownership) -> bool {
+        let here =
+            |session| self.sessions.contains_key(&session) || self.moving.contains_key(&session);
+        // It has ended, or gone on: whoever gave it away knows where, as long as anybody asks.
+        if asked.owner == self.id && !here(asked.session) {
+            return true;
+        }
+        if !self.acts_as_ingress(now) {
+            return false;
+        }
+        let steered = self.steering.get(&asked.flow).and_then(|entry| entry.claim);
+        match self.owner_here(&asked.flow.into()).or(steered) {
+            Some((session, epoch)) => session != asked.session || epoch >= asked.epoch,
+            None => self.steering.has_ended(now, &asked.flow),
+        }
+    }
+}
