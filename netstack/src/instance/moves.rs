@@ -747,7 +747,8 @@ impl Instance {
     /// A frame followed its capsule.
     pub(super) fn handle_relayed(&mut self, now: Instant, attempt: Attempt, frame: Rope) {
         if self.epochs.has_owned(attempt.session, attempt.epoch) {
-            self.stack.inject(now, RxFrame::new(frame.into_bytes()));
+            self.stack
+                .inject_behind(now, RxFrame::new(frame.into_bytes()));
         } else {
             // The capsule was refused; the source has kept the frame.
             self.counters.add("frames_of_refused");

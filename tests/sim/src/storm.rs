@@ -203,6 +203,18 @@ impl Storm {
         for conversation in doomed {
             self.give_up(conversation);
         }
+        // What it remembered of connections that are over is gone as well: an old duplicate is answered as
+        // any TCP answers a segment of no connection.
+        for conversation in self.conversations.clone() {
+            let flow = self.flow(conversation);
+            let flows = self.cluster.world.flows();
+            let flow = flow.filter(|flow| flows.get(*flow).spoken_by == Some(node));
+            if let Some(flow) = flow
+                && self.cluster.outcome(conversation) != Outcome::Running
+            {
+                self.cluster.world.lose(flow);
+            }
+        }
     }
 
     /// Whether a conversation never came to be: what the client sent got there only after the server had
