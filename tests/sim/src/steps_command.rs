@@ -71,7 +71,8 @@ pub fn run(arguments: &Steps) -> ExitCode {
         None => true,
     };
     let cases: Vec<Case> = all.filter(only).collect();
-    let (next, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let next = AtomicUsize::new(0);
+    let lost: Mutex<BTreeMap<String, usize>> = Mutex::default();
     let found = Mutex::new(Vec::new());
     super::on_every_core(|| {
         let number = next.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +80,11 @@ pub fn run(arguments: &Steps) -> ExitCode {
             return false;
         };
         let verdict = case.run();
-        lost.fetch_add(usize::from(verdict.lost > 0), Ordering::Relaxed);
+        if verdict.lost > 0 {
+            let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+            let kind = format!("{}/{}", case.scenario.name, case.blow);
+            *lost.entry(kind).or_default() += 1;
+        }
         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = verdict.violations.first() {
             let (name, what) = (case.name(), first.to_string());
@@ -94,14 +99,15 @@ pub fn run(arguments: &Steps) -> ExitCode {
     bad.extend(found.into_inner().unwrap_or_else(PoisonError::into_inner));
     let steps: usize = recordings.iter().map(|recording| recording.steps.len()).sum();
     let places: usize = recordings.iter().map(|r| r.boundaries.len()).sum();
-    let lost = lost.into_inner();
+    let lost = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
     let seconds = begun.elapsed().as_secs_f64();
     println!(
         "{} scenarios, {steps} steps, {places} places for faults; {} cases in {seconds:.0} s: {} bad; \
-         in {lost} a session was lost with its owner",
+         in {} a session was lost with its owner",
         recordings.len(),
         cases.len(),
         bad.len(),
+        lost.values().sum::<usize>(),
     );
     tell(&bad);
     let counts = serde_json::json!({
@@ -110,7 +116,8 @@ pub fn run(arguments: &Steps) -> ExitCode {
         "places": places,
         "cases": cases.len(),
         "bad": bad.iter().map(|bad| &bad.name).collect::<Vec<_>>(),
-        "lost": lost,
+        "lost": lost.values().sum::<usize>(),
+        "lost_by_fault": lost,
         "seconds": seconds,
         "commit": super::commit(),
     });
