@@ -79,8 +79,8 @@ impl Instance {
         let served = self.sessions.values();
         let served = served.map(|session| self.session_status(session, None));
         let frozen = self.moving.values();
-        let frozen = frozen
-            .map(|moving| self.session_status(&moving.session, Some(moving.source.target)));
+        let frozen =
+            frozen.map(|moving| self.session_status(&moving.session, Some(moving.source.target)));
         served.chain(frozen).collect()
     }
 

@@ -23,6 +23,12 @@ pub struct Steps {
     /// Which part.
     #[arg(long, value_name = "TURN", default_value_t = 0)]
     turn: u64,
+    /// Seed of the clusters.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    seed: u64,
+    /// A second fault some time after the first; which and when follows from this number.
+    #[arg(long, value_name = "NUMBER")]
+    double: Option<u64>,
     /// Print the steps, and run nothing.
     #[arg(long)]
     list: bool,
@@ -45,13 +51,17 @@ pub fn run(arguments: &Steps) -> ExitCode {
         Err(error) => return super::cannot_write(arguments.json.as_ref(), &error),
     };
     // Of a case that is named in full only its scenario is of interest.
-    let named = arguments.only.as_deref().and_then(|only| only.split_once('/'));
+    let named = arguments
+        .only
+        .as_deref()
+        .and_then(|only| only.split_once('/'));
     let named = SCENARIOS
         .iter()
         .find(|scenario| named.is_some_and(|(name, _)| name == scenario.name));
+    let seed = arguments.seed;
     let recordings: Vec<Recording> = match named {
-        Some(scenario) => vec![steps::record(scenario)],
-        None => SCENARIOS.iter().map(steps::record).collect(),
+        Some(scenario) => vec![steps::record(scenario, seed)],
+        None => SCENARIOS.iter().map(|s| steps::record(s, seed)).collect(),
     };
     let mut bad = fault_free(&recordings, named.is_none());
     if arguments.list {
@@ -70,7 +80,11 @@ pub fn run(arguments: &Steps) -> ExitCode {
         Some(only) => case.name().contains(only),
         None => true,
     };
-    let cases: Vec<Case> = all.filter(only).collect();
+    let cases = all.filter(only).map(|case| match arguments.double {
+        Some(number) => case.doubled(number),
+        None => case,
+    });
+    let cases: Vec<Case> = cases.collect();
     let next = AtomicUsize::new(0);
     let lost: Mutex<BTreeMap<String, usize>> = Mutex::default();
     let found = Mutex::new(Vec::new());
@@ -97,7 +111,10 @@ pub fn run(arguments: &Steps) -> ExitCode {
     });
     super::end_progress();
     bad.extend(found.into_inner().unwrap_or_else(PoisonError::into_inner));
-    let steps: usize = recordings.iter().map(|recording| recording.steps.len()).sum();
+    let steps: usize = recordings
+        .iter()
+        .map(|recording| recording.steps.len())
+        .sum();
     let places: usize = recordings.iter().map(|r| r.boundaries.len()).sum();
     let lost = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
     let seconds = begun.elapsed().as_secs_f64();
@@ -109,7 +126,7 @@ pub fn run(arguments: &Steps) -> ExitCode {
         bad.len(),
         lost.values().sum::<usize>(),
     );
-    tell(&bad);
+    tell(&bad, arguments);
     let counts = serde_json::json!({
         "scenarios": recordings.len(),
         "steps": steps,
@@ -159,7 +176,7 @@ fn fault_free(recordings: &[Recording], all: bool) -> Vec<Bad> {
 /// Cases that are told of each rule; the rest are counted.
 const SHOWN: usize = 8;
 
-fn tell(bad: &[Bad]) {
+fn tell(bad: &[Bad], arguments: &Steps) {
     let mut rules: BTreeMap<&str, Vec<&Bad>> = BTreeMap::new();
     for bad in bad {
         let rule = bad.what.split("] ").nth(1).unwrap_or(&bad.what);
@@ -173,6 +190,11 @@ fn tell(bad: &[Bad]) {
         }
     }
     if let Some(first) = bad.first() {
-        println!("again: cargo godwit sim steps --only {}", first.name);
+        let double = arguments.double;
+        let double = double.map_or(String::new(), |number| format!(" --double {number}"));
+        println!(
+            "again: cargo godwit sim steps --seed {}{double} --only '{}'",
+            arguments.seed, first.name
+        );
     }
 }

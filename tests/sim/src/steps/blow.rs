@@ -77,7 +77,13 @@ impl Blow {
     /// The pairs between which nothing passes.
     fn cuts(self, trial: &Trial) -> Vec<(Port, Port)> {
         let client = trial.storm.cluster.client;
-        let others = |node: Port| trial.storm.cluster.nodes().filter(move |other| *other != node);
+        let others = |node: Port| {
+            trial
+                .storm
+                .cluster
+                .nodes()
+                .filter(move |other| *other != node)
+        };
         match self {
             Blow::Cut(one, other, _) => vec![(one, other)],
             Blow::Isolate(node) => others(node).map(|other| (node, other)).collect(),

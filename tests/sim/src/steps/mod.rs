@@ -25,6 +25,8 @@ pub use scenarios::{SCENARIOS, Scenario};
 pub use trial::Trial;
 
 use crate::check::Violation;
+use crate::content::Digest;
+use crate::rng::Rng;
 
 /// A place between two events of a scenario's run.
 #[derive(Clone, Debug)]
@@ -39,6 +41,10 @@ pub struct Boundary {
 pub struct Recording {
     /// The scenario.
     pub scenario: &'static Scenario,
+    /// The seed of its cluster.
+    pub seed: u64,
+    /// Names the run: another one has another number.
+    pub trace: u64,
     /// Every step that was seen, by name ([`observe`]).
     pub steps: Vec<String>,
     /// Where faults are put.
@@ -50,10 +56,10 @@ pub struct Recording {
 }
 
 /// Run a scenario without a fault.
-pub fn record(scenario: &'static Scenario) -> Recording {
-    let mut trial = Trial::new(scenario);
+pub fn record(scenario: &'static Scenario, seed: u64) -> Recording {
+    let mut trial = Trial::new(scenario, seed);
     let mut observer = Observer::new(&trial.storm.cluster);
-    trial.run(None, Some(&mut observer));
+    trial.run(&[], Some(&mut observer));
     let parties = trial.storm.cluster.setup.nodes as usize;
     trial.settle();
     let mut boundaries: Vec<Boundary> = Vec::new();
@@ -67,6 +73,8 @@ pub fn record(scenario: &'static Scenario) -> Recording {
     }
     Recording {
         scenario,
+        seed,
+        trace: trial.storm.cluster.world.trace_hash(),
         steps: observer.steps.into_iter().map(|step| step.name).collect(),
         boundaries,
         blows: Blow::all(parties),
@@ -74,15 +82,19 @@ pub fn record(scenario: &'static Scenario) -> Recording {
     }
 }
 
-/// One fault at one step.
+/// One fault at one step, and perhaps another later.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// The scenario.
     pub scenario: &'static Scenario,
+    /// The seed of its cluster.
+    pub seed: u64,
     /// Where.
     pub boundary: Boundary,
     /// What.
     pub blow: Blow,
+    /// What comes so many events later.
+    pub second: Option<(u64, Blow)>,
 }
 
 impl Case {
@@ -91,10 +103,29 @@ impl Case {
         format!("{}/{}", self.boundary.name, self.blow)
     }
 
+    /// The same with another fault some time later, by chance.
+    pub fn doubled(mut self, seed: u64) -> Case {
+        let mut digest = Digest::default();
+        digest.update(self.name().as_bytes());
+        let mut rng = Rng::new(seed ^ digest.0);
+        let mut blows = Blow::all((self.scenario.setup)().nodes as usize);
+        // Of three instances two that are off for good are no cluster any more.
+        if matches!(self.blow, Blow::Crash(_)) {
+            blows.retain(|blow| !matches!(blow, Blow::Crash(_)));
+        }
+        let blow = blows[rng.below(blows.len() as u64) as usize];
+        let most = [8, 64, 512][rng.below(3) as usize];
+        self.second = Some((rng.below(most), blow));
+        self
+    }
+
     /// Run it: what went wrong.
     pub fn run(&self) -> Verdict {
-        let mut trial = Trial::new(self.scenario);
-        trial.run(Some((self.boundary.index, self.blow)), None);
+        let mut trial = Trial::new(self.scenario, self.seed);
+        let at = self.boundary.index;
+        let second = self.second.map(|(after, blow)| (at + after, blow));
+        let faults: Vec<(u64, Blow)> = [(at, self.blow)].into_iter().chain(second).collect();
+        trial.run(&faults, None);
         trial.settle();
         Verdict {
             violations: trial.storm.cluster.violations().to_vec(),
@@ -116,8 +147,10 @@ pub struct Verdict {
 pub fn list(recording: &Recording) -> Vec<Case> {
     let case = |boundary: &Boundary, blow: &Blow| Case {
         scenario: recording.scenario,
+        seed: recording.seed,
         boundary: boundary.clone(),
         blow: *blow,
+        second: None,
     };
     let places = recording.boundaries.iter();
     places

@@ -4,7 +4,8 @@
 
 use godwit_http::archive::{Archive, by_path};
 use godwit_netstack::Duration;
-use godwit_netstack::instance::PATIENCE;
+use godwit_netstack::cluster::MemberId;
+use godwit_netstack::instance::{PATIENCE, Prefer, RoleConfig};
 use godwit_releases::{FIRST, SECOND};
 
 use super::Trial;
@@ -117,7 +118,10 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "move",
-        setup: || Setup { nodes: 4, ..setup() },
+        setup: || Setup {
+            nodes: 4,
+            ..setup()
+        },
         cold: false,
         prelude: |trial| {
             trial.host(Echo, OCTETS, 1);
@@ -145,7 +149,10 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "crossing",
-        setup: || Setup { ipv6: true, ..setup() },
+        setup: || Setup {
+            ipv6: true,
+            ..setup()
+        },
         cold: false,
         prelude: |trial| {
             trial.host(Echo, OCTETS, 1);
@@ -284,8 +291,94 @@ pub const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
+        name: "come-back",
+        setup: || Setup {
+            role: RoleConfig {
+                preempt: true,
+                ..RoleConfig::default()
+            },
+            ..setup()
+        },
+        cold: false,
+        prelude: |trial| {
+            trial.host(Upload, OCTETS, 1);
+        },
+        acts: &[
+            (0, Act::Crash(0)),
+            (3 * S, Act::Say(0, OCTETS / 4)),
+            (3 * S, Act::Boot(0)),
+            (6 * S, Act::Begin(Echo, OCTETS)),
+        ],
+    },
+    Scenario {
+        name: "witness",
+        setup: || Setup {
+            role: RoleConfig {
+                witnesses: vec![MemberId(3)],
+                ..RoleConfig::default()
+            },
+            ..setup()
+        },
+        cold: false,
+        prelude: |trial| {
+            trial.host(Echo, OCTETS, 1);
+            trial.host(Upload, OCTETS, 0);
+        },
+        acts: &[
+            (0, Act::Say(0, OCTETS / 4)),
+            (0, Act::Move(1, 1)),
+            (100 * MS, Act::Crash(0)),
+            (3 * S, Act::Begin(Download, OCTETS)),
+            (4 * S, Act::Boot(0)),
+            (6 * S, Act::Move(0, 0)),
+        ],
+    },
+    Scenario {
+        name: "two",
+        setup: || Setup {
+            nodes: 2,
+            role: RoleConfig {
+                prefer: Prefer::Availability,
+                ..RoleConfig::default()
+            },
+            ..setup()
+        },
+        cold: false,
+        prelude: |trial| {
+            trial.host(Echo, OCTETS, 1);
+            trial.host(Upload, OCTETS, 0);
+        },
+        acts: &[
+            (0, Act::Say(0, OCTETS / 4)),
+            (0, Act::Say(1, OCTETS / 4)),
+            (JUST_BEFORE, Act::Move(0, 0)),
+            (100 * MS, Act::Move(1, 1)),
+            (300 * MS, Act::Begin(Echo, OCTETS)),
+        ],
+    },
+    Scenario {
+        name: "wander",
+        setup: || Setup {
+            served: Served::Wanderer,
+            ..setup()
+        },
+        cold: false,
+        prelude: |trial| {
+            trial.begin(Echo, 64_000);
+            trial.begin(Echo, 32_000);
+        },
+        acts: &[
+            (0, Act::Say(0, 10_000)),
+            (200 * MS, Act::Say(1, 12_000)),
+            (400 * MS, Act::Say(0, 16_000)),
+        ],
+    },
+    Scenario {
         name: "handover",
-        setup: || Setup { ipv6: true, ..setup() },
+        setup: || Setup {
+            ipv6: true,
+            ..setup()
+        },
         cold: false,
         prelude: |trial| {
             trial.host(Echo, OCTETS, 0);

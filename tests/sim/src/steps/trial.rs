@@ -8,13 +8,13 @@ use godwit_netstack::instance::SessionStatus;
 use godwit_netstack::session::SessionId;
 use godwit_netstack::{Duration, Instant};
 
+use super::Blow;
 use super::observe::Observer;
 use super::scenarios::{Act, Scenario};
-use super::Blow;
 use crate::host::{Outcome, Plan};
 use crate::net::Port;
 use crate::node::{Node, port_of};
-use crate::scenario::Served;
+use crate::scenario::{Served, Setup};
 use crate::script::{Closing, Mode};
 use crate::storm::{FIRST_PORT, Storm};
 
@@ -50,8 +50,11 @@ pub struct Trial {
 
 impl Trial {
     /// A cluster in the state in which the scenario begins.
-    pub fn new(scenario: &'static Scenario) -> Trial {
-        let setup = (scenario.setup)();
+    pub fn new(scenario: &'static Scenario, seed: u64) -> Trial {
+        let setup = Setup {
+            seed,
+            ..(scenario.setup)()
+        };
         let nodes = setup.nodes as usize;
         let storm = match scenario.cold {
             true => Storm::cold(setup),
@@ -83,12 +86,21 @@ impl Trial {
         self.storm.cluster.world.violate(rule, what);
     }
 
+    /// A conversation as the service wants it.
+    fn plan(&self, mode: Mode, octets: u64, stream: u64) -> Plan {
+        match self.storm.cluster.setup.served {
+            Served::Releases => Plan::http(octets),
+            Served::Wanderer => Plan::echo(octets, stream),
+            _ => Plan::script(mode, Closing::Client, octets, stream),
+        }
+    }
+
     // --- for preludes ----------------------------------------------------------------------------
 
     /// Begin a conversation of which a quarter is said at first.
     pub fn begin(&mut self, mode: Mode, octets: u64) -> usize {
         let stream = self.totals.len() as u64 + 1;
-        let mut plan = Plan::script(mode, Closing::Client, octets, stream);
+        let mut plan = self.plan(mode, octets, stream);
         self.totals.push(plan.send);
         plan.send /= 4;
         self.storm.converse_as(plan)
@@ -111,7 +123,10 @@ impl Trial {
         self.storm
             .run_while(until, |storm| storm.owner(conversation) != Some(at));
         if self.storm.owner(conversation) != Some(at) {
-            self.violate("prelude", format!("conversation {conversation} is not at {at}"));
+            self.violate(
+                "prelude",
+                format!("conversation {conversation} is not at {at}"),
+            );
         }
         // Until then it would not move again.
         self.storm.run_for(Duration::from_millis(150));
@@ -157,7 +172,9 @@ impl Trial {
     }
 
     fn act(&mut self, act: Act) {
-        let up = |storm: &Storm, node: Port| !storm.is_down(node) && storm.cluster.world.is_running(node);
+        let up = |storm: &Storm, node: Port| {
+            !storm.is_down(node) && storm.cluster.world.is_running(node)
+        };
         match act {
             Act::Begin(mode, octets) => {
                 self.begin(mode, octets);
@@ -266,7 +283,10 @@ impl Trial {
             .flat_map(|other| self.served[other].intersection(&self.served[node]).copied())
             .collect();
         for session in twice {
-            self.violate("one owner", format!("{session:?} is served at {node} and elsewhere"));
+            self.violate(
+                "one owner",
+                format!("{session:?} is served at {node} and elsewhere"),
+            );
         }
         if drained && !self.off.contains_key(&node) {
             if sessions.iter().any(|session| !session.frozen) {
@@ -281,7 +301,10 @@ impl Trial {
     /// it never had them.
     fn lose_vain_offers(&mut self, node: Port, sessions: &[SessionStatus]) {
         for session in sessions {
-            let Some(target) = session.target.filter(|_| !self.offers.contains(&(session.id, session.epoch))) else {
+            let Some(target) = session
+                .target
+                .filter(|_| !self.offers.contains(&(session.id, session.epoch)))
+            else {
                 continue;
             };
             self.offers.insert((session.id, session.epoch));
@@ -303,20 +326,20 @@ impl Trial {
 
     // --- the run ---------------------------------------------------------------------------------
 
-    /// Let the scenario happen, and `fault` (before the event of that number).
-    pub fn run(&mut self, fault: Option<(u64, Blow)>, mut observer: Option<&mut Observer>) {
+    /// Let the scenario happen, and `faults` (each before the event of that number).
+    pub fn run(&mut self, faults: &[(u64, Blow)], mut observer: Option<&mut Observer>) {
         let begun = self.now();
         let mut acts = self.scenario.acts.iter().peekable();
-        let mut fault = fault;
-        let mut ends: Option<(Instant, Blow)> = None;
+        let mut faults: Vec<(u64, Blow)> = faults.to_vec();
+        let mut ends: Vec<(Instant, Blow)> = Vec::new();
         let mut released = false;
         loop {
-            let now = self.now();
-            if let Some((_, blow)) = fault.take_if(|(index, _)| *index == self.events) {
+            let (now, events) = (self.now(), self.events);
+            for (_, blow) in faults.extract_if(.., |(index, _)| *index <= events) {
+                ends.push((now + blow.lasts(), blow));
                 blow.strike(self);
-                ends = Some((now + blow.lasts(), blow));
             }
-            if let Some((_, blow)) = ends.take_if(|(at, _)| *at <= now) {
+            for (_, blow) in ends.extract_if(.., |(at, _)| *at <= now) {
                 blow.end(self);
             }
             let due = |(at, _): &&(u64, Act)| begun + Duration::from_micros(*at) <= now;
@@ -327,21 +350,28 @@ impl Trial {
                 continue;
             }
             self.change_keys();
-            let booting: Vec<Port> = self.off.iter().filter(|(_, at)| **at <= now).map(|(node, _)| *node).collect();
+            let booting: Vec<Port> = self
+                .off
+                .iter()
+                .filter(|(_, at)| **at <= now)
+                .map(|(node, _)| *node)
+                .collect();
             for node in booting {
                 self.boot(node);
             }
-            if acts.peek().is_none() && ends.is_none() && !released {
+            if acts.peek().is_none() && ends.is_empty() && !released {
                 released = true;
                 self.release();
                 self.after_act(&mut observer);
                 continue;
             }
-            if released && ends.is_none() && self.off.is_empty() && self.is_over() {
+            if released && ends.is_empty() && self.off.is_empty() && self.is_over() {
                 return;
             }
-            let act = acts.peek().map(|(at, _)| begun + Duration::from_micros(*at));
-            let end = ends.map(|(at, _)| at);
+            let act = acts
+                .peek()
+                .map(|(at, _)| begun + Duration::from_micros(*at));
+            let end = ends.iter().map(|(at, _)| *at).min();
             let boot = self.off.values().min().copied();
             if let Some(next) = [act, end, boot].into_iter().flatten().min() {
                 self.storm.cluster.world.wake_at(next);
@@ -394,10 +424,12 @@ impl Trial {
             self.violate("service", "nobody is the ingress".into());
             return;
         }
-        let plan = match self.storm.cluster.setup.served {
-            Served::Releases => Plan::http(3_000),
-            _ => Plan::script(Mode::Download, Closing::Client, 3_000, 99),
-        };
+        let down = (0..self.served.len()).any(|node| self.storm.is_down(node));
+        if self.storm.cluster.setup.served == Served::Wanderer && down {
+            // A session that takes itself to somebody who is off is lost until that is known.
+            self.storm.run_for(Duration::from_secs(4));
+        }
+        let plan = self.plan(Mode::Download, 3_000, 99);
         let new = self.storm.converse_as(plan);
         self.storm.finish(new, SERVICE);
         let until = self.now() + FROZEN;
@@ -429,10 +461,16 @@ impl Trial {
                     .iter()
                     .map(|(at, copy)| {
                         let state = copy.connections.first().map(|c| c.state);
-                        format!("at {at} epoch {} for {:?} {state:?}", copy.epoch, copy.target)
+                        format!(
+                            "at {at} epoch {} for {:?} {state:?}",
+                            copy.epoch, copy.target
+                        )
                     })
                     .collect();
-                self.violate("complete", format!("conversation {conversation}: {other:?}; {copies:?}"));
+                self.violate(
+                    "complete",
+                    format!("conversation {conversation}: {other:?}; {copies:?}"),
+                );
             }
         }
     }
