@@ -78,6 +78,8 @@ pub struct Setup {
     pub narrow: Option<Narrow>,
     /// How the instances elect their ingress.
     pub role: RoleConfig,
+    /// The member that is elected first.
+    pub preferred: Option<MemberId>,
     /// How long a move may wait for queues to run empty (not with the SDK, which has its own).
     pub patience: Duration,
     /// Now and then the client does not read for a while.
@@ -115,6 +117,7 @@ impl Default for Setup {
             client_mtu: None,
             narrow: None,
             role: RoleConfig::default(),
+            preferred: None,
             // At once, so that tests say what is queued at a freeze.
             patience: Duration::ZERO,
             rests: None,
@@ -209,7 +212,10 @@ impl Setup {
                 })
                 .collect(),
             ingress: MemberId(1),
-            role: self.role.clone(),
+            role: RoleConfig {
+                priority: self.role.priority + u8::from(self.preferred == Some(id)),
+                ..self.role.clone()
+            },
             cluster_key: Some(self.cluster_key()),
             patience: self.patience,
         }

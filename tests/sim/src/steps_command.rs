@@ -101,7 +101,10 @@ pub fn run(arguments: &Steps) -> ExitCode {
         }
         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = verdict.violations.first() {
-            let (name, what) = (case.name(), first.to_string());
+            let (name, mut what) = (case.name(), first.to_string());
+            if let Some((after, blow)) = case.second {
+                what += &format!(" (and {blow} {after} events later)");
+            }
             found.push(Bad { name, what });
         }
         super::progress(number as u64, || {

@@ -326,7 +326,13 @@ impl World {
         let slot = &mut self.slots[port];
         slot.party = party;
         slot.plugged = true;
-        slot.frozen_until = None;
+        if let Some(until) = slot.frozen_until.take() {
+            // What waited in the NIC of the one that stood still is gone with it.
+            let waits = |pending: &InFlight| {
+                pending.port == port && pending.at == until && matches!(pending.place, Place::Party)
+            };
+            self.in_flight.retain(|pending| !waits(pending));
+        }
         self.call_timeout(port);
         self.settle(port);
     }

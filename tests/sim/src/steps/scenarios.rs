@@ -259,8 +259,11 @@ pub const SCENARIOS: &[Scenario] = &[
         cold: false,
         prelude: |trial| {
             trial.host(Echo, OCTETS, 1);
-            trial.host(Echo, OCTETS, 2);
-            trial.host(Echo, OCTETS, 2);
+            for _ in 0..2 {
+                // Only what came from elsewhere is remembered.
+                let other = trial.host(Echo, OCTETS, 1);
+                trial.bring(other, 2);
+            }
         },
         acts: &[
             (0, Act::GiveUp(0)),
@@ -297,6 +300,7 @@ pub const SCENARIOS: &[Scenario] = &[
                 preempt: true,
                 ..RoleConfig::default()
             },
+            preferred: Some(MemberId(1)),
             ..setup()
         },
         cold: false,
@@ -308,6 +312,8 @@ pub const SCENARIOS: &[Scenario] = &[
             (3 * S, Act::Say(0, OCTETS / 4)),
             (3 * S, Act::Boot(0)),
             (6 * S, Act::Begin(Echo, OCTETS)),
+            // The other has to be there for five leases.
+            (15 * S, Act::Say(0, OCTETS / 4)),
         ],
     },
     Scenario {

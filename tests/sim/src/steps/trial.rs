@@ -20,8 +20,9 @@ use crate::storm::{FIRST_PORT, Storm};
 
 /// Virtual time a run may take, from the first act on. A client's time-outs double.
 const LIMIT: Duration = Duration::from_secs(400);
-/// And a new connection once everything is over, for an ingress to be found and a SYN to be repeated.
-const SERVICE: Duration = Duration::from_secs(60);
+/// And a new connection once everything is over, for an ingress to be found and a SYN to be repeated. A client
+/// that was cut off when the address was announced sends to the former ingress for a minute.
+const SERVICE: Duration = Duration::from_secs(120);
 /// And a frozen session to be thawed or given up, when everybody can be asked.
 const FROZEN: Duration = Duration::from_secs(15);
 /// From the end of a drain to the next boot of the machine.
@@ -116,6 +117,12 @@ impl Trial {
             cluster.change_plan(conversation, |plan| plan.reads = false);
             self.storm.run_for(Duration::from_millis(100));
         }
+        self.bring(conversation, at);
+        conversation
+    }
+
+    /// Let a conversation be served at `at`.
+    pub fn bring(&mut self, conversation: usize, at: Port) {
         if self.storm.owner(conversation) != Some(at) {
             self.command(conversation, at);
         }
@@ -130,7 +137,6 @@ impl Trial {
         }
         // Until then it would not move again.
         self.storm.run_for(Duration::from_millis(150));
-        conversation
     }
 
     /// Begin downloads of a file until one is served at `at`; none is read for now.
