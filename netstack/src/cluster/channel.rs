@@ -101,6 +101,11 @@ impl Channel {
         self.ends.generation
     }
 
+    /// Whether our greeting is out.
+    pub fn has_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Octets queued and not yet sealed.
     pub fn queued(&self) -> usize {
         self.outgoing.len()

@@ -148,6 +148,10 @@ pub struct Election {
     leader: Option<Leader>,
     /// When to stand, if nobody else has by then.
     stand_at: Option<Instant>,
+    /// When this member took the role last.
+    acts_since: Instant,
+    /// To whom it yielded last, and when.
+    yielded: Option<(MemberId, Instant)>,
     changes: VecDeque<Change>,
 }
 
@@ -180,6 +184,8 @@ impl Election {
             held_until: now,
             leader: None,
             stand_at: None,
+            acts_since: now,
+            yielded: None,
             changes: VecDeque::new(),
             rules,
         }
@@ -600,7 +606,9 @@ impl Election {
                     self.give_up();
                     return Some(Change::StoodDown);
                 }
-                self.preferred(now).map(Change::Yield)
+                let to = self.preferred(now)?;
+                self.yielded = Some((to, now));
+                Some(Change::Yield(to))
             }
             Some(candidacy) => self.poll_candidacy(now, candidacy),
             None => {
@@ -631,6 +639,7 @@ impl Election {
             return None;
         }
         self.leader = None;
+        self.acts_since = now;
         self.candidacy = Some(Candidacy {
             acting: true,
             after: None,
@@ -640,17 +649,25 @@ impl Election {
         Some(Change::Acts { sure })
     }
 
-    /// Who should have the role rather than us.
+    /// Who should have the role rather than us: only somebody heard since we took it, so that it does not go
+    /// to and fro between us and those who know no better while a dead one is waited for; and who was offered it
+    /// and did not keep it has to be there for as long as one that comes back.
     fn preferred(&self, now: Instant) -> Option<MemberId> {
         if !self.rules.preempt {
             return None;
         }
         let settled = self.rules.times.lease * SETTLED;
+        let offered = |id| {
+            let last = self.yielded.filter(|(to, _)| *to == id);
+            last.is_some_and(|(_, at)| now.since(at) < settled)
+        };
         let better = |(id, peer): &(&MemberId, &Peer)| {
             self.is_fresh(now, peer)
                 && peer.eligible
                 && !self.is_witness(**id)
                 && peer.priority > self.rules.priority
+                && peer.heard > self.acts_since
+                && !offered(**id)
                 && peer.since.is_some_and(|since| now.since(since) >= settled)
         };
         let better = self.peers.iter().filter(better).map(|(id, _)| *id);

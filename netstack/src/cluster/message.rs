@@ -258,6 +258,65 @@ pub enum Message {
     Confirm(Vec<Ownership>),
 }
 
+/// Names every kind of message once: without its line here, a new one does not compile.
+macro_rules! kinds {
+    ($($kind:ident)*) => {
+        /// What a [`Message`] is, without what it says.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[allow(missing_docs, reason = "each is described at its message")]
+        pub enum Kind { $($kind),* }
+
+        impl Kind {
+            /// All of them, in their order.
+            pub const ALL: &[Kind] = &[$(Kind::$kind),*];
+
+            /// Its name.
+            pub fn name(self) -> &'static str {
+                match self { $(Kind::$kind => stringify!($kind)),* }
+            }
+        }
+
+        impl Message {
+            /// What it is.
+            pub fn kind(&self) -> Kind {
+                match self { $(Message::$kind { .. } => Kind::$kind),* }
+            }
+        }
+    };
+}
+
+kinds! {
+    Hello Heartbeat Transfer Frame Fence Accepted Refused Doubt Owned NotOwner Forgotten
+    WhoOwns NotMine Ended Owns Released HandoverTable Handover Ballot Leaving
+    Ahead Content Rerouted
+}
+
+/// How often each kind of message was sent and received.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    sent: [u64; Kind::ALL.len()],
+    received: [u64; Kind::ALL.len()],
+}
+
+impl Tally {
+    /// One was sent (or put in the channel's queue).
+    pub fn sent(&mut self, kind: Kind) {
+        self.sent[kind as usize] += 1;
+    }
+
+    /// One was received and is about to be handled.
+    pub fn received(&mut self, kind: Kind) {
+        self.received[kind as usize] += 1;
+    }
+
+    /// Every kind with how many were sent and received.
+    pub fn iter(&self) -> impl Iterator<Item = (Kind, u64, u64)> + '_ {
+        let counts = self.sent.iter().zip(&self.received);
+        let kinds = Kind::ALL.iter().zip(counts);
+        kinds.map(|(kind, (sent, received))| (*kind, *sent, *received))
+    }
+}
+
 /// Why octets are no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -445,6 +504,18 @@ mod tests {
                 seen.push((message, tail.to_vec()));
             }
             assert_eq!(seen, all(), "step {step}");
+        }
+    }
+
+    #[test]
+    fn what_is_counted_of_one_kind_is_not_counted_of_another() {
+        let mut tally = Tally::default();
+        for (number, kind) in Kind::ALL.iter().enumerate() {
+            (0..=number).for_each(|_| tally.sent(*kind));
+            (0..number).for_each(|_| tally.received(*kind));
+        }
+        for (number, (kind, sent, received)) in (0..).zip(tally.iter()) {
+            assert_eq!((sent, received), (number + 1, number), "{kind:?}");
         }
     }
 

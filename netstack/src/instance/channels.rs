@@ -8,7 +8,7 @@ use crate::cluster::budget::Verdict;
 use crate::cluster::channel::{Channel, ChannelError, Ends};
 use crate::cluster::election::Election;
 use crate::cluster::lease::Times;
-use crate::cluster::message::{Heartbeat, Message};
+use crate::cluster::message::{Heartbeat, Kind, Message};
 use crate::cluster::noise::NoiseError;
 use crate::cluster::{CHANNEL_PORT, MemberId};
 use crate::migrate::rope::Rope;
@@ -71,8 +71,13 @@ impl Instance {
 
     /// Queue a message with a tail.
     pub(super) fn send_with(&mut self, peer: MemberId, message: &Message, tail: Rope) -> bool {
-        self.link_to(peer)
-            .is_some_and(|link| link.channel.send(message, tail).is_some())
+        let sent = self
+            .link_to(peer)
+            .is_some_and(|link| link.channel.send(message, tail).is_some());
+        if sent {
+            self.tally.sent(message.kind());
+        }
+        sent
     }
 
     /// Queue a message to every peer whose channel is up.
@@ -348,6 +353,7 @@ impl Instance {
             };
             let peer = link.channel.peer_id();
             if let Message::Hello(_) = message {
+                self.tally.received(Kind::Hello);
                 self.link_up(now, peer, conn);
                 continue;
             }
@@ -364,6 +370,7 @@ impl Instance {
             if verdict.is_some_and(|verdict| verdict != Verdict::Take) {
                 continue;
             }
+            self.tally.received(message.kind());
             self.handle_message(now, peer, message, tail, opening);
         }
         Ok(())
@@ -460,9 +467,13 @@ impl Instance {
                 if !tcp.is_some_and(room) {
                     break;
                 }
+                let had_greeted = link.channel.has_greeted();
                 let Some(octets) = link.channel.poll_output() else {
                     break;
                 };
+                if link.channel.has_greeted() && !had_greeted {
+                    self.tally.sent(Kind::Hello);
+                }
                 let taken = self
                     .stack
                     .update(now, *conn, |connection| connection.send(now, octets));

@@ -52,7 +52,7 @@ use crate::cluster::election::Election;
 use crate::cluster::keys::{Key, Keyring};
 use crate::cluster::lease::MAX_TERM as MAX_COUNT;
 use crate::cluster::members::Members;
-use crate::cluster::message::{Flow, Ownership};
+use crate::cluster::message::{Flow, Ownership, Tally};
 use crate::cluster::rng::Rng;
 use crate::cluster::steering::Steering;
 use crate::cluster::{BootId, CHANNEL_PORT, MemberId};
@@ -191,6 +191,8 @@ pub struct Instance {
     claims: Vec<Ownership>,
     releases: Vec<(Flow, SessionId)>,
     counters: Counters,
+    /// What was said to the peers and heard from them.
+    tally: Tally,
 }
 
 impl core::fmt::Debug for Instance {
@@ -290,6 +292,7 @@ impl Instance {
             claims: Vec::new(),
             releases: Vec::new(),
             counters: Counters::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -297,6 +300,14 @@ impl Instance {
     /// reports). Nothing else depends on it; without it such times are zero.
     pub fn set_clock(&mut self, clock: fn() -> Instant) {
         self.clock = Some(clock);
+    }
+
+    /// Remember the decisions about at most so many sessions, instead of [`MAX_REMEMBERED`]. Whoever asks about
+    /// one that was forgotten is told so, and then the session is given up.
+    ///
+    /// [`MAX_REMEMBERED`]: crate::migrate::transfer::MAX_REMEMBERED
+    pub fn set_remembered(&mut self, sessions: usize) {
+        self.epochs.set_most(sessions);
     }
 
     /// The finest time there is.

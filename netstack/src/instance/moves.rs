@@ -768,7 +768,8 @@ impl Instance {
         if frame.len() > MAX_FRAME {
             self.counters.add("frames_too_long");
         } else if self.epochs.has_owned(attempt.session, attempt.epoch) {
-            self.stack.inject(now, RxFrame::new(frame.into_bytes()));
+            self.stack
+                .inject_behind(now, RxFrame::new(frame.into_bytes()));
         } else {
             // The capsule was refused; the source has kept the frame.
             self.counters.add("frames_of_refused");

@@ -5,6 +5,7 @@ use core::net::IpAddr;
 
 use super::{ConnectionStatus, Instance, MemberStatus, MoveReport, ServiceSpec, SessionStatus};
 use crate::cluster::MemberId;
+use crate::cluster::message::Tally;
 use crate::session::Session;
 use crate::stack::ConnId;
 
@@ -35,6 +36,7 @@ impl Instance {
             id: member.id,
             address: member.address,
             up: member.is_up(),
+            boot: member.last_boot.map(|boot| boot.0),
         };
         self.members.iter().map(status).collect()
     }
@@ -56,14 +58,16 @@ impl Instance {
         })
     }
 
-    fn session_status(&self, session: &Session, frozen: bool) -> SessionStatus {
+    fn session_status(&self, session: &Session, target: Option<MemberId>) -> SessionStatus {
         let service = self.services.get(session.service);
         let conns = session.connections.iter().filter_map(|c| c.conn);
         SessionStatus {
             id: session.id,
             service: service.map_or("", |service| service.spec.name),
             epoch: session.epoch,
-            frozen,
+            frozen: target.is_some(),
+            target,
+            remotes: session.connections.iter().map(|c| c.flow.remote).collect(),
             connections: conns
                 .filter_map(|conn| self.connection_status(conn))
                 .collect(),
@@ -73,15 +77,21 @@ impl Instance {
     /// The sessions here, served and frozen.
     pub fn sessions(&self) -> Vec<SessionStatus> {
         let served = self.sessions.values();
-        let served = served.map(|session| self.session_status(session, false));
+        let served = served.map(|session| self.session_status(session, None));
         let frozen = self.moving.values();
-        let frozen = frozen.map(|moving| self.session_status(&moving.session, true));
+        let frozen =
+            frozen.map(|moving| self.session_status(&moving.session, Some(moving.source.target)));
         served.chain(frozen).collect()
     }
 
     /// Sessions here, served and frozen.
     pub fn session_count(&self) -> usize {
         self.sessions.len() + self.moving.len()
+    }
+
+    /// What was said to the peers and heard from them since the boot.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The last finished moves, oldest first (bounded).

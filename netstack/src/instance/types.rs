@@ -302,6 +302,10 @@ pub struct SessionStatus {
     pub epoch: u64,
     /// Whether it is frozen for a transfer.
     pub frozen: bool,
+    /// The target of that transfer.
+    pub target: Option<MemberId>,
+    /// The other ends of its connections; a frozen session has them too.
+    pub remotes: Vec<SocketAddr>,
     /// Its connections.
     pub connections: Vec<ConnectionStatus>,
 }
@@ -315,6 +319,8 @@ pub struct MemberStatus {
     pub address: IpAddr,
     /// Whether the channel to it is up.
     pub up: bool,
+    /// The last boot of it that was heard of.
+    pub boot: Option<[u8; 16]>,
 }
 
 impl MoveError {

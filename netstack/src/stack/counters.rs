@@ -64,6 +64,8 @@ counters! {
     hold_expired,
     /// Frames received through the channel of another instance.
     injected,
+    /// Dropped of these: the session they followed has ended.
+    injected_late,
     /// Unknown flows asked about.
     unknown_asked,
     /// Dropped: too many unknown flows are being asked about.

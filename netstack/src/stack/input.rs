@@ -23,10 +23,18 @@ pub(super) enum Origin {
     Wire,
     /// Through the channel of another instance, which had captured it.
     Channel,
+    /// The same, behind a capsule that was taken in: an unknown flow is one that has ended since.
+    Behind,
     /// From a hold queue: it was decided that new connections are accepted here.
     Accept,
     /// From a hold queue: nobody knows the flow.
     Refuse,
+}
+
+impl Origin {
+    fn is_channel(self) -> bool {
+        matches!(self, Origin::Channel | Origin::Behind)
+    }
 }
 
 impl Stack {
@@ -189,7 +197,7 @@ impl Stack {
         let packed = Packed::new(&flow);
         match self.flows.get_at(&packed, self.hint.take()) {
             Some(Entry::Connection(id)) => self.deliver(now, id, frame, ip, origin),
-            Some(Entry::Fenced(id)) if origin == Origin::Channel => {
+            Some(Entry::Fenced(id)) if origin.is_channel() => {
                 self.deliver(now, id, frame, ip, origin);
             }
             Some(Entry::HalfOpen(serial)) => {
@@ -279,7 +287,7 @@ impl Stack {
                 if ip.protocol == TCP && !self.verify(&mut frame, ip) {
                     return;
                 }
-                let injected = origin == Origin::Channel;
+                let injected = origin.is_channel();
                 match self.flows.hold(now, packed, Held { frame, injected }) {
                     Ok(()) => self.counters.held += 1,
                     Err(_) => self.counters.hold_overflow += 1,
@@ -295,7 +303,7 @@ impl Stack {
             self.counters.capture_overflow += 1;
             return;
         }
-        if origin == Origin::Channel {
+        if origin.is_channel() {
             // It may be going round between instances that move a session to and fro.
             let mut aged = frame.bytes.to_vec();
             if !forward::age(&mut aged) {
@@ -321,6 +329,11 @@ impl Stack {
         let Some(segment) = self.parse_segment(&mut frame, ip) else {
             return;
         };
+        if origin == Origin::Behind {
+            // Asked about, it would be nobody's, and answered with an RST that nobody needs.
+            self.counters.injected_late += 1;
+            return;
+        }
         let syn = segment.flags.syn() && !segment.flags.ack() && !segment.flags.rst();
         let decided = matches!(origin, Origin::Accept | Origin::Refuse);
         if self.ask_unknown && !decided && self.may_be_elsewhere(flow.local, syn) {

@@ -386,10 +386,20 @@ impl Stack {
 
     /// Take in a frame that another instance captured and sent through the channel: handled as
     /// one from the NIC, but its checksums were verified where it was captured.
-    pub fn inject(&mut self, now: Instant, mut frame: RxFrame) {
+    pub fn inject(&mut self, now: Instant, frame: RxFrame) {
+        self.inject_as(now, frame, Origin::Channel);
+    }
+
+    /// The same with a frame that follows a session which was taken in here. If its flow is unknown by
+    /// now the session has ended, and the frame needs no answer.
+    pub fn inject_behind(&mut self, now: Instant, frame: RxFrame) {
+        self.inject_as(now, frame, Origin::Behind);
+    }
+
+    fn inject_as(&mut self, now: Instant, mut frame: RxFrame, origin: Origin) {
         self.counters.injected += 1;
         frame.checksum = RxChecksum::Verified;
-        self.handle_ethernet(now, frame, Origin::Channel);
+        self.handle_ethernet(now, frame, origin);
     }
 
     /// Fire timers that are due.

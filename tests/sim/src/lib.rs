@@ -18,6 +18,7 @@ pub mod rng;
 pub mod run;
 pub mod scenario;
 pub mod script;
+pub mod steps;
 pub mod storm;
 pub mod swarm;
 pub mod transfer;

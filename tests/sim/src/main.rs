@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+mod steps_command;
+
 use clap::{Parser, Subcommand};
 use godwit_sim::transfer::{self, Clean};
 use godwit_sim::{Options, Report, run};
@@ -55,6 +57,8 @@ enum Other {
     /// Planned moves on a network that does nothing wrong: how long is the silence, what does the client
     /// see? Then moves under everything that can go wrong, until their number is reached.
     Transfer(Transfer),
+    /// Every fault (crash, reboot, pause, partition) to every party at every step of every protocol.
+    Steps(steps_command::Steps),
 }
 
 #[derive(clap::Args)]
@@ -278,6 +282,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.other {
         Some(Other::Transfer(transfer)) => transfers(transfer),
+        Some(Other::Steps(arguments)) => steps_command::run(arguments),
         None => swarm(&arguments),
     }
 }

@@ -78,10 +78,14 @@ pub struct Setup {
     pub narrow: Option<Narrow>,
     /// How the instances elect their ingress.
     pub role: RoleConfig,
+    /// The member that is elected first.
+    pub preferred: Option<MemberId>,
     /// How long a move may wait for queues to run empty (not with the SDK, which has its own).
     pub patience: Duration,
     /// Now and then the client does not read for a while.
     pub rests: Option<Rests>,
+    /// Sessions whose fate each instance remembers, if not as many as usual (not with the SDK).
+    pub remembered: Option<usize>,
 }
 
 /// A client that reads for a while and then does not, in turns: its window closes, and what the service
@@ -113,9 +117,11 @@ impl Default for Setup {
             client_mtu: None,
             narrow: None,
             role: RoleConfig::default(),
+            preferred: None,
             // At once, so that tests say what is queued at a freeze.
             patience: Duration::ZERO,
             rests: None,
+            remembered: None,
         }
     }
 }
@@ -206,7 +212,10 @@ impl Setup {
                 })
                 .collect(),
             ingress: MemberId(1),
-            role: self.role.clone(),
+            role: RoleConfig {
+                priority: self.role.priority + u8::from(self.preferred == Some(id)),
+                ..self.role.clone()
+            },
             cluster_key: Some(self.cluster_key()),
             patience: self.patience,
         }
@@ -240,7 +249,11 @@ impl Setup {
     pub(crate) fn node(&self, id: MemberId, boot: u64, now: Instant) -> Node {
         let mut entropy = Rng::new(self.seed).split(0x6e6f, u64::from(id.0) | boot << 32);
         if self.served == Served::Script {
-            return Node::scripted(self.instance(id), self.habits, entropy.seed(), now);
+            let mut node = Node::scripted(self.instance(id), self.habits, entropy.seed(), now);
+            if let Some(sessions) = self.remembered {
+                node.instance_mut().set_remembered(sessions);
+            }
+            return node;
         }
         let machine = Machine {
             device: Device {
@@ -415,7 +428,7 @@ impl Cluster {
     }
 
     /// Whether it is the client's TCP that does not come to an end, by a fault of its own.
-    fn has_forgotten_its_fin(&self, conversation: usize) -> bool {
+    pub(crate) fn has_forgotten_its_fin(&self, conversation: usize) -> bool {
         self.setup.native.is_none()
             && self
                 .world

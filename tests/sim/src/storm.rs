@@ -10,19 +10,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::Prefer;
+use godwit_netstack::instance::{Prefer, SessionStatus};
 use godwit_netstack::{Duration, Instant};
 
-use crate::check::{FlowId, Retransmission};
+use crate::check::{FlowId, Reset, Retransmission};
 use crate::host::{Outcome, Plan};
 use crate::net::Port;
-use crate::node::Node;
+use crate::node::{Node, port_of};
 use crate::rng::Rng;
 use crate::scenario::{Cluster, Setup};
 use crate::script::{Closing, Mode};
 
 /// Local port of the first conversation.
-const FIRST_PORT: u16 = 40_000;
+pub(crate) const FIRST_PORT: u16 = 40_000;
 
 /// A cluster and what happens to it.
 pub struct Storm {
@@ -39,8 +39,17 @@ pub struct Storm {
 impl Storm {
     /// A cluster that has elected its ingress.
     pub fn new(setup: Setup) -> Storm {
+        Storm::with(Cluster::new(setup))
+    }
+
+    /// A cluster that has just booted.
+    pub fn cold(setup: Setup) -> Storm {
+        Storm::with(Cluster::cold(setup))
+    }
+
+    fn with(cluster: Cluster) -> Storm {
         let mut storm = Storm {
-            cluster: Cluster::new(setup),
+            cluster,
             mistaken: BTreeMap::new(),
             down: BTreeSet::new(),
             boots: 0,
@@ -73,12 +82,22 @@ impl Storm {
     /// Let time pass until then or while `go_on`; whether it was `go_on` that ended it.
     pub fn run_while(&mut self, until: Instant, mut go_on: impl FnMut(&Storm) -> bool) -> bool {
         while go_on(self) {
-            match self.cluster.world.next_event() {
-                Some(at) if at <= until && self.cluster.world.step() => self.look(),
-                _ => return false,
+            if !self.step(until) {
+                return false;
             }
         }
         true
+    }
+
+    /// Let the next thing happen if that is by then, and check. Whether it was.
+    pub fn step(&mut self, until: Instant) -> bool {
+        match self.cluster.world.next_event() {
+            Some(at) if at <= until && self.cluster.world.step() => {
+                self.look();
+                true
+            }
+            _ => false,
+        }
     }
 
     fn look(&mut self) {
@@ -118,39 +137,98 @@ impl Storm {
         conversation
     }
 
+    /// Begin a conversation of another kind.
+    pub fn converse_as(&mut self, plan: Plan) -> usize {
+        let conversation = self.cluster.converse(plan);
+        self.conversations.push(conversation);
+        conversation
+    }
+
     /// Whether a conversation's instance has crashed.
     pub fn is_lost(&self, conversation: usize) -> bool {
         self.lost.contains(&conversation)
     }
 
-    /// The instance that has the session of a conversation.
+    /// The instance that serves the session of a conversation.
     pub fn owner(&self, conversation: usize) -> Option<Port> {
-        debug_assert!(self.conversations.contains(&conversation));
-        let port = FIRST_PORT + conversation as u16;
-        let has = |node: &Port| {
-            let sessions = self.cluster.node(*node).instance().sessions();
-            let mut connections = sessions.iter().flat_map(|session| &session.connections);
-            connections.any(|connection| connection.remote.port() == port)
-        };
-        let up = self
-            .cluster
-            .nodes()
-            .filter(|node| !self.down.contains(node));
-        up.into_iter().find(has)
+        let (owner, _) = self.session(conversation)?;
+        Some(owner)
     }
 
-    /// Take an instance's power away. Conversations that nobody else has are lost with it.
+    /// The session of a conversation where it is served.
+    pub fn session(&self, conversation: usize) -> Option<(Port, SessionStatus)> {
+        self.copies(conversation).find(|(_, copy)| !copy.frozen)
+    }
+
+    /// Where a conversation's session is, served or frozen, at instances that run or stand still.
+    pub fn copies(&self, conversation: usize) -> impl Iterator<Item = (Port, SessionStatus)> {
+        debug_assert!(self.conversations.contains(&conversation));
+        let port = FIRST_PORT + conversation as u16;
+        let nodes = self.cluster.nodes();
+        let up = nodes.filter(|node| !self.down.contains(node));
+        let all = up.flat_map(|node| {
+            let sessions = self.cluster.node(node).instance().sessions();
+            sessions.into_iter().map(move |session| (node, session))
+        });
+        all.filter(move |(_, session)| session.remotes.iter().any(|to| to.port() == port))
+    }
+
+    /// Whether an instance has no power.
+    pub fn is_down(&self, node: Port) -> bool {
+        self.down.contains(&node)
+    }
+
+    /// Whether a conversation outlives a crash of `node`: another instance serves its session, or has
+    /// it frozen for a third one; or there is none yet, and it was not this one that answered the SYN.
+    fn outlives(&self, conversation: usize, node: Port) -> bool {
+        if self.copies(conversation).next().is_none() {
+            let flow = self.flow(conversation);
+            let speaker = flow.and_then(|flow| self.cluster.world.flows().get(flow).spoken_by);
+            return speaker != Some(node);
+        }
+        self.copies(conversation).any(|(at, copy)| {
+            let there = copy.target.map(port_of);
+            at != node && there.is_none_or(|to| to != node && !self.down.contains(&to))
+        })
+    }
+
+    /// Take an instance's power away. Conversations that nobody else is sure to have may be lost with it.
     pub fn crash(&mut self, node: Port) {
+        let running = |c: &usize| self.cluster.outcome(*c) == Outcome::Running;
+        let conversations = self.conversations.iter().copied();
+        let doomed = conversations.filter(|c| running(c) && !self.outlives(*c, node));
+        let doomed: Vec<usize> = doomed.collect();
         self.cluster.world.unplug(node);
         self.down.insert(node);
+        for conversation in doomed {
+            self.give_up(conversation);
+        }
+        // What it remembered of connections that are over is gone as well: an old duplicate is answered as
+        // any TCP answers a segment of no connection.
         for conversation in self.conversations.clone() {
-            if self.cluster.outcome(conversation) == Outcome::Running
-                && self.owner(conversation).is_none()
-                && let Some(flow) = self.flow(conversation)
+            let flow = self.flow(conversation);
+            let flows = self.cluster.world.flows();
+            let flow = flow.filter(|flow| flows.get(*flow).spoken_by == Some(node));
+            if let Some(flow) = flow
+                && self.cluster.outcome(conversation) != Outcome::Running
             {
-                self.lost.insert(conversation);
                 self.cluster.world.lose(flow);
             }
+        }
+    }
+
+    /// Whether a conversation never came to be: what the client sent got there only after the server had
+    /// given the handshake up.
+    pub fn has_expired(&mut self, conversation: usize) -> bool {
+        let flow = self.flow(conversation);
+        flow.is_some_and(|flow| self.cluster.world.check::<Reset>().has_expired(flow))
+    }
+
+    /// A conversation may be lost: nobody is to blame.
+    pub fn give_up(&mut self, conversation: usize) {
+        if let Some(flow) = self.flow(conversation) {
+            self.lost.insert(conversation);
+            self.cluster.world.lose(flow);
         }
     }
 

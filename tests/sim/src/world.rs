@@ -120,6 +120,10 @@ pub struct World {
     /// Steps taken without time going on.
     standstill: u32,
     alarm: Option<Instant>,
+    /// The party the last step was about.
+    touched: Option<Port>,
+    /// Whose last TCP segment is kept, and that.
+    souvenir: Option<(Port, Bytes)>,
 }
 
 /// Steps at one instant after which the world is taken to be in an endless loop.
@@ -150,6 +154,8 @@ impl World {
             trace: std::env::var_os("GODWIT_SIM_TRACE").is_some(),
             standstill: 0,
             alarm: None,
+            touched: None,
+            souvenir: None,
         }
     }
 
@@ -320,12 +326,38 @@ impl World {
         let slot = &mut self.slots[port];
         slot.party = party;
         slot.plugged = true;
-        slot.frozen_until = None;
+        if let Some(until) = slot.frozen_until.take() {
+            // What waited in the NIC of the one that stood still is gone with it.
+            let waits = |pending: &InFlight| {
+                pending.port == port && pending.at == until && matches!(pending.place, Place::Party)
+            };
+            self.in_flight.retain(|pending| !waits(pending));
+        }
         self.call_timeout(port);
         self.settle(port);
     }
 
-    /// Check no more what happens in a flow: whoever had it is gone, and nothing was promised.
+    /// The party that the last step was about, if it was about one.
+    pub fn touched(&self) -> Option<Port> {
+        self.touched
+    }
+
+    /// Keep the last TCP segment of a party from now on, for [`World::repeat`].
+    pub fn keep_last(&mut self, port: Port) {
+        self.souvenir = Some((port, Bytes::new()));
+    }
+
+    /// The segment that was kept turns up again: a duplicate that lay about in the network.
+    pub fn repeat(&mut self) {
+        let Some((port, frame)) = self.souvenir.clone() else {
+            return;
+        };
+        if !frame.is_empty() {
+            self.enqueue(port, Place::Switch, vec![(self.now, frame)]);
+        }
+    }
+
+    /// In this flow resets are right from now on: whoever had it is gone. All else is checked as before.
     pub fn lose(&mut self, flow: FlowId) {
         self.lost.insert(flow);
     }
@@ -343,6 +375,12 @@ impl World {
     /// Let nothing pass between two parties any more, in either direction.
     pub fn sever(&mut self, one: Port, other: Port) {
         self.severed.extend([(one, other), (other, one)]);
+    }
+
+    /// Let everything pass again between two parties.
+    pub fn mend(&mut self, one: Port, other: Port) {
+        self.severed.remove(&(one, other));
+        self.severed.remove(&(other, one));
     }
 
     /// Let everything pass again between all parties.
@@ -382,6 +420,7 @@ impl World {
             self.now = at;
             self.standstill = 0;
         }
+        self.touched = None;
         if self.alarm.take_if(|alarm| *alarm <= at).is_some() {
             return true;
         }
@@ -399,6 +438,7 @@ impl World {
             other => {
                 self.in_flight.extend(other);
                 if let Some((_, port)) = self.deadlines.first().copied() {
+                    self.touched = Some(port);
                     self.thaw(port);
                     self.call_timeout(port);
                     self.settle(port);
@@ -471,6 +511,7 @@ impl World {
                     });
                     return;
                 }
+                self.touched = Some(port);
                 self.thaw(port);
                 self.observe(port, false, &frame);
                 let time = self.slots[port].time(self.now);
@@ -571,6 +612,12 @@ impl World {
         let Some(segment) = Segment::parse(frame) else {
             return;
         };
+        if let Some((kept, last)) = &mut self.souvenir
+            && emitted
+            && *kept == port
+        {
+            *last = frame.clone();
+        }
         let is_server = self.slots[port].party.is_server();
         let placed = self
             .flows
@@ -580,7 +627,8 @@ impl World {
                 eprintln!("{seen}");
             }
             let answer = seen.from == Side::Server && segment.syn;
-            if self.lost.contains(&seen.flow) || self.any_syn_ack && answer {
+            let ends = self.lost.contains(&seen.flow) && segment.rst;
+            if ends || self.any_syn_ack && answer {
                 return;
             }
             for check in &mut self.checks {

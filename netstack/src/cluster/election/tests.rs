@@ -439,6 +439,41 @@ fn a_role_handed_to_a_member_that_dies_is_not_lost() {
 }
 
 #[test]
+fn a_role_is_not_yielded_again_to_one_that_died_when_it_was() {
+    let mut lab = Lab::new(
+        Rules {
+            preempt: true,
+            ..rules(3)
+        },
+        5,
+    );
+    lab.run_for(Duration::from_secs(20));
+    // One that stands before the others comes back, is yielded to, and dies before it hears of it.
+    for index in 1..3 {
+        lab.machines[index].election.rules.priority = 50;
+    }
+    lab.machines[0].down = true;
+    lab.run_for(Duration::from_secs(5));
+    lab.boot(0);
+    let before = lab.changes.len();
+    let yields = |lab: &Lab| {
+        let changes = lab.changes[before..].iter();
+        changes
+            .filter(|(_, _, change)| matches!(change, Change::Yield(_)))
+            .count()
+    };
+    let mut waited = 0;
+    while yields(&lab) == 0 && waited < 60_000 {
+        lab.run_for(Duration::from_millis(1));
+        waited += 1;
+    }
+    lab.machines[0].down = true;
+    lab.run_for(Duration::from_secs(20));
+    assert_eq!(yields(&lab), 1);
+    assert_eq!(lab.acting().len(), 1);
+}
+
+#[test]
 fn a_higher_priority_is_elected_first_and_preempts_only_if_it_may() {
     for preempt in [false, true] {
         let mut lab = Lab::new(

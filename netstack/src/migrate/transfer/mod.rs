@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::session::ContentId;
 
 pub use source::{Answer, Phase, Source, Verdict};
-pub use target::{Decision, Epochs, Memory};
+pub use target::{Decision, Epochs, MAX_REMEMBERED, Memory};
 
 /// Why a target does not take a session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]

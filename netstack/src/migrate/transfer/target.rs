@@ -42,8 +42,9 @@ pub enum Memory {
 
 /// The decisions of a target, bounded: beyond [`MAX_REMEMBERED`] sessions the one not touched for
 /// the longest time is forgotten, and from then on an unknown session may be a forgotten one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Epochs {
+    most: usize,
     sessions: BTreeMap<SessionId, Entry>,
     /// Sessions in the order of use, with the stamp of that use; stale pairs are skipped.
     order: VecDeque<(u64, SessionId)>,
@@ -51,10 +52,27 @@ pub struct Epochs {
     forgotten: u64,
 }
 
+impl Default for Epochs {
+    fn default() -> Epochs {
+        Epochs {
+            most: MAX_REMEMBERED,
+            sessions: BTreeMap::new(),
+            order: VecDeque::new(),
+            stamp: 0,
+            forgotten: 0,
+        }
+    }
+}
+
 impl Epochs {
     /// Nothing decided yet.
     pub fn new() -> Epochs {
         Epochs::default()
+    }
+
+    /// Remember at most so many sessions (1 or more), instead of [`MAX_REMEMBERED`].
+    pub fn set_most(&mut self, sessions: usize) {
+        self.most = sessions.max(1);
     }
 
     /// Decide about a capsule offered under `epoch`.
@@ -103,7 +121,7 @@ impl Epochs {
     fn touch(&mut self, session: SessionId) -> &mut Entry {
         self.stamp += 1;
         self.order.push_back((self.stamp, session));
-        while self.sessions.len() >= MAX_REMEMBERED || self.order.len() > 2 * MAX_REMEMBERED {
+        while self.sessions.len() >= self.most || self.order.len() > 2 * self.most {
             let Some((stamp, oldest)) = self.order.pop_front() else {
                 break;
             };

@@ -276,6 +276,24 @@ fn resets_are_limited_in_rate() {
 }
 
 #[test]
+fn what_followed_a_session_that_has_ended_is_nobodys_question() {
+    let mut stack = ingress();
+    stack.set_ask_unknown(true);
+    let flow = Flow::v4();
+    stack.inject_behind(Instant::ZERO, flow.frame(ACK, 1, b"data"));
+    assert!(stack.poll_event().is_none(), "asked about");
+    assert!(drain(&mut stack, Instant::ZERO).is_empty(), "answered");
+    assert_eq!(counter(&stack, "injected_late"), 1);
+    // With a route it goes along it.
+    stack.set_route(Instant::ZERO, flow.key, Route::Capture);
+    stack.inject_behind(Instant::ZERO, flow.frame(ACK, 1, b"data"));
+    assert!(matches!(
+        stack.poll_event(),
+        Some(StackEvent::Captured { .. })
+    ));
+}
+
+#[test]
 fn a_frame_going_round_between_captures_comes_to_an_end() {
     let mut stack = ingress();
     let flow = Flow::v4();

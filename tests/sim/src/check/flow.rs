@@ -47,6 +47,8 @@ pub struct Flow {
     pub downward: Direction,
     /// Whether the client has acknowledged anything.
     answered: bool,
+    /// The party that spoke for the service last.
+    pub spoken_by: Option<Port>,
     /// Segments either end has emitted, in all.
     pub segments: u64,
 }
@@ -161,6 +163,7 @@ impl Flows {
                     upward: Direction::default(),
                     downward: Direction::default(),
                     answered: false,
+                    spoken_by: None,
                     segments: 0,
                 });
                 self.flows.len() - 1
@@ -172,6 +175,9 @@ impl Flows {
         if emitted && !forwarded {
             flow.segments += 1;
             flow.learn(from, segment);
+            if from == Side::Server {
+                flow.spoken_by = Some(port);
+            }
             flow.answered |= from == Side::Client && segment.ack.is_some();
         }
         let seq = unwrap(flow.direction(from), segment.seq)?;

@@ -1,5 +1,6 @@
 //! No RST, from either side, unless the scenario expects one.
 
+use godwit_netstack::cluster::steering::QUIET;
 use godwit_netstack::{Duration, Instant};
 
 use super::{Check, Findings, FlowId, Flows, PerFlow, Seen, Side};
@@ -18,6 +19,8 @@ struct State {
     heard: Option<Instant>,
     /// The server had given the handshake up before it heard from the client again.
     expired: bool,
+    /// When the client last spoke itself.
+    spoke: Option<Instant>,
 }
 
 impl State {
@@ -29,6 +32,13 @@ impl State {
             return false;
         };
         heard.since(asked) >= HANDSHAKE
+    }
+
+    /// Whether the connection has been over at both ends for so long that nobody remembers it: what turns up
+    /// now is an old duplicate, and answered as one.
+    fn is_forgotten(&self, now: Instant) -> bool {
+        let over = self.client_closed && self.server_closed;
+        over && self.spoke.is_some_and(|spoke| now.since(spoke) >= QUIET)
     }
 }
 
@@ -54,6 +64,9 @@ impl Check for Reset {
     fn segment(&mut self, seen: &Seen<'_>, flows: &Flows, findings: &mut Findings) {
         let state = self.flows.at(seen.flow);
         let fin = seen.segment.fin;
+        if seen.client_speaks() {
+            state.spoke = Some(seen.at);
+        }
         state.client_closed |= seen.client_speaks() && fin;
         state.server_closed |= seen.reaches_client(flows) && fin;
         let reaches_server = !seen.emitted
@@ -72,6 +85,9 @@ impl Check for Reset {
         }
         if seen.from == Side::Server && state.handshake_expired() {
             state.expired = true;
+            return;
+        }
+        if seen.from == Side::Server && state.is_forgotten(seen.at) {
             return;
         }
         // A client that is done with the connection answers late repetitions so (RFC 9293
