@@ -288,7 +288,7 @@ macro_rules! kinds {
 kinds! {
     Hello Heartbeat Transfer Frame Fence Accepted Refused Doubt Owned NotOwner Forgotten
     WhoOwns NotMine Ended Owns Released HandoverTable Handover Ballot Leaving
-    Ahead Content Rerouted
+    Ahead Content Rerouted Confirm
 }
 
 /// How often each kind of message was sent and received.
