@@ -457,18 +457,38 @@ impl Cluster {
         to: Port,
     ) -> Result<(), MoveError> {
         let to = MemberId(to as u32 + 1);
+        let ends = self.node(from).instance();
+        let client = ends.session_ends().find(|(id, ..)| *id == session);
+        let client = client.and_then(|(_, _, client)| client);
+        drop(ends);
+        let flow = client.and_then(|client| self.world.flows().of_client(client));
         self.world.with(from, |node: &mut Node, now| {
-            node.move_session(now, session, to)
+            node.move_session(now, session, to)?;
+            flow.into_iter()
+                .for_each(|flow| node.name_flow(session, flow));
+            Ok(())
+        })
+    }
+
+    /// Who has the session of a client's connection, unfrozen.
+    pub fn holder(&self, client: SocketAddr) -> Option<(Port, SessionId)> {
+        self.nodes().find_map(|port| {
+            let instance = self.node(port).instance();
+            let mut ends = instance.session_ends();
+            let found = ends.find(|(_, frozen, end)| !frozen && *end == Some(client));
+            found.map(|(id, ..)| (port, id))
         })
     }
 
     /// Move the session of the latest flow to the next instance, if anyone has it and may.
     pub fn move_on(&mut self) -> bool {
-        let Some((from, session)) = self.owner() else {
+        let flow = self.flow();
+        let client = flow.map(|flow| self.world.flows().get(flow).client);
+        let Some((from, session)) = client.and_then(|client| self.holder(client)) else {
             return false;
         };
         let to = (from + 1) % self.setup.nodes as usize;
-        self.move_session(from, session.id, to).is_ok()
+        self.move_session(from, session, to).is_ok()
     }
 
     /// Moves that were accepted so far.

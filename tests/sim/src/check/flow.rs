@@ -1,5 +1,6 @@
 //! Which flow a segment belongs to, and its numbers relative to that flow.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use godwit_netstack::Instant;
@@ -49,6 +50,12 @@ pub struct Flow {
     answered: bool,
     /// Segments either end has emitted, in all.
     pub segments: u64,
+    /// The flow that had the same ends before.
+    pub before: Option<FlowId>,
+    /// Whether it may end with an RST, of either side: the scenario means it to.
+    pub may_reset: bool,
+    /// The server's side has refused the client's SYN.
+    pub refused: bool,
 }
 
 impl Flow {
@@ -76,6 +83,11 @@ impl Flow {
     pub fn timestamps(&self) -> bool {
         self.upward.timestamps && self.downward.timestamps
     }
+
+    /// Whether the client is past its SYN: it has heard of the server.
+    pub fn is_answered(&self) -> bool {
+        self.answered
+    }
 }
 
 /// All flows to the watched services.
@@ -83,6 +95,8 @@ impl Flow {
 pub struct Flows {
     services: Vec<SocketAddr>,
     flows: Vec<Flow>,
+    /// The latest flow of each pair of ends: client, server.
+    latest: HashMap<(SocketAddr, SocketAddr), usize>,
 }
 
 impl Flows {
@@ -99,6 +113,10 @@ impl Flows {
         &self.flows[flow.0]
     }
 
+    pub(crate) fn get_mut(&mut self, flow: FlowId) -> &mut Flow {
+        &mut self.flows[flow.0]
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.flows.len()
@@ -111,8 +129,8 @@ impl Flows {
 
     /// The latest flow of a client.
     pub fn of_client(&self, client: SocketAddr) -> Option<FlowId> {
-        let at = self.flows.iter().rposition(|flow| flow.client == client)?;
-        Some(FlowId(at))
+        let of = |server: &SocketAddr| self.latest.get(&(client, *server));
+        self.services.iter().filter_map(of).max().copied().map(FlowId)
     }
 
     /// The latest flow of a client's port at any of its addresses, by the party it is.
@@ -146,10 +164,7 @@ impl Flows {
             Side::Server => (segment.target, segment.source),
         };
         let forwarded = emitted && is_server != (from == Side::Server);
-        let known = self
-            .flows
-            .iter()
-            .rposition(|flow| flow.client == client && flow.server == server);
+        let known = self.latest.get(&(client, server)).copied();
         let opens = segment.syn && from == Side::Client && segment.ack.is_none();
         let flow = match known {
             Some(known) if !opens || self.flows[known].upward.isn == Some(segment.seq) => known,
@@ -162,7 +177,11 @@ impl Flows {
                     downward: Direction::default(),
                     answered: false,
                     segments: 0,
+                    before: known.map(FlowId),
+                    may_reset: false,
+                    refused: false,
                 });
+                self.latest.insert((client, server), self.flows.len() - 1);
                 self.flows.len() - 1
             }
             _ => return None,
@@ -172,7 +191,11 @@ impl Flows {
         if emitted && !forwarded {
             flow.segments += 1;
             flow.learn(from, segment);
-            flow.answered |= from == Side::Client && segment.ack.is_some();
+            flow.answered |= from == Side::Client && segment.ack.is_some() && !segment.rst;
+        }
+        if emitted && !forwarded && from == Side::Server && segment.rst {
+            let opening = flow.upward.isn.map(|isn| isn.wrapping_add(1));
+            flow.refused |= flow.downward.isn.is_none() && segment.ack == opening;
         }
         let seq = unwrap(flow.direction(from), segment.seq)?;
         let back = match from {
