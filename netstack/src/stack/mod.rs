@@ -267,6 +267,8 @@ pub struct Stack {
     memory: usize,
     /// SYN cookies are taken until then.
     cookies_until: Option<Instant>,
+    /// When the last one was given here.
+    cookie_given: Option<Instant>,
     /// The flow whose TIME-WAIT just gave way to a SYN, and its SND.NXT.
     reused: Option<(Packed, SeqNumber)>,
     /// When virtual addresses are next announced, and how often before.
@@ -329,6 +331,7 @@ impl Stack {
             challenge_limit: Limit::per_second(MAX_CHALLENGE, now),
             memory: 0,
             cookies_until: None,
+            cookie_given: None,
             reused: None,
             announce: None,
             vip_speaker: None,
@@ -579,11 +582,7 @@ impl Stack {
     }
 
     /// The address a connection to `remote` leaves from, if one may be opened at all.
-    fn local_for(
-        &self,
-        local: Option<IpAddr>,
-        remote: SocketAddr,
-    ) -> Result<IpAddr, ConnectError> {
+    fn local_for(&self, local: Option<IpAddr>, remote: SocketAddr) -> Result<IpAddr, ConnectError> {
         if self.table.len() >= self.tcp.max_connections as usize {
             return Err(ConnectError::TooMany);
         }
