@@ -10,6 +10,7 @@
 
 pub mod check;
 pub mod content;
+pub mod crowd;
 pub mod host;
 pub mod net;
 pub mod node;
@@ -21,6 +22,7 @@ pub mod script;
 pub mod storm;
 pub mod swarm;
 pub mod transfer;
+mod weather;
 pub mod wire;
 pub mod world;
 

@@ -18,7 +18,7 @@ use godwit_netstack::{Duration, Instant};
 use godwit_releases::Second;
 
 use crate::check::{self, FlowId, Reset, Retransmission, Violation};
-use crate::host::{Conversation, Host, HostConfig, Native, Outcome, Plan, SocketConfig};
+use crate::host::{Client, Conversation, Host, HostConfig, Native, Outcome, Plan, SocketConfig};
 use crate::net::{Narrow, Port, Rules};
 use crate::node::{Habits, Machine, Node, SCRIPT_PORT, Scripts, Wanderer, port_of};
 use crate::rng::Rng;
@@ -390,6 +390,26 @@ impl Cluster {
         });
     }
 
+    /// The client, to open and leave connections in ways of its own.
+    pub fn with_client<R>(&mut self, act: impl FnOnce(&mut dyn Client, Instant) -> R) -> R {
+        match self.setup.native {
+            Some(_) => self
+                .world
+                .with(self.client, |host: &mut Native, now| act(host, now)),
+            None => self
+                .world
+                .with(self.client, |host: &mut Host, now| act(host, now)),
+        }
+    }
+
+    /// The client, to look at.
+    pub fn as_client(&self) -> &dyn Client {
+        match self.setup.native {
+            Some(_) => self.world.party::<Native>(self.client),
+            None => self.world.party::<Host>(self.client),
+        }
+    }
+
     /// How a conversation fares.
     pub fn outcome(&self, conversation: usize) -> Outcome {
         match &self.setup.native {
@@ -414,7 +434,7 @@ impl Cluster {
     }
 
     /// Whether it is the client's TCP that does not come to an end, by a fault of its own.
-    fn has_forgotten_its_fin(&self, conversation: usize) -> bool {
+    pub(crate) fn has_forgotten_its_fin(&self, conversation: usize) -> bool {
         self.setup.native.is_none()
             && self
                 .world

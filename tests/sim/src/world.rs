@@ -325,6 +325,11 @@ impl World {
         self.settle(port);
     }
 
+    /// Whether the flows a client opens from now on may be reset, by either side.
+    pub fn expect_resets(&mut self, client: SocketAddr, expected: bool) {
+        self.flows.expect_resets(client, expected);
+    }
+
     /// Check no more what happens in a flow: whoever had it is gone, and nothing was promised.
     pub fn lose(&mut self, flow: FlowId) {
         self.lost.insert(flow);
@@ -579,12 +584,29 @@ impl World {
             if self.trace {
                 eprintln!("{seen}");
             }
+            let flow = self.flows.get(seen.flow);
+            if self.trace && emitted && flow.segments == 1 {
+                let (client, before) = (flow.client, flow.before);
+                eprintln!("flow {} is of {client}, before {before:?}", seen.flow.0);
+            }
+            // A flow that begins between the ends of an earlier one takes its place.
+            if let Some(before) = flow.before.filter(|_| flow.segments == 1) {
+                self.checks
+                    .iter_mut()
+                    .for_each(|check| check.forget(before));
+            }
             let answer = seen.from == Side::Server && segment.syn;
             if self.lost.contains(&seen.flow) || self.any_syn_ack && answer {
                 return;
             }
             for check in &mut self.checks {
                 check.segment(&seen, &self.flows, &mut self.findings);
+            }
+            // What follows is of no connection, or of another one with the same numbers: if the RST is
+            // lost, a repeated first segment with a SYN cookie makes one.
+            let ends = seen.server_speaks() && segment.rst && segment.ack.is_some();
+            if ends && self.flows.get(seen.flow).may_reset {
+                self.lost.insert(seen.flow);
             }
         }
     }

@@ -302,7 +302,13 @@ impl Node {
         self.destinations.remove(&id);
         self.clients.remove(&id);
         if let Some(leaving) = self.frozen.remove(&id) {
-            self.out.push_back(Out::Note(leaving, NoteKind::Accepted));
+            // It may have thawed and ended since we last looked.
+            let result = self.result(id).unwrap_or_default();
+            let kind = match result.starts_with("refused") {
+                true => NoteKind::Thawed,
+                false => NoteKind::Accepted,
+            };
+            self.out.push_back(Out::Note(leaving, kind));
         }
     }
 }

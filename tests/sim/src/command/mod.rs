@@ -1,0 +1,7 @@
+//! The commands of `godwit sim`, one in a file.
+
+mod common;
+pub mod crowd;
+pub mod storms;
+pub mod swarm;
+pub mod transfer;
