@@ -1,12 +1,12 @@
 //! What status pages show of an instance.
 
 use alloc::vec::Vec;
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use super::{ConnectionStatus, Instance, MemberStatus, MoveReport, ServiceSpec, SessionStatus};
 use crate::cluster::MemberId;
 use crate::cluster::message::Tally;
-use crate::session::Session;
+use crate::session::{Session, SessionId};
 use crate::stack::ConnId;
 
 impl Instance {
@@ -82,6 +82,28 @@ impl Instance {
         let frozen =
             frozen.map(|moving| self.session_status(&moving.session, Some(moving.source.target)));
         served.chain(frozen).collect()
+    }
+
+    /// The sessions here, whether each is frozen, and the client's end of its first connection: at a
+    /// fraction of what [`Instance::sessions`] costs.
+    pub fn session_ends(&self) -> impl Iterator<Item = (SessionId, bool, Option<SocketAddr>)> {
+        let end = |session: &Session| {
+            let first = session.connections.first();
+            first.map(|connection| connection.flow.remote)
+        };
+        let served = self.sessions.values();
+        let served = served.map(move |session| (session.id, false, end(session)));
+        let frozen = self.moving.values();
+        let frozen = frozen.map(move |moving| (moving.session.id, true, end(&moving.session)));
+        served.chain(frozen)
+    }
+
+    /// Whether a session is frozen; `None` if it is not here.
+    pub fn is_frozen(&self, session: SessionId) -> Option<bool> {
+        match self.moving.contains_key(&session) {
+            true => Some(true),
+            false => self.sessions.contains_key(&session).then_some(false),
+        }
     }
 
     /// Sessions here, served and frozen.

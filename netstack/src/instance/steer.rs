@@ -12,6 +12,9 @@ use crate::session::{Session, SessionId};
 use crate::stack::{COOKIE_LIFE, FlowKey, Route};
 use crate::time::{Duration, Instant};
 
+/// Epoch of a session that was never elsewhere.
+const FIRST_EPOCH: u64 = 1;
+
 /// How long a route to another member is kept without a frame passing, unless the ingress was
 /// told of its owner.
 const UNUSED: Duration = Duration::from_secs(60);
@@ -110,7 +113,24 @@ impl Instance {
         if self.is_movable(session) {
             let flows = session.connections.iter();
             let flows = flows.map(|connection| (connection.flow.into(), session.id));
+            let flows: Vec<(Flow, SessionId)> = flows.collect();
+            self.release_tombstones(session, &flows);
             self.releases.extend(flows);
+        }
+    }
+
+    /// Tell everyone else of the end of a session that has moved: who had it still leads its flows to the
+    /// next, and so would lead the next connection between the same ends round in circles.
+    fn release_tombstones(&mut self, session: &Session, flows: &[(Flow, SessionId)]) {
+        if session.epoch <= FIRST_EPOCH {
+            return;
+        }
+        let others = self.members.iter().filter(|member| member.is_up());
+        let others: Vec<MemberId> = others.map(|member| member.id).collect();
+        for member in others {
+            if Some(member) != self.ingress {
+                self.send(member, &Message::Released(flows.to_vec()));
+            }
         }
     }
 

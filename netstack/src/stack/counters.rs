@@ -48,6 +48,8 @@ counters! {
     tx_tcp_segments,
     /// Frames forwarded to another instance.
     forwarded,
+    /// Dropped, and its route with it: a SYN that came from where it was to be forwarded to.
+    forward_round,
     /// Dropped on forwarding: TTL or hop limit exhausted.
     forward_ttl_exceeded,
     /// Dropped on forwarding: larger than the link carries and not to be cut.
@@ -74,7 +76,8 @@ counters! {
     syn_received,
     /// Dropped SYN: the listener takes no new connections at present.
     syn_not_accepting,
-    /// Dropped SYN: the limit of connections is reached.
+    /// Dropped SYN: the limit of connections is reached, or that of half-open ones that have to be
+    /// remembered.
     syn_too_many,
     /// Connections in TIME-WAIT that made way at the limit of connections.
     time_wait_evicted,

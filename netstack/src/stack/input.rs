@@ -16,6 +16,10 @@ const MAX_CAPTURED: usize = 4 << 20;
 const DHCP_SERVER: u16 = 67;
 const DHCP_CLIENT: u16 = 68;
 
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
 /// How a frame came to be handled, and so what an unknown flow is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Origin {
@@ -252,6 +256,16 @@ impl Stack {
         Some(segment)
     }
 
+    /// Whether a SYN comes from the very instance it is to be passed on to.
+    fn comes_round(&self, frame: &RxFrame, ip: &Ip, to: IpAddr) -> bool {
+        let flags = frame.bytes.get(ip.payload.start + 13).copied();
+        let opens = flags.is_some_and(|flags| flags & (SYN | ACK | RST) == SYN);
+        let from = self.neighbours.peek(to);
+        ip.protocol == TCP
+            && opens
+            && from.is_some_and(|mac| frame.bytes.get(6..12) == Some(&mac[..]))
+    }
+
     /// Send a frame along the route of its flow.
     #[expect(
         clippy::too_many_arguments,
@@ -268,6 +282,12 @@ impl Stack {
         origin: Origin,
     ) {
         match entry {
+            Entry::Forward { to, .. } if self.comes_round(&frame, ip, to) => {
+                // Two instances say of each other that they have it: the connection before is over. Who
+                // repeats his SYN finds no trace of it here.
+                self.flows.remove(&packed);
+                self.counters.forward_round += 1;
+            }
             Entry::Forward { to, .. } => {
                 // Cut again it gets new checksums, which must not make it right.
                 let merged = frame.segmentation.is_some() && ip.protocol == TCP;
@@ -335,7 +355,13 @@ impl Stack {
             return;
         }
         let syn = segment.flags.syn() && !segment.flags.ack() && !segment.flags.rst();
-        let decided = matches!(origin, Origin::Accept | Origin::Refuse);
+        // What nobody knows may be over, and its client at its next connection: a SYN that was held
+        // behind a straggler is still to be decided.
+        let decided = match origin {
+            Origin::Accept => true,
+            Origin::Refuse => !syn,
+            Origin::Wire | Origin::Channel | Origin::Behind => false,
+        };
         if self.ask_unknown && !decided && self.may_be_elsewhere(flow.local, syn) {
             match self.flows.ask(now, packed) {
                 Ok(()) => {
@@ -348,9 +374,11 @@ impl Stack {
                     self.counters.unknown_overflow += 1;
                 }
             }
-        } else if syn && origin != Origin::Refuse {
+        } else if syn {
             self.handle_syn(now, flow, packed, &segment);
-        } else if !self.complete_from_cookie(now, flow, &segment) {
+        } else if !self.complete_from_cookie(now, flow, &segment)
+            && !self.may_have_overtaken_a_cookie(now, &flow, &segment)
+        {
             self.refuse(now, &flow, &segment);
         }
     }

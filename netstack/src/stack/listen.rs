@@ -18,6 +18,10 @@ const SWEPT: usize = 64;
 /// Longest life of a SYN cookie.
 pub(crate) const COOKIE_LIFE: Duration = Duration::from_secs(132);
 
+/// How long after a cookie was given segments may come before the one that brings it back: a first
+/// time-out or two.
+const OVERTAKEN: Duration = Duration::from_secs(4);
+
 /// A listening port.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -72,6 +76,13 @@ impl HalfOpenTable {
             let due = pending.half_open.poll_timeout();
             self.timers.arm(&mut pending.armed, serial, due);
         }
+    }
+
+    /// The oldest that its own ACK would bring back, if one is found soon.
+    fn oldest_cookie(&self) -> Option<u64> {
+        let mut oldest = self.pending.iter().take(SWEPT);
+        let cookie = oldest.find(|(_, pending)| pending.half_open.is_cookie());
+        cookie.map(|(serial, _)| *serial)
     }
 
     fn remove(&mut self, serial: u64) -> Option<Pending> {
@@ -159,9 +170,19 @@ impl Stack {
         let above = above.map(|(_, above)| above);
         let (tcp, numbers) = (&self.tcp, &self.numbers);
         let mut half_open = HalfOpen::on_syn(now, tcp, numbers, flow, self.mtu, segment, above);
-        if self.half_open.len() >= (self.tcp.max_half_open as usize).max(1) {
+        let full = self.half_open.len() >= (self.tcp.max_half_open as usize).max(1);
+        if full && !half_open.is_cookie() {
+            // This one has to be remembered, so another one is not.
+            let Some(cookie) = self.half_open.oldest_cookie() else {
+                self.counters.syn_too_many += 1;
+                return;
+            };
+            self.drop_half_open(cookie);
+            self.trust_cookies(now);
+        } else if full {
             // Nothing is remembered: the peer's ACK brings back what its SYN said.
             self.counters.syn_cookies_sent += 1;
+            self.cookie_given = Some(now);
             self.trust_cookies(now);
             if let Some(outgoing) = half_open.poll_transmit(now, &self.tcp) {
                 self.send_segment(now, &flow, outgoing);
@@ -252,6 +273,24 @@ impl Stack {
         self.counters.syn_cookies_taken += 1;
         self.accept(now, listener, *connection, flow);
         true
+    }
+
+    /// Whether a segment that no cookie explains may belong to a connection that one is out for: the
+    /// segment that brings the cookie back is late, or lost and will be repeated. An RST would end what is
+    /// about to begin.
+    pub(super) fn may_have_overtaken_a_cookie(
+        &mut self,
+        now: Instant,
+        flow: &FlowKey,
+        segment: &Segment,
+    ) -> bool {
+        let given = self
+            .cookie_given
+            .is_some_and(|at| now.since(at) < OVERTAKEN);
+        let within = segment.flags.ack() && !segment.flags.syn() && !segment.flags.rst();
+        let silent = given && within && self.listener_at(flow.local).is_some();
+        self.counters.half_open_silent += u64::from(silent);
+        silent
     }
 
     fn accept(

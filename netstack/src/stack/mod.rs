@@ -277,6 +277,8 @@ pub struct Stack {
     memory: usize,
     /// SYN cookies are taken until then.
     cookies_until: Option<Instant>,
+    /// When the last one was given here.
+    cookie_given: Option<Instant>,
     /// The flow whose TIME-WAIT just gave way to a SYN, and its SND.NXT.
     reused: Option<(Packed, SeqNumber)>,
     /// When virtual addresses are next announced, and how often before.
@@ -341,6 +343,7 @@ impl Stack {
             challenge_limit: Limit::per_second(MAX_CHALLENGE, now),
             memory: 0,
             cookies_until: None,
+            cookie_given: None,
             reused: None,
             announce: None,
             vip_speaker: None,
@@ -580,6 +583,29 @@ impl Stack {
         local: Option<IpAddr>,
         remote: SocketAddr,
     ) -> Result<ConnId, ConnectError> {
+        let local = self.local_for(local, remote)?;
+        let flow = self.free_port(local, remote).ok_or(ConnectError::NoPort)?;
+        Ok(self.open(now, flow))
+    }
+
+    /// Open a connection from a port of the caller's choice. [`ConnectError::NoPort`] if it is in use
+    /// towards `remote`, be it by a connection in TIME-WAIT.
+    pub fn connect_from(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<ConnId, ConnectError> {
+        let address = self.local_for(Some(local.ip()), remote)?;
+        let flow = flows::flow((address, local.port()), (remote.ip(), remote.port()));
+        if self.flows.get(&Packed::new(&flow)).is_some() {
+            return Err(ConnectError::NoPort);
+        }
+        Ok(self.open(now, flow))
+    }
+
+    /// The address a connection to `remote` leaves from, if one may be opened at all.
+    fn local_for(&self, local: Option<IpAddr>, remote: SocketAddr) -> Result<IpAddr, ConnectError> {
         if self.table.len() >= self.tcp.max_connections as usize {
             return Err(ConnectError::TooMany);
         }
@@ -597,12 +623,15 @@ impl Stack {
         {
             return Err(ConnectError::NoRoute);
         }
-        let flow = self.free_port(local, remote).ok_or(ConnectError::NoPort)?;
+        Ok(local)
+    }
+
+    fn open(&mut self, now: Instant, flow: FlowKey) -> ConnId {
         self.counters.opened += 1;
         let connection = Connection::connect(now, &self.tcp, &self.numbers, flow, self.mtu);
         let id = self.put_block(connection, flow);
         self.settle(now, id);
-        Ok(id)
+        id
     }
 
     /// A flow from a local port that is not in use towards `remote`; each remote end has its own

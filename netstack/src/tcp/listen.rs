@@ -57,6 +57,8 @@ pub struct HalfOpen {
     retransmits: u8,
     /// A SYN-ACK waits to be transmitted.
     owed: bool,
+    /// Our number is a SYN cookie.
+    is_cookie: bool,
 }
 
 /// What a segment makes of a half-open connection.
@@ -111,6 +113,7 @@ impl HalfOpen {
             deadline: now + INITIAL_RTO,
             retransmits: 0,
             owed: true,
+            is_cookie: true,
         };
         half_open.iss = numbers.cookie(now, &flow, syn.seq, half_open.bits());
         // Timestamps keep the two apart by themselves (RFC 7323 section 5).
@@ -119,8 +122,15 @@ impl HalfOpen {
             && !half_open.iss.after(above)
         {
             half_open.iss = above.add(BEYOND);
+            half_open.is_cookie = false;
         }
         half_open
+    }
+
+    /// Whether the ACK that completes the handshake brings everything back. It does not where our number
+    /// had to be beyond an earlier connection's.
+    pub fn is_cookie(&self) -> bool {
+        self.is_cookie
     }
 
     /// What the SYN said, in the nine bits of a cookie.
@@ -177,6 +187,7 @@ impl HalfOpen {
             // Nobody knows how often: the round trip is not to be learnt from it.
             retransmits: 0,
             owed: false,
+            is_cookie: true,
         })
     }
 

@@ -10,6 +10,7 @@
 
 pub mod check;
 pub mod content;
+pub mod crowd;
 pub mod host;
 pub mod net;
 pub mod node;
@@ -22,6 +23,7 @@ pub mod steps;
 pub mod storm;
 pub mod swarm;
 pub mod transfer;
+mod weather;
 pub mod wire;
 pub mod world;
 

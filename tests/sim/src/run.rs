@@ -12,6 +12,7 @@ use crate::rng::Rng;
 use crate::scenario::{Cluster, Rests, Setup};
 use crate::script::{Closing, Mode};
 use crate::swarm;
+use crate::weather::Weather;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -110,83 +111,6 @@ pub fn rough_rules(rng: &mut Rng) -> Rules {
     }
 }
 
-/// What befalls a rough run besides its links' rules.
-struct Weather {
-    rng: Rng,
-    /// When the next spell begins, and when the one that is on ends.
-    next: Instant,
-    until: Option<Instant>,
-    every: Duration,
-    /// Whether instances lose sight of each other.
-    splits: bool,
-}
-
-impl Weather {
-    /// Weather from `now` on; half of the runs have none.
-    fn new(mut rng: Rng, now: Instant) -> Option<Weather> {
-        let every = Duration::from_millis(20 + rng.below(400));
-        rng.chance(500_000).then(|| Weather {
-            next: now + every,
-            until: None,
-            every,
-            splits: rng.split(0x7370, 0).chance(300_000),
-            rng,
-        })
-    }
-
-    /// A spell may begin or end. Whether anything happens then or not: weather that changed only with
-    /// the next frame would follow a client that seldom sends, and swallow each of its frames.
-    fn look(&mut self, cluster: &mut Cluster) {
-        self.change(cluster);
-        cluster.world.wake_at(self.until.unwrap_or(self.next));
-    }
-
-    /// A spell begins or ends: the client's link is dead for a while, or an instance stands still.
-    fn change(&mut self, cluster: &mut Cluster) {
-        let now = cluster.now();
-        let client = cluster.client;
-        if self.until.is_some_and(|until| now >= until) {
-            self.until = None;
-            cluster.world.link(client).set_black_hole(false);
-            cluster.world.heal();
-        }
-        if now < self.next || self.until.is_some() {
-            return;
-        }
-        let length = Duration::from_micros(self.rng.below(300_000));
-        self.next = now + length + self.every;
-        if self.splits && self.rng.chance(200_000) {
-            return self.split(cluster);
-        }
-        if self.rng.chance(500_000) {
-            self.until = Some(now + length);
-            cluster.world.link(client).set_black_hole(true);
-        } else {
-            let nodes: Vec<_> = cluster.nodes().collect();
-            let at = self.rng.below(nodes.len() as u64) as usize;
-            cluster.world.pause(nodes[at], length / 10);
-        }
-    }
-
-    /// Two instances lose sight of each other, at times for so long that they give their channel up.
-    fn split(&mut self, cluster: &mut Cluster) {
-        let nodes: Vec<_> = cluster.nodes().collect();
-        let one = self.rng.below(nodes.len() as u64) as usize;
-        let other = (one + 1) % nodes.len();
-        let most = match self.rng.chance(200_000) {
-            true => 8_000_000,
-            false => 100_000,
-        };
-        let length = Duration::from_micros(self.rng.below(most));
-        let until = cluster.now() + length;
-        self.until = Some(until);
-        // Four times as long in sight of each other: with a session in doubt nobody speaks, and a client
-        // that finds it so each time it tries gives up in the end (seed 61854).
-        self.next = until + self.every + length * 4;
-        cluster.world.sever(nodes[one], nodes[other]);
-    }
-}
-
 /// A client that rests, in turns.
 struct Turns {
     rests: Rests,
@@ -220,10 +144,9 @@ impl Turns {
     }
 }
 
-/// Run conversations of every mode under moves, and report.
-pub fn run(options: &Options) -> Report {
-    let root = Rng::new(options.seed);
-    let mut rng = root.split(0x7275, 0);
+/// What the cluster and the client of a seed are made of. What else follows from the seed may be drawn
+/// from `rng` afterwards.
+pub(crate) fn setup(options: &Options, root: &Rng, rng: &mut Rng) -> Setup {
     let mut setup = Setup {
         seed: options.seed,
         ipv6: options
@@ -247,16 +170,24 @@ pub fn run(options: &Options) -> Report {
         setup.patience = PATIENCE;
     }
     if options.rough {
-        setup.client_link = rough_rules(&mut rng);
+        setup.client_link = rough_rules(rng);
         setup.node_link = Rules {
             delay: Duration::from_micros(20),
-            ..rough_rules(&mut rng)
+            ..rough_rules(rng)
         };
     }
     swarm::choose(&mut setup, options.rough, &mut root.split(0x6f70, 0));
     if std::env::var_os("GODWIT_SIM_TRACE").is_some() {
         eprintln!("{setup:#?}");
     }
+    setup
+}
+
+/// Run conversations of every mode under moves, and report.
+pub fn run(options: &Options) -> Report {
+    let root = Rng::new(options.seed);
+    let mut rng = root.split(0x7275, 0);
+    let setup = setup(options, &root, &mut rng);
     let mut cluster = Cluster::new(setup);
     let begun = cluster.now();
     let mut weather = match options.rough {

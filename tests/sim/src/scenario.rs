@@ -18,7 +18,7 @@ use godwit_netstack::{Duration, Instant};
 use godwit_releases::Second;
 
 use crate::check::{self, FlowId, Reset, Retransmission, Violation};
-use crate::host::{Conversation, Host, HostConfig, Native, Outcome, Plan, SocketConfig};
+use crate::host::{Client, Conversation, Host, HostConfig, Native, Outcome, Plan, SocketConfig};
 use crate::net::{Narrow, Port, Rules};
 use crate::node::{Habits, Machine, Node, SCRIPT_PORT, Scripts, Wanderer, port_of};
 use crate::rng::Rng;
@@ -404,6 +404,26 @@ impl Cluster {
         });
     }
 
+    /// The client, to open and leave connections in ways of its own.
+    pub fn with_client<R>(&mut self, act: impl FnOnce(&mut dyn Client, Instant) -> R) -> R {
+        match self.setup.native {
+            Some(_) => self
+                .world
+                .with(self.client, |host: &mut Native, now| act(host, now)),
+            None => self
+                .world
+                .with(self.client, |host: &mut Host, now| act(host, now)),
+        }
+    }
+
+    /// The client, to look at.
+    pub fn as_client(&self) -> &dyn Client {
+        match self.setup.native {
+            Some(_) => self.world.party::<Native>(self.client),
+            None => self.world.party::<Host>(self.client),
+        }
+    }
+
     /// How a conversation fares.
     pub fn outcome(&self, conversation: usize) -> Outcome {
         match &self.setup.native {
@@ -471,18 +491,38 @@ impl Cluster {
         to: Port,
     ) -> Result<(), MoveError> {
         let to = MemberId(to as u32 + 1);
+        let ends = self.node(from).instance();
+        let client = ends.session_ends().find(|(id, ..)| *id == session);
+        let client = client.and_then(|(_, _, client)| client);
+        drop(ends);
+        let flow = client.and_then(|client| self.world.flows().of_client(client));
         self.world.with(from, |node: &mut Node, now| {
-            node.move_session(now, session, to)
+            node.move_session(now, session, to)?;
+            flow.into_iter()
+                .for_each(|flow| node.name_flow(session, flow));
+            Ok(())
+        })
+    }
+
+    /// Who has the session of a client's connection, unfrozen.
+    pub fn holder(&self, client: SocketAddr) -> Option<(Port, SessionId)> {
+        self.nodes().find_map(|port| {
+            let instance = self.node(port).instance();
+            let mut ends = instance.session_ends();
+            let found = ends.find(|(_, frozen, end)| !frozen && *end == Some(client));
+            found.map(|(id, ..)| (port, id))
         })
     }
 
     /// Move the session of the latest flow to the next instance, if anyone has it and may.
     pub fn move_on(&mut self) -> bool {
-        let Some((from, session)) = self.owner() else {
+        let flow = self.flow();
+        let client = flow.map(|flow| self.world.flows().get(flow).client);
+        let Some((from, session)) = client.and_then(|client| self.holder(client)) else {
             return false;
         };
         let to = (from + 1) % self.setup.nodes as usize;
-        self.move_session(from, session.id, to).is_ok()
+        self.move_session(from, session, to).is_ok()
     }
 
     /// Moves that were accepted so far.

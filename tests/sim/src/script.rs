@@ -27,6 +27,8 @@ pub enum Closing {
     Client,
     /// The server, as soon as it has sent everything.
     Server,
+    /// Nobody: at that point the server resets the connection.
+    Abort,
 }
 
 /// The client's first words.
@@ -73,7 +75,8 @@ impl Header {
             },
             closing: match wire[3] {
                 0 => Closing::Client,
-                _ => Closing::Server,
+                1 => Closing::Server,
+                _ => Closing::Abort,
             },
             octets: number(4)?,
             stream: number(12)?,
@@ -111,8 +114,10 @@ pub struct Step {
     pub output: Bytes,
     /// Whether the output ends here.
     pub shutdown: bool,
-    /// The client does not speak the protocol.
+    /// The client does not speak the protocol, or ended before it had said what it announced.
     pub malformed: bool,
+    /// The client asked for the connection to be reset here.
+    pub abort: bool,
 }
 
 impl Step {
@@ -188,10 +193,15 @@ impl Script {
         if end && !self.ended && step.consumed == input.len() {
             self.ended = true;
             step.ended = true;
+            step.malformed = expected > take as u64;
         }
         let close = match header.closing {
             Closing::Server => complete,
             Closing::Client => complete && self.ended,
+            Closing::Abort => {
+                step.abort = complete;
+                false
+            }
         };
         if close && !self.shut {
             self.shut = true;
@@ -233,6 +243,21 @@ mod tests {
             script = postcard::from_bytes(&committed).unwrap();
         }
         assert_eq!(output, content::slice(3, 0, 300));
+    }
+
+    #[test]
+    fn who_ends_early_or_asks_for_it_is_reset() {
+        let mut script = Script::default();
+        let said = header(Mode::Upload, Closing::Client, 10);
+        script.step(&said.to_wire(), false, 100);
+        assert!(!script.step(b"12345", false, 100).malformed);
+        assert!(script.step(&[], true, 100).malformed);
+        let mut script = Script::default();
+        let said = header(Mode::Download, Closing::Abort, 10);
+        script.step(&said.to_wire(), false, 100);
+        assert!(!script.step(&[], false, 5).abort);
+        let last = script.step(&[], false, 100);
+        assert!(last.abort && !last.malformed && !last.shutdown);
     }
 
     #[test]

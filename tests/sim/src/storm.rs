@@ -10,14 +10,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{Prefer, SessionStatus};
+use godwit_netstack::instance::{Prefer, RoleConfig, SessionStatus};
 use godwit_netstack::{Duration, Instant};
 
 use crate::check::{FlowId, Reset, Retransmission};
 use crate::host::{Outcome, Plan};
-use crate::net::Port;
+use crate::net::{Port, Rules};
 use crate::node::{Node, port_of};
 use crate::rng::Rng;
+use crate::run::rough_rules;
 use crate::scenario::{Cluster, Setup};
 use crate::script::{Closing, Mode};
 
@@ -32,6 +33,7 @@ pub struct Storm {
     mistaken: BTreeMap<Port, Instant>,
     down: BTreeSet<Port>,
     boots: u64,
+    blows: u64,
     conversations: Vec<usize>,
     lost: BTreeSet<usize>,
 }
@@ -53,6 +55,7 @@ impl Storm {
             mistaken: BTreeMap::new(),
             down: BTreeSet::new(),
             boots: 0,
+            blows: 0,
             conversations: Vec::new(),
             lost: BTreeSet::new(),
         };
@@ -60,6 +63,21 @@ impl Storm {
         storm.cluster.world.any_syn_ack = true;
         storm.cluster.world.take_vip_claims();
         storm
+    }
+
+    /// Things that befell the members, by [`storm`].
+    pub fn blows(&self) -> u64 {
+        self.blows
+    }
+
+    /// Conversations so far.
+    pub fn conversation_count(&self) -> usize {
+        self.conversations.len()
+    }
+
+    /// Conversations whose instance crashed.
+    pub fn lost_count(&self) -> usize {
+        self.lost.len()
     }
 
     /// Instances that may act as the ingress now, each by its own clock.
@@ -317,6 +335,32 @@ impl Storm {
     }
 }
 
+/// The storm of a seed: over two to five members, at times one of them a witness, at times with links that
+/// lose heartbeats and votes or bring them late.
+pub fn of_seed(seed: u64) -> Storm {
+    let nodes = 2 + (seed % 4) as u32;
+    let witnesses = match seed % 8 {
+        1 => vec![MemberId(3)],
+        _ => Vec::new(),
+    };
+    let mut setup = Setup {
+        nodes,
+        ipv6: seed.is_multiple_of(3),
+        role: RoleConfig {
+            witnesses,
+            preempt: seed.is_multiple_of(5),
+            ..RoleConfig::default()
+        },
+        // So that conversations last: a crash is to find them in the middle.
+        client_link: Rules::delayed(Duration::from_millis(5)),
+        ..Setup::default()
+    };
+    if seed % 7 == 3 {
+        setup.node_link = rough_rules(&mut Rng::new(seed));
+    }
+    storm(seed, setup)
+}
+
 /// A storm made of `seed`: what happens, when and to whom, all by chance.
 pub fn storm(seed: u64, setup: Setup) -> Storm {
     let mut storm = Storm::new(Setup { seed, ..setup });
@@ -337,6 +381,7 @@ pub fn storm(seed: u64, setup: Setup) -> Storm {
             let now = storm.cluster.now().as_millis();
             eprintln!("{now:>10} blow {blow} to {target}, {length:?}");
         }
+        storm.blows += 1;
         match blow {
             0 => storm.crash(target),
             1 => storm.boot(target),

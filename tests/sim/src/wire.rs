@@ -134,6 +134,21 @@ fn address(ip: IpAddr) -> IpAddress {
         IpAddr::V6(ip) => IpAddress::Ipv6(ip),
     }
 }
+
+/// The port a TCP segment is for; `None` for anything else.
+pub fn tcp_target(frame: &[u8]) -> Option<u16> {
+    const TCP: u8 = 6;
+    let port = |at: usize| {
+        let octets = frame.get(at + 2..at + 4)?.try_into().ok()?;
+        Some(u16::from_be_bytes(octets))
+    };
+    match frame.get(12..14)? {
+        [0x08, 0x00] if *frame.get(23)? == TCP => port(14 + usize::from(frame[14] & 0xf) * 4),
+        [0x86, 0xdd] if *frame.get(20)? == TCP => port(14 + 40),
+        _ => None,
+    }
+}
+
 /// The address that an ARP frame's sender, or an unsolicited or solicited neighbour advertisement,
 /// says is his.
 pub fn address_claimed(frame: &[u8]) -> Option<IpAddr> {

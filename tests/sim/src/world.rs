@@ -357,6 +357,11 @@ impl World {
         }
     }
 
+    /// Whether the flows a client opens from now on may be reset, by either side.
+    pub fn expect_resets(&mut self, client: SocketAddr, expected: bool) {
+        self.flows.expect_resets(client, expected);
+    }
+
     /// In this flow resets are right from now on: whoever had it is gone. All else is checked as before.
     pub fn lose(&mut self, flow: FlowId) {
         self.lost.insert(flow);
@@ -626,6 +631,17 @@ impl World {
             if self.trace {
                 eprintln!("{seen}");
             }
+            let flow = self.flows.get(seen.flow);
+            if self.trace && emitted && flow.segments == 1 {
+                let (client, before) = (flow.client, flow.before);
+                eprintln!("flow {} is of {client}, before {before:?}", seen.flow.0);
+            }
+            // A flow that begins between the ends of an earlier one takes its place.
+            if let Some(before) = flow.before.filter(|_| flow.segments == 1) {
+                self.checks
+                    .iter_mut()
+                    .for_each(|check| check.forget(before));
+            }
             let answer = seen.from == Side::Server && segment.syn;
             let ends = self.lost.contains(&seen.flow) && segment.rst;
             if ends || self.any_syn_ack && answer {
@@ -633,6 +649,12 @@ impl World {
             }
             for check in &mut self.checks {
                 check.segment(&seen, &self.flows, &mut self.findings);
+            }
+            // What follows is of no connection, or of another one with the same numbers: if the RST is
+            // lost, a repeated first segment with a SYN cookie makes one.
+            let ends = seen.server_speaks() && segment.rst && segment.ack.is_some();
+            if ends && self.flows.get(seen.flow).may_reset {
+                self.lost.insert(seen.flow);
             }
         }
     }

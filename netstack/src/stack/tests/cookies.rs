@@ -7,6 +7,11 @@ use crate::tcp::{EcnMode, SocketOptions};
 
 /// A server whose table of half-open connections is full of somebody silent.
 fn full(mut server: Stack) -> Stack {
+    flood(&mut server, Instant::ZERO);
+    server
+}
+
+fn flood(server: &mut Stack, now: Instant) {
     let flood = tcp(
         (mac(98), mac(11)),
         at("10.77.0.98:7"),
@@ -15,8 +20,7 @@ fn full(mut server: Stack) -> Stack {
         1,
         b"",
     );
-    server.handle_frame(Instant::ZERO, RxFrame::new(flood));
-    server
+    server.handle_frame(now, RxFrame::new(flood));
 }
 
 fn server() -> Stack {
@@ -144,4 +148,60 @@ fn cookies_that_are_forged_or_old_open_nothing() {
     stack.handle_frame(later, RxFrame::new(guess));
     assert_eq!(stack.connection_count(), 0);
     assert_eq!(counter(&stack, "syn_cookies_bad"), 2);
+}
+
+#[test]
+fn a_port_used_again_out_of_time_wait_is_served_though_the_table_is_full() {
+    // Without timestamps its number has to be beyond that of the old connection, and then it is no cookie.
+    let mut net = Net::new(vec![client(false, true, EcnMode::Off), server()]);
+    let open = |net: &mut Net, port: u16| {
+        let from = SocketAddr::new(ip("10.77.0.99"), port);
+        let now = net.now;
+        let conn = net.hosts[0].connect_from(now, from, at("10.77.0.11:80"));
+        net.run_for(Duration::from_millis(10));
+        (conn.unwrap(), net.accepted(1))
+    };
+    for port in 1..=12 {
+        let (there, here) = open(&mut net, port);
+        let now = net.now;
+        net.hosts[1].update(now, here.unwrap(), |tcp| tcp.close(now));
+        net.run_for(Duration::from_millis(10));
+        let now = net.now;
+        net.hosts[0].update(now, there, |tcp| tcp.close(now));
+        net.run_for(Duration::from_millis(10));
+        assert_eq!(net.hosts[1].connection_count(), usize::from(port));
+    }
+    for port in 1..=12 {
+        let now = net.now;
+        flood(&mut net.hosts[1], now);
+        let (_, here) = open(&mut net, port);
+        assert!(here.is_some(), "port {port}");
+    }
+    assert_eq!(net.flags().filter(|flags| flags & RST != 0).count(), 0);
+}
+
+#[test]
+fn what_overtakes_the_ack_with_the_cookie_does_not_end_the_connection() {
+    let now = Instant::from_millis(5);
+    let mut stack = full(server());
+    let (_, ack) = handshake(&mut stack, now, 1_000);
+    let mut later = ack.clone();
+    let at = parse(&later).payload.start;
+    later[at + 4..at + 8].copy_from_slice(&2_461_u32.to_be_bytes());
+    let mut frame = RxFrame::new(later);
+    frame.checksum = RxChecksum::Verified;
+    stack.handle_frame(now, frame.clone());
+    assert!(drain(&mut stack, now).is_empty(), "in doubt it is silent");
+    stack.handle_frame(now, RxFrame::new(ack));
+    assert_eq!(stack.connection_count(), 1);
+    // When none has been given for a while, there is no doubt.
+    let mut stack = full(server());
+    handshake(&mut stack, now, 1_000);
+    let later = now + Duration::from_secs(10);
+    stack.handle_frame(later, frame);
+    let out = drain(&mut stack, later);
+    assert_eq!(
+        out.iter().filter(|frame| tcp_flags(frame) == RST).count(),
+        1
+    );
 }

@@ -233,6 +233,44 @@ fn an_unknown_flow_is_asked_about_once_and_gets_no_rst_meanwhile() {
 }
 
 #[test]
+fn a_syn_behind_a_straggler_of_the_connection_before_is_not_refused_with_it() {
+    let mut stack = ingress();
+    let flow = Flow::v4();
+    stack.handle_frame(Instant::ZERO, flow.frame(ACK, 1, b""));
+    stack.handle_frame(Instant::ZERO, flow.frame(SYN, 1_000, b""));
+    assert_eq!(events(&mut stack).len(), 1);
+    stack.clear_route(Instant::ZERO, &flow.key);
+    let out = drain(&mut stack, Instant::ZERO);
+    assert_eq!(out.len(), 1, "an RST for the straggler only");
+    assert_eq!(sequence_of(&out[0]), 0x1234_5678);
+    assert!(matches!(
+        events(&mut stack)[..],
+        [StackEvent::UnknownFlow { flow: at, syn: true }] if at == flow.key
+    ));
+    stack.accept_here(Instant::ZERO, &flow.key);
+    let out = drain(&mut stack, Instant::ZERO);
+    assert_eq!(out.len(), 1);
+    assert_eq!(tcp_flags(&out[0]), SYN | ACK);
+}
+
+#[test]
+fn a_syn_does_not_go_round_between_two_stale_routes() {
+    let mut stack = ingress();
+    let flow = Flow::v4();
+    let now = Instant::ZERO;
+    stack.set_route(now, flow.key, Route::Forward(ip("10.77.0.12")));
+    stack.handle_frame(now, flow.frame(SYN, 1, b""));
+    assert_eq!(drain(&mut stack, now).len(), 1, "the client's is passed on");
+    let ends = (flow.key.remote, flow.key.local);
+    let back = |flags| RxFrame::new(tcp((mac(12), mac(11)), ends.0, ends.1, flags, 1, b""));
+    stack.handle_frame(now, back(ACK));
+    assert_eq!(drain(&mut stack, now).len(), 1, "late, but on its way");
+    stack.handle_frame(now, back(SYN));
+    assert!(drain(&mut stack, now).is_empty());
+    assert_eq!(stack.route(&flow.key), None);
+}
+
+#[test]
 fn dropped_held_frames_cause_no_answer() {
     let mut stack = ingress();
     let flow = Flow::v4();

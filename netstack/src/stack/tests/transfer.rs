@@ -681,3 +681,17 @@ fn ports_of_connections_opened_here_differ_and_run_out_with_an_error() {
     let not_ours = stack.connect(Instant::ZERO, Some(ip("10.77.0.50")), at("10.77.0.12:80"));
     assert_eq!(not_ours, Err(ConnectError::NoAddress));
 }
+
+#[test]
+fn a_connection_leaves_from_the_port_asked_for_unless_that_is_in_use() {
+    let mut stack = host(11);
+    let (local, remote) = (at("10.77.0.11:4000"), at("10.77.0.12:80"));
+    let conn = stack.connect_from(Instant::ZERO, local, remote).unwrap();
+    assert_eq!(stack.flow(conn).unwrap().local, local);
+    let again = stack.connect_from(Instant::ZERO, local, remote);
+    assert_eq!(again, Err(ConnectError::NoPort));
+    let elsewhere = stack.connect_from(Instant::ZERO, local, at("10.77.0.12:81"));
+    assert!(elsewhere.is_ok(), "the same port towards another end");
+    let not_ours = stack.connect_from(Instant::ZERO, at("10.77.0.50:4000"), remote);
+    assert_eq!(not_ours, Err(ConnectError::NoAddress));
+}

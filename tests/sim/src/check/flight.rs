@@ -66,4 +66,8 @@ impl Check for Flight {
             state.acked = state.acked.max(seen.ack.unwrap_or(0));
         }
     }
+
+    fn forget(&mut self, flow: FlowId) {
+        self.flows.forget(flow);
+    }
 }

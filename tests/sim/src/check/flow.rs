@@ -1,5 +1,6 @@
 //! Which flow a segment belongs to, and its numbers relative to that flow.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use godwit_netstack::Instant;
@@ -22,7 +23,7 @@ pub enum Side {
 pub struct FlowId(pub usize);
 
 /// One direction of a flow.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Direction {
     /// Initial sequence number, once its SYN was seen.
     isn: Option<u32>,
@@ -49,8 +50,17 @@ pub struct Flow {
     answered: bool,
     /// The party that spoke for the service last.
     pub spoken_by: Option<Port>,
+    /// What SYN-ACKs offered before that. Of two instances each may give its own; the client takes one,
+    /// and whoever gets the ACK goes by it (as by any SYN cookie).
+    offers: Vec<Direction>,
     /// Segments either end has emitted, in all.
     pub segments: u64,
+    /// The flow that had the same ends before.
+    pub before: Option<FlowId>,
+    /// Whether it may end with an RST, of either side: the scenario means it to.
+    pub may_reset: bool,
+    /// The server's side has refused the client's SYN.
+    pub refused: bool,
 }
 
 impl Flow {
@@ -78,6 +88,16 @@ impl Flow {
     pub fn timestamps(&self) -> bool {
         self.upward.timestamps && self.downward.timestamps
     }
+
+    /// Whether the server's side has answered the client's SYN.
+    pub fn is_accepted(&self) -> bool {
+        self.downward.isn.is_some()
+    }
+
+    /// Whether the client is past its SYN: it has heard of the server.
+    pub fn is_answered(&self) -> bool {
+        self.answered
+    }
 }
 
 /// All flows to the watched services.
@@ -85,6 +105,10 @@ impl Flow {
 pub struct Flows {
     services: Vec<SocketAddr>,
     flows: Vec<Flow>,
+    /// The latest flow of each pair of ends: client, server.
+    latest: HashMap<(SocketAddr, SocketAddr), usize>,
+    /// Ends of clients whose flows may be reset from the next one on.
+    may_reset: HashSet<SocketAddr>,
 }
 
 impl Flows {
@@ -101,6 +125,14 @@ impl Flows {
         &self.flows[flow.0]
     }
 
+    pub(crate) fn expect_resets(&mut self, client: SocketAddr, expected: bool) {
+        if expected {
+            self.may_reset.insert(client);
+        } else {
+            self.may_reset.remove(&client);
+        }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.flows.len()
@@ -113,8 +145,13 @@ impl Flows {
 
     /// The latest flow of a client.
     pub fn of_client(&self, client: SocketAddr) -> Option<FlowId> {
-        let at = self.flows.iter().rposition(|flow| flow.client == client)?;
-        Some(FlowId(at))
+        let of = |server: &SocketAddr| self.latest.get(&(client, *server));
+        self.services
+            .iter()
+            .filter_map(of)
+            .max()
+            .copied()
+            .map(FlowId)
     }
 
     /// The latest flow of a client's port at any of its addresses, by the party it is.
@@ -148,10 +185,7 @@ impl Flows {
             Side::Server => (segment.target, segment.source),
         };
         let forwarded = emitted && is_server != (from == Side::Server);
-        let known = self
-            .flows
-            .iter()
-            .rposition(|flow| flow.client == client && flow.server == server);
+        let known = self.latest.get(&(client, server)).copied();
         let opens = segment.syn && from == Side::Client && segment.ack.is_none();
         let flow = match known {
             Some(known) if !opens || self.flows[known].upward.isn == Some(segment.seq) => known,
@@ -164,12 +198,21 @@ impl Flows {
                     downward: Direction::default(),
                     answered: false,
                     spoken_by: None,
+                    offers: Vec::new(),
                     segments: 0,
+                    before: known.map(FlowId),
+                    may_reset: self.may_reset.contains(&client),
+                    refused: false,
                 });
+                self.latest.insert((client, server), self.flows.len() - 1);
                 self.flows.len() - 1
             }
             _ => return None,
         };
+        let answers_syn = from == Side::Server && segment.syn;
+        if answers_syn && self.is_for_an_earlier_one(flow, segment) {
+            return None;
+        }
         let flow_id = FlowId(flow);
         let flow = &mut self.flows[flow];
         if emitted && !forwarded {
@@ -178,7 +221,10 @@ impl Flows {
             if from == Side::Server {
                 flow.spoken_by = Some(port);
             }
-            flow.answered |= from == Side::Client && segment.ack.is_some();
+        }
+        if emitted && !forwarded && from == Side::Server && segment.rst {
+            let opening = flow.upward.isn.map(|isn| isn.wrapping_add(1));
+            flow.refused |= flow.downward.isn.is_none() && segment.ack == opening;
         }
         let seq = unwrap(flow.direction(from), segment.seq)?;
         let back = match from {
@@ -217,8 +263,30 @@ impl Flows {
     }
 }
 
+impl Flows {
+    /// Whether a SYN-ACK answers the SYN of an earlier flow between the same ends, which its client gave
+    /// up: an instance that has it repeats its answer until it gives up too.
+    fn is_for_an_earlier_one(&self, flow: usize, answer: &Segment) -> bool {
+        let answers = |flow: &Flow| flow.upward.isn.map(|isn| isn.wrapping_add(1)) == answer.ack;
+        if answers(&self.flows[flow]) {
+            return false;
+        }
+        let mut before = self.flows[flow].before;
+        while let Some(FlowId(earlier)) = before {
+            if answers(&self.flows[earlier]) {
+                return true;
+            }
+            before = self.flows[earlier].before;
+        }
+        false
+    }
+}
+
 impl Flow {
     fn learn(&mut self, from: Side, segment: &Segment) {
+        if from == Side::Client && !segment.rst {
+            self.choose(segment);
+        }
         if !segment.syn {
             return;
         }
@@ -233,6 +301,26 @@ impl Flow {
             direction.isn = Some(segment.seq);
             direction.scale = segment.scale;
             direction.timestamps = segment.timestamps.is_some();
+            let offer = *direction;
+            if unseen && !self.offers.iter().any(|known| known.isn == offer.isn) {
+                self.offers.push(offer);
+            }
+        }
+    }
+
+    /// The client answers: which SYN-ACK was it?
+    fn choose(&mut self, segment: &Segment) {
+        let Some(ack) = segment.ack.filter(|_| !self.answered) else {
+            return;
+        };
+        self.answered = true;
+        let offers = core::mem::take(&mut self.offers);
+        let taken = |offer: &Direction| offer.isn.map(|isn| isn.wrapping_add(1)) == Some(ack);
+        if let Some(offer) = offers.into_iter().find(taken) {
+            self.downward = Direction {
+                end: self.downward.end,
+                ..offer
+            };
         }
     }
 }

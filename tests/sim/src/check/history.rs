@@ -1,7 +1,7 @@
 //! One history: a byte once sent never changes, whoever sends it again; the end of a stream stays
 //! where it is.
 
-use super::{Check, Findings, Flows, PerFlow, Seen, Side};
+use super::{Check, Findings, FlowId, Flows, PerFlow, Seen, Side};
 
 const RULE: &str = "one history";
 
@@ -51,5 +51,9 @@ impl Check for History {
             None if seen.segment.fin => state.fin = Some(end),
             _ => {}
         }
+    }
+
+    fn forget(&mut self, flow: FlowId) {
+        self.flows.forget(flow);
     }
 }

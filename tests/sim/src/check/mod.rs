@@ -104,7 +104,8 @@ impl fmt::Display for Seen<'_> {
         .collect();
         write!(
             f,
-            "{millis:>10.3} party {} {direction} {:?} {flags} {}+{} ack {:?} window {} ts {:?}",
+            "{millis:>10.3} flow {} party {} {direction} {:?} {flags} {}+{} ack {:?} window {} ts {:?}",
+            self.flow.0,
             self.port,
             self.from,
             self.seq,
@@ -196,6 +197,9 @@ pub trait Check: Any {
 
     /// The scenario did something.
     fn note(&mut self, _at: Instant, _note: Note, _flows: &Flows, _findings: &mut Findings) {}
+
+    /// A flow will not be seen again: what takes memory of it may go.
+    fn forget(&mut self, _flow: FlowId) {}
 }
 
 /// The rules that hold in every run, whatever the links do.
@@ -229,6 +233,12 @@ impl<T: Default> PerFlow<T> {
             self.0.resize_with(flow.0 + 1, T::default);
         }
         &mut self.0[flow.0]
+    }
+
+    pub(crate) fn forget(&mut self, flow: FlowId) {
+        if let Some(value) = self.0.get_mut(flow.0) {
+            *value = T::default();
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {

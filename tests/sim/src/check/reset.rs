@@ -8,15 +8,21 @@ use super::{Check, Findings, FlowId, Flows, PerFlow, Seen, Side};
 /// How long a SYN-ACK without an answer is repeated (RFC 6298, five times) before the handshake is over.
 const HANDSHAKE: Duration = Duration::from_secs(63);
 
+/// How long who closes first keeps the connection.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
     /// The client has closed.
     client_closed: bool,
     /// The server's FIN has reached the client.
     server_closed: bool,
-    /// When the client's first SYN got to an instance, and when the first thing after its SYN did.
+    /// When the client's first SYN got to an instance, and when the first octet of its stream (or an ACK
+    /// before that) did.
     asked: Option<Instant>,
     heard: Option<Instant>,
+    /// When the client's FIN first got to an instance.
+    ended: Option<Instant>,
     /// The server had given the handshake up before it heard from the client again.
     expired: bool,
     /// When the client last spoke itself.
@@ -24,8 +30,9 @@ struct State {
 }
 
 impl State {
-    /// Whether there never was a connection at the server: nothing the client sent in all the time a
-    /// handshake takes has got there. What comes later is answered with an RST by any TCP (RFC 9293
+    /// Whether there never was a connection at the server: nothing that begins the client's stream has got
+    /// there in all the time a handshake takes (of what is further into it, a half-open connection cannot
+    /// tell whether it is another instance's). What comes later is answered with an RST by any TCP (RFC 9293
     /// section 3.10.7.1).
     fn handshake_expired(&self) -> bool {
         let (Some(asked), Some(heard)) = (self.asked, self.heard) else {
@@ -39,6 +46,13 @@ impl State {
     fn is_forgotten(&self, now: Instant) -> bool {
         let over = self.client_closed && self.server_closed;
         over && self.spoke.is_some_and(|spoke| now.since(spoke) >= QUIET)
+    }
+
+    /// Whether both streams have ended and TIME-WAIT is over: the client repeats its FIN because it never
+    /// got the ACK, in all that time.
+    fn time_wait_is_over(&self, now: Instant) -> bool {
+        let ended = self.ended.filter(|_| self.server_closed);
+        ended.is_some_and(|ended| now.since(ended) >= TIME_WAIT)
     }
 }
 
@@ -74,11 +88,14 @@ impl Check for Reset {
             && seen.segment.checksums_right
             && flows.get(seen.flow).client_port != Some(seen.port);
         if reaches_server {
-            let first = match seen.segment.syn {
-                true => &mut state.asked,
-                false => &mut state.heard,
-            };
-            first.get_or_insert(seen.at);
+            if seen.segment.syn {
+                state.asked.get_or_insert(seen.at);
+            } else if seen.seq <= 1 {
+                state.heard.get_or_insert(seen.at);
+            }
+            if fin {
+                state.ended.get_or_insert(seen.at);
+            }
         }
         if !seen.emitted || seen.forwarded || !seen.segment.rst {
             return;
@@ -87,7 +104,8 @@ impl Check for Reset {
             state.expired = true;
             return;
         }
-        if seen.from == Side::Server && state.is_forgotten(seen.at) {
+        let forgotten = state.is_forgotten(seen.at) || state.time_wait_is_over(seen.at);
+        if seen.from == Side::Server && forgotten {
             return;
         }
         // A client that is done with the connection answers late repetitions so (RFC 9293
@@ -95,8 +113,14 @@ impl Check for Reset {
         if seen.from == Side::Client && state.client_closed && state.server_closed {
             return;
         }
+        // A client whose SYN meets what the server still has of an earlier connection between the same
+        // ends is told so by an ACK, and answers that with an RST (RFC 9293 section 3.5.2, figure 9).
+        let flow = flows.get(seen.flow);
+        if seen.from == Side::Client && flow.before.is_some() && !flow.is_answered() {
+            return;
+        }
         self.count += 1;
-        if !self.expected {
+        if !self.expected && !flow.may_reset {
             findings.add(
                 seen.at,
                 "no reset",

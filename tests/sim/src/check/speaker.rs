@@ -37,7 +37,10 @@ impl Speaker {
 
 impl Check for Speaker {
     fn segment(&mut self, seen: &Seen<'_>, _flows: &Flows, findings: &mut Findings) {
-        if !seen.server_speaks() {
+        // An RST without ACK says that nobody has the flow (RFC 9293 section 3.10.7.1): the ingress says it,
+        // which need not be who had it. Whether it may be said is the affair of `Reset`.
+        let obituary = seen.segment.rst && seen.segment.ack.is_none();
+        if !seen.server_speaks() || obituary {
             return;
         }
         let state = self.flows.at(seen.flow);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use godwit_netstack::Instant;
 use smoltcp::socket::tcp::{Socket, State};
 
+use super::Standing;
 use super::stream::Stream;
 use crate::content::{self, Digest};
 use crate::script::{Closing, HEADER, Header, Mode, Script, receipt};
@@ -51,6 +52,8 @@ pub struct Plan {
     pub may_close: bool,
     /// Close as soon as everything is sent, whatever is still to come from the server.
     pub half_close: bool,
+    /// Close now, whatever is still to be said.
+    pub closes_early: bool,
     /// Whether the client reads; may be switched off for a while to close its window.
     pub reads: bool,
     /// Most octets it sends in one go (0: no bound).
@@ -93,6 +96,7 @@ impl Plan {
             closing,
             may_close: true,
             half_close: false,
+            closes_early: false,
             reads: true,
             chunk: 0,
         }
@@ -140,6 +144,8 @@ pub struct Conversation {
     digest: Digest,
     end_seen: bool,
     closed: bool,
+    /// What it received is not what was to be received.
+    wrong: bool,
     failed: Option<String>,
     /// When the last byte expected had arrived.
     pub complete_at: Option<Instant>,
@@ -160,6 +166,7 @@ impl Conversation {
             digest: Digest::default(),
             end_seen: false,
             closed: false,
+            wrong: false,
             failed: None,
             complete_at: None,
             done: false,
@@ -171,8 +178,23 @@ impl Conversation {
         self.received
     }
 
+    /// How it stands; whether TCP still has the connection, it cannot know.
+    pub(super) fn standing(&self, closed: bool) -> Standing {
+        Standing {
+            outcome: self.outcome(),
+            begun: self.begun,
+            wrong: self.wrong,
+            closed,
+        }
+    }
+
     fn fail(&mut self, why: String) {
         self.failed.get_or_insert(why);
+    }
+
+    fn fail_at_content(&mut self, why: String) {
+        self.wrong = true;
+        self.failed = Some(why);
     }
 
     fn complete(&self) -> bool {
@@ -222,7 +244,7 @@ impl Conversation {
                 if let Expect::Http(_, digest) = self.plan.expect
                     && digest != self.digest
                 {
-                    self.fail("the body's digest is wrong".into());
+                    self.fail_at_content("the body's digest is wrong".into());
                 }
             }
         }
@@ -235,14 +257,14 @@ impl Conversation {
         match &self.plan.expect {
             Expect::Stream(stream, octets) => {
                 if end > *octets {
-                    self.fail(format!("{end} octets received, {octets} expected"));
+                    self.fail_at_content(format!("{end} octets received, {octets} expected"));
                 } else if let Some(at) = content::mismatch(*stream, at, data) {
-                    self.fail(format!("octet {at} received is wrong"));
+                    self.fail_at_content(format!("octet {at} received is wrong"));
                 }
             }
             Expect::Bytes(bytes) => {
                 if bytes.get(at as usize..end as usize) != Some(data) {
-                    self.fail(format!("octets {at}..{end} received are wrong"));
+                    self.fail_at_content(format!("octets {at}..{end} received are wrong"));
                 }
             }
             Expect::Http(octets, _) => {
@@ -251,7 +273,7 @@ impl Conversation {
                 if let Some(from) = self.body_from
                     && end > from + octets
                 {
-                    self.fail(format!("{end} octets received"));
+                    self.fail_at_content(format!("{end} octets received"));
                 }
             }
         }
@@ -281,9 +303,11 @@ impl Conversation {
         }
         let said_all = self.opened == self.plan.opening.len() && self.sent == self.plan.send;
         let ready = match self.plan.closing {
+            _ if self.plan.closes_early => true,
             _ if self.plan.half_close => said_all,
             Closing::Client => said_all && self.complete(),
             Closing::Server => said_all && self.end_seen,
+            Closing::Abort => false,
         };
         if ready {
             socket.close();
@@ -366,6 +390,9 @@ impl App for Server {
         );
         let room = socket.send_capacity() - socket.send_queue();
         let step = self.script.step(&input, end, room);
+        if step.abort {
+            socket.abort();
+        }
         self.failed |= step.malformed;
         if step.consumed > 0 {
             let _ = socket.recv_slice(&mut vec![0; step.consumed]);

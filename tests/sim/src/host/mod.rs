@@ -3,6 +3,7 @@
 //! hosts have: SACK, ECN, path MTU discovery, autotuned windows.
 
 mod app;
+mod client;
 mod device;
 mod member;
 mod native;
@@ -10,6 +11,7 @@ mod neighbour;
 mod stream;
 
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use smoltcp::socket::tcp;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
 pub use app::{App, Conversation, Expect, Outcome, Plan, Server};
+pub use client::{Client, HangUp, Standing};
 use device::Queues;
 pub use member::{Heard, StrangeMember};
 pub use native::Native;
@@ -85,7 +88,12 @@ pub struct Host {
     interface: Interface,
     queues: Queues,
     sockets: SocketSet<'static>,
-    tasks: Vec<Task>,
+    tasks: BTreeMap<usize, Task>,
+    /// Tasks so far.
+    opened: usize,
+    /// Ports of connections that are as if their machine were gone.
+    deaf: BTreeSet<u16>,
+    turns: u64,
     deadline: Option<Instant>,
     tsval_offset: u32,
     /// The last frame whose answer needs a neighbour that is being asked for. A stock host queues
@@ -129,7 +137,10 @@ impl Host {
             interface,
             queues,
             sockets: SocketSet::new(Vec::new()),
-            tasks: Vec::new(),
+            tasks: BTreeMap::new(),
+            opened: 0,
+            deaf: BTreeSet::new(),
+            turns: 0,
             deadline: None,
             tsval_offset: config.seed as u32,
             unanswered: None,
@@ -176,19 +187,27 @@ impl Host {
 
     fn add(&mut self, socket: tcp::Socket<'static>, app: Box<dyn App>) -> usize {
         let handle = self.sockets.add(socket);
-        self.tasks.push(Task { handle, app });
-        self.tasks.len() - 1
+        let index = self.opened;
+        self.opened += 1;
+        self.tasks.insert(index, Task { handle, app });
+        index
     }
 
     /// The socket and app of a connection.
+    ///
+    /// # Panics
+    /// If there is none of that number.
     pub fn task(&self, index: usize) -> (&tcp::Socket<'static>, &dyn App) {
-        let task = &self.tasks[index];
+        let task = &self.tasks[&index];
         (self.sockets.get(task.handle), &*task.app)
     }
 
     /// Change a connection from outside.
+    ///
+    /// # Panics
+    /// If there is none of that number.
     pub fn task_mut(&mut self, index: usize) -> (&mut tcp::Socket<'static>, &mut dyn App) {
-        let task = &mut self.tasks[index];
+        let task = self.tasks.get_mut(&index).expect("a connection here");
         (self.sockets.get_mut(task.handle), &mut *task.app)
     }
 
@@ -204,24 +223,25 @@ impl Host {
 
     /// How the app of a connection fares.
     pub fn outcome(&self, index: usize) -> Outcome {
-        self.tasks[index].app.outcome()
+        self.tasks[&index].app.outcome()
     }
 
     /// Whether every app has come to its end, well or not.
     pub fn finished(&self) -> bool {
         self.tasks
-            .iter()
+            .values()
             .all(|task| task.app.outcome() != Outcome::Running)
     }
 
     fn run(&mut self, now: Instant) {
+        self.turns += 1;
         TSVAL.set((now.as_millis() as u32).wrapping_add(self.tsval_offset));
         let at = to_smoltcp(now);
         // Bounded: an app and its socket that keep waking each other must not stop the world.
         for _ in 0..64 {
             self.interface.poll(at, &mut self.queues, &mut self.sockets);
             let mut active = false;
-            for task in &mut self.tasks {
+            for task in self.tasks.values_mut() {
                 let socket = self.sockets.get_mut(task.handle);
                 active |= task.app.poll(now, socket);
             }
@@ -238,7 +258,7 @@ impl Host {
                 due
             }
         });
-        let apps = self.tasks.iter().filter_map(|task| task.app.deadline());
+        let apps = self.tasks.values().filter_map(|task| task.app.deadline());
         self.deadline = apps.chain(stack).min();
     }
 }
@@ -253,6 +273,9 @@ impl Party for Host {
     }
 
     fn handle_frame(&mut self, now: Instant, frame: &Bytes) {
+        if client::is_for_one_of(frame, &self.deaf) {
+            return;
+        }
         let before = self.queues.sent_since(0).count();
         if let Some(frame) = neighbour::as_stock_hosts_read_it(&self.interface, frame) {
             self.queues.receive(frame);

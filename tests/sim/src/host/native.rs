@@ -1,8 +1,8 @@
 //! A client on our own stack: the active side of the engine, and at the same time a peer with every
 //! option that today's hosts have.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use godwit_netstack::Instant;
@@ -13,7 +13,7 @@ use godwit_netstack::tcp;
 use smoltcp::socket::tcp::State;
 
 use super::stream::Stream;
-use super::{Conversation, HostConfig, Outcome, Plan};
+use super::{Conversation, HostConfig, Outcome, Plan, client};
 use crate::host::App;
 use crate::node::on_the_wire;
 use crate::rng::Rng;
@@ -25,14 +25,24 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// A host of conversations, each on a connection of its own.
 pub struct Native {
     mac: MacAddr,
-    stack: Stack,
-    conversations: Vec<(Option<ConnId>, Conversation)>,
+    pub(super) stack: Stack,
+    pub(super) address: IpAddr,
+    pub(super) conversations: BTreeMap<usize, (Option<ConnId>, Conversation)>,
+    /// Conversations so far.
+    opened: usize,
+    /// Ports of connections that are as if their machine were gone.
+    pub(super) deaf: BTreeSet<u16>,
+    pub(super) turns: u64,
     out: VecDeque<Bytes>,
 }
 
 impl Native {
     /// A host without connections.
+    ///
+    /// # Panics
+    /// If it has no address.
     pub fn new(config: HostConfig, tcp: tcp::TcpConfig, now: Instant) -> Native {
+        let (address, _) = config.addresses[0];
         let addresses = config.addresses.into_iter();
         let mut rng = Rng::new(config.seed);
         let stack = Stack::new(
@@ -55,7 +65,11 @@ impl Native {
         Native {
             mac: config.mac,
             stack,
-            conversations: Vec::new(),
+            address,
+            conversations: BTreeMap::new(),
+            opened: 0,
+            deaf: BTreeSet::new(),
+            turns: 0,
             out: VecDeque::new(),
         }
     }
@@ -63,23 +77,34 @@ impl Native {
     /// Open a connection and follow `plan` on it. Returns its number here.
     pub fn converse(&mut self, now: Instant, remote: SocketAddr, plan: Plan) -> usize {
         let conn = self.stack.connect(now, None, remote).ok();
-        self.conversations.push((conn, Conversation::new(plan)));
-        self.conversations.len() - 1
+        self.add(conn, plan)
+    }
+
+    pub(super) fn add(&mut self, conn: Option<ConnId>, plan: Plan) -> usize {
+        let index = self.opened;
+        self.opened += 1;
+        let conversation = Conversation::new(plan);
+        self.conversations.insert(index, (conn, conversation));
+        index
     }
 
     /// A conversation.
+    ///
+    /// # Panics
+    /// If there is none of that number.
     pub fn conversation(&mut self, index: usize) -> &mut Conversation {
-        &mut self.conversations[index].1
+        let found = self.conversations.get_mut(&index);
+        &mut found.expect("a conversation here").1
     }
 
     /// How a conversation fares.
     pub fn outcome(&self, index: usize) -> Outcome {
-        self.conversations[index].1.outcome()
+        self.conversations[&index].1.outcome()
     }
 
     /// The connection of a conversation, to look at.
     pub fn connection(&self, index: usize) -> Option<&tcp::Connection> {
-        self.stack.connection(self.conversations[index].0?)
+        self.stack.connection(self.conversations[&index].0?)
     }
 
     /// A counter of the stack.
@@ -90,11 +115,12 @@ impl Native {
     }
 
     fn turn(&mut self, now: Instant) {
+        self.turns += 1;
         // Bounded, as in `Host`.
         for _ in 0..64 {
             while self.stack.poll_event().is_some() {}
             let mut active = false;
-            for (conn, conversation) in &mut self.conversations {
+            for (conn, conversation) in self.conversations.values_mut() {
                 let stack = &mut self.stack;
                 let mut end = End { stack, conn, now };
                 active |= conversation.follow(now, &mut end);
@@ -193,6 +219,9 @@ impl Party for Native {
     }
 
     fn handle_frame(&mut self, now: Instant, frame: &Bytes) {
+        if client::is_for_one_of(frame, &self.deaf) {
+            return;
+        }
         self.stack.handle_frame(now, RxFrame::new(frame.clone()));
         self.turn(now);
     }

@@ -107,8 +107,8 @@ impl Bare {
             let end = input.is_empty() && connection.receive_finished();
             let room = SEND_BUFFER.saturating_sub(connection.send_queued());
             let step = script.step(&input, end, room);
-            if step.malformed {
-                self.malformed += 1;
+            if step.malformed || step.abort {
+                self.malformed += u64::from(step.malformed);
                 self.stack
                     .update(now, conn, |connection| connection.abort(now));
                 self.scripts.remove(&conn);

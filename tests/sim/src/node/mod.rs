@@ -27,7 +27,7 @@ pub use scripted::Habits;
 pub use sdk::Machine;
 pub(crate) use service::{Scripts, Wanderer};
 
-use crate::check::{Flows, Note};
+use crate::check::{FlowId, Flows, Note};
 use crate::net::Port;
 use crate::world::Party;
 
@@ -54,24 +54,33 @@ trait Engine {
     fn failures(&self) -> u64;
 }
 
+/// Where a session was told to move.
+#[derive(Clone, Copy)]
+struct Order {
+    to: Port,
+    flow: Option<FlowId>,
+}
+
 /// A session on its way elsewhere.
 #[derive(Clone, Copy)]
 struct Leaving {
     client: SocketAddr,
+    /// Its flow when the move was ordered: the client may have opened another from the same port since.
+    flow: Option<FlowId>,
     to: Option<Port>,
 }
 
 #[derive(Clone, Copy)]
 enum NoteKind {
-    Frozen(Option<Port>),
+    Frozen,
     Thawed,
-    Accepted(Option<Port>),
+    Accepted,
 }
 
 /// What leaves a node, in its order: frames, and word of what happened between them.
 enum Out {
     Frame(Bytes),
-    Note(SocketAddr, NoteKind),
+    Note(Leaving, NoteKind),
 }
 
 /// The port of a member.
@@ -86,8 +95,7 @@ pub struct Node {
     out: VecDeque<Out>,
     /// Clients of the sessions; a frozen session does not tell its connections any more.
     clients: BTreeMap<SessionId, SocketAddr>,
-    /// Where sessions were told to move.
-    destinations: BTreeMap<SessionId, Port>,
+    destinations: BTreeMap<SessionId, Order>,
     frozen: BTreeMap<SessionId, Leaving>,
     /// Sessions may move without being told to from here.
     unasked: bool,
@@ -166,8 +174,19 @@ impl Node {
     ) -> Result<(), MoveError> {
         self.learn_clients();
         self.instance_mut().move_session(now, session, to)?;
-        self.destinations.insert(session, port_of(to));
+        let order = Order {
+            to: port_of(to),
+            flow: None,
+        };
+        self.destinations.insert(session, order);
         Ok(())
+    }
+
+    /// Which flow a session that was told to move has.
+    pub(crate) fn name_flow(&mut self, session: SessionId, flow: FlowId) {
+        if let Some(order) = self.destinations.get_mut(&session) {
+            order.flow = Some(flow);
+        }
     }
 
     /// Leave the cluster cleanly.
@@ -177,9 +196,9 @@ impl Node {
     }
 
     fn learn_clients(&mut self) {
-        for status in self.engine.instance().sessions() {
-            if let Some(connection) = status.connections.first() {
-                self.clients.insert(status.id, connection.remote);
+        for (id, _, client) in self.engine.instance().session_ends() {
+            if let Some(client) = client {
+                self.clients.entry(id).or_insert(client);
             }
         }
     }
@@ -204,11 +223,6 @@ impl Node {
         }
     }
 
-    /// Whether the last move of a session was accepted.
-    fn left(&self, session: SessionId) -> bool {
-        self.result(session).as_deref() == Some("accepted")
-    }
-
     /// What came of the session's last move.
     fn result(&self, session: SessionId) -> Option<String> {
         let moves = self.engine.instance().moves();
@@ -219,50 +233,82 @@ impl Node {
         Some(last?.result)
     }
 
+    /// Sessions that may have frozen, thawed or left since the last look, by id.
+    fn watched(&self) -> Vec<SessionId> {
+        let instance = self.engine.instance();
+        let told = self.destinations.keys().chain(self.frozen.keys());
+        let mut watched: Vec<SessionId> = told.copied().collect();
+        if self.unasked || instance.is_draining() {
+            watched.extend(instance.session_ends().map(|(id, ..)| id));
+        }
+        watched.sort_unstable();
+        watched.dedup();
+        watched
+    }
+
     /// Notice sessions that froze, thawed or left.
     fn watch_moves(&mut self) {
-        let watching = self.unasked
-            || !self.destinations.is_empty()
-            || !self.frozen.is_empty()
-            || self.engine.instance().is_draining();
-        if !watching {
+        let idle = self.destinations.is_empty() && self.frozen.is_empty();
+        if self.unasked || self.engine.instance().is_draining() {
+            self.learn_clients();
+        } else if idle {
             return;
         }
-        self.learn_clients();
-        let sessions = self.engine.instance().sessions();
-        for status in &sessions {
-            let Some(client) = self.clients.get(&status.id).copied() else {
-                continue;
-            };
-            let was = self.frozen.contains_key(&status.id);
-            if status.frozen && !was {
-                let to = self.destinations.remove(&status.id);
-                self.frozen.insert(status.id, Leaving { client, to });
-                self.out.push_back(Out::Note(client, NoteKind::Frozen(to)));
-            } else if !status.frozen && was {
-                // It may also have left and come back since we last looked.
-                let to = self
-                    .frozen
-                    .remove(&status.id)
-                    .and_then(|leaving| leaving.to);
-                let kind = match self.left(status.id) {
-                    true => NoteKind::Accepted(to),
-                    false => NoteKind::Thawed,
-                };
-                // It is offered again by itself when the target has what it lacks.
-                if self.result(status.id).as_deref() == Some("refused: content missing") {
-                    self.destinations.extend(to.map(|to| (status.id, to)));
-                }
-                self.out.push_back(Out::Note(client, kind));
+        for id in self.watched() {
+            let frozen = self.engine.instance().is_frozen(id);
+            let was = self.frozen.contains_key(&id);
+            match frozen {
+                Some(true) if !was => self.froze(id),
+                Some(false) if was => self.thawed(id),
+                None => self.gone(id),
+                _ => {}
             }
         }
-        let here = |id: &SessionId| sessions.iter().any(|status| status.id == *id);
-        let left: Vec<SessionId> = self.frozen.keys().filter(|id| !here(id)).copied().collect();
-        for session in left {
-            if let Some(leaving) = self.frozen.remove(&session) {
-                self.out
-                    .push_back(Out::Note(leaving.client, NoteKind::Accepted(leaving.to)));
-            }
+    }
+
+    fn froze(&mut self, id: SessionId) {
+        let Some(client) = self.clients.get(&id).copied() else {
+            return;
+        };
+        let order = self.destinations.remove(&id);
+        let to = order.map(|order| order.to);
+        let flow = order.and_then(|order| order.flow);
+        let leaving = Leaving { client, flow, to };
+        self.frozen.insert(id, leaving);
+        self.out.push_back(Out::Note(leaving, NoteKind::Frozen));
+    }
+
+    fn thawed(&mut self, id: SessionId) {
+        let Some(leaving) = self.frozen.remove(&id) else {
+            return;
+        };
+        // It may also have left and come back since we last looked.
+        let result = self.result(id);
+        let kind = match result.as_deref() {
+            Some("accepted") => NoteKind::Accepted,
+            _ => NoteKind::Thawed,
+        };
+        // It is offered again by itself when the target has what it lacks.
+        if result.as_deref() == Some("refused: content missing") {
+            let Leaving { flow, to, .. } = leaving;
+            self.destinations
+                .extend(to.map(|to| (id, Order { to, flow })));
+        }
+        self.out.push_back(Out::Note(leaving, kind));
+    }
+
+    /// It is not here any more.
+    fn gone(&mut self, id: SessionId) {
+        self.destinations.remove(&id);
+        self.clients.remove(&id);
+        if let Some(leaving) = self.frozen.remove(&id) {
+            // It may have thawed and ended since we last looked.
+            let result = self.result(id).unwrap_or_default();
+            let kind = match result.starts_with("refused") {
+                true => NoteKind::Thawed,
+                false => NoteKind::Accepted,
+            };
+            self.out.push_back(Out::Note(leaving, kind));
         }
     }
 }
@@ -301,29 +347,22 @@ impl Party for Node {
 
     fn poll_note(&mut self, flows: &Flows) -> Option<Note> {
         loop {
-            let (client, kind) = match self.out.pop_front()? {
-                Out::Note(client, kind) => (client, kind),
+            let (leaving, kind) = match self.out.pop_front()? {
+                Out::Note(leaving, kind) => (leaving, kind),
                 frame => {
                     self.out.push_front(frame);
                     return None;
                 }
             };
-            let Some(flow) = flows.of_client(client) else {
+            let named = leaving.flow;
+            let Some(flow) = named.or_else(|| flows.of_client(leaving.client)) else {
                 continue;
             };
-            let here = self.port();
+            let (from, to) = (self.port(), leaving.to);
             return Some(match kind {
-                NoteKind::Frozen(to) => Note::Frozen {
-                    flow,
-                    from: here,
-                    to,
-                },
-                NoteKind::Thawed => Note::Thawed { flow, owner: here },
-                NoteKind::Accepted(to) => Note::Accepted {
-                    flow,
-                    from: here,
-                    to,
-                },
+                NoteKind::Frozen => Note::Frozen { flow, from, to },
+                NoteKind::Thawed => Note::Thawed { flow, owner: from },
+                NoteKind::Accepted => Note::Accepted { flow, from, to },
             });
         }
     }

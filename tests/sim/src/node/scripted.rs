@@ -136,8 +136,8 @@ impl Scripted {
             Input::Pending => task.script.step(&[], false, bound),
             Input::End => task.script.step(&[], true, bound),
         };
-        if step.malformed {
-            self.malformed += 1;
+        if step.malformed || step.abort {
+            self.malformed += u64::from(step.malformed);
             self.tasks.remove(&session);
             self.instance.get_mut().abort(now, session);
             return Ok(false);

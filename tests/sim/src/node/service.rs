@@ -31,9 +31,10 @@ impl Service for Scripts {
                 output,
                 shutdown,
                 malformed,
+                abort,
                 ..
             } = step;
-            if malformed {
+            if malformed || abort {
                 return Err(SessionError::Reset.into());
             }
             client.consume_input(consumed)?;

@@ -1,8 +1,6 @@
 //! `cargo godwit sim steps`: the faults of [`godwit_sim::steps`], all of them or some.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,9 +9,11 @@ use std::time::Instant;
 
 use godwit_sim::steps::{self, Case, Recording, SCENARIOS, observe};
 
+use super::common::{Json, end_progress, on_every_core, progress};
+
 /// Which of them to run.
 #[derive(clap::Args)]
-pub struct Steps {
+pub struct Arguments {
     /// Run only cases whose names contain this: a scenario, a step, a fault.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -44,12 +44,9 @@ struct Bad {
 }
 
 /// Run them.
-pub fn run(arguments: &Steps) -> ExitCode {
+pub fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
     let begun = Instant::now();
-    let mut json = match arguments.json.as_ref().map(File::create).transpose() {
-        Ok(json) => json,
-        Err(error) => return super::cannot_write(arguments.json.as_ref(), &error),
-    };
+    let json = Json::create(arguments.json.as_ref())?;
     // Of a case that is named in full only its scenario is of interest.
     let named = arguments
         .only
@@ -70,7 +67,7 @@ pub fn run(arguments: &Steps) -> ExitCode {
                 println!("{}/{step}", recording.scenario.name);
             }
         }
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
     let parts = arguments.parts;
     let all = recordings
@@ -88,7 +85,7 @@ pub fn run(arguments: &Steps) -> ExitCode {
     let next = AtomicUsize::new(0);
     let lost: Mutex<BTreeMap<String, usize>> = Mutex::default();
     let found = Mutex::new(Vec::new());
-    super::on_every_core(|| {
+    on_every_core(|| {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let Some(case) = cases.get(number) else {
             return false;
@@ -107,12 +104,12 @@ pub fn run(arguments: &Steps) -> ExitCode {
             }
             found.push(Bad { name, what });
         }
-        super::progress(number as u64, || {
+        progress(number as u64, || {
             format!("{number} of {} cases, {} bad", cases.len(), found.len())
         });
         true
     });
-    super::end_progress();
+    end_progress();
     bad.extend(found.into_inner().unwrap_or_else(PoisonError::into_inner));
     let steps: usize = recordings
         .iter()
@@ -139,17 +136,8 @@ pub fn run(arguments: &Steps) -> ExitCode {
         "lost": lost.values().sum::<usize>(),
         "lost_by_fault": lost,
         "seconds": seconds,
-        "commit": super::commit(),
     });
-    if let Some(file) = &mut json
-        && let Err(error) = writeln!(file, "{counts:#}")
-    {
-        return super::cannot_write(arguments.json.as_ref(), &error);
-    }
-    match bad.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    Ok(json.finish(counts, bad.is_empty()))
 }
 
 /// What is wrong without a fault, or never happens.
@@ -179,7 +167,7 @@ fn fault_free(recordings: &[Recording], all: bool) -> Vec<Bad> {
 /// Cases that are told of each rule; the rest are counted.
 const SHOWN: usize = 8;
 
-fn tell(bad: &[Bad], arguments: &Steps) {
+fn tell(bad: &[Bad], arguments: &Arguments) {
     let mut rules: BTreeMap<&str, Vec<&Bad>> = BTreeMap::new();
     for bad in bad {
         let rule = bad.what.split("] ").nth(1).unwrap_or(&bad.what);

@@ -1,0 +1,91 @@
+//! What befalls a rough run besides its links' rules: the client's link is dead for a while, an instance
+//! stands still, two lose sight of each other.
+
+use godwit_netstack::{Duration, Instant};
+
+use crate::rng::Rng;
+use crate::scenario::Cluster;
+
+/// Spells of bad weather, and when the next one is due.
+pub(crate) struct Weather {
+    rng: Rng,
+    /// When the next spell begins, and when the one that is on ends.
+    next: Instant,
+    until: Option<Instant>,
+    every: Duration,
+    /// Whether instances lose sight of each other.
+    splits: bool,
+}
+
+impl Weather {
+    /// Weather from `now` on; half of the runs have none.
+    pub(crate) fn new(mut rng: Rng, now: Instant) -> Option<Weather> {
+        let every = Duration::from_millis(20 + rng.below(400));
+        rng.chance(500_000).then(|| Weather {
+            next: now + every,
+            until: None,
+            every,
+            splits: rng.split(0x7370, 0).chance(300_000),
+            rng,
+        })
+    }
+
+    /// A spell may begin or end. Whether anything happens then or not: weather that changed only with
+    /// the next frame would follow a client that seldom sends, and swallow each of its frames.
+    pub(crate) fn look(&mut self, cluster: &mut Cluster) {
+        self.change(cluster);
+        cluster.world.wake_at(self.until.unwrap_or(self.next));
+    }
+
+    /// A spell begins or ends: the client's link is dead for a while, or an instance stands still.
+    fn change(&mut self, cluster: &mut Cluster) {
+        let now = cluster.now();
+        let client = cluster.client;
+        if self.until.is_some_and(|until| now >= until) {
+            self.until = None;
+            cluster.world.link(client).set_black_hole(false);
+            cluster.world.heal();
+        }
+        if now < self.next || self.until.is_some() {
+            return;
+        }
+        let length = Duration::from_micros(self.rng.below(300_000));
+        self.next = now + length + self.every;
+        if self.splits && self.rng.chance(200_000) {
+            return self.split(cluster);
+        }
+        if self.rng.chance(500_000) {
+            self.until = Some(now + length);
+            cluster.world.link(client).set_black_hole(true);
+        } else {
+            let nodes: Vec<_> = cluster.nodes().collect();
+            let at = self.rng.below(nodes.len() as u64) as usize;
+            cluster.world.pause(nodes[at], length / 10);
+        }
+    }
+
+    /// Two instances lose sight of each other, at times for so long that they give their channel up.
+    fn split(&mut self, cluster: &mut Cluster) {
+        let nodes: Vec<_> = cluster.nodes().collect();
+        let one = self.rng.below(nodes.len() as u64) as usize;
+        let other = (one + 1) % nodes.len();
+        let most = match self.rng.chance(200_000) {
+            true => 8_000_000,
+            false => 100_000,
+        };
+        let length = Duration::from_micros(self.rng.below(most));
+        let until = cluster.now() + length;
+        self.until = Some(until);
+        // Four times as long in sight of each other: with a session in doubt nobody speaks, and a client
+        // that finds it so each time it tries gives up in the end (seed 61854).
+        self.next = until + self.every + length * 4;
+        cluster.world.sever(nodes[one], nodes[other]);
+    }
+
+    /// The weather is fine from now on.
+    pub(crate) fn clear(self, cluster: &mut Cluster) {
+        let client = cluster.client;
+        cluster.world.link(client).set_black_hole(false);
+        cluster.world.heal();
+    }
+}
