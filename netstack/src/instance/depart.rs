@@ -9,8 +9,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::Instance;
+use super::follow::Following;
 use crate::cluster::MemberId;
-use crate::cluster::message::{Attempt, Flow, MAX_ENTRIES, Message, Ownership};
+use crate::cluster::message::{Attempt, MAX_ENTRIES, Message, Ownership};
 use crate::session::SessionId;
 use crate::stack::FlowKey;
 use crate::time::{Duration, Instant};
@@ -20,20 +21,13 @@ const ROUND: Duration = Duration::from_millis(200);
 /// Flows asked about at a time.
 const STEP: usize = 16 * MAX_ENTRIES;
 
-/// Where a session went.
-#[derive(Debug)]
-struct Place {
-    owner: MemberId,
-    epoch: u64,
-    flows: Vec<Flow>,
-}
-
 /// Sessions that went elsewhere, and what the ingress has confirmed of that.
 #[derive(Debug, Default)]
 pub(super) struct Departed {
     /// Sessions that moved away from here in this drain.
     pub moved: usize,
-    places: BTreeMap<SessionId, Place>,
+    /// Where they went, and other sessions that the ingress has to know of.
+    places: BTreeMap<SessionId, Following>,
     open: BTreeSet<SessionId>,
     /// Up to here the present round has come.
     asked: Option<SessionId>,
@@ -50,20 +44,16 @@ impl Departed {
 
     /// `ingress` is that from now on: it has to know all that it does not own itself.
     pub fn ask_anew(&mut self, now: Instant, ingress: MemberId) {
-        let elsewhere = self.places.iter().filter(|(_, p)| p.owner != ingress);
-        self.open = elsewhere.map(|(session, _)| *session).collect();
+        self.open = BTreeSet::new();
+        for (session, place) in &self.places {
+            if place.target != ingress {
+                self.open.insert(*session);
+            }
+        }
         self.asked = None;
         self.round = 0;
         // The owners tell it themselves, as soon as they hear of it.
         self.next_round = Some(now + ROUND);
-    }
-
-    fn note(&mut self, session: SessionId, place: Place, open: bool) {
-        match open {
-            true => self.open.insert(session),
-            false => self.open.remove(&session),
-        };
-        self.places.insert(session, place);
     }
 
     /// The next sessions to ask about, with their owners' ownerships.
@@ -84,10 +74,10 @@ impl Departed {
             }
             last = Some(*session);
             list.extend(place.flows.iter().map(|flow| Ownership {
-                flow: *flow,
-                owner: place.owner,
+                flow: (*flow).into(),
+                owner: place.target,
                 session: *session,
-                epoch: place.epoch,
+                epoch: place.attempt.epoch,
             }));
         }
         self.asked = last;
@@ -101,32 +91,24 @@ impl Departed {
 }
 
 impl Instance {
-    /// A session has moved to `owner`.
-    pub(super) fn note_departed(
-        &mut self,
-        now: Instant,
-        attempt: Attempt,
-        owner: MemberId,
-        flows: &[FlowKey],
-    ) {
+    /// A session has moved.
+    pub(super) fn note_departed(&mut self, now: Instant, gone: &Following) {
         let ingress = self.ingress(now);
         // We steer it ourselves, or the owner does not have to be told.
-        let open = ingress != Some(self.id) && ingress != Some(owner);
+        let open = ingress != Some(self.id) && ingress != Some(gone.target);
         if let Some(departed) = self.departed() {
-            let flows = flows.iter().map(|flow| (*flow).into()).collect();
-            let epoch = attempt.epoch;
+            let session = gone.attempt.session;
             departed.moved += 1;
-            let place = Place {
-                owner,
-                epoch,
-                flows,
+            match open {
+                true => departed.open.insert(session),
+                false => departed.open.remove(&session),
             };
-            departed.note(attempt.session, place, open);
+            departed.places.insert(session, gone.clone());
         }
     }
 
     /// As an ingress that leaves: all that is steered has to be known to the successor.
-    pub(super) fn watch_table(&mut self) {
+    pub(super) fn watch_table(&mut self, now: Instant) {
         let claimed = self.steering.iter();
         let claimed = claimed.filter_map(|(flow, entry)| {
             let (session, epoch) = entry.claim?;
@@ -136,16 +118,17 @@ impl Instance {
         let Some(departed) = self.departed() else {
             return;
         };
-        for (flow, owner, session, epoch) in claimed {
-            let place = departed.places.entry(session).or_insert_with(|| Place {
-                owner,
-                epoch,
-                flows: Vec::new(),
-            });
-            (place.owner, place.epoch) = (owner, epoch);
-            if !place.flows.contains(&flow) {
-                place.flows.push(flow);
+        for (flow, target, session, epoch) in claimed {
+            let attempt = Attempt { session, epoch };
+            let known = departed.places.get(&session);
+            let mut flows = known.map_or(Vec::new(), |place| place.flows.clone());
+            let flow = FlowKey::from(flow);
+            if !flows.contains(&flow) {
+                flows.push(flow);
             }
+            departed
+                .places
+                .insert(session, Following::new(now, attempt, target, flows));
             departed.open.insert(session);
         }
     }
@@ -158,8 +141,9 @@ impl Instance {
         };
         for attempt in list {
             let place = departed.places.get(&attempt.session);
-            let heard = |place: &Place| {
-                place.epoch <= attempt.epoch && (ingress == Some(from) || place.owner == from)
+            let heard = |place: &Following| {
+                place.attempt.epoch <= attempt.epoch
+                    && (ingress == Some(from) || place.target == from)
             };
             if place.is_some_and(heard) {
                 departed.open.remove(&attempt.session);

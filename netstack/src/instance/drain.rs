@@ -374,7 +374,7 @@ impl Instance {
             Stage::HandingOver(tries, at) if at <= now => {
                 match self.members.choose(now, &mut self.rng, ANYBODY) {
                     Some(successor) if tries < HANDOVERS => {
-                        self.watch_table();
+                        self.watch_table(now);
                         self.hand_over(now, successor);
                         Some(Stage::HandingOver(tries + 1, now + HANDOVER))
                     }
