@@ -29,8 +29,8 @@ pub(super) struct Departed {
     /// Where they went, and other sessions that the ingress has to know of.
     places: BTreeMap<SessionId, Following>,
     open: BTreeSet<SessionId>,
-    /// Up to here the present round has come.
-    asked: Option<SessionId>,
+    /// So many of them were looked at in the present round.
+    asked: usize,
     /// Rounds since the ingress has changed.
     round: u32,
     next_round: Option<Instant>,
@@ -44,16 +44,32 @@ impl Departed {
 
     /// `ingress` is that from now on: it has to know all that it does not own itself.
     pub fn ask_anew(&mut self, now: Instant, ingress: MemberId) {
+        let elsewhere = self.places.iter().filter(|(_, p)| p.target != ingress);
+        let elsewhere: Vec<SessionId> = elsewhere.map(|(session, _)| *session).collect();
         self.open = BTreeSet::new();
-        for (session, place) in &self.places {
-            if place.target != ingress {
-                self.open.insert(*session);
-            }
+        for session in elsewhere {
+            self.set_open(session, true);
         }
-        self.asked = None;
+        self.asked = 0;
         self.round = 0;
         // The owners tell it themselves, as soon as they hear of it.
         self.next_round = Some(now + ROUND);
+    }
+
+    /// Whether the ingress has yet to confirm a session. (Not inlined: images are small.)
+    #[inline(never)]
+    fn set_open(&mut self, session: SessionId, open: bool) {
+        match open {
+            true => self.open.insert(session),
+            false => self.open.remove(&session),
+        };
+    }
+
+    #[inline(never)]
+    fn note(&mut self, place: Following, open: bool) {
+        let session = place.attempt.session;
+        self.set_open(session, open);
+        self.places.insert(session, place);
     }
 
     /// The next sessions to ask about, with their owners' ownerships.
@@ -61,18 +77,15 @@ impl Departed {
         if self.open.is_empty() || self.next_round.is_some_and(|at| at > now) {
             return Vec::new();
         }
-        use core::ops::Bound::{Excluded, Unbounded};
         let mut list = Vec::new();
-        let from = self.asked.map_or(Unbounded, Excluded);
-        let mut last = None;
-        for session in self.open.range((from, Unbounded)) {
+        for session in self.open.iter().skip(self.asked) {
+            if list.len() >= STEP {
+                break;
+            }
+            self.asked += 1;
             let Some(place) = self.places.get(session) else {
                 continue;
             };
-            if list.len() + place.flows.len() > STEP {
-                break;
-            }
-            last = Some(*session);
             list.extend(place.flows.iter().map(|flow| Ownership {
                 flow: (*flow).into(),
                 owner: place.target,
@@ -80,9 +93,9 @@ impl Departed {
                 epoch: place.attempt.epoch,
             }));
         }
-        self.asked = last;
-        if last.is_none() || last.as_ref() == self.open.last() {
-            self.asked = None;
+        // What was confirmed meanwhile has made some be skipped: they come in the next round.
+        if self.asked >= self.open.len() {
+            self.asked = 0;
             self.round += 1;
             self.next_round = Some(now + ROUND);
         }
@@ -97,39 +110,27 @@ impl Instance {
         // We steer it ourselves, or the owner does not have to be told.
         let open = ingress != Some(self.id) && ingress != Some(gone.target);
         if let Some(departed) = self.departed() {
-            let session = gone.attempt.session;
             departed.moved += 1;
-            match open {
-                true => departed.open.insert(session),
-                false => departed.open.remove(&session),
-            };
-            departed.places.insert(session, gone.clone());
+            departed.note(gone.clone(), open);
         }
     }
 
     /// As an ingress that leaves: all that is steered has to be known to the successor.
     pub(super) fn watch_table(&mut self, now: Instant) {
-        let claimed = self.steering.iter();
-        let claimed = claimed.filter_map(|(flow, entry)| {
-            let (session, epoch) = entry.claim?;
-            Some((*flow, entry.owner, session, epoch))
-        });
-        let claimed: Vec<_> = claimed.collect();
+        let table = self.whole_table();
         let Some(departed) = self.departed() else {
             return;
         };
-        for (flow, target, session, epoch) in claimed {
+        for entry in table.into_iter().filter(|entry| entry.epoch > 0) {
+            let (session, epoch) = (entry.session, entry.epoch);
             let attempt = Attempt { session, epoch };
             let known = departed.places.get(&session);
             let mut flows = known.map_or(Vec::new(), |place| place.flows.clone());
-            let flow = FlowKey::from(flow);
+            let flow = FlowKey::from(entry.flow);
             if !flows.contains(&flow) {
                 flows.push(flow);
             }
-            departed
-                .places
-                .insert(session, Following::new(now, attempt, target, flows));
-            departed.open.insert(session);
+            departed.note(Following::new(now, attempt, entry.owner, flows), true);
         }
     }
 
@@ -146,7 +147,7 @@ impl Instance {
                     && (ingress == Some(from) || place.target == from)
             };
             if place.is_some_and(heard) {
-                departed.open.remove(&attempt.session);
+                departed.set_open(attempt.session, false);
             }
         }
     }

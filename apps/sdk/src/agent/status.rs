@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -60,11 +61,21 @@ struct Drain {
     /// Connections that are being opened.
     opening: usize,
     /// Sessions that have not moved, by what keeps them.
-    left: BTreeMap<&'static str, usize>,
+    #[serde(serialize_with = "counts")]
+    left: Option<Rc<BTreeMap<&'static str, usize>>>,
     /// What had not been done at the deadline, by its reason.
-    overrun: BTreeMap<&'static str, usize>,
+    #[serde(serialize_with = "counts")]
+    overrun: Option<Rc<BTreeMap<&'static str, usize>>>,
     /// Sessions that were reset then.
     forced: u64,
+}
+
+fn counts<S: serde::Serializer>(
+    counts: &Option<Rc<BTreeMap<&'static str, usize>>>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    let none = BTreeMap::new();
+    counts.as_deref().unwrap_or(&none).serialize(to)
 }
 
 impl Drain {
@@ -78,8 +89,8 @@ impl Drain {
             moved: drain.moved,
             unconfirmed: drain.unconfirmed,
             opening: drain.opening,
-            left: drain.left,
-            overrun: drain.overrun.unwrap_or_default(),
+            left: Some(drain.left),
+            overrun: drain.overrun,
             forced: shared.instance().sessions_forced(),
         }
     }
