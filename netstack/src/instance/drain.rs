@@ -125,7 +125,6 @@ impl Instance {
         if self.is_draining() {
             return;
         }
-        log::info!(target: "cluster", "draining {} sessions", self.sessions.len());
         self.counters.add("drains");
         let queue = self.sessions.keys().map(|id| (now, *id)).collect();
         self.drain = Drain::Leaving(Leave {

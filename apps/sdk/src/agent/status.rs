@@ -17,7 +17,6 @@ use serde_json::{Map, Value};
 
 use super::Agent;
 use crate::Service;
-use crate::config::then_name;
 use crate::port::Port;
 use crate::shared::Shared;
 
@@ -37,8 +36,6 @@ pub(super) struct Status {
     state_version: u32,
     oldest_state: u32,
     uptime_ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    drain: Option<Drain>,
     members: Vec<Member>,
     session_count: usize,
     sessions: Vec<Session>,
@@ -51,15 +48,12 @@ pub(super) struct Status {
 struct Drain {
     since_ms: u64,
     deadline_ms: u64,
-    then: &'static str,
     /// The deadline has passed before everything was done.
     overdue: bool,
     waits_for: &'static str,
     moved: usize,
     /// Of which the ingress has not said that it knows where they are.
     unconfirmed: usize,
-    /// Connections that are being opened.
-    opening: usize,
     /// Sessions that have not moved, by what keeps them.
     #[serde(serialize_with = "counts")]
     left: Option<Rc<BTreeMap<&'static str, usize>>>,
@@ -83,12 +77,10 @@ impl Drain {
         Drain {
             since_ms: shared.now().since(drain.since).as_millis() as u64,
             deadline_ms: drain.options.deadline.as_millis() as u64,
-            then: then_name(drain.options.then),
             overdue: drain.overrun.is_some(),
             waits_for: drain.stage,
             moved: drain.moved,
             unconfirmed: drain.unconfirmed,
-            opening: drain.opening,
             left: Some(drain.left),
             overrun: drain.overrun,
             forced: shared.instance().sessions_forced(),
@@ -329,9 +321,6 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
         state_version: versions.0,
         oldest_state: versions.1,
         uptime_ms: uptime(shared).as_millis() as u64,
-        drain: instance
-            .drain_status()
-            .map(|drain| Drain::new(shared, drain)),
         members: instance.members().into_iter().map(Into::into).collect(),
         session_count: sessions.len(),
         sessions: sessions
