@@ -172,8 +172,6 @@ pub struct Drain {
     pub since_ms: u64,
     /// How long it may take.
     pub deadline_ms: u64,
-    /// What comes then: `wait`, `force` or `cancel`.
-    pub then: String,
     /// The deadline has passed before everything was done.
     pub overdue: bool,
     /// What it waits for.
@@ -182,8 +180,6 @@ pub struct Drain {
     pub moved: u64,
     /// Those of them that the ingress has not confirmed.
     pub unconfirmed: u64,
-    /// Connections that are being opened.
-    pub opening: u64,
     /// Sessions that have not moved, by what keeps them.
     pub left: BTreeMap<String, u64>,
     /// What had not been done at the deadline, by its reason.

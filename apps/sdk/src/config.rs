@@ -608,15 +608,6 @@ pub(crate) fn drain_then(value: &str) -> Result<DrainThen, ConfigError> {
     }
 }
 
-/// The word for it.
-pub(crate) fn then_name(then: DrainThen) -> &'static str {
-    match then {
-        DrainThen::Wait => "wait",
-        DrainThen::Force => "force",
-        DrainThen::Cancel => "cancel",
-    }
-}
-
 /// A time with its unit, in its range.
 fn duration(
     key: &'static str,

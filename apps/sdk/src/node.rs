@@ -3,7 +3,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::{Ref, RefMut};
 
@@ -330,20 +330,6 @@ impl Node {
         platform.console(format_args!("GODWIT READY {ready}"));
     }
 
-    /// What kept sessions from moving when a drain's deadline came.
-    fn why(&self) -> String {
-        let status = self.shared.instance().drain_status();
-        let overrun = status.and_then(|status| status.overrun).unwrap_or_default();
-        let reasons = overrun
-            .iter()
-            .map(|(reason, count)| alloc::format!("{count} {reason}"));
-        let reasons: Vec<String> = reasons.collect();
-        match reasons.is_empty() {
-            true => String::new(),
-            false => alloc::format!(" ({})", reasons.join("; ")),
-        }
-    }
-
     fn lease_deadline(&self) -> Option<Instant> {
         self.awaits_lease
             .then(|| self.shared.started() + LEASE_PATIENCE)
@@ -359,8 +345,7 @@ impl Node {
             self.verdict = Some(match (self.shared.phase(), forced) {
                 (Phase::Drained, 0) => Verdict::new(Code::Drained, "drained"),
                 (Phase::Drained, count) => {
-                    let reason =
-                        alloc::format!("{count} sessions did not move in time{}", self.why());
+                    let reason = alloc::format!("{count} sessions did not move in time");
                     Verdict::new(Code::Incomplete, reason)
                 }
                 _ => {
@@ -432,6 +417,7 @@ pub fn run<P: Platform, S: Service>(platform: &mut P, sources: &[&str], service:
 #[cfg(test)]
 mod tests {
     use alloc::format;
+    use alloc::string::String;
     use core::fmt;
 
     use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};

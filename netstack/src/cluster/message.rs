@@ -231,11 +231,11 @@ pub enum Message {
     /// It was mine and has ended a moment ago: what is still on its way needs no answer.
     Ended(Flow),
     /// These flows are so owned (to the ingress, and as the answer to [`Message::WhoOwns`]).
-    Owns(Vec<Ownership>),
+    Owns(#[serde(deserialize_with = "ownerships")] Vec<Ownership>),
     /// These flows have ended, with the session each belonged to.
     Released(Vec<(Flow, SessionId)>),
     /// A piece of the ingress's table, for its successor.
-    HandoverTable(Vec<Ownership>),
+    HandoverTable(#[serde(deserialize_with = "ownerships")] Vec<Ownership>),
     /// The table is complete, and the sender does not act any more: be the ingress after it.
     Handover {
         /// The last term under which it did.
@@ -255,7 +255,13 @@ pub enum Message {
     /// Are these flows known to be so owned, or by a later owner? Asked by a member that leaves; the
     /// ingress answers with [`Message::Rerouted`] of those it steers so, and an owner of those that
     /// are not with it any more.
-    Confirm(Vec<Ownership>),
+    Confirm(#[serde(deserialize_with = "ownerships")] Vec<Ownership>),
+}
+
+/// One reader of such lists for all messages that have one.
+#[inline(never)]
+fn ownerships<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Ownership>, D::Error> {
+    Vec::deserialize(from)
 }
 
 /// Names every kind of message once: without its line here, a new one does not compile.

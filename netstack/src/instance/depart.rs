@@ -9,8 +9,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::Instance;
+use super::follow::Following;
 use crate::cluster::MemberId;
-use crate::cluster::message::{Attempt, Flow, MAX_ENTRIES, Message, Ownership};
+use crate::cluster::message::{Attempt, MAX_ENTRIES, Message, Ownership};
 use crate::session::SessionId;
 use crate::stack::FlowKey;
 use crate::time::{Duration, Instant};
@@ -20,23 +21,16 @@ const ROUND: Duration = Duration::from_millis(200);
 /// Flows asked about at a time.
 const STEP: usize = 16 * MAX_ENTRIES;
 
-/// Where a session went.
-#[derive(Debug)]
-struct Place {
-    owner: MemberId,
-    epoch: u64,
-    flows: Vec<Flow>,
-}
-
 /// Sessions that went elsewhere, and what the ingress has confirmed of that.
 #[derive(Debug, Default)]
 pub(super) struct Departed {
     /// Sessions that moved away from here in this drain.
     pub moved: usize,
-    places: BTreeMap<SessionId, Place>,
+    /// Where they went, and other sessions that the ingress has to know of.
+    places: BTreeMap<SessionId, Following>,
     open: BTreeSet<SessionId>,
-    /// Up to here the present round has come.
-    asked: Option<SessionId>,
+    /// So many of them were looked at in the present round.
+    asked: usize,
     /// Rounds since the ingress has changed.
     round: u32,
     next_round: Option<Instant>,
@@ -50,19 +44,31 @@ impl Departed {
 
     /// `ingress` is that from now on: it has to know all that it does not own itself.
     pub fn ask_anew(&mut self, now: Instant, ingress: MemberId) {
-        let elsewhere = self.places.iter().filter(|(_, p)| p.owner != ingress);
-        self.open = elsewhere.map(|(session, _)| *session).collect();
-        self.asked = None;
+        let elsewhere = self.places.iter().filter(|(_, p)| p.target != ingress);
+        let elsewhere: Vec<SessionId> = elsewhere.map(|(session, _)| *session).collect();
+        self.open = BTreeSet::new();
+        for session in elsewhere {
+            self.set_open(session, true);
+        }
+        self.asked = 0;
         self.round = 0;
         // The owners tell it themselves, as soon as they hear of it.
         self.next_round = Some(now + ROUND);
     }
 
-    fn note(&mut self, session: SessionId, place: Place, open: bool) {
+    /// Whether the ingress has yet to confirm a session. (Not inlined: images are small.)
+    #[inline(never)]
+    fn set_open(&mut self, session: SessionId, open: bool) {
         match open {
             true => self.open.insert(session),
             false => self.open.remove(&session),
         };
+    }
+
+    #[inline(never)]
+    fn note(&mut self, place: Following, open: bool) {
+        let session = place.attempt.session;
+        self.set_open(session, open);
         self.places.insert(session, place);
     }
 
@@ -71,28 +77,25 @@ impl Departed {
         if self.open.is_empty() || self.next_round.is_some_and(|at| at > now) {
             return Vec::new();
         }
-        use core::ops::Bound::{Excluded, Unbounded};
         let mut list = Vec::new();
-        let from = self.asked.map_or(Unbounded, Excluded);
-        let mut last = None;
-        for session in self.open.range((from, Unbounded)) {
+        for session in self.open.iter().skip(self.asked) {
+            if list.len() >= STEP {
+                break;
+            }
+            self.asked += 1;
             let Some(place) = self.places.get(session) else {
                 continue;
             };
-            if list.len() + place.flows.len() > STEP {
-                break;
-            }
-            last = Some(*session);
             list.extend(place.flows.iter().map(|flow| Ownership {
-                flow: *flow,
-                owner: place.owner,
+                flow: (*flow).into(),
+                owner: place.target,
                 session: *session,
-                epoch: place.epoch,
+                epoch: place.attempt.epoch,
             }));
         }
-        self.asked = last;
-        if last.is_none() || last.as_ref() == self.open.last() {
-            self.asked = None;
+        // What was confirmed meanwhile has made some be skipped: they come in the next round.
+        if self.asked >= self.open.len() {
+            self.asked = 0;
             self.round += 1;
             self.next_round = Some(now + ROUND);
         }
@@ -101,52 +104,33 @@ impl Departed {
 }
 
 impl Instance {
-    /// A session has moved to `owner`.
-    pub(super) fn note_departed(
-        &mut self,
-        now: Instant,
-        attempt: Attempt,
-        owner: MemberId,
-        flows: &[FlowKey],
-    ) {
+    /// A session has moved.
+    pub(super) fn note_departed(&mut self, now: Instant, gone: &Following) {
         let ingress = self.ingress(now);
         // We steer it ourselves, or the owner does not have to be told.
-        let open = ingress != Some(self.id) && ingress != Some(owner);
+        let open = ingress != Some(self.id) && ingress != Some(gone.target);
         if let Some(departed) = self.departed() {
-            let flows = flows.iter().map(|flow| (*flow).into()).collect();
-            let epoch = attempt.epoch;
             departed.moved += 1;
-            let place = Place {
-                owner,
-                epoch,
-                flows,
-            };
-            departed.note(attempt.session, place, open);
+            departed.note(gone.clone(), open);
         }
     }
 
     /// As an ingress that leaves: all that is steered has to be known to the successor.
-    pub(super) fn watch_table(&mut self) {
-        let claimed = self.steering.iter();
-        let claimed = claimed.filter_map(|(flow, entry)| {
-            let (session, epoch) = entry.claim?;
-            Some((*flow, entry.owner, session, epoch))
-        });
-        let claimed: Vec<_> = claimed.collect();
+    pub(super) fn watch_table(&mut self, now: Instant) {
+        let table = self.whole_table();
         let Some(departed) = self.departed() else {
             return;
         };
-        for (flow, owner, session, epoch) in claimed {
-            let place = departed.places.entry(session).or_insert_with(|| Place {
-                owner,
-                epoch,
-                flows: Vec::new(),
-            });
-            (place.owner, place.epoch) = (owner, epoch);
-            if !place.flows.contains(&flow) {
-                place.flows.push(flow);
+        for entry in table.into_iter().filter(|entry| entry.epoch > 0) {
+            let (session, epoch) = (entry.session, entry.epoch);
+            let attempt = Attempt { session, epoch };
+            let known = departed.places.get(&session);
+            let mut flows = known.map_or(Vec::new(), |place| place.flows.clone());
+            let flow = FlowKey::from(entry.flow);
+            if !flows.contains(&flow) {
+                flows.push(flow);
             }
-            departed.open.insert(session);
+            departed.note(Following::new(now, attempt, entry.owner, flows), true);
         }
     }
 
@@ -158,11 +142,12 @@ impl Instance {
         };
         for attempt in list {
             let place = departed.places.get(&attempt.session);
-            let heard = |place: &Place| {
-                place.epoch <= attempt.epoch && (ingress == Some(from) || place.owner == from)
+            let heard = |place: &Following| {
+                place.attempt.epoch <= attempt.epoch
+                    && (ingress == Some(from) || place.target == from)
             };
             if place.is_some_and(heard) {
-                departed.open.remove(&attempt.session);
+                departed.set_open(attempt.session, false);
             }
         }
     }

@@ -3,6 +3,7 @@
 //! and nothing arrives any more.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::rc::Rc;
 
 use super::depart::Departed;
 use super::{DrainOptions, DrainStatus, DrainThen, Event, Instance};
@@ -74,7 +75,7 @@ pub(super) struct Leave {
     since: Instant,
     options: DrainOptions,
     /// What had not been done when the deadline came, by its reason.
-    overrun: Option<BTreeMap<&'static str, usize>>,
+    overrun: Option<Rc<BTreeMap<&'static str, usize>>>,
     /// Why sessions have not moved yet.
     stuck: BTreeMap<SessionId, &'static str>,
     tick: Instant,
@@ -124,7 +125,6 @@ impl Instance {
         if self.is_draining() {
             return;
         }
-        log::info!(target: "cluster", "draining {} sessions", self.sessions.len());
         self.counters.add("drains");
         let queue = self.sessions.keys().map(|id| (now, *id)).collect();
         self.drain = Drain::Leaving(Leave {
@@ -181,7 +181,7 @@ impl Instance {
             others = others.saturating_sub(1);
         }
         if others > 0 {
-            left.insert("its turn has not come", others);
+            *left.entry("its turn has not come").or_default() += others;
         }
         Some(DrainStatus {
             since: leave.since,
@@ -200,7 +200,7 @@ impl Instance {
             moved: leave.departed.moved,
             unconfirmed: leave.departed.unconfirmed(),
             opening: self.stack.half_open_count(),
-            left,
+            left: Rc::new(left),
             overrun: leave.overrun.clone(),
         })
     }
@@ -219,7 +219,7 @@ impl Instance {
         let Some(status) = self.drain_status() else {
             return;
         };
-        let mut open = status.left;
+        let mut open = Rc::try_unwrap(status.left).unwrap_or_default();
         if open.is_empty() {
             let (reason, count) = match (status.unconfirmed, status.opening) {
                 (0, 0) => (
@@ -229,7 +229,7 @@ impl Instance {
                 (0, opening) => ("connections are being opened", opening),
                 (count, _) => ("the ingress has not confirmed where they are", count),
             };
-            open.insert(reason, count);
+            *open.entry(reason).or_default() += count;
         }
         self.counters.add("drains_overdue");
         for (reason, count) in &open {
@@ -238,7 +238,7 @@ impl Instance {
         let Drain::Leaving(leave) = &mut self.drain else {
             return;
         };
-        leave.overrun = Some(open);
+        leave.overrun = Some(Rc::new(open));
         match leave.options.then {
             DrainThen::Wait => {}
             // What is in doubt stays silent; the rest is told.
@@ -374,7 +374,7 @@ impl Instance {
             Stage::HandingOver(tries, at) if at <= now => {
                 match self.members.choose(now, &mut self.rng, ANYBODY) {
                     Some(successor) if tries < HANDOVERS => {
-                        self.watch_table();
+                        self.watch_table(now);
                         self.hand_over(now, successor);
                         Some(Stage::HandingOver(tries + 1, now + HANDOVER))
                     }

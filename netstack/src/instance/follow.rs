@@ -22,12 +22,29 @@ use crate::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_millis(25);
 
 /// A session that is served elsewhere already, and whose frames still come here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Following {
-    attempt: Attempt,
-    target: MemberId,
-    flows: Vec<FlowKey>,
+    pub(super) attempt: Attempt,
+    pub(super) target: MemberId,
+    pub(super) flows: Vec<FlowKey>,
     until: Instant,
+}
+
+impl Following {
+    /// It has gone to `target` under the attempt's epoch.
+    pub(super) fn new(
+        now: Instant,
+        attempt: Attempt,
+        target: MemberId,
+        flows: Vec<FlowKey>,
+    ) -> Following {
+        Following {
+            attempt,
+            target,
+            flows,
+            until: now + LIMIT,
+        }
+    }
 }
 
 impl Instance {
@@ -50,14 +67,9 @@ impl Instance {
             };
             self.steering.set(now, (*flow).into(), entry);
         }
-        self.note_departed(now, attempt, target, &flows);
-        let until = now + LIMIT;
-        let following = Following {
-            attempt,
-            target,
-            flows,
-            until,
-        };
+        let following = Following::new(now, attempt, target, flows);
+        let until = following.until;
+        self.note_departed(now, &following);
         self.following.insert(attempt.session, following);
         match hears {
             true => {

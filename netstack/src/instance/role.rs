@@ -274,7 +274,7 @@ impl Instance {
     }
 
     /// Whose flows are whose, ours included.
-    fn whole_table(&self) -> Vec<Ownership> {
+    pub(super) fn whole_table(&self) -> Vec<Ownership> {
         let steered = self.steering.iter().map(|(flow, entry)| {
             let (session, epoch) = entry.claim.unwrap_or_default();
             Ownership {

@@ -25,6 +25,7 @@ impl Instance {
     // --- flows of our own ------------------------------------------------------------------------
 
     /// The session whose flow this is here, served or frozen.
+    #[inline(never)]
     pub(super) fn owner_here(&self, flow: &FlowKey) -> Option<(SessionId, u64)> {
         if let Some(Route::Local(conn)) = self.stack.route(flow) {
             let Some(super::Use::Session(id, _)) = self.uses.get(&conn) else {

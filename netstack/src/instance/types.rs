@@ -216,9 +216,9 @@ pub struct DrainStatus {
     /// Connections that are being opened here.
     pub opening: usize,
     /// Sessions that have not moved, by what keeps them.
-    pub left: BTreeMap<&'static str, usize>,
+    pub left: Rc<BTreeMap<&'static str, usize>>,
     /// What had not been done when the deadline passed, if it has.
-    pub overrun: Option<BTreeMap<&'static str, usize>>,
+    pub overrun: Option<Rc<BTreeMap<&'static str, usize>>>,
 }
 
 /// Why a move or drain could not start.

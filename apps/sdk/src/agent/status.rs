@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -16,7 +17,6 @@ use serde_json::{Map, Value};
 
 use super::Agent;
 use crate::Service;
-use crate::config::then_name;
 use crate::port::Port;
 use crate::shared::Shared;
 
@@ -36,8 +36,6 @@ pub(super) struct Status {
     state_version: u32,
     oldest_state: u32,
     uptime_ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    drain: Option<Drain>,
     members: Vec<Member>,
     session_count: usize,
     sessions: Vec<Session>,
@@ -50,21 +48,28 @@ pub(super) struct Status {
 struct Drain {
     since_ms: u64,
     deadline_ms: u64,
-    then: &'static str,
     /// The deadline has passed before everything was done.
     overdue: bool,
     waits_for: &'static str,
     moved: usize,
     /// Of which the ingress has not said that it knows where they are.
     unconfirmed: usize,
-    /// Connections that are being opened.
-    opening: usize,
     /// Sessions that have not moved, by what keeps them.
-    left: BTreeMap<&'static str, usize>,
+    #[serde(serialize_with = "counts")]
+    left: Option<Rc<BTreeMap<&'static str, usize>>>,
     /// What had not been done at the deadline, by its reason.
-    overrun: BTreeMap<&'static str, usize>,
+    #[serde(serialize_with = "counts")]
+    overrun: Option<Rc<BTreeMap<&'static str, usize>>>,
     /// Sessions that were reset then.
     forced: u64,
+}
+
+fn counts<S: serde::Serializer>(
+    counts: &Option<Rc<BTreeMap<&'static str, usize>>>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    let none = BTreeMap::new();
+    counts.as_deref().unwrap_or(&none).serialize(to)
 }
 
 impl Drain {
@@ -72,14 +77,12 @@ impl Drain {
         Drain {
             since_ms: shared.now().since(drain.since).as_millis() as u64,
             deadline_ms: drain.options.deadline.as_millis() as u64,
-            then: then_name(drain.options.then),
             overdue: drain.overrun.is_some(),
             waits_for: drain.stage,
             moved: drain.moved,
             unconfirmed: drain.unconfirmed,
-            opening: drain.opening,
-            left: drain.left,
-            overrun: drain.overrun.unwrap_or_default(),
+            left: Some(drain.left),
+            overrun: drain.overrun,
             forced: shared.instance().sessions_forced(),
         }
     }
@@ -318,9 +321,6 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
         state_version: versions.0,
         oldest_state: versions.1,
         uptime_ms: uptime(shared).as_millis() as u64,
-        drain: instance
-            .drain_status()
-            .map(|drain| Drain::new(shared, drain)),
         members: instance.members().into_iter().map(Into::into).collect(),
         session_count: sessions.len(),
         sessions: sessions

@@ -197,7 +197,6 @@ fn how_a_drain_goes_is_told() {
     for part in [
         "\"state\":\"draining\"",
         "\"deadline_ms\":1500",
-        "\"then\":\"cancel\"",
         "\"moved\":0",
         "\"left\":{}",
     ] {
