@@ -49,11 +49,12 @@ impl Check for View {
         // The same ends may have had a connection before, which somebody still shows.
         let begun = flows.get(flow).downward.isn;
         let acked = begun.map(|isn| u64::from(info.snd_una.raw().wrapping_sub(isn)));
-        let fin = u64::from(info.state.is_send_closed());
-        let expected = info.tx_bytes + 1;
-        if acked.is_none_or(|acked| acked < expected || acked > expected + fin) {
+        let sent = self.flows.at(flow).sent;
+        let Some(acked) = acked.filter(|acked| *acked <= sent) else {
             return;
-        }
+        };
+        // SYN, and FIN once it is acknowledged.
+        let octets = acked.saturating_sub(1 + u64::from(info.state.is_send_closed()))..acked;
         self.views += 1;
         let state = self.flows.at(flow);
         if epoch < state.epoch {
@@ -64,6 +65,10 @@ impl Check for View {
         // One more each for SYN and FIN.
         let sent = info.tx_bytes + u64::from(outstanding) + 2;
         let rules = [
+            (
+                "octets acknowledged are not SND.UNA's",
+                octets.contains(&info.tx_bytes),
+            ),
             ("SND.NXT is behind the wire", state.sent <= sent),
             (
                 "more is acknowledged than was",
