@@ -491,6 +491,42 @@ mod tests {
     }
 
     #[test]
+    fn stretches_out_of_order_are_bounded_in_number_not_only_in_octets() {
+        let mut rcv = rcv(64_000, 0);
+        let base = rcv.nxt;
+        for n in 1..=MAX_BLOCKS as u32 {
+            let from = n * 10;
+            let kept = rcv.accept(base.add(from), stream(from, from + 1));
+            assert_eq!(kept, Accepted::OutOfOrder);
+        }
+        assert_eq!(
+            rcv.accept(base.add(9_000), stream(9_000, 9_001)),
+            Accepted::Duplicate
+        );
+        assert_eq!(rcv.blocks.len(), MAX_BLOCKS);
+        // What joins others costs nothing, and is taken.
+        assert_eq!(
+            rcv.accept(base.add(11), stream(11, 20)),
+            Accepted::OutOfOrder
+        );
+        assert_eq!(rcv.blocks.len(), MAX_BLOCKS - 1);
+    }
+
+    /// A frame is large, and a slice of it keeps all of it.
+    #[test]
+    fn a_few_octets_out_of_order_do_not_keep_their_frame() {
+        let mut rcv = rcv(64_000, 0);
+        let frame = stream(0, 2_000);
+        for (from, len) in [(100, COPY_BELOW as u32), (900, COPY_BELOW as u32 + 1)] {
+            let few = frame.slice(from as usize..(from + len) as usize);
+            rcv.accept(rcv.nxt.add(from), few);
+        }
+        let held = |n: usize| rcv.blocks[n].data[0].as_ptr();
+        assert_ne!(held(0), frame[100..].as_ptr(), "copied");
+        assert_eq!(held(1), frame[900..].as_ptr(), "shared");
+    }
+
+    #[test]
     fn octets_beyond_the_window_are_not_kept() {
         let mut rcv = rcv(100, 0);
         let base = rcv.nxt;

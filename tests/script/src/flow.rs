@@ -15,16 +15,18 @@ pub struct View {
     pub error: Option<ConnectionError>,
     pub readable: usize,
     pub queued: usize,
+    pub send_room: usize,
     pub finished: bool,
 }
 
 impl View {
-    pub fn of(connection: &Connection) -> View {
+    pub fn of(connection: &Connection, send_room: usize) -> View {
         View {
             info: connection.info(),
             error: connection.error(),
             readable: connection.receive_available(),
             queued: connection.send_queued(),
+            send_room,
             finished: connection.receive_at_end(),
         }
     }

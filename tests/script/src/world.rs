@@ -265,11 +265,11 @@ impl World {
     /// See how connections are, as they may be gone next.
     fn look(&mut self) {
         for flow in self.flows.values_mut() {
-            let connection = flow
-                .conn
-                .and_then(|conn| self.stacks[flow.owner].connection(conn));
-            if let Some(connection) = connection {
-                flow.view = Some(View::of(connection));
+            let stack = &self.stacks[flow.owner];
+            if let Some(conn) = flow.conn
+                && let Some(connection) = stack.connection(conn)
+            {
+                flow.view = Some(View::of(connection, stack.send_room(conn)));
             }
         }
     }

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use godwit_netstack::stack::MacAddr;
+use godwit_netstack::tcp::Info;
 use godwit_netstack::{Duration, Instant};
 
 use crate::check::{Check, Findings, FlowId, Flows, Note, Side, Violation};
@@ -38,7 +39,12 @@ pub trait Party: Any {
     fn poll_note(&mut self, _flows: &Flows) -> Option<Note> {
         None
     }
+    /// Show every connection of the service that it owns: the client, the epoch and the view.
+    fn show(&self, _each: &mut dyn FnMut(SocketAddr, u64, &Info)) {}
 }
+
+/// Parties show their connections once in so many times.
+const SHOWN: u64 = 16;
 
 struct Slot {
     party: Box<dyn Party>,
@@ -109,6 +115,8 @@ pub struct World {
     vip: Option<IpAddr>,
     vip_claims: Vec<(Instant, Port)>,
     checks: Vec<Box<dyn Check>>,
+    /// Times that a party was called and had nothing more to say.
+    settled: u64,
     flows: Flows,
     findings: Findings,
     hash: u64,
@@ -146,6 +154,7 @@ impl World {
             vip: None,
             vip_claims: Vec::new(),
             checks,
+            settled: 0,
             flows: Flows::default(),
             findings: Findings::default(),
             hash: 0,
@@ -554,6 +563,10 @@ impl World {
                 };
                 self.emit(port, frame);
             }
+            self.settled += 1;
+            if self.settled.is_multiple_of(SHOWN) {
+                self.look(port);
+            }
         }
         let slot = &mut self.slots[port];
         if let Some(old) = slot.deadline.take() {
@@ -569,6 +582,19 @@ impl World {
         if let Some(at) = slot.deadline {
             self.deadlines.insert((at, port));
         }
+    }
+
+    /// Let the checkers see what a party shows of its connections.
+    fn look(&mut self, port: Port) {
+        let (checks, findings, flows) = (&mut self.checks, &mut self.findings, &self.flows);
+        let now = self.now;
+        self.slots[port].party.show(&mut |client, epoch, info| {
+            if let Some(flow) = flows.of_client(client) {
+                for check in checks.iter_mut() {
+                    check.view(now, (flow, epoch), info, flows, findings);
+                }
+            }
+        });
     }
 
     fn emit(&mut self, port: Port, frame: Bytes) {

@@ -60,3 +60,38 @@ fn all_queues_count_and_new_connections_wait_when_memory_is_exhausted() {
     net.run_for(Duration::from_secs(1));
     assert_eq!((net.hosts[0].memory(), net.hosts[1].memory()), (0, 0));
 }
+
+/// RFC 6191 section 2. Connections that wait for something else keep their place.
+#[test]
+fn at_the_limit_of_connections_one_in_time_wait_makes_way_and_no_other_does() {
+    let mut config = config(11);
+    config.tcp.max_connections = 1;
+    let mut server = Stack::new(config, [1; 32], Instant::ZERO);
+    server.listen(80, Scope::Service);
+    let mut net = Net::new(vec![host(99), server]);
+    let there = at("10.77.0.11:80");
+    let first = net.hosts[0].connect(Instant::ZERO, None, there).unwrap();
+    net.run_for(Duration::from_millis(10));
+    let accepted = net.accepted(1).unwrap();
+    let second = net.hosts[0].connect(net.now, None, there).unwrap();
+    net.run_for(Duration::from_millis(10));
+    assert_eq!(net.accepted(1), None);
+    assert_eq!(counter(&net.hosts[1], "syn_too_many"), 1);
+
+    // The server closes first, so that TIME-WAIT is its.
+    for (host, conn) in [(1, accepted), (0, first)] {
+        let now = net.now;
+        net.hosts[host].update(now, conn, |connection| connection.close(now));
+        net.run_for(Duration::from_millis(10));
+    }
+    let state = |net: &Net, host: usize, conn| {
+        let connection = net.hosts[host].connection(conn);
+        connection.map(|connection| connection.state())
+    };
+    assert_eq!(state(&net, 1, accepted), Some(crate::tcp::State::TimeWait));
+    // The SYN comes again.
+    net.run_for(Duration::from_secs(2));
+    assert_eq!(counter(&net.hosts[1], "time_wait_evicted"), 1);
+    assert_eq!(state(&net, 0, second), Some(crate::tcp::State::Established));
+    assert_eq!(net.hosts[1].connection_count(), 1);
+}

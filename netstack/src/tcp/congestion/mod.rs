@@ -195,6 +195,21 @@ mod tests {
         assert!((10_900..=11_000).contains(&reno.cwnd), "{}", reno.cwnd);
     }
 
+    /// RFC 9406 section 4.2: CSS_GROWTH_DIVISOR.
+    #[test]
+    fn slow_start_that_became_conservative_grows_by_a_quarter() {
+        let mut control = Congestion::new(CongestionAlgorithm::Cubic, 1000);
+        control.on_ack(Instant::ZERO, 4_000, 1000, RTT);
+        assert_eq!(control.cwnd, 14_000);
+        control.hystart.baseline = 50_000;
+        control.on_ack(Instant::ZERO, 4_000, 1000, RTT);
+        assert_eq!(control.cwnd, 15_000);
+        // Later slow starts are not HyStart's.
+        control.ssthresh = 100_000;
+        control.on_ack(Instant::ZERO, 4_000, 1000, RTT);
+        assert_eq!(control.cwnd, 19_000);
+    }
+
     #[test]
     fn cubic_returns_to_the_old_maximum_after_k_and_then_probes_beyond() {
         let mut cubic = Congestion::new(CongestionAlgorithm::Cubic, 1000);

@@ -90,6 +90,7 @@ impl Header {
             }
             "receive-buffer" => tcp.receive_buffer = word(value)?,
             "send-buffer" => tcp.send_buffer = word(value)?,
+            "memory" => tcp.memory = word(value)? as usize,
             "max-retransmits" => tcp.max_retransmits = small(value)?,
             "max-syn-retransmits" => tcp.max_syn_retransmits = small(value)?,
             "max-syn-ack-retransmits" => tcp.max_syn_ack_retransmits = small(value)?,

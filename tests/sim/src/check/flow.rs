@@ -26,7 +26,7 @@ pub struct FlowId(pub usize);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Direction {
     /// Initial sequence number, once its SYN was seen.
-    isn: Option<u32>,
+    pub(super) isn: Option<u32>,
     /// Offset behind the highest sequence number emitted.
     pub end: u64,
     scale: Option<u8>,

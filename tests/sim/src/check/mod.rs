@@ -15,12 +15,14 @@ mod speaker;
 #[cfg(test)]
 mod tests;
 mod timestamp;
+mod view;
 mod window;
 
 use std::any::Any;
 use std::fmt;
 
 use godwit_netstack::Instant;
+use godwit_netstack::tcp::Info;
 
 pub use acknowledgement::Acknowledgement;
 pub use flight::Flight;
@@ -31,6 +33,7 @@ pub use retransmission::Retransmission;
 pub use silence::Silence;
 pub use speaker::Speaker;
 pub use timestamp::Timestamp;
+pub use view::View;
 pub use window::Window;
 
 use crate::net::Port;
@@ -200,6 +203,17 @@ pub trait Check: Any {
 
     /// A flow will not be seen again: what takes memory of it may go.
     fn forget(&mut self, _flow: FlowId) {}
+
+    /// Who owns the flow, in this epoch, shows it so.
+    fn view(
+        &mut self,
+        _at: Instant,
+        _flow: (FlowId, u64),
+        _info: &Info,
+        _flows: &Flows,
+        _findings: &mut Findings,
+    ) {
+    }
 }
 
 /// The rules that hold in every run, whatever the links do.
@@ -213,6 +227,7 @@ pub fn always() -> Vec<Box<dyn Check>> {
         Box::new(Silence::default()),
         Box::new(Speaker::default()),
         Box::new(Timestamp::default()),
+        Box::new(View::default()),
         Box::new(Window::default()),
     ]
 }

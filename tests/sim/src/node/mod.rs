@@ -19,6 +19,7 @@ use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{InstanceConfig, MoveError};
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{MacAddr, RxFrame};
+use godwit_netstack::tcp::Info;
 use godwit_netstack::{Instance, Instant};
 
 pub use bare::{Bare, Luggage};
@@ -343,6 +344,15 @@ impl Party for Node {
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.engine.due()
+    }
+
+    fn show(&self, each: &mut dyn FnMut(SocketAddr, u64, &Info)) {
+        let sessions = self.instance().sessions();
+        for session in sessions.iter().filter(|session| !session.frozen) {
+            for connection in &session.connections {
+                each(connection.remote, session.epoch, &connection.tcp);
+            }
+        }
     }
 
     fn poll_note(&mut self, flows: &Flows) -> Option<Note> {
