@@ -104,4 +104,8 @@ impl Check for View {
             ..*state
         };
     }
+
+    fn forget(&mut self, flow: FlowId) {
+        self.flows.forget(flow);
+    }
 }
