@@ -145,6 +145,29 @@ fn a_minority_has_no_ingress_and_a_majority_has_one() {
 }
 
 #[test]
+fn a_session_is_lost_with_its_owner_though_an_earlier_source_still_has_it_frozen() {
+    let mut storm = Storm::new(setup(3));
+    let conversation = storm.converse(Mode::Upload, 3_000_000, 1);
+    storm.run_for(SECOND / 5);
+    let (source, session) = storm.session(conversation).expect("it is served");
+    let (target, third) = ((source + 1) % 3, (source + 2) % 3);
+    // The capsule arrives, the answer does not.
+    storm.cluster.world.sever_one_way(target, source);
+    let moved = storm.cluster.move_session(source, session.id, target);
+    moved.expect("a move begins");
+    storm.run_for(SECOND / 5);
+    assert_eq!(storm.owner(conversation), Some(target));
+    let moved = storm.cluster.move_session(target, session.id, third);
+    moved.expect("it goes on");
+    storm.run_for(SECOND / 5);
+    assert_eq!(storm.owner(conversation), Some(third));
+    assert_eq!(storm.copies(conversation).count(), 2);
+    assert!(!storm.is_lost(conversation));
+    storm.crash(third);
+    assert!(storm.is_lost(conversation));
+}
+
+#[test]
 fn two_instances_and_a_witness_outlive_the_ingress() {
     let mut storm = Storm::new(Setup {
         role: RoleConfig {
