@@ -13,7 +13,7 @@ use bytes::Bytes;
 use godwit_netstack::stack::MacAddr;
 use godwit_netstack::{Duration, Instant};
 
-use crate::check::{Check, Findings, FlowId, Flows, Note, Side, Violation};
+use crate::check::{Check, Findings, FlowId, Flows, Note, Reset, Side, Violation};
 use crate::net::{Link, Port, Rules, Switch};
 use crate::pcap::Pcap;
 use crate::rng::{Rng, mix};
@@ -627,7 +627,10 @@ impl World {
                 eprintln!("{seen}");
             }
             let answer = seen.from == Side::Server && segment.syn;
-            let ends = self.lost.contains(&seen.flow) && segment.rst;
+            // An RST about a flow that is forgotten is no word of a session's.
+            let ends = segment.rst
+                && (self.lost.contains(&seen.flow)
+                    || is_server && self.check::<Reset>().is_forgotten(seen.flow, seen.at));
             if ends || self.any_syn_ack && answer {
                 return;
             }
