@@ -360,6 +360,7 @@ impl World {
     /// In this flow resets are right from now on: whoever had it is gone. All else is checked as before.
     pub fn lose(&mut self, flow: FlowId) {
         self.lost.insert(flow);
+        self.note(Note::Lost { flow });
     }
 
     /// Who has said since the last call, and when, that the virtual address is his.
