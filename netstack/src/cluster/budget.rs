@@ -94,7 +94,7 @@ pub struct Limits {
     pub work: Limit,
     /// Questions to be answered.
     pub queries: Limit,
-    /// Heartbeats, ballots and farewells: each makes us look at the election.
+    /// Heartbeats, ballots, farewells and the answers to them: each makes us look at the election.
     pub control: Limit,
     /// Channels that are opened from its address.
     pub handshakes: Limit,
@@ -171,6 +171,7 @@ impl Budget {
             | Message::Ballot(_)
             | Message::Handover { .. }
             | Message::Leaving
+            | Message::Parted
                 if !self.control.take(now) =>
             {
                 Verdict::DropControl

@@ -256,6 +256,9 @@ pub enum Message {
     /// ingress answers with [`Message::Rerouted`] of those it steers so, and an owner of those that
     /// are not with it any more.
     Confirm(#[serde(deserialize_with = "ownerships")] Vec<Ownership>),
+    /// To a member that said [`Message::Leaving`]: the sender is in doubt about nothing that it offered
+    /// this boot of it, and offers it nothing more.
+    Parted,
 }
 
 /// One reader of such lists for all messages that have one.
@@ -294,7 +297,7 @@ macro_rules! kinds {
 kinds! {
     Hello Heartbeat Transfer Frame Fence Accepted Refused Doubt Owned NotOwner Forgotten
     WhoOwns NotMine Ended Owns Released HandoverTable Handover Ballot Leaving
-    Ahead Content Rerouted Confirm
+    Ahead Content Rerouted Confirm Parted
 }
 
 /// How often each kind of message was sent and received.
@@ -481,6 +484,7 @@ mod tests {
             plain(Message::Fence(attempt())),
             plain(Message::Rerouted(alloc::vec![attempt(); 2])),
             plain(Message::Confirm(alloc::vec![ownership; MAX_ENTRIES])),
+            plain(Message::Parted),
             plain(Message::Owns(alloc::vec![ownership; MAX_ENTRIES])),
             plain(Message::Released(alloc::vec![(flow(4), attempt().session)])),
             plain(Message::Leaving),

@@ -422,6 +422,7 @@ impl Instance {
         self.beat(now);
         self.run_election(now);
         self.ask_in_doubt(now, peer, boot);
+        self.part_again(peer);
         if self.ingress == Some(peer) {
             self.claim_all_flows();
         }
@@ -541,7 +542,9 @@ impl Instance {
                 self.run_election(now);
             }
             // Said again, it is no news; to forget what somebody owned is work.
-            Message::Leaving if self.members.get(from).is_some_and(|m| m.left.is_some()) => {}
+            Message::Leaving if self.members.get(from).is_some_and(|m| m.left.is_some()) => {
+                self.part(from);
+            }
             Message::Leaving => {
                 if let Some(member) = self.members.get_mut(from) {
                     member.left = member.last_boot;
@@ -551,7 +554,9 @@ impl Instance {
                 }
                 self.run_election(now);
                 self.forget_owner(now, from);
+                self.part(from);
             }
+            Message::Parted => self.handle_parted(from),
         }
     }
 

@@ -1,15 +1,15 @@
 //! Leaving: every session moves to the peers, then the ingress role. Then nothing is left to do but to
-//! pass on what still arrives, until the ingress has confirmed where everything went ([`Departed`])
-//! and nothing arrives any more.
+//! pass on what still arrives, until the ingress has confirmed where everything went ([`Departed`]),
+//! nothing arrives any more, and nobody waits for an answer of ours (`part.rs`).
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 
 use super::depart::Departed;
 use super::{DrainOptions, DrainStatus, DrainThen, Event, Instance};
-use crate::cluster::MemberId;
 use crate::cluster::members::Wanted;
 use crate::cluster::message::Message;
+use crate::cluster::{BootId, MemberId};
 use crate::migrate::transfer::Phase;
 use crate::session::{Session, SessionId};
 use crate::stack::{RxFrame, Scope};
@@ -35,6 +35,8 @@ const GRACE: Duration = Duration::from_secs(2);
 const FORGOTTEN: Duration = Duration::from_secs(2);
 /// Time to get the farewell out.
 const FAREWELL: Duration = Duration::from_millis(50);
+/// It is answered, by everyone who can, within this time at most.
+const PARTING: Duration = Duration::from_secs(15);
 /// Sessions for which nobody is found before the rest waits as well.
 const MAX_FAILURES: u32 = 16;
 
@@ -53,8 +55,8 @@ enum Stage {
     HandingOver(u32, Instant),
     /// Frames for the virtual addresses are still passed on.
     Grace { since: Instant, heard: Instant },
-    /// The farewell is on its way.
-    Farewell(Instant),
+    /// The farewell is on its way, and so are the answers: how long at least, and at most.
+    Farewell { from: Instant, until: Instant },
     /// Nothing is left.
     Done,
 }
@@ -84,6 +86,8 @@ pub(super) struct Leave {
     /// Another member is the ingress after us.
     succeeded: bool,
     departed: Departed,
+    /// Members that expect no answer of us any more, in that boot of theirs.
+    pub(super) parted: BTreeMap<MemberId, BootId>,
     /// Sessions to be moved, with the earliest time.
     queue: BTreeSet<(Instant, SessionId)>,
     /// Sessions in a row for which nobody was found; after some of them the others wait, too.
@@ -93,6 +97,11 @@ pub(super) struct Leave {
 }
 
 impl Leave {
+    /// Whether the members have been told that we go.
+    pub(super) fn says_farewell(&self) -> bool {
+        matches!(self.stage, Stage::Farewell { .. } | Stage::Done)
+    }
+
     /// Whether the ingress knows where everything went, and nothing comes here any more, in a grace
     /// that has lasted `since`.
     fn is_quiet(&self, now: Instant, since: Instant, heard: Instant) -> bool {
@@ -137,6 +146,7 @@ impl Instance {
             was_ingress: self.is_ingress(),
             succeeded: false,
             departed: Departed::default(),
+            parted: BTreeMap::new(),
             queue,
             failures: 0,
             offer_at: now,
@@ -194,7 +204,7 @@ impl Instance {
                     "the ingress confirms where they are"
                 }
                 Stage::Grace { .. } => "late frames are passed on",
-                Stage::Farewell(_) => "the members are told",
+                Stage::Farewell { .. } => "the members are told",
                 Stage::Done => "drained",
             },
             moved: leave.departed.moved,
@@ -360,12 +370,13 @@ impl Instance {
             self.overrun(now);
         }
         self.ask_departed(now);
+        let unparted = self.unparted(now);
         let Drain::Leaving(leave) = &self.drain else {
             return;
         };
         let next = match leave.stage {
             Stage::Moving if may_take_longer && (opening || movable_left(self)) => None,
-            Stage::Moving if self.key.is_none() => Some(Stage::Farewell(now)),
+            Stage::Moving if self.key.is_none() => Some(farewell(now)),
             Stage::Moving if self.is_ingress() => Some(Stage::HandingOver(0, now)),
             Stage::Moving => Some(Stage::Grace {
                 since: now,
@@ -384,21 +395,31 @@ impl Instance {
                             election.resign(now);
                         }
                         self.lay_down_role(now, "nobody is there to take it");
-                        Some(Stage::Farewell(now))
+                        Some(farewell(now))
                     }
                 }
             }
             Stage::Grace { since, heard }
                 if leave.is_quiet(now, since, heard) || !may_take_longer =>
             {
-                Some(Stage::Farewell(now + FAREWELL))
+                Some(farewell(now + FAREWELL))
             }
-            Stage::Farewell(at) if at <= now => Some(Stage::Done),
-            Stage::HandingOver(..) | Stage::Grace { .. } | Stage::Farewell(_) | Stage::Done => None,
+            Stage::Farewell { from, until }
+                if from <= now && (unparted == 0 || until <= now || !may_take_longer) =>
+            {
+                Some(Stage::Done)
+            }
+            Stage::HandingOver(..) | Stage::Grace { .. } | Stage::Farewell { .. } | Stage::Done => {
+                None
+            }
         };
         match next {
-            Some(Stage::Farewell(_)) => self.broadcast(&Message::Leaving),
+            Some(Stage::Farewell { .. }) => self.broadcast(&Message::Leaving),
             Some(Stage::Done) => {
+                if unparted > 0 {
+                    self.counters.add("drains_unparted");
+                    log::warn!(target: "cluster", "{unparted} members may wait for an answer");
+                }
                 log::info!(target: "cluster", "drained");
                 self.events.push_back(Event::Drained);
             }
@@ -475,6 +496,12 @@ impl Instance {
             }
         }
     }
+}
+
+/// To be heard from then on, at the latest.
+fn farewell(from: Instant) -> Stage {
+    let until = from + PARTING;
+    Stage::Farewell { from, until }
 }
 
 /// The destination of the IP packet in an Ethernet frame.

@@ -33,6 +33,7 @@ mod keys;
 mod lull;
 mod moves;
 mod pace;
+mod part;
 mod policy;
 mod role;
 mod sessions;

@@ -78,7 +78,7 @@ impl Instance {
             return Err(MoveError::NotMovable);
         }
         let member = self.members.get(to).ok_or(MoveError::NoMember)?;
-        if !member.is_up() {
+        if !member.is_up() || member.left.is_some() {
             return Err(MoveError::Unreachable);
         }
         let at = entry.movable_at(now);
@@ -111,8 +111,9 @@ impl Instance {
         if !session.connections.iter().all(whole) {
             return Err(MoveError::NotMovable);
         }
-        let peer = self.members.get(to).and_then(|member| member.hello.clone());
-        peer.ok_or(MoveError::Unreachable)
+        let peer = self.members.get(to).filter(|member| member.left.is_none());
+        let hello = peer.and_then(|member| member.hello.clone());
+        hello.ok_or(MoveError::Unreachable)
     }
 
     pub(super) fn freeze(
@@ -310,6 +311,7 @@ impl Instance {
         let Some(moving) = self.moving.remove(&id) else {
             return;
         };
+        let target = moving.source.target;
         self.kept_octets -= moving.kept_octets;
         if !doubted {
             let took = now.since(moving.frozen_at);
@@ -362,6 +364,7 @@ impl Instance {
                 self.drop_frozen(now, moving);
             }
         }
+        self.part(target);
     }
 
     /// Forget a frozen session. What arrived for it meanwhile belongs to unknown flows now, which

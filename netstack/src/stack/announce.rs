@@ -10,11 +10,23 @@ use crate::time::{Duration, Instant};
 /// Gaps between the announcements of virtual addresses. All but the first are longer than the second
 /// for which Linux keeps to an entry it has just learnt, and than that which has to lie between
 /// unsolicited advertisements (RFC 4861 section 7.2.6).
-const ANNOUNCE: [Duration; 3] = [
+///
+/// The first are for whoever listens. The others, ever more seldom, are for hosts that were cut
+/// off meanwhile: to them it is the first that they hear of the change, and without it they would send
+/// to the former ingress until they have asked anew, which is for up to a minute. (RFC 4861 has three
+/// advertisements for one change; RFC 5227 section 2.3 two announcements, and neither says how such a
+/// host is told.)
+const ANNOUNCE: [Duration; 8] = [
     Duration::from_millis(250),
-    Duration::from_millis(1_200),
-    Duration::from_millis(1_200),
+    NEXT,
+    NEXT,
+    Duration::from_millis(2_400),
+    Duration::from_millis(4_800),
+    Duration::from_millis(9_600),
+    Duration::from_millis(19_200),
+    Duration::from_millis(19_200),
 ];
+const NEXT: Duration = Duration::from_millis(1_200);
 /// A virtual address is defended once in this time at most (RFC 5227 section 1.1).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -45,7 +57,7 @@ impl Stack {
     }
 
     /// Whether to answer ARP and NDP for the virtual addresses. On becoming true they are
-    /// announced three times.
+    /// announced three times at once, and then more and more seldom for a minute.
     pub fn set_ingress(&mut self, now: Instant, ingress: bool) {
         if ingress && !self.ingress {
             self.ingress = true;
@@ -97,7 +109,7 @@ impl Stack {
             return;
         }
         self.counters.vip_conflict += 1;
-        if self.announce.is_some() {
+        if self.announce.is_some_and(|(due, _)| due.since(now) <= NEXT) {
             // It is announced again in a moment.
             return;
         }
@@ -121,11 +133,10 @@ impl Stack {
         self.announce_vip(address);
     }
 
-    /// The numbered announcement. ARP is repeated soon and NDP late: both come three times.
+    /// The numbered announcement. The second comes too soon for NDP.
     fn announce_vips(&mut self, number: usize) {
         for vip in self.addresses.vips().to_vec() {
-            let left_out = if vip.is_ipv4() { 3 } else { 1 };
-            if number != left_out {
+            if vip.is_ipv4() || number != 1 {
                 self.announce_vip(vip);
             }
         }

@@ -204,7 +204,12 @@ impl Storm {
             let speaker = flow.and_then(|flow| self.cluster.world.flows().get(flow).spoken_by);
             return speaker != Some(node);
         }
-        self.copies(conversation).any(|(at, copy)| {
+        // A source that has had no answer keeps its copy, however far the session has gone since: only the
+        // newest counts.
+        let newest = self.copies(conversation).map(|(_, copy)| copy.epoch).max();
+        let copies = self.copies(conversation);
+        let mut newest = copies.filter(|(_, copy)| Some(copy.epoch) == newest);
+        newest.any(|(at, copy)| {
             let there = copy.target.map(port_of);
             at != node && there.is_none_or(|to| to != node && !self.down.contains(&to))
         })

@@ -14,7 +14,7 @@ use godwit_netstack::stack::MacAddr;
 use godwit_netstack::tcp::Info;
 use godwit_netstack::{Duration, Instant};
 
-use crate::check::{Check, Findings, FlowId, Flows, Note, Side, Violation};
+use crate::check::{Check, Findings, FlowId, Flows, Note, Reset, Side, Violation};
 use crate::net::{Link, Port, Rules, Switch};
 use crate::pcap::Pcap;
 use crate::rng::{Rng, mix};
@@ -374,6 +374,7 @@ impl World {
     /// In this flow resets are right from now on: whoever had it is gone. All else is checked as before.
     pub fn lose(&mut self, flow: FlowId) {
         self.lost.insert(flow);
+        self.note(Note::Lost { flow });
     }
 
     /// Who has said since the last call, and when, that the virtual address is his.
@@ -669,7 +670,10 @@ impl World {
                     .for_each(|check| check.forget(before));
             }
             let answer = seen.from == Side::Server && segment.syn;
-            let ends = self.lost.contains(&seen.flow) && segment.rst;
+            // An RST about a flow that is forgotten is no word of a session's.
+            let ends = segment.rst
+                && (self.lost.contains(&seen.flow)
+                    || is_server && self.check::<Reset>().is_forgotten(seen.flow, seen.at));
             if ends || self.any_syn_ack && answer {
                 return;
             }

@@ -51,6 +51,30 @@ fn a_dead_ingress_is_replaced_and_clients_of_the_others_go_on() {
 }
 
 #[test]
+fn a_client_that_was_cut_off_during_a_takeover_soon_knows_of_it() {
+    for ipv6 in [false, true] {
+        let mut storm = Storm::new(Setup { ipv6, ..setup(3) });
+        // So that it knows where the address was.
+        let first = storm.converse(Mode::Echo, 3_000, 1);
+        storm.finish(first, SECOND);
+        let client = storm.cluster.client;
+        let nodes: Vec<_> = storm.cluster.nodes().collect();
+        for node in &nodes {
+            storm.cluster.world.sever(client, *node);
+        }
+        storm.crash(0);
+        storm.until_acting(SECOND * 4).expect("somebody acts");
+        storm.run_for(SECOND * 4);
+        for node in nodes {
+            storm.cluster.world.mend(client, node);
+        }
+        let new = storm.converse(Mode::Echo, 3_000, 2);
+        storm.finish(new, SECOND * 6);
+        storm.cluster.assert_clean(&format!("IPv6: {ipv6}"));
+    }
+}
+
+#[test]
 fn the_crashed_instances_clients_are_reset_once_it_is_back_and_not_before() {
     let mut storm = Storm::new(setup(3));
     let all: Vec<usize> = (0..9)
@@ -116,6 +140,29 @@ fn a_minority_has_no_ingress_and_a_majority_has_one() {
         storm.finish(conversation, SECOND * 100);
     }
     storm.cluster.assert_clean("a partition");
+}
+
+#[test]
+fn a_session_is_lost_with_its_owner_though_an_earlier_source_still_has_it_frozen() {
+    let mut storm = Storm::new(setup(3));
+    let conversation = storm.converse(Mode::Upload, 3_000_000, 1);
+    storm.run_for(SECOND / 5);
+    let (source, session) = storm.session(conversation).expect("it is served");
+    let (target, third) = ((source + 1) % 3, (source + 2) % 3);
+    // The capsule arrives, the answer does not.
+    storm.cluster.world.sever_one_way(target, source);
+    let moved = storm.cluster.move_session(source, session.id, target);
+    moved.expect("a move begins");
+    storm.run_for(SECOND / 5);
+    assert_eq!(storm.owner(conversation), Some(target));
+    let moved = storm.cluster.move_session(target, session.id, third);
+    moved.expect("it goes on");
+    storm.run_for(SECOND / 5);
+    assert_eq!(storm.owner(conversation), Some(third));
+    assert_eq!(storm.copies(conversation).count(), 2);
+    assert!(!storm.is_lost(conversation));
+    storm.crash(third);
+    assert!(storm.is_lost(conversation));
 }
 
 #[test]

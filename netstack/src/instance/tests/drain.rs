@@ -339,3 +339,61 @@ fn connections_that_are_being_opened_are_waited_for_and_move() {
     assert!(status.moved > 4, "{status:?}");
     assert_eq!(net.resets, 0);
 }
+
+/// Member 2 offers its session to member 3, which begins to drain and is cut off from it; the offer has
+/// arrived before, or never does.
+fn in_doubt_about_one_that_drains(seed: u8, arrives: bool) -> (Net, SessionId) {
+    let mut net = Net::new(3, seed);
+    sessions_at(&mut net, 2, 1);
+    let (session, _) = net.sessions()[0];
+    let now = net.now;
+    if !arrives {
+        net.cut.insert(2);
+    }
+    net.node(3).drain(now);
+    net.node(2)
+        .move_session(now, session, MemberId(3))
+        .expect("it has not heard of the drain");
+    net.pump();
+    net.cut.insert(2);
+    net.run_for(Duration::from_millis(100));
+    let refused = net.counter(3, "transfer_refused_draining");
+    assert_eq!(refused, u64::from(arrives));
+    (net, session)
+}
+
+#[test]
+fn a_member_that_leaves_stays_until_no_source_is_in_doubt_about_it() {
+    for arrives in [false, true] {
+        let (mut net, session) = in_doubt_about_one_that_drains(25, arrives);
+        net.run_for(Duration::from_secs(6));
+        assert!(!net.nodes[2].drained && net.owner(session).is_none());
+        net.cut.clear();
+        net.run_until(Duration::from_secs(10), |net| net.nodes[2].drained);
+        assert_eq!(net.owner(session), Some(2), "it has had its answer");
+        net.cut.insert(3);
+        net.conns[0].to_send.extend(stream(100, 2_000));
+        net.run_until_received(Duration::from_secs(60), 2_000);
+        assert_eq!((net.counter(2, "sessions_lost"), net.resets), (0, 0));
+    }
+}
+
+#[test]
+fn a_member_that_is_not_heard_again_keeps_nobody_from_leaving() {
+    let (mut net, _) = in_doubt_about_one_that_drains(26, true);
+    net.run_until(Duration::from_secs(20), |net| net.nodes[2].drained);
+    assert_eq!(net.counter(3, "drains_unparted"), 0, "it is taken for dead");
+}
+
+#[test]
+fn nobody_is_offered_a_session_once_it_has_said_farewell() {
+    let mut net = Net::new(3, 27);
+    sessions_at(&mut net, 2, 1);
+    let (session, _) = net.sessions()[0];
+    let now = net.now;
+    net.node(3).drain(now);
+    net.run_until(Duration::from_secs(5), |net| net.nodes[2].drained);
+    let now = net.now;
+    let offered = net.node(2).move_session(now, session, MemberId(3));
+    assert_eq!(offered, Err(MoveError::Unreachable));
+}

@@ -109,13 +109,14 @@ fn a_virtual_address_is_answered_for_by_the_ingress_alone() {
 }
 
 #[test]
-fn becoming_ingress_announces_every_virtual_address_three_times() {
+fn becoming_ingress_announces_every_virtual_address_several_times_at_once() {
     let mut stack = member(11);
     let mut now = Instant::ZERO;
     stack.set_ingress(now, true);
     let mut announced = drain(&mut stack, now);
     let mut advertised = vec![now];
-    while let Some(due) = stack.poll_timeout() {
+    let end = now + Duration::from_secs(3);
+    while let Some(due) = stack.poll_timeout().filter(|due| *due <= end) {
         now = due;
         stack.handle_timeout(now);
         let more = drain(&mut stack, now);
@@ -131,7 +132,7 @@ fn becoming_ingress_announces_every_virtual_address_three_times() {
     let (arps, advertisements): (Vec<_>, Vec<_>) = announced
         .iter()
         .partition(|frame| ethertype(frame) == ETHERTYPE_ARP);
-    assert_eq!((arps.len(), advertisements.len()), (3, 3));
+    assert_eq!((arps.len(), advertisements.len()), (4, 3));
     for frame in arps {
         let ArpRepr::EthernetIpv4 {
             source_protocol_addr,
@@ -153,6 +154,63 @@ fn becoming_ingress_announces_every_virtual_address_three_times() {
         assert_eq!(message[0], 136);
         assert_eq!(message[4], 0x20, "override, not solicited");
     }
+}
+
+/// When a new ingress announces its addresses by ARP and by NDP.
+fn announcements(stack: &mut Stack, until: Instant) -> [Vec<Instant>; 2] {
+    let mut times = [Vec::new(), Vec::new()];
+    let mut now = Instant::ZERO;
+    stack.set_ingress(now, true);
+    loop {
+        for frame in drain(stack, now) {
+            times[usize::from(ethertype(&frame) != ETHERTYPE_ARP)].push(now);
+        }
+        match stack.poll_timeout().filter(|due| *due <= until) {
+            Some(due) => now = due,
+            None => return times,
+        }
+        stack.handle_timeout(now);
+    }
+}
+
+#[test]
+fn who_was_cut_off_when_an_address_was_announced_hears_of_it_later() {
+    let end = Instant::ZERO + Duration::from_secs(300);
+    for times in announcements(&mut member(11), end) {
+        // Whenever it is back within half a minute, it waits for no longer than it was away, or a second.
+        for away in (0..30_000).step_by(50).map(Duration::from_millis) {
+            let back = Instant::ZERO + away;
+            let next = times.iter().find(|at| **at > back);
+            let waits = next.expect("announced again").since(back);
+            let second = Duration::from_millis(1_500);
+            assert!(waits <= away.max(second), "{waits:?} after {away:?}");
+        }
+        let last = times.last().unwrap().since(Instant::ZERO);
+        assert!(
+            times.len() <= 9 && last < Duration::from_secs(61),
+            "{last:?}"
+        );
+    }
+}
+
+#[test]
+fn who_is_no_longer_the_ingress_announces_nothing_more() {
+    let mut stack = member(11);
+    let end = Instant::ZERO + Duration::from_secs(6);
+    announcements(&mut stack, end);
+    stack.set_ingress(end, false);
+    assert_eq!(stack.poll_timeout(), None);
+    stack.handle_timeout(end + Duration::from_secs(10));
+    assert!(drain(&mut stack, end).is_empty());
+}
+
+#[test]
+fn a_new_ingress_defends_an_address_though_it_will_be_announced_again() {
+    let mut stack = member(11);
+    let end = Instant::ZERO + Duration::from_secs(11);
+    announcements(&mut stack, end);
+    stack.handle_frame(end, claim("10.77.0.10"));
+    assert_eq!(drain(&mut stack, end).len(), 1);
 }
 
 /// Let the announcements of a new ingress come to their end.

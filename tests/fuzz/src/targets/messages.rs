@@ -103,6 +103,7 @@ fn seeds() -> Vec<Vec<u8>> {
         Message::WhoOwns(flow),
         Message::Owns(vec![ownership; 3]),
         Message::Confirm(vec![ownership; 2]),
+        Message::Parted,
         Message::Released(vec![(flow, session)]),
         Message::HandoverTable(vec![ownership]),
         Message::Handover { term: 4 },

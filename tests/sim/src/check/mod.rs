@@ -139,6 +139,11 @@ pub enum Note {
         /// The source.
         owner: Port,
     },
+    /// Whoever had the flow has lost its memory.
+    Lost {
+        /// The flow.
+        flow: FlowId,
+    },
     /// The source learned that the target owns the flow.
     Accepted {
         /// The flow.

@@ -72,6 +72,12 @@ impl Reset {
     pub fn has_expired(&mut self, flow: FlowId) -> bool {
         self.flows.at(flow).expired
     }
+
+    /// Whether a flow has been over at both ends for so long that an RST is the answer to an old duplicate,
+    /// and that of whoever is asked.
+    pub fn is_forgotten(&mut self, flow: FlowId, now: Instant) -> bool {
+        self.flows.at(flow).is_forgotten(now)
+    }
 }
 
 impl Check for Reset {

@@ -2,7 +2,7 @@
 
 use godwit_netstack::Instant;
 
-use super::{Check, Findings, FlowId, Flows, Note, PerFlow, Seen};
+use super::{Check, Findings, FlowId, Flows, Note, PerFlow, Seen, Side};
 use crate::net::Port;
 
 const RULE: &str = "one speaker";
@@ -15,6 +15,8 @@ struct State {
     /// Where it goes, if that is known.
     next: Option<Port>,
     changes: u64,
+    /// The client has acknowledged more than the handshake.
+    heard: bool,
 }
 
 /// Follows the sender of the server's segments; it may change only along a move that was begun.
@@ -37,10 +39,15 @@ impl Speaker {
 
 impl Check for Speaker {
     fn segment(&mut self, seen: &Seen<'_>, _flows: &Flows, findings: &mut Findings) {
+        if !seen.server_speaks() {
+            let heard = seen.from == Side::Client && seen.ack.is_some_and(|ack| ack > 1);
+            self.flows.at(seen.flow).heard |= heard;
+            return;
+        }
         // An RST without ACK says that nobody has the flow (RFC 9293 section 3.10.7.1): the ingress says it,
         // which need not be who had it. Whether it may be said is the affair of `Reset`.
         let obituary = seen.segment.rst && seen.segment.ack.is_none();
-        if !seen.server_speaks() || obituary {
+        if obituary {
             return;
         }
         let state = self.flows.at(seen.flow);
@@ -53,6 +60,7 @@ impl Check for Speaker {
                     moving: false,
                     next: None,
                     changes: state.changes + 1,
+                    ..*state
                 };
             }
             Some(speaker) if speaker == seen.port && !state.moving => {}
@@ -100,6 +108,14 @@ impl Check for Speaker {
                 }
                 state.moving = false;
                 state.next = None;
+            }
+            // The client knows of a SYN-ACK that anybody would have sent: its cookie is good, and whoever
+            // takes it begins the only history that there is.
+            Note::Lost { flow } => {
+                let state = self.flows.at(flow);
+                if !state.heard {
+                    (state.speaker, state.moving, state.next) = (None, false, None);
+                }
             }
             Note::Accepted { .. } => {}
         }

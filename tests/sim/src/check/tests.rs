@@ -156,6 +156,19 @@ fn a_second_speaker_needs_a_move_and_a_frozen_source_is_silent() {
 }
 
 #[test]
+fn who_takes_the_cookie_of_a_lost_owner_may_speak_unless_the_client_has_heard_more() {
+    for heard in [false, true] {
+        let mut bench = Bench::new(Speaker::default());
+        bench.data(A, 1, b"x");
+        let acknowledged = bench.client(1, if heard { 2 } else { 1 });
+        bench.put(CLIENT, acknowledged);
+        bench.note(Note::Lost { flow: FLOW });
+        bench.data(B, 1, b"x");
+        assert_eq!(bench.found(), u64::from(heard));
+    }
+}
+
+#[test]
 fn timestamps_may_stand_still_and_wrap_but_not_go_back() {
     let mut bench = Bench::new(Timestamp::default());
     let mut say = |value: u32| {

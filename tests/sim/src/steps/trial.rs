@@ -21,8 +21,8 @@ use crate::storm::{FIRST_PORT, Storm};
 /// Virtual time a run may take, from the first act on. A client's time-outs double.
 const LIMIT: Duration = Duration::from_secs(400);
 /// And a new connection once everything is over, for an ingress to be found and a SYN to be repeated. A client
-/// that was cut off when the address was announced sends to the former ingress for a minute.
-const SERVICE: Duration = Duration::from_secs(120);
+/// that was cut off when the address was announced sends to the former ingress until it is announced again.
+const SERVICE: Duration = Duration::from_secs(40);
 /// And a frozen session to be thawed or given up, when everybody can be asked.
 const FROZEN: Duration = Duration::from_secs(15);
 /// From the end of a drain to the next boot of the machine.

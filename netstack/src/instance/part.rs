@@ -1,0 +1,61 @@
+//! Parting: the last word of a drain, and who has to have heard it.
+//!
+//! A member that was offered a session is the only one that can say what became of the offer. Should it
+//! go while its answer, or the offer, is still on its way, the session would be frozen at its source
+//! until that hears of another boot, and then be lost. So it says [`Message::Leaving`] and stays, owning
+//! nothing, until every member has answered [`Message::Parted`], which it does once it has an answer to
+//! all that it offered. To a member that is not heard this is said as soon as it is; one that has not
+//! been for [`RECENT`] is taken for dead.
+
+use super::Instance;
+use super::drain::Drain;
+use crate::cluster::MemberId;
+use crate::cluster::members::Member;
+use crate::cluster::message::Message;
+use crate::time::{Duration, Instant};
+
+/// A member that was heard so long ago may still be in doubt and come back.
+const RECENT: Duration = Duration::from_secs(15);
+
+impl Instance {
+    /// `peer` leaves: tell it that we expect nothing of it any more, if that is so.
+    pub(super) fn part(&mut self, peer: MemberId) {
+        let left = self.members.get(peer).is_some_and(|m| m.left.is_some());
+        let waits = |this: &Instance| {
+            let mut moving = this.moving.values();
+            moving.any(|moving| moving.source.target == peer)
+        };
+        if left && !waits(self) {
+            self.send(peer, &Message::Parted);
+        }
+    }
+
+    /// `peer` expects nothing of us any more, and gives us nothing.
+    pub(super) fn handle_parted(&mut self, peer: MemberId) {
+        let boot = self.members.get(peer).and_then(|member| member.last_boot);
+        if let (Drain::Leaving(leave), Some(boot)) = (&mut self.drain, boot) {
+            leave.parted.insert(peer, boot);
+        }
+    }
+
+    /// A channel to `peer` is up: if we are about to go, it has to know.
+    pub(super) fn part_again(&mut self, peer: MemberId) {
+        if matches!(&self.drain, Drain::Leaving(leave) if leave.says_farewell()) {
+            self.send(peer, &Message::Leaving);
+        }
+    }
+
+    /// Members that may be in doubt about what they gave us.
+    pub(super) fn unparted(&self, now: Instant) -> usize {
+        let Drain::Leaving(leave) = &self.drain else {
+            return 0;
+        };
+        let may_doubt = |member: &&Member| {
+            !member.owns_nothing()
+                && member.last_boot.is_some()
+                && leave.parted.get(&member.id) != member.last_boot.as_ref()
+                && (member.is_up() || now.since(member.heard) < RECENT)
+        };
+        self.members.iter().filter(may_doubt).count()
+    }
+}
