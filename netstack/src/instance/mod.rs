@@ -190,6 +190,8 @@ pub struct Instance {
     /// What the ingress is to be told: flows that are ours, and flows that have ended.
     claims: Vec<Ownership>,
     releases: Vec<(Flow, SessionId)>,
+    /// Flows of ours that are opened anew before the ingress has been told that they ended.
+    openings: Vec<Ownership>,
     counters: Counters,
     /// What was said to the peers and heard from them.
     tally: Tally,
@@ -291,6 +293,7 @@ impl Instance {
             woken: BTreeSet::new(),
             claims: Vec::new(),
             releases: Vec::new(),
+            openings: Vec::new(),
             counters: Counters::default(),
             tally: Tally::default(),
         }
@@ -439,6 +442,7 @@ impl Instance {
             },
             StackEvent::Captured { flow, frame } => self.relay(now, flow, frame),
             StackEvent::UnknownFlow { flow, syn } => self.place(now, flow, syn),
+            StackEvent::DoubtfulHandshake { flow } => self.ask_for_handshake(now, flow),
             StackEvent::AddressesChanged => {}
             StackEvent::AddressContested { address, mac } => {
                 self.counters.add("ingress_vip_contested");
