@@ -41,7 +41,8 @@ pub struct Entry {
 /// The flows that go to other members, and open questions.
 #[derive(Debug, Default)]
 pub struct Steering {
-    table: BTreeMap<Flow, Entry>,
+    /// With the time they were set.
+    table: BTreeMap<Flow, (Entry, Instant)>,
     queries: BTreeMap<Flow, Query>,
     /// Flows steered and not claimed when they were, with the time.
     unclaimed: VecDeque<(Instant, Flow)>,
@@ -67,7 +68,7 @@ pub enum QueryState {
 impl Steering {
     /// The entry of a flow.
     pub fn get(&self, flow: &Flow) -> Option<&Entry> {
-        self.table.get(flow)
+        self.table.get(flow).map(|(entry, _)| entry)
     }
 
     /// Whether the table is empty.
@@ -77,7 +78,7 @@ impl Steering {
 
     /// All entries, in the order of their flows.
     pub fn iter(&self) -> impl Iterator<Item = (&Flow, &Entry)> {
-        self.table.iter()
+        self.table.iter().map(|(flow, (entry, _))| (flow, entry))
     }
 
     /// The entries from `flow` on, without `flow` itself (for a sweep in steps).
@@ -85,14 +86,17 @@ impl Steering {
         use core::ops::Bound::{Excluded, Unbounded};
         self.table
             .range((flow.map_or(Unbounded, Excluded), Unbounded))
+            .map(|(flow, (entry, _))| (flow, entry))
     }
 
     /// Whether `owner`'s claim is newer than what the table says: of one session the higher epoch
     /// counts; of two sessions the one that speaks now, since a flow is used by one after the
-    /// other.
+    /// other. That a connection is being opened (epoch 0) is no news where there is a session: it
+    /// may have been opened since.
     pub fn is_news(&self, flow: &Flow, session: SessionId, epoch: u64) -> bool {
-        match self.table.get(flow).and_then(|entry| entry.claim) {
+        match self.get(flow).and_then(|entry| entry.claim) {
             Some((known, at)) if known == session => epoch >= at,
+            Some(_) if epoch == 0 => false,
             _ => true,
         }
     }
@@ -105,7 +109,7 @@ impl Steering {
         if entry.claim.is_none() {
             self.unclaimed.push_back((now, flow));
         }
-        self.table.insert(flow, entry);
+        self.table.insert(flow, (entry, now));
         true
     }
 
@@ -117,7 +121,9 @@ impl Steering {
             && (self.unclaimed.len() > MAX_UNCLAIMED || now.since(since) >= UNCLAIMED)
         {
             self.unclaimed.pop_front();
-            if self.get(&flow).is_some_and(|entry| entry.claim.is_none()) {
+            // It may have been steered anew since.
+            let meant = |(entry, at): &(Entry, Instant)| entry.claim.is_none() && *at == since;
+            if self.table.get(&flow).is_some_and(meant) {
                 self.table.remove(&flow);
                 forgotten.push(flow);
             }
@@ -131,7 +137,7 @@ impl Steering {
         let table = &mut self.table;
         let mut forgotten = Vec::new();
         self.unclaimed.retain(|(_, flow)| match table.get(flow) {
-            Some(entry) if entry.claim.is_none() && entry.owner == owner => {
+            Some((entry, _)) if entry.claim.is_none() && entry.owner == owner => {
                 table.remove(flow);
                 forgotten.push(*flow);
                 false
@@ -143,7 +149,7 @@ impl Steering {
 
     /// Forget a flow.
     pub fn remove(&mut self, flow: &Flow) -> Option<Entry> {
-        self.table.remove(flow)
+        self.table.remove(flow).map(|(entry, _)| entry)
     }
 
     /// A flow of ours has ended: what of it is still on its way (a duplicate of the last ACK, say,
@@ -191,6 +197,16 @@ impl Steering {
     /// Whether the flow is being asked about.
     pub fn is_asking(&self, flow: &Flow) -> bool {
         self.queries.contains_key(flow)
+    }
+
+    /// `member` says that `owner` owns the flow, whose answer is waited for instead. `false` if nobody asks.
+    pub fn ask_instead(&mut self, flow: &Flow, member: MemberId, owner: MemberId) -> bool {
+        let Some(query) = self.queries.get_mut(flow) else {
+            return false;
+        };
+        query.waiting.remove(&member);
+        query.waiting.insert(owner);
+        true
     }
 
     /// `member` does not own the flow. Once nobody does, the question is closed.
@@ -318,6 +334,45 @@ mod tests {
         assert_eq!(steering.forget_unclaimed(MemberId(2)), [at(1)]);
         assert_eq!(steering.forget_unclaimed(MemberId(2)), []);
         assert!(steering.get(&at(2)).is_some() && steering.get(&at(3)).is_some());
+    }
+
+    #[test]
+    fn a_flow_that_is_steered_anew_is_not_forgotten_for_its_first_time() {
+        let mut steering = Steering::default();
+        let entry = Entry {
+            owner: MemberId(2),
+            claim: None,
+        };
+        let again = Instant::ZERO + Duration::from_secs(10);
+        steering.set(Instant::ZERO, flow(), entry);
+        steering.remove(&flow());
+        steering.set(again, flow(), entry);
+        assert_eq!(steering.expire_unclaimed(Instant::ZERO + UNCLAIMED), []);
+        assert_eq!(steering.expire_unclaimed(again + UNCLAIMED), [flow()]);
+    }
+
+    #[test]
+    fn who_is_named_as_the_owner_is_asked_before_it_is_nobodys() {
+        let mut steering = Steering::default();
+        let members = BTreeSet::from([MemberId(2), MemberId(3)]);
+        steering.ask(Instant::ZERO, flow(), members);
+        assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
+        assert!(steering.ask_instead(&flow(), MemberId(3), MemberId(2)));
+        assert_eq!(steering.answer_no(&flow(), MemberId(3)), QueryState::Open);
+        assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Nobody);
+        assert!(!steering.ask_instead(&flow(), MemberId(3), MemberId(2)));
+    }
+
+    #[test]
+    fn a_flow_that_begins_is_no_news_where_a_session_has_it() {
+        let mut steering = Steering::default();
+        let claimed = Entry {
+            owner: MemberId(2),
+            claim: Some((SESSION, 1)),
+        };
+        assert!(steering.is_news(&flow(), SessionId::default(), 0));
+        steering.set(Instant::ZERO, flow(), claimed);
+        assert!(!steering.is_news(&flow(), SessionId::default(), 0));
     }
 
     #[test]

@@ -526,7 +526,7 @@ impl Instance {
             Message::Confirm(list) => self.handle_confirm(now, from, &list),
             Message::Released(list) => {
                 for (flow, session) in list {
-                    self.handle_released(now, flow, session);
+                    self.handle_released(now, from, flow, session);
                 }
             }
             Message::HandoverTable(list) => {

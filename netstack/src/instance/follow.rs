@@ -160,6 +160,18 @@ impl Instance {
         let mut told: Vec<(MemberId, Vec<Attempt>)> = Vec::new();
         for ownership in list {
             let before = self.steering.get(&ownership.flow).copied();
+            if ownership.owner == self.id {
+                self.disown(now, from, &ownership);
+                continue;
+            }
+            if ownership.epoch == 0 && self.stack.is_half_open(&ownership.flow.into()) {
+                // Half open there too: nobody has it yet.
+                self.handle_not_mine(now, from, ownership.flow);
+                continue;
+            }
+            if ownership.owner != from && self.verify_owner(from, &ownership) {
+                continue;
+            }
             self.handle_owns(now, ownership);
             let after = self.steering.get(&ownership.flow).copied();
             let Some(((owner, claim), before)) = after

@@ -191,6 +191,8 @@ pub struct Instance {
     /// What the ingress is to be told: flows that are ours, and flows that have ended.
     claims: Vec<Ownership>,
     releases: Vec<(Flow, SessionId)>,
+    /// Flows of ours that are opened anew before the ingress has been told that they ended.
+    openings: Vec<Ownership>,
     counters: Counters,
     /// What was said to the peers and heard from them.
     tally: Tally,
@@ -292,6 +294,7 @@ impl Instance {
             woken: BTreeSet::new(),
             claims: Vec::new(),
             releases: Vec::new(),
+            openings: Vec::new(),
             counters: Counters::default(),
             tally: Tally::default(),
         }
@@ -440,6 +443,7 @@ impl Instance {
             },
             StackEvent::Captured { flow, frame } => self.relay(now, flow, frame),
             StackEvent::UnknownFlow { flow, syn } => self.place(now, flow, syn),
+            StackEvent::DoubtfulHandshake { flow } => self.ask_for_handshake(now, flow),
             StackEvent::AddressesChanged => {}
             StackEvent::AddressContested { address, mac } => {
                 self.counters.add("ingress_vip_contested");

@@ -12,6 +12,15 @@ use crate::session::{Session, SessionId};
 use crate::stack::{COOKIE_LIFE, FlowKey, Route};
 use crate::time::{Duration, Instant};
 
+/// A connection that is being opened belongs to no session yet.
+const UNCLAIMED: (SessionId, u64) = (
+    SessionId {
+        origin: 0,
+        number: 0,
+    },
+    0,
+);
+
 /// Epoch of a session that was never elsewhere.
 const FIRST_EPOCH: u64 = 1;
 
@@ -70,7 +79,8 @@ impl Instance {
     }
 
     /// Tell the ingress what it has not been told yet. Claims first: a flow that ended here and was
-    /// opened anew is told apart by its session.
+    /// opened anew is told apart by its session. Where it is still being opened, that comes last, or a
+    /// repeated SYN would be a new flow to the ingress, and given to another member.
     pub(super) fn flush_claims(&mut self) {
         if !self.claims.is_empty() {
             let claims = core::mem::take(&mut self.claims);
@@ -82,6 +92,12 @@ impl Instance {
             let releases = core::mem::take(&mut self.releases);
             for part in releases.chunks(MAX_ENTRIES) {
                 self.tell_ingress(&Message::Released(part.to_vec()));
+            }
+        }
+        if !self.openings.is_empty() {
+            let openings = core::mem::take(&mut self.openings);
+            for part in openings.chunks(MAX_ENTRIES) {
+                self.tell_ingress(&Message::Owns(part.to_vec()));
             }
         }
     }
@@ -146,6 +162,10 @@ impl Instance {
             epoch,
         } = ownership;
         let key = FlowKey::from(flow);
+        if epoch == 0 && self.stack.is_half_open(&key) {
+            // Both are asked by the same client, which answers us.
+            return;
+        }
         if self.owner_here(&key).is_some() || !self.steering.is_news(&flow, session, epoch) {
             return;
         }
@@ -179,9 +199,18 @@ impl Instance {
         }
     }
 
-    pub(super) fn handle_released(&mut self, now: Instant, flow: Flow, session: SessionId) {
-        let claim = self.steering.get(&flow).and_then(|entry| entry.claim);
-        if claim.is_some_and(|(claimed, _)| claimed == session) {
+    pub(super) fn handle_released(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        flow: Flow,
+        session: SessionId,
+    ) {
+        let released = |entry: &Entry| match entry.claim {
+            Some((claimed, _)) => claimed == session,
+            None => entry.owner == from && session == UNCLAIMED.0,
+        };
+        if self.steering.get(&flow).is_some_and(released) {
             self.forget_flow(now, flow);
         }
     }
@@ -284,6 +313,10 @@ impl Instance {
             return;
         }
         let own = (!leaving).then_some((self.id, self.load()));
+        if !leaving && self.stack.was_in_time_wait(&flow) {
+            self.accept_here(now, flow);
+            return;
+        }
         let wanted = Wanted { own, version: 0 };
         let chosen = self.members.choose(now, &mut self.rng, wanted);
         let Some(member) = chosen.and_then(|id| self.members.get_mut(id)) else {
@@ -312,6 +345,14 @@ impl Instance {
     }
 
     fn accept_here(&mut self, now: Instant, flow: FlowKey) {
+        if self
+            .releases
+            .iter()
+            .any(|(released, _)| FlowKey::from(*released) == flow)
+        {
+            // The SYN has ended the TIME-WAIT of the connection before.
+            self.openings.push(opening(flow.into(), self.id));
+        }
         self.steering.begin(&flow.into());
         self.stack.accept_here(now, &flow);
     }
@@ -353,7 +394,7 @@ impl Instance {
         });
         let others: BTreeSet<MemberId> = asked.map(|member| member.id).collect();
         if others.is_empty() {
-            self.stack.clear_route(now, &flow);
+            self.nobody_owns(now, flow);
             return;
         }
         if !self.steering.ask(now, flow.into(), others.clone()) {
@@ -378,23 +419,23 @@ impl Instance {
     }
 
     pub(super) fn tell_owner(&mut self, now: Instant, from: MemberId, flow: Flow) {
-        // A connection that is being opened belongs to no session yet: epoch 0.
-        let opening = self.stack.is_half_open(&flow.into());
-        let opening = opening.then(|| (SessionId::default(), 0));
-        let ours = self.owner_here(&flow.into()).or(opening);
+        let opened = self.stack.is_half_open(&flow.into());
+        let opened = opened.then_some(UNCLAIMED);
+        let ours = self.owner_here(&flow.into()).or(opened);
         let ours = ours.map(|claim| (self.id, claim));
-        let entry = self.steering.get(&flow);
-        let others = entry.and_then(|entry| Some((entry.owner, entry.claim?)));
+        let others = self.steering.get(&flow).and_then(|entry| {
+            // What nobody has claimed is of interest only to whom it was given.
+            let claim = entry.claim.or((entry.owner == from).then_some(UNCLAIMED));
+            Some((entry.owner, claim?))
+        });
         let answer = match ours.or(others) {
-            // Pointing back at whoever asks would say nothing.
-            Some((owner, (session, epoch))) if owner != from => {
-                Message::Owns(alloc::vec![Ownership {
-                    flow,
-                    owner,
-                    session,
-                    epoch,
-                }])
-            }
+            // Pointing back at whoever asks says that we are mistaken.
+            Some((owner, (session, epoch))) => Message::Owns(alloc::vec![Ownership {
+                flow,
+                owner,
+                session,
+                epoch,
+            }]),
             _ if self.steering.has_ended(now, &flow) => Message::Ended(flow),
             _ => Message::NotMine(flow),
         };
@@ -404,7 +445,67 @@ impl Instance {
     pub(super) fn handle_not_mine(&mut self, now: Instant, from: MemberId, flow: Flow) {
         if self.steering.answer_no(&flow, from) == QueryState::Nobody {
             self.counters.add("unknown_flows_reset");
-            self.stack.clear_route(now, &flow.into());
+            self.nobody_owns(now, flow.into());
+        }
+    }
+
+    /// A member leads a flow here that we ask about, because we know nothing of it. If we have answered
+    /// its SYN without remembering it, that is as it should be. Else it is out of date: the connection
+    /// before has ended, or the SYN never got here. It is not to be reset for that; what the client
+    /// repeats finds no trace of it there.
+    pub(super) fn disown(&mut self, now: Instant, from: MemberId, said: &Ownership) {
+        let flow = said.flow;
+        if !self.steering.is_asking(&flow) {
+            return;
+        }
+        if self.stack.holds_cookie(now, &flow.into()) || self.stack.is_half_open(&flow.into()) {
+            self.handle_not_mine(now, from, flow);
+            return;
+        }
+        self.steering.close(&flow);
+        self.stack.drop_held(now, &flow.into());
+        if said.epoch == 0 && self.stack.trusts_cookies(now) {
+            // It may have overtaken the one that brings our cookie back.
+            return;
+        }
+        self.counters.add("flows_disowned");
+        self.send(from, &Message::Released(alloc::vec![(flow, said.session)]));
+    }
+
+    /// A member says of another one that it owns a flow. It may have been told of the end of that session
+    /// later than we see it begin anew, so the owner is asked (again: its answer may be older than the
+    /// move that made it one). False if it cannot be.
+    pub(super) fn verify_owner(&mut self, from: MemberId, said: &Ownership) -> bool {
+        let up = self.members.get(said.owner).is_some_and(Member::is_up);
+        let asks = up && self.steering.ask_instead(&said.flow, from, said.owner);
+        if asks {
+            self.send(said.owner, &Message::WhoOwns(said.flow));
+        }
+        asks
+    }
+
+    /// Nobody else has a flow that is held, or half open, here.
+    fn nobody_owns(&mut self, now: Instant, flow: FlowKey) {
+        if self.stack.is_half_open(&flow) {
+            self.stack.complete_handshake(now, &flow);
+        } else {
+            self.stack.clear_route(now, &flow);
+        }
+    }
+
+    /// A client acknowledges a SYN-ACK of ours, but not from the first octet on. Either that was lost, or
+    /// another member has the connection.
+    pub(super) fn ask_for_handshake(&mut self, now: Instant, flow: FlowKey) {
+        let others = self.members.iter();
+        let others = others.filter(|member| !member.owns_nothing());
+        let others: BTreeSet<MemberId> = others.map(|member| member.id).collect();
+        if others.is_empty() {
+            self.nobody_owns(now, flow);
+        } else if self.steering.ask(now, flow.into(), others.clone()) {
+            self.counters.add("handshakes_asked");
+            for member in others {
+                self.send(member, &Message::WhoOwns(flow.into()));
+            }
         }
     }
 
@@ -421,5 +522,16 @@ impl Instance {
             self.counters.add("unknown_flows_unanswered");
             self.stack.drop_held(now, &flow.into());
         }
+    }
+}
+
+/// A connection that is being opened.
+fn opening(flow: Flow, owner: MemberId) -> Ownership {
+    let (session, epoch) = UNCLAIMED;
+    Ownership {
+        flow,
+        owner,
+        session,
+        epoch,
     }
 }

@@ -4,7 +4,10 @@
 use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
 
+use bytes::Bytes;
+
 use super::flows::{Entry, Packed};
+use super::frame::RxFrame;
 use super::timers::Timers;
 use super::wire::{self, ETHERNET, TCP};
 use super::{FlowKey, ListenerId, Scope, Stack, StackEvent};
@@ -22,6 +25,9 @@ pub(crate) const COOKIE_LIFE: Duration = Duration::from_secs(132);
 /// time-out or two.
 const OVERTAKEN: Duration = Duration::from_secs(4);
 
+/// How often others are asked whether they have a connection that is half open here.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
 /// A listening port.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -38,6 +44,9 @@ struct Pending {
     packed: Packed,
     listener: ListenerId,
     armed: Option<Instant>,
+    /// A segment that would complete it, if no other instance has, and when that was asked.
+    doubtful: Option<Segment>,
+    asked: Option<Instant>,
 }
 
 /// The table of half-open connections, oldest first.
@@ -166,7 +175,7 @@ impl Stack {
             self.counters.syn_no_memory += 1;
             return;
         }
-        let above = self.reused.take().filter(|(of, _)| *of == packed);
+        let above = self.reused.take_if(|(of, _)| *of == packed);
         let above = above.map(|(_, above)| above);
         let (tcp, numbers) = (&self.tcp, &self.numbers);
         let mut half_open = HalfOpen::on_syn(now, tcp, numbers, flow, self.mtu, segment, above);
@@ -195,6 +204,8 @@ impl Stack {
             packed,
             listener,
             armed: None,
+            doubtful: None,
+            asked: None,
         });
         self.flows.set(packed, Entry::HalfOpen(serial));
         self.counters.syn_received += 1;
@@ -225,22 +236,36 @@ impl Stack {
         self.cookies_until = Some(now + COOKIE_LIFE);
     }
 
+    /// Whether SYN cookies are taken.
+    pub fn trusts_cookies(&self, now: Instant) -> bool {
+        self.cookies_until.is_some_and(|until| until >= now)
+    }
+
     /// Whether the first frame held for a flow would complete a handshake that nobody remembers: its
     /// SYN was answered less than a cookie's life ago.
     pub fn holds_cookie(&self, now: Instant, flow: &FlowKey) -> bool {
-        if self.cookies_until.is_none_or(|until| until < now) {
+        let held = self.flows.first_held(&Packed::new(flow));
+        held.is_some_and(|frame| self.brings_cookie(now, flow, frame))
+    }
+
+    /// Whether a frame brings back a SYN cookie that is to be taken.
+    pub(super) fn brings_cookie(&self, now: Instant, flow: &FlowKey, frame: &RxFrame) -> bool {
+        if !self.trusts_cookies(now) {
             return false;
         }
         let (tcp, numbers) = (&self.tcp, &self.numbers);
-        let held = self.flows.first_held(&Packed::new(flow));
-        held.is_some_and(|frame| {
-            let ip = wire::parse_ip(&frame.bytes, ETHERNET, true).ok();
-            let ip = ip.filter(|ip| ip.protocol == TCP);
-            let segment = ip.and_then(|ip| Segment::parse(&frame.bytes.slice(ip.payload)).ok());
-            segment.is_some_and(|(_, segment)| {
-                HalfOpen::recall(now, tcp, numbers, *flow, self.mtu, &segment).is_some()
-            })
+        let ip = wire::parse_ip(&frame.bytes, ETHERNET, true).ok();
+        let ip = ip.filter(|ip| ip.protocol == TCP);
+        let segment = ip.and_then(|ip| Segment::parse(&frame.bytes.slice(ip.payload)).ok());
+        segment.is_some_and(|(_, segment)| {
+            HalfOpen::recall(now, tcp, numbers, *flow, self.mtu, &segment).is_some()
         })
+    }
+
+    /// Whether the flow's SYN has just ended the TIME-WAIT of a connection here, beyond whose numbers its
+    /// own have to begin (RFC 9293 section 3.10.7.4): nobody else knows them.
+    pub fn was_in_time_wait(&self, flow: &FlowKey) -> bool {
+        self.reused.is_some_and(|(of, _)| of == Packed::new(flow))
     }
 
     /// A segment of no known flow that may complete a handshake nobody remembers.
@@ -250,7 +275,7 @@ impl Stack {
         flow: FlowKey,
         segment: &Segment,
     ) -> bool {
-        if self.cookies_until.is_none_or(|until| until < now) {
+        if !self.trusts_cookies(now) {
             return false;
         }
         let Some((listener, _)) = self.listener_at(flow.local) else {
@@ -335,6 +360,7 @@ impl Stack {
             // given the SYN, and be far into its streams. Whoever really begins here sends (again)
             // from the first octet.
             self.counters.half_open_silent += 1;
+            self.doubt_handshake(now, serial, segment);
             return;
         }
         match pending.half_open.handle_segment(now, &self.tcp, segment) {
@@ -373,6 +399,49 @@ impl Stack {
                 self.drop_half_open(serial);
                 self.accept(now, listener, *connection, flow);
             }
+        }
+    }
+
+    /// A segment from beyond the first octet would complete this handshake (RFC 9293 section 3.10.7.4), if
+    /// nobody else has done so: let it be asked about, at times.
+    fn doubt_handshake(&mut self, now: Instant, serial: u64, segment: &Segment) {
+        let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+            return;
+        };
+        if !pending.half_open.is_completed_by(&self.tcp, segment) {
+            return;
+        }
+        // Its octets, and the end behind them, are sent again.
+        pending.doubtful = Some(Segment {
+            flags: Flags::ACK,
+            payload: Bytes::new(),
+            ..segment.clone()
+        });
+        let asked = pending.asked.is_some_and(|at| now.since(at) < ASK_AGAIN);
+        if !asked {
+            pending.asked = Some(now);
+            let flow = pending.flow;
+            self.events
+                .push_back(StackEvent::DoubtfulHandshake { flow });
+        }
+    }
+
+    /// Nobody else has the connection of a [`StackEvent::DoubtfulHandshake`].
+    pub fn complete_handshake(&mut self, now: Instant, flow: &FlowKey) {
+        let Some(Entry::HalfOpen(serial)) = self.flows.get(&Packed::new(flow)) else {
+            return;
+        };
+        let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+            return;
+        };
+        let (flow, listener) = (pending.flow, pending.listener);
+        if let Some(segment) = pending.doubtful.take()
+            && let HalfOpenEvent::Established(connection) =
+                pending.half_open.handle_segment(now, &self.tcp, &segment)
+            && self.has_room()
+        {
+            self.drop_half_open(serial);
+            self.accept(now, listener, *connection, flow);
         }
     }
 

@@ -190,6 +190,13 @@ pub enum StackEvent {
         /// Whether it is a SYN, so a new connection to be placed.
         syn: bool,
     },
+    /// A client acknowledges the SYN-ACK of a connection that is half open here, and what it sent first is
+    /// missing: so it is if that was lost, and if another instance has the connection. If none has,
+    /// [`Stack::complete_handshake`]; if one has, the route is to be set.
+    DoubtfulHandshake {
+        /// The flow.
+        flow: FlowKey,
+    },
     /// The set of own addresses changed: a DHCP lease came, changed or ran out.
     AddressesChanged,
     /// Somebody goes on claiming a virtual address that was defended a moment ago; said once after

@@ -159,7 +159,15 @@ impl Stack {
             Some(Entry::Connection(_) | Entry::Fenced(_) | Entry::HalfOpen(_)) => return,
             _ => self.flows.remove(&packed),
         };
-        let held = self.flows.take_held(&packed);
+        let mut held = self.flows.take_held(&packed);
+        let brings = |held: &Held| self.brings_cookie(now, flow, &held.frame);
+        if origin == Some(Origin::Refuse)
+            && let Some(first) = held.iter().position(brings)
+            && let Some(first) = held.remove(first)
+        {
+            // What has overtaken it belongs to the connection that it completes.
+            held.push_front(first);
+        }
         match origin {
             Some(_) => self.handle_held(now, held, origin),
             None => self.counters.hold_expired += held.len() as u64,

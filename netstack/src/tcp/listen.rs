@@ -59,6 +59,8 @@ pub struct HalfOpen {
     owed: bool,
     /// Our number is a SYN cookie.
     is_cookie: bool,
+    /// Octets of window the peer was promised at most, in segments of ours.
+    promised: u32,
 }
 
 /// What a segment makes of a half-open connection.
@@ -114,6 +116,7 @@ impl HalfOpen {
             retransmits: 0,
             owed: true,
             is_cookie: true,
+            promised: 0,
         };
         half_open.iss = numbers.cookie(now, &flow, syn.seq, half_open.bits());
         // Timestamps keep the two apart by themselves (RFC 7323 section 5).
@@ -188,6 +191,7 @@ impl HalfOpen {
             retransmits: 0,
             owed: false,
             is_cookie: true,
+            promised: 0,
         })
     }
 
@@ -254,12 +258,13 @@ impl HalfOpen {
     }
 
     /// An ACK without anything else, as sent to challenge or to correct the peer.
-    fn acknowledgement(&self, now: Instant, config: &TcpConfig) -> Outgoing {
+    fn acknowledgement(&mut self, now: Instant, config: &TcpConfig) -> Outgoing {
         // Scaled as in every segment but a SYN; rounded up, as the SYN-ACK has promised all of it.
         let scale = self
             .peer_scale
             .map_or(0, |_| scale_of(largest_buffer(config)));
         let window = config.receive_buffer.min(0xffff).div_ceil(1 << scale);
+        self.promised = window << scale;
         Outgoing {
             seq: self.iss.add(1),
             ack: self.irs.add(1),
@@ -271,6 +276,16 @@ impl HalfOpen {
             },
             ..Outgoing::default()
         }
+    }
+
+    /// Whether a segment, neither SYN nor RST, acknowledges our SYN-ACK and nothing more, from within the
+    /// window.
+    pub fn is_completed_by(&self, config: &TcpConfig, segment: &Segment) -> bool {
+        let expected = self.irs.add(1);
+        let window = config.receive_buffer.clamp(1, 0xffff);
+        let in_window = segment.seq.in_window(expected, window)
+            || segment.is_empty() && segment.seq == expected.add(window);
+        segment.flags.ack() && segment.ack == self.iss.add(1) && in_window
     }
 
     /// Take in a segment of the flow (RFC 9293 section 3.10.7.4 in SYN-RECEIVED).
@@ -366,7 +381,8 @@ impl HalfOpen {
         connection.snd.window = u32::from(self.window);
         connection.snd.max_window = connection.snd.window;
         connection.snd.wl1 = self.irs;
-        connection.rcv.edge = connection.rcv.nxt.add(config.receive_buffer.min(0xffff));
+        let promised = config.receive_buffer.min(0xffff).max(self.promised);
+        connection.rcv.edge = connection.rcv.nxt.add(promised);
         connection.updated = true;
         connection
     }

@@ -1,6 +1,7 @@
 //! Owners that restart, flows that begin anew, counts that cannot be right.
 
 use super::*;
+use crate::cluster::message::Ownership;
 
 #[test]
 fn a_port_used_again_out_of_time_wait_is_served_wherever_its_last_session_was() {
@@ -28,6 +29,135 @@ fn a_port_used_again_out_of_time_wait_is_served_wherever_its_last_session_was() 
         assert!(net.now.since(begun) < Duration::from_millis(500));
         assert_eq!(net.resets, 0);
     }
+}
+
+/// Three members, and a session that was at the second or third of them and is over; its client begins
+/// again from the same port. `moves`: it was at both.
+fn over_and_again(seed: u8, moves: bool) -> (Net, SessionId, u32) {
+    let mut net = Net::new(3, seed);
+    net.settle();
+    let first = net.connect(BULK, Vec::new(), false);
+    net.run_until(Duration::from_secs(5), |net| {
+        net.conns[first].received.len() > 20_000
+    });
+    let (session, owner) = net.sessions()[0];
+    let mut last = owner.unwrap();
+    if moves || last == 1 {
+        for to in [2, 3] {
+            if last != to {
+                let now = net.now;
+                let node = net.node(last);
+                node.move_session(now, session, MemberId(to)).unwrap();
+                let moved = |net: &mut Net| net.owner(session) == Some(to);
+                net.run_until(Duration::from_secs(1), moved);
+                net.run_for(Duration::from_millis(200));
+                last = to;
+            }
+        }
+    }
+    net.run_until_received(Duration::from_secs(5), BULK_OCTETS as usize);
+    net.run_for(Duration::from_secs(1));
+    net.client = Stack::new(stack_config(CLIENT, Vec::new()), [seed ^ 0x55; 32], net.now);
+    net.conns.clear();
+    net.connect(BULK, Vec::new(), false);
+    (net, session, last)
+}
+
+#[test]
+fn a_session_that_has_moved_leaves_no_tombstone_behind_when_it_ends() {
+    for seed in 40..44 {
+        let (mut net, over, _) = over_and_again(seed, true);
+        let begun = net.now;
+        net.run_until_received(Duration::from_secs(5), BULK_OCTETS as usize);
+        assert!(net.now.since(begun) < Duration::from_millis(500));
+        for id in 1..=3 {
+            let known = net.node(id).steering.iter();
+            let mut led_on = known.filter(|(_, e)| e.claim.is_some_and(|(of, _)| of == over));
+            assert_eq!(led_on.next(), None, "{id} still knows of it");
+        }
+        assert_eq!(net.resets, 0);
+    }
+}
+
+#[test]
+fn a_port_used_again_out_of_time_wait_is_opened_by_one_member_though_its_syn_is_repeated() {
+    for seed in 50..58 {
+        let (mut net, _, last) = over_and_again(seed, false);
+        net.run_until(Duration::from_secs(1), |net| {
+            net.node(last).stack.half_open_count() == 1
+        });
+        // The answer is lost.
+        net.wire.retain(|_, (to, _)| *to != CLIENT);
+        net.run_for(Duration::from_millis(900));
+        net.run_until_received(Duration::from_secs(3), 1);
+        assert_eq!(net.sessions()[0].1, Some(last), "seed {seed}");
+        for id in 1..=3 {
+            assert_eq!(net.node(id).stack.half_open_count(), 0, "at {id}");
+        }
+    }
+}
+
+#[test]
+fn a_handshake_is_complete_though_the_first_octets_were_lost() {
+    for members in [1, 3] {
+        let mut net = Net::new(members, 60);
+        net.settle();
+        let octets = 6_000;
+        net.connect(ECHO, stream(0, octets), false);
+        // The first segment of the client's data, and any ACK before it.
+        let data = |frame: &RxFrame| {
+            let (from, _, segment) = parse(&frame.bytes)?;
+            let carries = from.0 != VIP && from.1 != CHANNEL_PORT && !segment.payload.is_empty();
+            carries.then_some(segment.seq)
+        };
+        net.run_until(Duration::from_secs(1), |net| {
+            net.wire.values().any(|(_, frame)| data(frame).is_some())
+        });
+        let first = net.wire.values().find_map(|(_, frame)| data(frame));
+        net.wire.retain(|_, (to, frame)| {
+            let begins = parse(&frame.bytes).map(|(_, _, segment)| segment.seq);
+            *to == CLIENT || is_channel(&frame.bytes) || begins != first
+        });
+        let begun = net.now;
+        net.run_until(Duration::from_millis(20), |net| net.sessions().len() == 1);
+        net.run_until_received(Duration::from_secs(5), octets as usize);
+        let took = net.now.since(begun);
+        // A time-out of the client's is a second.
+        assert!(took < Duration::from_millis(700), "{members}: {took:?}");
+    }
+}
+
+#[test]
+fn a_route_that_leads_to_a_member_who_knows_nothing_is_forgotten() {
+    let mut net = Net::new(3, 61);
+    net.settle();
+    net.connect(ECHO, stream(0, 100), false);
+    net.run_until_received(Duration::from_secs(5), 100);
+    let (session, owner) = net.sessions()[0];
+    let owner = owner.unwrap();
+    let stranger = if owner == 2 { 3 } else { 2 };
+    if owner == 1 {
+        let now = net.now;
+        net.node(1).move_session(now, session, MemberId(3)).unwrap();
+        net.run_until(Duration::from_secs(1), |net| net.owner(session) == Some(3));
+        net.run_for(Duration::from_millis(200));
+    }
+    // The ingress believes in a session that is over.
+    let (flow, _) = net.node(1).steering.iter().next().unwrap();
+    let flow = *flow;
+    let (now, over) = (net.now, SessionId::default());
+    net.node(1)
+        .handle_released(now, MemberId(stranger), flow, session);
+    let stale = Ownership {
+        flow,
+        owner: MemberId(stranger),
+        session: SessionId { origin: 7, ..over },
+        epoch: 1,
+    };
+    net.node(1).steer_to(now, stale);
+    net.conns[0].to_send.extend(stream(100, 300));
+    net.run_until_received(Duration::from_secs(5), 300);
+    assert_eq!(net.resets, 0);
 }
 
 #[test]

@@ -229,7 +229,8 @@ fn frames_of_unknown_flows_are_reset_only_when_every_member_denies_them() {
     }
     let flow = net.node(2).sessions.get(&session).unwrap().connections[0].flow;
     let now = net.now;
-    net.node(1).handle_released(now, flow.into(), session);
+    net.node(1)
+        .handle_released(now, MemberId(2), flow.into(), session);
     let more = stream(100, 300);
     net.conns[0].to_send.extend(&more);
     net.run_until_received(Duration::from_secs(5), 300);
@@ -238,7 +239,8 @@ fn frames_of_unknown_flows_are_reset_only_when_every_member_denies_them() {
     // A member is silent: so are we.
     net.cut.insert(2);
     let now = net.now;
-    net.node(1).handle_released(now, flow.into(), session);
+    net.node(1)
+        .handle_released(now, MemberId(2), flow.into(), session);
     net.conns[0].to_send.extend(&more);
     net.run_for(Duration::from_secs(3));
     assert!(net.counter(1, "unknown_flows_unanswered") > 0);

@@ -17,8 +17,7 @@ struct State {
     client_closed: bool,
     /// The server's FIN has reached the client.
     server_closed: bool,
-    /// When the client's first SYN got to an instance, and when the first octet of its stream (or an ACK
-    /// before that) did.
+    /// When the client's first SYN got to an instance, and when the first segment after it did.
     asked: Option<Instant>,
     heard: Option<Instant>,
     /// When the client's FIN first got to an instance.
@@ -30,10 +29,9 @@ struct State {
 }
 
 impl State {
-    /// Whether there never was a connection at the server: nothing that begins the client's stream has got
-    /// there in all the time a handshake takes (of what is further into it, a half-open connection cannot
-    /// tell whether it is another instance's). What comes later is answered with an RST by any TCP (RFC 9293
-    /// section 3.10.7.1).
+    /// Whether there never was a connection at the server: no answer to its SYN-ACK has got there in all the
+    /// time a handshake takes (one from further into the client's stream completes it too, RFC 9293
+    /// section 3.10.7.4). What comes later is answered with an RST by any TCP (section 3.10.7.1).
     fn handshake_expired(&self) -> bool {
         let (Some(asked), Some(heard)) = (self.asked, self.heard) else {
             return false;
@@ -96,7 +94,7 @@ impl Check for Reset {
         if reaches_server {
             if seen.segment.syn {
                 state.asked.get_or_insert(seen.at);
-            } else if seen.seq <= 1 {
+            } else if seen.segment.ack.is_some() || seen.seq <= 1 {
                 state.heard.get_or_insert(seen.at);
             }
             if fin {
