@@ -313,8 +313,6 @@ impl Stack {
             .cookie_given
             .is_some_and(|at| now.since(at) < OVERTAKEN);
         let within = segment.flags.ack() && !segment.flags.syn() && !segment.flags.rst();
-        // Before it is heard of, a client can send its stream, and nothing else.
-        let within = within && (!segment.payload.is_empty() || segment.flags.fin());
         let silent = given && within && self.listener_at(flow.local).is_some();
         self.counters.half_open_silent += u64::from(silent);
         silent
