@@ -490,6 +490,32 @@ mod tests {
         assert!(edge.distance_from(rcv.nxt) <= 72_000);
     }
 
+    /// RFC 2883: whoever sent them again is to learn that it was needless.
+    #[test]
+    fn octets_that_fill_a_gap_and_were_held_in_part_are_reported() {
+        let mut rcv = rcv(1000, 0);
+        let base = rcv.nxt;
+        for (from, until) in [(10, 20), (30, 40)] {
+            rcv.accept(base.add(from), stream(from, until));
+        }
+        rcv.sack_ranges();
+        let filled = rcv.accept(base, stream(0, 35));
+        assert_eq!(filled, Accepted::InOrder { filled: true });
+        // RFC 2883 section 4: one range, the first.
+        let expected = SackRange {
+            start: base.add(10),
+            end: base.add(20),
+        };
+        assert_eq!(rcv.sack_ranges().as_slice(), [expected]);
+        assert_eq!(read(&rcv), stream(0, 40));
+        // Nothing twice, nothing to report.
+        rcv.accept(base.add(50), stream(50, 60));
+        rcv.sack_ranges();
+        rcv.accept(base.add(40), stream(40, 50));
+        assert!(rcv.sack_ranges().as_slice().is_empty());
+        assert_eq!(read(&rcv), stream(0, 60));
+    }
+
     #[test]
     fn octets_beyond_the_window_are_not_kept() {
         let mut rcv = rcv(100, 0);
