@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use godwit_netstack::stack::frame::Segmentation;
 use godwit_netstack::stack::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
 use nix::errno::Errno;
@@ -29,8 +29,11 @@ const LARGEST: usize = u16::MAX as usize;
 /// The header's segmentation types.
 const GSO_TCP4: u8 = 1;
 const GSO_TCP6: u8 = 4;
-/// Receive buffers are cut from blocks of this size.
+/// Larger frames received are cut from blocks of this size.
 const BLOCK: usize = 256 * 1024;
+/// Frames with their header up to this size are copied out: one that stays unread, or waits for what
+/// comes before it, would keep a whole block.
+const COPIED: usize = 2 * 1024;
 /// Ethernet header and VLAN tag.
 const LINK_HEADER: usize = 18;
 /// Slices of a frame at most: what `writev` takes (IOV_MAX), less the header and the head.
@@ -147,7 +150,7 @@ impl Tap {
                 Err(error) => return Err(error),
             }
         };
-        Ok(received(self.block.split_to(octets)))
+        Ok(received(cut(&mut self.block, octets)))
     }
 
     /// Whether another frame can be sent; tries the one that waits first.
@@ -221,10 +224,18 @@ fn write(file: &File, header: &[u8], frame: &TxFrame) -> nix::Result<usize> {
     nix::unistd::write(file, whole)
 }
 
-/// The frame behind the virtio-net header that `octets` begin with.
-fn received(mut octets: BytesMut) -> Option<RxFrame> {
-    let [flags, kind, _, _, z0, z1, s0, s1, o0, o1] = *octets.first_chunk::<HEADER>()?;
-    let mut bytes = octets.split_off(HEADER);
+/// The first `octets` of `block`: in a place of their own if they are few, else as part of it.
+fn cut(block: &mut BytesMut, octets: usize) -> BytesMut {
+    match octets <= COPIED {
+        true => BytesMut::from(&block[..octets]),
+        false => block.split_to(octets),
+    }
+}
+
+/// The frame behind the virtio-net header that `bytes` begin with.
+fn received(mut bytes: BytesMut) -> Option<RxFrame> {
+    let [flags, kind, _, _, z0, z1, s0, s1, o0, o1] = *bytes.first_chunk::<HEADER>()?;
+    bytes.advance(HEADER);
     let (start, offset) = (u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([o0, o1]));
     let unsummed = flags & NEEDS_CHECKSUM != 0;
     // TCP's checksum is not missed. What is for smoltcp has to have one.
@@ -345,6 +356,20 @@ mod tests {
         let sum = !(53 + 54 + 9 + 0x1234 + 0x0700u16);
         assert_eq!(udp.bytes[40..42], sum.to_be_bytes());
         assert!(received(BytesMut::new()).is_none());
+    }
+
+    #[test]
+    fn a_small_frame_does_not_keep_the_block_it_was_read_into() {
+        let mut block = BytesMut::zeroed(BLOCK);
+        let place = block.as_ptr_range();
+        block[COPIED - 1] = 7;
+        let small = received(cut(&mut block, COPIED)).unwrap().bytes;
+        assert!(!place.contains(&small.as_ptr()), "it shares the block");
+        assert_eq!((small.len(), small.last()), (COPIED - HEADER, Some(&7)));
+        assert_eq!(block.len(), BLOCK, "the next frame goes where it was");
+        let large = received(cut(&mut block, COPIED + 1)).unwrap().bytes;
+        assert!(place.contains(&large.as_ptr()), "it was copied");
+        assert_eq!(block.len(), BLOCK - COPIED - 1);
     }
 
     #[test]

@@ -32,6 +32,12 @@ const JOINED: usize = 1024;
 
 /// Octets `start..end` of a stream. Nothing but small pieces is copied on the way in or out.
 ///
+/// A piece keeps the buffer it is a part of, whatever that is. The first piece and the last may be a few
+/// octets of one; of those between, each is larger than [`SMALL`], or comes after what together
+/// with it is larger than [`JOINED`]. So a queue keeps two buffers at most, and beside them a buffer
+/// for each [`SMALL`] octets. What a buffer is, is the NIC's affair: small frames come in an allocation
+/// of their own, and virtio-net's receive buffers are of 2 KiB.
+///
 /// The first piece lies in the queue itself: most queues hold no more than that, and with very many
 /// connections the memory for the others would be somewhere no cache reaches.
 #[derive(Clone, Debug, Default)]

@@ -13,8 +13,8 @@ use crate::seq::SeqNumber;
 /// Separate out-of-order stretches kept at most: what a peer can make us remember is bounded by
 /// the window *and* by this.
 pub(crate) const MAX_BLOCKS: usize = 256;
-/// Out-of-order payloads up to this size are copied, so that a few octets do not keep a whole
-/// frame alive.
+/// What is new of an out-of-order payload is copied up to this size, so that a few octets do not
+/// keep a whole frame alive.
 const COPY_BELOW: usize = 256;
 /// Segments at the start that are acknowledged at once, so that the peer's slow start gets going.
 const QUICK_ACKS: u8 = 16;
@@ -289,10 +289,6 @@ impl Rcv {
     /// Keep octets that are out of order.
     fn keep(&mut self, seq: SeqNumber, data: Bytes) -> Accepted {
         let end = seq.add(data.len() as u32);
-        let data = match data.len() <= COPY_BELOW {
-            true => Bytes::copy_from_slice(&data),
-            false => data,
-        };
         // Blocks first..last touch or overlap the new octets. Most often those are at the end.
         let first = match self.blocks.last() {
             Some(last) if last.end.before(seq) => self.blocks.len(),
@@ -319,7 +315,11 @@ impl Rcv {
         let mut fresh = false;
         let mut at = seq;
         let piece = |from: SeqNumber, until: SeqNumber| {
-            data.slice(from.distance_from(seq) as usize..until.distance_from(seq) as usize)
+            let range = from.distance_from(seq) as usize..until.distance_from(seq) as usize;
+            match range.len() <= COPY_BELOW {
+                true => Bytes::copy_from_slice(&data[range]),
+                false => data.slice(range),
+            }
         };
         for mut block in self.blocks.drain(first..first + touching) {
             if block.start.at_or_before(seq) {
@@ -488,6 +488,46 @@ mod tests {
             }
         }
         assert!(edge.distance_from(rcv.nxt) <= 72_000);
+    }
+
+    /// RFC 2883: whoever sent them again is to learn that it was needless.
+    #[test]
+    fn octets_that_fill_a_gap_and_were_held_in_part_are_reported() {
+        let mut rcv = rcv(1000, 0);
+        let base = rcv.nxt;
+        for (from, until) in [(10, 20), (30, 40)] {
+            rcv.accept(base.add(from), stream(from, until));
+        }
+        rcv.sack_ranges();
+        let filled = rcv.accept(base, stream(0, 35));
+        assert_eq!(filled, Accepted::InOrder { filled: true });
+        // RFC 2883 section 4: one range, the first.
+        let expected = SackRange {
+            start: base.add(10),
+            end: base.add(20),
+        };
+        assert_eq!(rcv.sack_ranges().as_slice(), [expected]);
+        assert_eq!(read(&rcv), stream(0, 40));
+        // Nothing twice, nothing to report.
+        rcv.accept(base.add(50), stream(50, 60));
+        rcv.sack_ranges();
+        rcv.accept(base.add(40), stream(40, 50));
+        assert!(rcv.sack_ranges().as_slice().is_empty());
+        assert_eq!(read(&rcv), stream(0, 60));
+    }
+
+    /// A peer could else have a frame kept for every octet of its window.
+    #[test]
+    fn an_octet_more_out_of_order_does_not_keep_the_frame_that_brought_it() {
+        let mut rcv = rcv(1000, 0);
+        let at = rcv.nxt.add(100);
+        let frame = stream(100, 400);
+        rcv.accept(at, frame.slice(..299));
+        rcv.accept(at, frame.clone());
+        let held: Vec<_> = rcv.blocks[0].data.iter().collect();
+        let shared = |piece: &&Bytes| frame.as_ptr_range().contains(&piece.as_ptr());
+        assert_eq!((held[0].len(), held[1].len()), (299, 1));
+        assert!(shared(&held[0]) && !shared(&held[1]));
     }
 
     #[test]

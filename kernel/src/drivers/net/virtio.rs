@@ -5,9 +5,10 @@
 //! (`VIRTIO_NET_F_MRG_RXBUF`), and are not asked for otherwise. The device's interrupts are
 //! suppressed while there is work and asked for before sleeping.
 //!
-//! Received frames leave as `Bytes` over the ring's own buffers. The pool holds half as many
-//! buffers again as the ring; when users sit on so many that the ring could run dry, frames are
-//! copied out and their buffers go straight back.
+//! Received frames leave as `Bytes` over the ring's own buffers, but small ones are copied out: who
+//! sits on one would keep a whole buffer for it. The pool holds half as many buffers again as the
+//! ring; when users sit on so many that the ring could run dry, all frames are copied out. The
+//! buffers of what is copied go straight back.
 //!
 //! What the device says is checked: one that says what cannot be is taken out of service, with
 //! the [`DeviceFault`] as reason.
@@ -101,6 +102,8 @@ pub const QUEUE_SIZE: u16 = 256;
 const MERGEABLE: usize = 2048;
 /// Buffers by which the ring grows at a time: filling it at once would be a good part of the boot.
 const BATCH: usize = 16;
+/// Frames up to this size are always copied.
+const SMALL: usize = 256;
 /// When fewer buffers than this are free, frames are copied: one large frame's worth.
 const LOW: usize = MAX_LARGE.div_ceil(MERGEABLE);
 
@@ -326,7 +329,7 @@ impl<T: Transport + Send> VirtioNet<T> {
         let complete = checksum == RxChecksum::Partial && offset == UDP_CHECKSUM;
         let short = self.pool.available() < LOW;
         let mut parts = pieces.into_iter();
-        let (bytes, more) = if complete || short {
+        let (bytes, more) = if complete || short || frame <= SMALL {
             let mut whole = Vec::with_capacity(frame);
             let mut skip = self.header;
             for (buffer, len) in parts {

@@ -103,6 +103,27 @@ fn a_mark_is_echoed_until_it_is_answered_and_reduces_once_per_round() {
     );
 }
 
+/// The NIC would put it on every segment that it cuts from a burst, and the peer take each for the
+/// answer to a mark that came later.
+#[test]
+fn one_segment_says_that_the_window_was_reduced_though_the_nic_cuts() {
+    let mut pair = pair(EcnMode::Request, EcnMode::Accept);
+    pair.ends[CLIENT].max_payload = 65_000;
+    let mut marked = false;
+    pair.mark = Some(Box::new(move |_| !core::mem::replace(&mut marked, true)));
+    pair.send(CLIENT, 0, 10_000);
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.end(CLIENT).ecn.reduced, "CWR is owed");
+    let start = pair.log.len();
+    pair.send(CLIENT, 10_000, 100_000);
+    pair.run_for(Duration::from_secs(1));
+    pair.check_received(SERVER, 110_000);
+    let sent = pair.sent(CLIENT, start);
+    let cwr = |segment: &&Segment| segment.flags.contains(Flags::CWR);
+    assert!(cwr(&&sent[0]));
+    assert_eq!(sent.iter().filter(cwr).count(), 1);
+}
+
 #[test]
 fn only_new_octets_say_that_the_transport_is_capable() {
     let mut pair = pair(EcnMode::Request, EcnMode::Accept);

@@ -79,9 +79,11 @@ fn under_pressure_windows_close_without_moving_back() {
     pair.run_for(Duration::from_secs(2));
     assert!(pair.end(SERVER).rcv.buffer as usize > MIB);
     // That the right edge never moves back is checked of every segment.
-    pair.end(SERVER).set_pressure(Pressure::Some);
-    pair.run_for(Duration::from_secs(2));
-    assert_eq!(pair.end(SERVER).rcv.buffer, 256 * 1024);
+    for (pressure, buffer) in [(Pressure::Some, 256), (Pressure::Exhausted, 16)] {
+        pair.end(SERVER).set_pressure(pressure);
+        pair.run_for(Duration::from_secs(2));
+        assert_eq!(pair.end(SERVER).rcv.buffer, buffer * 1024, "{pressure:?}");
+    }
     pair.end(SERVER).set_pressure(Pressure::None);
     pair.run_for(Duration::from_secs(10));
     pair.check_received(SERVER, 30 * MIB);

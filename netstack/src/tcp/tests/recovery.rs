@@ -66,6 +66,28 @@ fn a_lost_tail_is_repaired_by_a_probe_not_by_a_time_out() {
     }
 }
 
+/// That nothing but the tail was lost does not mean that there was no congestion (RFC 8985 section
+/// 7.4): without a time-out or a recovery it is the probe that has to tell of it.
+#[test]
+fn a_probe_that_repaired_a_loss_reduces_the_window_though_other_octets_followed_it() {
+    let mut pair = warm();
+    drop_data(&mut pair, CLIENT, &[9]);
+    pair.send(CLIENT, 50_000, 10 * 1448);
+    pair.run_until(Duration::from_secs(1), |pair| {
+        pair.end(CLIENT).info().counters.probes == 1
+    });
+    let before = pair.end(CLIENT).info();
+    // Before it is answered. From then on there is nothing new to send.
+    pair.send(CLIENT, 50_000 + 14_480, 3 * 1448);
+    pair.run_for(Duration::from_secs(1));
+    pair.check_received(SERVER, 50_000 + 13 * 1448);
+    let after = pair.end(CLIENT).info();
+    assert_eq!(after.counters.retransmits, 1, "the probe was one");
+    assert_eq!((after.counters.timeouts, after.counters.recoveries), (0, 0));
+    assert!(after.ssthresh < before.cwnd, "{}", after.ssthresh);
+    assert!(after.cwnd < before.cwnd, "{} {}", after.cwnd, before.cwnd);
+}
+
 #[test]
 fn a_lone_segment_lost_is_repaired_by_a_probe_again_and_again() {
     let mut pair = warm();

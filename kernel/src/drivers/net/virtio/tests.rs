@@ -218,13 +218,40 @@ fn users_that_keep_frames_do_not_starve_the_ring() {
     let (device, mut card) = card();
     let mut kept = Vec::new();
     for i in 0..2000u32 {
-        assert!(deliver(&device, 60, i as u8), "ring dry after {i}");
+        assert!(deliver(&device, 600, i as u8), "ring dry after {i}");
         kept.push(card.receive().unwrap().bytes);
         card.arm();
     }
     assert!(card.statistics().rx_copied > 1000);
     for (i, bytes) in kept.iter().enumerate() {
-        assert_eq!(bytes[..], [i as u8; 60]);
+        assert_eq!(bytes[..], [i as u8; 600]);
+    }
+}
+
+#[test]
+fn a_small_frame_that_is_kept_keeps_no_buffer() {
+    for features in [MODERN, OFFLOADS] {
+        let (device, mut card) = card_with(features);
+        let free = card.pool.available();
+        let mut take = |len: usize, mark: u8| {
+            let mut bytes = vec![0; HEADER];
+            bytes[10] = 1;
+            bytes.resize(HEADER + len, mark);
+            assert_eq!(device.fill_merged(RECEIVE, &bytes), 1);
+            let packet = card.receive().unwrap();
+            while card.missing > 0 && card.pool.available() > 0 {
+                card.arm();
+            }
+            (packet.bytes, card.pool.available())
+        };
+        let small: Vec<_> = (0..100).map(|mark| take(SMALL, mark)).collect();
+        for (mark, (bytes, left)) in small.iter().enumerate() {
+            assert_eq!(bytes[..], [mark as u8; SMALL]);
+            assert_eq!(*left, free, "the buffer is in the ring again");
+        }
+        let (_large, left) = take(SMALL + 1, 7);
+        assert_eq!(left, free - 1, "worth its buffer: not copied");
+        assert_eq!(card.statistics().rx_copied, 0, "no shortage");
     }
 }
 
