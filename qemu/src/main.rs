@@ -1,6 +1,7 @@
 //! The godwit command: VMs, virtual switch, demo, control, benchmarks.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
@@ -34,6 +35,13 @@ enum Command {
     Demo(Demo),
     /// Command a running instance.
     Ctl(ctl::Options),
+    /// Run a service as a Linux process on a TAP device (`host --help` lists what it is told).
+    #[command(disable_help_flag = true)]
+    Host {
+        /// The service, and words of its configuration: http tap=tap0 ip=10.99.0.11/24.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run clusters in simulation, seed after seed (`sim --help` lists the options).
     #[command(disable_help_flag = true)]
     Sim {
@@ -76,19 +84,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Builds another program of the workspace, runs it in our place and returns its exit code.
+/// Builds another program of the workspace and becomes it: signals and the exit code are its own.
 fn hand_over(what: &str, build: fn() -> Result<PathBuf>, arguments: &[OsString]) -> Result<u8> {
     let progress = Progress::start(&format!("building {what}"));
     let path = build()?;
     progress.finish();
-    let status = process::Command::new(&path)
-        .args(arguments)
-        .status()
-        .with_context(|| format!("cannot run {}", path.display()))?;
-    Ok(status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(u8::MAX))
+    let error = process::Command::new(&path).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot run {}", path.display()))
 }
 
 fn execute(command: Command) -> Result<u8> {
@@ -123,6 +125,9 @@ fn execute(command: Command) -> Result<u8> {
             ));
         }
         Command::Ctl(options) => ctl::run(&options)?,
+        Command::Host { arguments } => {
+            return hand_over("the hosted services", build::hosted, &arguments);
+        }
         Command::Sim { arguments } => {
             return hand_over("the simulator", build::simulator, &arguments);
         }

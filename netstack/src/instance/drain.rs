@@ -129,9 +129,15 @@ impl Instance {
         self.drain_with(now, DrainOptions::default());
     }
 
-    /// The same, in another time, or with another end for what has not moved by then.
+    /// The same, in another time, or with another end for what has not moved by then. Of a drain that is
+    /// going on it changes both.
     pub fn drain_with(&mut self, now: Instant, options: DrainOptions) {
-        if self.is_draining() {
+        if let Drain::Leaving(leave) = &mut self.drain {
+            leave.options = DrainOptions {
+                deadline: now.since(leave.since) + options.deadline,
+                ..options
+            };
+            leave.overrun = None;
             return;
         }
         self.counters.add("drains");
@@ -161,7 +167,7 @@ impl Instance {
 
     /// Take new sessions, or not, where no other member could.
     fn accept_alone(&mut self, accepting: bool) {
-        if self.members.is_empty() || self.key.is_none() {
+        if self.is_alone() {
             for service in &self.services {
                 if service.spec.scope == Scope::Service {
                     self.stack.set_accepting(service.listener, accepting);
@@ -177,7 +183,10 @@ impl Instance {
         };
         // Not by looking at every session: whoever watches asks often.
         let mut left = BTreeMap::new();
-        let waits = |id: &SessionId| self.sessions.get(id).is_some_and(|s| s.lull.is_none());
+        let waits = |id: &SessionId| {
+            let session = self.sessions.get(id);
+            session.is_some_and(|session| session.lull.is_none() && self.is_missed(session))
+        };
         let stuck = leave.stuck.iter().filter(|(id, _)| waits(id));
         let stuck = stuck.map(|(_, reason)| *reason);
         let lulled = self.lulled.iter().map(|_| "its queues run empty");
@@ -185,7 +194,13 @@ impl Instance {
             Phase::Offered => "on its way",
             Phase::Doubt => "in doubt: the target has not answered",
         });
-        let mut others = self.movable_count();
+        let mut others = match self.is_alone() {
+            true => {
+                let missed = |s: &&Session| self.is_movable(s) && self.is_missed(s);
+                self.sessions.values().filter(missed).count()
+            }
+            false => self.movable_count(),
+        };
         for reason in stuck.chain(lulled).chain(moving) {
             *left.entry(reason).or_default() += 1;
             others = others.saturating_sub(1);
@@ -436,13 +451,17 @@ impl Instance {
     /// Whether anyone would miss the session: with nobody to take it, one that only waits for old
     /// duplicates (TIME-WAIT) ends with the machine.
     fn is_missed(&self, session: &Session) -> bool {
-        let alone = self.members.is_empty() || self.key.is_none();
         let waits = |conn| {
             let tcp = self.stack.connection(conn);
             tcp.is_none_or(|tcp| tcp.state() == State::TimeWait)
         };
         let mut conns = session.connections.iter().filter_map(|c| c.conn);
-        !alone || !conns.all(waits)
+        !self.is_alone() || !conns.all(waits)
+    }
+
+    /// Whether there is no other member, nor ever will be.
+    fn is_alone(&self) -> bool {
+        self.members.is_empty() || self.key.is_none()
     }
 
     /// Put as many sessions on their way as there is room for.

@@ -397,3 +397,18 @@ fn nobody_is_offered_a_session_once_it_has_said_farewell() {
     let offered = net.node(2).move_session(now, session, MemberId(3));
     assert_eq!(offered, Err(MoveError::Unreachable));
 }
+
+#[test]
+fn the_latest_order_of_a_drain_holds() {
+    let deadline = Duration::from_secs(60);
+    let then = DrainThen::Wait;
+    let mut net = unheard(23, DrainOptions { deadline, then });
+    net.run_for(Duration::from_secs(3));
+    let now = net.now;
+    let (deadline, then) = (Duration::from_secs(2), DrainThen::Cancel);
+    net.node(2).drain_with(now, DrainOptions { deadline, then });
+    net.run_for(Duration::from_millis(1_500));
+    assert!(net.node(2).is_draining(), "it is not late yet");
+    net.run_for(Duration::from_secs(1));
+    assert!(!net.node(2).is_draining());
+}

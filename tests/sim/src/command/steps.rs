@@ -82,6 +82,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
         None => case,
     });
     let cases: Vec<Case> = cases.collect();
+    if cases.is_empty() {
+        eprintln!("no case is called so; `cargo godwit sim steps --list` names the steps");
+        return Err(ExitCode::FAILURE);
+    }
     let next = AtomicUsize::new(0);
     let lost: Mutex<BTreeMap<String, usize>> = Mutex::default();
     let found = Mutex::new(Vec::new());
