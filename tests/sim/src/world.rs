@@ -335,6 +335,8 @@ impl World {
         let slot = &mut self.slots[port];
         slot.party = party;
         slot.plugged = true;
+        // Its clock went on while there was no power.
+        slot.stopped = None;
         if let Some(until) = slot.frozen_until.take() {
             // What waited in the NIC of the one that stood still is gone with it.
             let waits = |pending: &InFlight| {
