@@ -136,7 +136,7 @@ impl Iperf3 {
             waiting: Vec::new(),
         });
         // Whatever comes of it, the next client finds the place free.
-        let _place = Place(self.test.clone());
+        let place = Place(self.test.clone());
         say(session, &mut client, Message::ParamExchange).await?;
         let params = Params::read(&read_json(session, &mut client).await?)
             .ok_or(Error::Service("not a test that is served here"))?;
@@ -173,6 +173,8 @@ impl Iperf3 {
             &(results.len() as u32).to_be_bytes(),
         ))?;
         client.write_bytes(results)?;
+        // A client that has the results may ask for its next test while its goodbye is on the way, or lost.
+        drop(place);
         say(session, &mut client, Message::DisplayResults).await?;
         read(session, &mut client, 1).await?;
         Ok(())
@@ -335,6 +337,32 @@ mod tests {
             harness.run();
             assert_eq!(harness.end(), Some(End::Aborted), "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_next_test_need_not_wait_for_the_last_goodbye() {
+        let shared = Shared::default();
+        let connect = || {
+            let mut harness = Harness::new(Iperf3 {
+                test: shared.clone(),
+            });
+            harness.client_sends(&OPENING);
+            harness.run();
+            harness
+        };
+        let mut control = connect();
+        let json = |text: &[u8]| [&(text.len() as u32).to_be_bytes(), text].concat();
+        control.client_sends(&json(br#"{"tcp":true,"time":1}"#));
+        control.run();
+        let mut stream = connect();
+        control.run();
+        assert_eq!(connect().received(), [0xff], "one test at a time");
+        control.client_sends(&[4]);
+        control.client_sends(&json(b"{}"));
+        control.run();
+        stream.run();
+        assert_eq!(control.received().last(), Some(&14));
+        assert_eq!(connect().received(), [9]);
     }
 
     #[test]
