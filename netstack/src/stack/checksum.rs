@@ -18,21 +18,25 @@ impl Sum {
     /// Add octets.
     pub(super) fn add(&mut self, octets: &[u8]) {
         // Sums of native words are byte-swapped sums of network words, so they are swapped once.
-        // Two sums of 32-bit halves in 64 bits cannot overflow, and the compiler does several
-        // words at a time with what every x86-64 has.
+        // The sum of the upper halves cannot overflow 64 bits. That of the whole words does, but
+        // modulo 2^64 it is enough: less the upper halves, in their place, it is the sum of the
+        // lower halves, which cannot overflow either. The compiler adds several words at a time
+        // with what every x86-64 has, and nothing needs masking.
         let (words, rest) = octets.as_chunks::<8>();
-        let (mut low, mut high) = (0u64, 0u64);
+        let (mut whole, mut upper) = (0u64, 0u64);
         for word in words {
             let word = u64::from_ne_bytes(*word);
-            low += word & 0xffff_ffff;
-            high += word >> 32;
+            whole = whole.wrapping_add(word);
+            upper += word >> 32;
         }
-        let mut last = [0; 8];
-        for (place, octet) in last.iter_mut().zip(rest) {
-            *place = *octet;
+        let mut native = upper + whole.wrapping_sub(upper << 32);
+        let (words, rest) = rest.as_chunks::<2>();
+        for word in words {
+            native += u64::from(u16::from_ne_bytes(*word));
         }
-        let last = u64::from_ne_bytes(last);
-        let native = low + high + (last & 0xffff_ffff) + (last >> 32);
+        if let [last] = rest {
+            native += u64::from(u16::from_ne_bytes([*last, 0]));
+        }
         let mut sum = u16::from_be(fold(native));
         if self.odd {
             sum = sum.swap_bytes();
@@ -75,10 +79,12 @@ impl Sum {
     }
 }
 
-fn fold(mut total: u64) -> u16 {
-    while total > 0xffff {
-        total = (total & 0xffff) + (total >> 16);
-    }
+fn fold(total: u64) -> u16 {
+    // As many steps as any number needs: a loop that may end sooner is guessed wrong too often.
+    let total = (total & 0xffff_ffff) + (total >> 32);
+    let total = (total & 0xffff_ffff) + (total >> 32);
+    let total = (total & 0xffff) + (total >> 16);
+    let total = (total & 0xffff) + (total >> 16);
     total as u16
 }
 

@@ -134,43 +134,45 @@ impl Cut {
 
     /// The next frame; `None` when all is sent.
     pub(super) fn next_frame(&mut self) -> Option<TxFrame> {
+        let mut frame = None;
+        self.put_next_frame(&mut frame);
+        frame
+    }
+
+    /// Put the next frame into `out`, if there is one. It is made where it is wanted: moving a
+    /// frame costs as much as the rest of its headers.
+    pub(super) fn put_next_frame(&mut self, out: &mut Option<TxFrame>) {
         if self.left == 0 {
-            return None;
+            return;
         }
+        let frame = out.insert(TxFrame::default());
         let length = self.left.min(self.size);
         self.left -= length;
         let flags = match self.left {
             0 => self.flags,
             _ => self.flags.without(Flags::PSH | Flags::FIN),
         };
-        let mut frame = TxFrame {
-            head: Head::from_slice(&self.head),
-            ..TxFrame::default()
-        };
+        frame.head.extend_from_slice(&self.head);
         if length < self.size {
             self.shorten(&mut frame.head, self.size - length);
         }
+        self.take(length, &mut frame.payload);
         let segment = self.head.len() - self.tcp + length;
         let mut sum = Sum::new();
-        if self.offload {
+        let value = if self.offload {
             sum.add_word(self.pseudo);
             sum.add_word(segment as u16);
+            sum.sum()
         } else {
             sum.add_word(self.sum);
             sum.add_word(segment as u16);
             sum.add_word((self.seq.raw() >> 16) as u16);
             sum.add_word(self.seq.raw() as u16);
             sum.add_word(u16::from(flags.bits()));
-        }
-        self.take(length, &mut frame.payload);
-        if !self.offload {
             for slice in &frame.payload {
                 sum.add(slice);
             }
-        }
-        let value = match self.offload {
-            true => sum.sum(),
-            false => sum.finish(),
+            sum.finish()
         };
         if let Some(header) = frame.head.get_mut(self.tcp..)
             && let Some(header) = header.first_chunk_mut::<20>()
@@ -186,7 +188,6 @@ impl Cut {
             offset: CHECKSUM as u16,
         });
         self.seq = self.seq.add(length as u32);
-        Some(frame)
     }
 
     /// Correct the IP header of a segment that is `by` octets shorter than the others.

@@ -44,77 +44,88 @@ fn ecn(outgoing: &Outgoing) -> u8 {
 impl Stack {
     /// The next frame to send.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<TxFrame> {
-        loop {
-            if let Some(frame) = self.egress.pop_front() {
-                self.counters.tx_frames += 1;
-                return Some(frame);
-            }
-            if let Some(out) = self.slow.poll_transmit() {
+        let mut frame = None;
+        while frame.is_none() {
+            if !self.egress.is_empty() {
+                frame = self.egress.pop_front();
+            } else if let Some(out) = self.slow.poll_transmit() {
                 self.send_slow(now, out);
-                continue;
-            }
-            let id = self.ready.pop_front()?;
-            if let Some(frame) = self.transmit_for(now, id) {
-                self.counters.tx_frames += 1;
-                return Some(frame);
+            } else if let Some(id) = self.ready.pop_front() {
+                self.transmit_for(now, id, &mut frame);
+            } else {
+                return frame;
             }
         }
+        self.counters.tx_frames += 1;
+        frame
     }
 
-    /// One frame of a connection, which then goes to the end of the ready queue.
-    fn transmit_for(&mut self, now: Instant, id: ConnId) -> Option<TxFrame> {
-        let block = self.table.get_mut(id)?;
+    /// Put one frame of a connection into `out`, if it has one to send. The connection then goes
+    /// to the end of the ready queue.
+    fn transmit_for(&mut self, now: Instant, id: ConnId, out: &mut Option<TxFrame>) {
+        let Some(block) = self.table.get_mut(id) else {
+            return;
+        };
         block.ready = false;
         if let Some(cut) = &mut block.cut {
-            if let Some(frame) = cut.next_frame() {
+            cut.put_next_frame(out);
+            if out.is_some() {
                 block.ready = true;
                 self.ready.push_back(id);
-                return Some(frame);
+                return;
             }
             block.cut = None;
         }
         let remote = block.connection.remote().ip();
         let next_hop = block.next_hop.or_else(|| self.addresses.next_hop(remote));
         block.next_hop = next_hop;
-        let mac = match next_hop.map(|hop| (hop, self.resolve(now, hop))) {
-            Some((_, Resolution::Known(mac))) => mac,
+        match next_hop.map(|hop| (hop, self.resolve(now, hop))) {
+            Some((_, Resolution::Known(mac))) => self.transmit_to(now, id, mac, out),
             Some((hop, Resolution::Pending)) => {
                 if let Some(block) = self.table.get_mut(id) {
                     block.parked = true;
                     self.neighbours.wait_connection(hop, id);
                 }
-                return None;
             }
-            Some((_, Resolution::Failed)) => return self.discard(now, id),
+            Some((_, Resolution::Failed)) => self.discard(now, id),
             None => {
                 self.counters.tx_no_route += 1;
-                return self.discard(now, id);
+                self.discard(now, id);
             }
+        }
+    }
+
+    /// The same, now that it is known where to.
+    fn transmit_to(&mut self, now: Instant, id: ConnId, mac: MacAddr, out: &mut Option<TxFrame>) {
+        let Some(block) = self.table.get_mut(id) else {
+            return;
         };
-        let block = self.table.get_mut(id)?;
         let Some(outgoing) = block.connection.poll_transmit(now, MAX_BURST) else {
             // Being asked may have begun a wait: for the window to open, or for the pace.
             self.arm(now, id);
             self.rest(id);
-            return None;
+            return;
         };
         let flow = block.flow();
         block.ready = true;
         self.ready.push_back(id);
         self.arm(now, id);
         self.counters.tx_tcp_segments += 1;
-        if !self.cuts(remote)
+        if !self.cuts(flow.remote.ip())
             && outgoing.segment_size != 0
             && outgoing.payload_len() > usize::from(outgoing.segment_size)
         {
-            let mut cut = self.cut_up(&flow, mac, outgoing)?;
-            let frame = cut.next_frame();
-            self.table.get_mut(id)?.cut = Some(Box::new(cut));
-            return frame;
+            if let Some(mut cut) = self.cut_up(&flow, mac, outgoing)
+                && let Some(block) = self.table.get_mut(id)
+            {
+                cut.put_next_frame(out);
+                block.cut = Some(Box::new(cut));
+            }
+            return;
         }
-        let mut frame = self.tcp_frame(&flow, outgoing);
-        ndp::set_destination(&mut frame, mac);
-        Some(frame)
+        let frame = out.insert(TxFrame::default());
+        self.put_tcp_frame(&flow, outgoing, frame);
+        ndp::set_destination(frame, mac);
     }
 
     /// A burst to be cut into frames here.
@@ -160,9 +171,11 @@ impl Stack {
     }
 
     /// The next hop is dead: what a connection sends is lost, and its timers see to the rest.
-    fn discard(&mut self, now: Instant, id: ConnId) -> Option<TxFrame> {
+    fn discard(&mut self, now: Instant, id: ConnId) {
         for _ in 0..MAX_DISCARD {
-            let block = self.table.get_mut(id)?;
+            let Some(block) = self.table.get_mut(id) else {
+                return;
+            };
             if block.connection.poll_transmit(now, 0).is_none() {
                 break;
             }
@@ -170,7 +183,6 @@ impl Stack {
         }
         self.arm(now, id);
         self.rest(id);
-        None
     }
 
     /// A connection has nothing to send at present. If it is closed too, it is gone.
@@ -202,11 +214,18 @@ impl Stack {
 
     /// The frame for a segment, but for the destination MAC.
     pub(super) fn tcp_frame(&self, flow: &FlowKey, outgoing: Outgoing) -> TxFrame {
+        let mut frame = TxFrame::default();
+        self.put_tcp_frame(flow, outgoing, &mut frame);
+        frame
+    }
+
+    /// Make an empty frame the one for a segment.
+    fn put_tcp_frame(&self, flow: &FlowKey, outgoing: Outgoing, frame: &mut TxFrame) {
         let (src, dst) = (flow.local.ip(), flow.remote.ip());
         let payload_len = outgoing.payload_len();
         let header_len = outgoing.header_len();
         let length = header_len + payload_len;
-        let mut head = Head::new();
+        let head = &mut frame.head;
         IpHeader {
             src,
             dst,
@@ -215,7 +234,7 @@ impl Stack {
             ecn: ecn(&outgoing),
             length,
         }
-        .emit(self.mac, &mut head);
+        .emit(self.mac, head);
         let start = head.len();
         head.resize(start + header_len, 0);
         if let Some(out) = head.get_mut(start..) {
@@ -239,18 +258,15 @@ impl Stack {
         }
         let segment_size = outgoing.segment_size;
         let cut = segment_size != 0 && payload_len > usize::from(segment_size);
-        TxFrame {
-            head,
-            payload: outgoing.payload,
-            checksum: offload.then_some(TxChecksum {
-                start: start as u16,
-                offset: TCP_CHECKSUM,
-            }),
-            segmentation: cut.then_some(Segmentation {
-                ipv6: src.is_ipv6(),
-                segment_size,
-            }),
-        }
+        frame.payload = outgoing.payload;
+        frame.checksum = offload.then_some(TxChecksum {
+            start: start as u16,
+            offset: TCP_CHECKSUM,
+        });
+        frame.segmentation = cut.then_some(Segmentation {
+            ipv6: src.is_ipv6(),
+            segment_size,
+        });
     }
 
     /// Send a segment that belongs to no connection (yet).

@@ -55,9 +55,18 @@ impl Ethernet {
 
     /// Append the header.
     pub(super) fn emit(&self, head: &mut Head) {
-        head.extend_from_slice(&self.dst);
-        head.extend_from_slice(&self.src);
-        head.extend_from_slice(&self.ethertype.to_be_bytes());
+        head.extend_from_slice(&self.with::<0, ETHERNET>([]));
+    }
+
+    /// The header and what follows it: as an array, for each piece appended costs a call.
+    fn with<const REST: usize, const ALL: usize>(&self, rest: [u8; REST]) -> [u8; ALL] {
+        const { assert!(ALL == ETHERNET + REST) };
+        let mut all = [0; ALL];
+        all[..6].copy_from_slice(&self.dst);
+        all[6..12].copy_from_slice(&self.src);
+        all[12..ETHERNET].copy_from_slice(&self.ethertype.to_be_bytes());
+        all[ETHERNET..].copy_from_slice(&rest);
+        all
     }
 }
 
@@ -213,24 +222,27 @@ impl IpHeader {
     /// Append an Ethernet header from `mac` (the destination is filled in when the next hop is
     /// known) and the IP header. Source and destination are of one family.
     pub(super) fn emit(&self, mac: MacAddr, head: &mut Head) {
-        let ethertype = match self.src {
-            IpAddr::V4(_) => ETHERTYPE_IPV4,
-            IpAddr::V6(_) => ETHERTYPE_IPV6,
-        };
-        Ethernet {
+        let ethernet = |ethertype| Ethernet {
             dst: [0; 6],
             src: mac,
             ethertype,
-        }
-        .emit(head);
+        };
         match (self.src, self.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => self.emit_v4(src, dst, head),
-            (IpAddr::V6(src), IpAddr::V6(dst)) => self.emit_v6(src, dst, head),
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let header = self.octets_v4(src, dst);
+                let all: [u8; ETHERNET + IPV4] = ethernet(ETHERTYPE_IPV4).with(header);
+                head.extend_from_slice(&all);
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let header = self.octets_v6(src, dst);
+                let all: [u8; ETHERNET + IPV6] = ethernet(ETHERTYPE_IPV6).with(header);
+                head.extend_from_slice(&all);
+            }
             _ => debug_assert!(false, "addresses of two families"),
         }
     }
 
-    fn emit_v4(&self, src: Ipv4Addr, dst: Ipv4Addr, head: &mut Head) {
+    fn octets_v4(&self, src: Ipv4Addr, dst: Ipv4Addr) -> [u8; IPV4] {
         let total = (IPV4 + self.length).min(usize::from(u16::MAX)) as u16;
         let [t0, t1] = total.to_be_bytes();
         // Never fragmented, so the identification means nothing (RFC 6864).
@@ -254,12 +266,13 @@ impl IpHeader {
         let mut sum = Sum::new();
         sum.add(&header);
         header[10..12].copy_from_slice(&sum.finish().to_be_bytes());
-        head.extend_from_slice(&header);
+        header
     }
 
-    fn emit_v6(&self, src: Ipv6Addr, dst: Ipv6Addr, head: &mut Head) {
+    fn octets_v6(&self, src: Ipv6Addr, dst: Ipv6Addr) -> [u8; IPV6] {
         let [l0, l1] = (self.length.min(usize::from(u16::MAX)) as u16).to_be_bytes();
-        head.extend_from_slice(&[
+        let mut header = [0u8; IPV6];
+        header[..8].copy_from_slice(&[
             0x60,
             self.ecn << 4,
             0,
@@ -269,8 +282,9 @@ impl IpHeader {
             self.protocol,
             self.hop_limit,
         ]);
-        head.extend_from_slice(&src.octets());
-        head.extend_from_slice(&dst.octets());
+        header[8..24].copy_from_slice(&src.octets());
+        header[24..].copy_from_slice(&dst.octets());
+        header
     }
 }
 

@@ -134,8 +134,8 @@ impl ByteQueue {
     /// The slice from `offset` to the end of the chunk that holds it.
     pub fn chunk_at(&self, offset: u64) -> Option<Bytes> {
         let mut found = None;
-        self.each_from(offset, |slice| {
-            found = Some(slice);
+        self.each_from(offset, |chunk, skip| {
+            found = Some(chunk.slice(skip..));
             false
         });
         found
@@ -147,24 +147,21 @@ impl ByteQueue {
         if left == 0 {
             return;
         }
-        self.each_from(offset, |slice| {
-            let take = left.min(slice.len());
+        self.each_from(offset, |chunk, skip| {
+            let take = left.min(chunk.len() - skip);
             left -= take;
-            payload.push(match take == slice.len() {
-                true => slice,
-                false => slice.slice(..take),
-            });
+            payload.push(chunk.slice(skip..skip + take));
             left > 0
         });
     }
 
-    /// Give `each` the slices from `offset` on until it says `false`.
-    fn each_from(&self, offset: u64, mut each: impl FnMut(Bytes) -> bool) {
+    /// Give `each` the chunks from `offset` on, each with what to skip of it, until it says `false`.
+    fn each_from(&self, offset: u64, mut each: impl FnMut(&Bytes, usize) -> bool) {
         if offset < self.start || offset >= self.end {
             return;
         }
         let skip = (offset - self.start) as usize;
-        if skip < self.first.len() && !each(self.first.slice(skip..)) {
+        if skip < self.first.len() && !each(&self.first, skip) {
             return;
         }
         let Some(rest) = &self.rest else {
@@ -173,7 +170,7 @@ impl ByteQueue {
         let after = rest.partition_point(|chunk| chunk.start <= offset);
         for chunk in rest.range(after.saturating_sub(1)..) {
             let skip = offset.saturating_sub(chunk.start) as usize;
-            if !each(chunk.data.slice(skip..)) {
+            if !each(&chunk.data, skip) {
                 return;
             }
         }
