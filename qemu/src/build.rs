@@ -74,9 +74,9 @@ pub fn simulator() -> Result<PathBuf> {
     program("godwit-sim", "release")
 }
 
-/// Builds the program that measures, optimised as an image is, and returns its path.
+/// Builds the program that measures, peers and all for speed, and returns its path.
 pub fn bench() -> Result<PathBuf> {
-    program("godwit-bench", "image")
+    program("godwit-bench", "measure")
 }
 
 /// Builds a program of the workspace, in a package of the same name, and returns its path.

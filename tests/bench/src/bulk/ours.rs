@@ -71,10 +71,7 @@ impl Pair {
         loop {
             let now = pair.now();
             pair.carry(now, 1);
-            while let Some(frame) = pair.stacks[0].poll_transmit(now) {
-                let frame = pair.pools[0].gather(&frame);
-                pair.stacks[1].handle_frame(now, frame);
-            }
+            pair.carry(now, 0);
             pair.fire(now);
             while let Some(event) = pair.stacks[1].poll_event() {
                 if let StackEvent::Accepted { conn, .. } = event {
@@ -97,8 +94,8 @@ impl Pair {
         }
     }
 
-    /// Carry at most a ring of what `from` has to send to the other side; the frames carried.
-    fn carry(&mut self, now: Instant, from: usize) -> usize {
+    /// Carry at most a ring of what `from` has to send to the other side.
+    fn carry(&mut self, now: Instant, from: usize) {
         let [first, second] = &mut self.stacks;
         let (from_stack, to_stack) = match from {
             0 => (first, second),
@@ -106,15 +103,14 @@ impl Pair {
         };
         let pool = &mut self.pools[from];
         let frames = &mut self.batch;
-        while frames.len() < self.ring
-            && let Some(frame) = from_stack.poll_transmit(now)
-        {
-            frames.push(pool.gather(&frame));
+        for _ in 0..self.ring {
+            let Some(frame) = from_stack.poll_transmit(now) else {
+                break;
+            };
+            pool.push(&frame, frames);
         }
-        let count = frames.len();
+        pool.take(frames);
         to_stack.handle_frames(now, frames.drain(..));
-        while to_stack.poll_event().is_some() {}
-        count
     }
 
     /// Fill the send queue, carry, consume; the octets that arrived.
@@ -135,6 +131,9 @@ impl Pair {
             octets
         });
         self.carry(now, 1);
+        for stack in &mut self.stacks {
+            while stack.poll_event().is_some() {}
+        }
         self.fire(now);
         octets.unwrap_or_default()
     }
