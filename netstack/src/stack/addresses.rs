@@ -74,6 +74,7 @@ impl Addresses {
         !address.is_unspecified()
             && !address.is_multicast()
             && !address.is_loopback()
+            && !is_mapped(address)
             && !self.is_broadcast(address)
     }
 
@@ -123,6 +124,11 @@ impl Addresses {
                 (remote.is_ipv6() && self.has_ipv6()).then_some(IpAddr::V6(self.link_local))
             })
     }
+}
+
+/// Whether it stands for an IPv4 address within a host: it is never on the wire (RFC 6890, table 20).
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
 
 /// The link-local address of a MAC address (RFC 4291 appendix A: modified EUI-64).
@@ -252,6 +258,8 @@ mod tests {
             "0.0.0.0",
             "ff02::1",
             "::",
+            "::1",
+            "::ffff:10.0.0.1",
         ] {
             assert!(!addresses.is_host(ip(address)), "{address}");
         }

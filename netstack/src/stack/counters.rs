@@ -44,6 +44,8 @@ counters! {
     rx_tcp_not_unicast,
     /// TCP segments handed to a connection.
     rx_tcp_segments,
+    /// TCP segments of these that brought octets received already (what is handled together counts once).
+    rx_tcp_overlap,
     /// TCP segments sent for connections (before segmentation by the device).
     tx_tcp_segments,
     /// Frames forwarded to another instance.

@@ -226,9 +226,12 @@ impl Stack {
             return self.handle_unknown(now, flow, Packed::new(&flow), frame, ip, origin);
         }
         if let Some(segment) = self.engage(id, segment, &frame, ip) {
+            let mut overlaps = false;
             self.with_connection(now, id, |connection| {
+                overlaps = connection.has_some_of(segment.seq, segment.payload.len() as u32);
                 connection.handle_segment(now, &segment);
             });
+            self.counters.rx_tcp_overlap += u64::from(overlaps);
         }
     }
 

@@ -87,6 +87,12 @@ impl HalfOpenTable {
         }
     }
 
+    /// Whether one that is still half open may answer once more.
+    fn may_answer(&mut self, now: Instant, serial: u64) -> bool {
+        let pending = self.pending.get_mut(&serial);
+        pending.is_some_and(|pending| pending.half_open.may_answer(now))
+    }
+
     /// The oldest that its own ACK would bring back, if one is found soon.
     fn oldest_cookie(&self) -> Option<u64> {
         let mut oldest = self.pending.iter().take(SWEPT);
@@ -378,7 +384,7 @@ impl Stack {
                     // In a cluster the connection may have been made by another instance after we
                     // were given the SYN: in doubt we are silent.
                     self.counters.half_open_silent += 1;
-                } else if self.challenge_limit.allow(now) {
+                } else if self.half_open.may_answer(now, serial) {
                     self.send_segment(now, &flow, outgoing);
                 } else {
                     self.counters.challenges_limited += 1;

@@ -237,7 +237,6 @@ pub enum AttachError {
 const MAX_RST: u32 = 1_000;
 const MAX_ECHO: u32 = 1_000;
 const MAX_UNREACHABLE: u32 = 100;
-const MAX_CHALLENGE: u32 = 1_000;
 /// A deadline that is over and stays over is looked at again after this long.
 const TICK: Duration = Duration::from_millis(1);
 /// First and last local port of connections opened from here (RFC 6335 section 6).
@@ -279,7 +278,6 @@ pub struct Stack {
     rst_limit: Limit,
     echo_limit: Limit,
     unreachable_limit: Limit,
-    challenge_limit: Limit,
     /// Octets in the queues of all connections.
     memory: usize,
     /// SYN cookies are taken until then.
@@ -311,6 +309,7 @@ impl Stack {
         let [k0, k1, k2, k3] = words(&seed);
         let keyed = Keyed::new([k0, k1]);
         let held = config.tcp.memory;
+        let costs = |n| Keyed::new([k1 ^ n, k2]);
         let addresses = Addresses::new(
             config.mac,
             &config.addresses,
@@ -344,10 +343,9 @@ impl Stack {
             batch: Vec::new(),
             events: VecDeque::new(),
             captured_octets: 0,
-            rst_limit: Limit::per_second(MAX_RST, now),
-            echo_limit: Limit::per_second(MAX_ECHO, now),
-            unreachable_limit: Limit::per_second(MAX_UNREACHABLE, now),
-            challenge_limit: Limit::per_second(MAX_CHALLENGE, now),
+            rst_limit: Limit::per_second(MAX_RST, now, costs(0)),
+            echo_limit: Limit::per_second(MAX_ECHO, now, costs(1)),
+            unreachable_limit: Limit::per_second(MAX_UNREACHABLE, now, costs(2)),
             memory: 0,
             cookies_until: None,
             cookie_given: None,

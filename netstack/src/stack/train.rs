@@ -189,9 +189,12 @@ impl Stack {
         };
         let mut rest = core::mem::take(&mut self.train.rest);
         self.counters.rx_tcp_segments += rest.len() as u64;
+        let (begin, mut overlaps) = (engine.segment.seq, false);
         self.with_connection(now, engine.id, |connection| {
+            overlaps = connection.has_some_of(begin, engine.next.distance_from(begin));
             connection.handle_train(now, &engine.segment, &mut rest);
         });
+        self.counters.rx_tcp_overlap += u64::from(overlaps);
         rest.clear();
         self.train.rest = rest;
     }

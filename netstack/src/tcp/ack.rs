@@ -396,7 +396,8 @@ impl Connection {
                 };
                 if self.snd.cwnd_limited || doubled {
                     let rtt = self.rtt.srtt().unwrap_or_default();
-                    self.congestion.on_ack(now, acked, mss, rtt);
+                    let paced = self.is_paced();
+                    self.congestion.on_ack(now, acked, mss, rtt, paced);
                 } else {
                     self.congestion.on_unused(now);
                 }

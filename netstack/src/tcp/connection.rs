@@ -226,13 +226,28 @@ pub(crate) struct Owed {
     pub user_timeout: bool,
 }
 
-/// Limit of challenge ACKs (RFC 5961 section 7).
+/// Limit of challenge ACKs (RFC 5961 section 7). Each connection has one, half-open ones too: what is left
+/// of it is nothing to anybody else, who could else learn of the connection that used it up (CVE-2016-5696).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ChallengeLimit {
     /// The second of the clock that is being counted in.
     pub second: u32,
     /// Challenges in it.
     pub count: u8,
+}
+
+impl ChallengeLimit {
+    /// Whether there may be one more.
+    pub fn allow(&mut self, now: Instant) -> bool {
+        const PER_SECOND: u8 = 10;
+        let second = now.wrapping_millis() / 1000;
+        if self.second != second {
+            *self = ChallengeLimit { second, count: 0 };
+        }
+        let allowed = self.count < PER_SECOND;
+        self.count += u8::from(allowed);
+        allowed
+    }
 }
 
 /// Both ends, without what a [`SocketAddr`] has beyond address and port.
@@ -732,15 +747,7 @@ impl Connection {
 
     /// Answer a suspicious segment with an ACK (RFC 5961), within the limit.
     pub(crate) fn challenge(&mut self, now: Instant) {
-        const PER_SECOND: u8 = 10;
-        let limit = &mut self.challenge;
-        let second = now.wrapping_millis() / 1000;
-        if limit.second != second {
-            limit.second = second;
-            limit.count = 0;
-        }
-        if limit.count < PER_SECOND {
-            limit.count += 1;
+        if self.challenge.allow(now) {
             self.counters.challenges += 1;
             self.owed.ack = true;
         } else {

@@ -56,6 +56,11 @@ impl Connection {
         }
     }
 
+    /// Whether some of `len` octets from `seq` on were received before.
+    pub(crate) fn has_some_of(&self, seq: SeqNumber, len: u32) -> bool {
+        self.state.is_synchronized() && self.rcv.has_some_of(seq, len)
+    }
+
     /// Both sides have agreed on numbers: `first` is the first octet we send.
     pub(crate) fn establish_numbers(&mut self, first: SeqNumber) {
         self.snd.una = first;

@@ -5,8 +5,8 @@ use alloc::boxed::Box;
 
 use super::TcpConfig;
 use super::connection::{
-    Connection, EcnMode, MAX_SCALE, MIN_MSS, TimestampState, default_mss, is_older, largest_buffer,
-    mss_of, scale_of,
+    ChallengeLimit, Connection, EcnMode, MAX_SCALE, MIN_MSS, TimestampState, default_mss, is_older,
+    largest_buffer, mss_of, scale_of,
 };
 use super::isn::{COOKIE_STEP, InitialNumbers};
 use super::options::{Options, Timestamps};
@@ -61,6 +61,7 @@ pub struct HalfOpen {
     is_cookie: bool,
     /// Octets of window the peer was promised at most, in segments of ours.
     promised: u32,
+    challenge: ChallengeLimit,
 }
 
 /// What a segment makes of a half-open connection.
@@ -117,6 +118,7 @@ impl HalfOpen {
             owed: true,
             is_cookie: true,
             promised: 0,
+            challenge: ChallengeLimit::default(),
         };
         half_open.iss = numbers.cookie(now, &flow, syn.seq, half_open.bits());
         // Timestamps keep the two apart by themselves (RFC 7323 section 5).
@@ -192,6 +194,7 @@ impl HalfOpen {
             owed: false,
             is_cookie: true,
             promised: 0,
+            challenge: ChallengeLimit::default(),
         })
     }
 
@@ -255,6 +258,11 @@ impl HalfOpen {
         self.owed = true;
         self.deadline = now + INITIAL_RTO * (1 << self.retransmits.min(6));
         true
+    }
+
+    /// Whether a [`HalfOpenEvent::Reply`] may go out, or there were many of late.
+    pub fn may_answer(&mut self, now: Instant) -> bool {
+        self.challenge.allow(now)
     }
 
     /// An ACK without anything else, as sent to challenge or to correct the peer.

@@ -17,12 +17,16 @@ const GRANULE: Duration = Duration::from_millis(1);
 const BURST_SEGMENTS: u64 = 10;
 
 impl Connection {
+    /// Whether new octets are sent at a pace.
+    pub(crate) fn is_paced(&self) -> bool {
+        // By the smallest sample: a delayed acknowledgement does not make a path long.
+        !self.congestion.near && self.rtt.min_rtt().is_some_and(|least| least >= PACED)
+    }
+
     /// Octets per second to send new octets at; `None` where they are not paced. In slow start
     /// twice the window in a round trip, else 1.25 times.
     pub(crate) fn pacing_rate(&self) -> Option<u64> {
-        // By the smallest sample: a delayed acknowledgement does not make a path long.
-        self.rtt.min_rtt().filter(|least| *least >= PACED)?;
-        if self.congestion.near {
+        if !self.is_paced() {
             return None;
         }
         let round_trip = self.rtt.srtt()?;

@@ -205,6 +205,22 @@ impl Rcv {
         }
     }
 
+    /// Whether some of `len` octets from `seq` on were received before.
+    pub fn has_some_of(&self, seq: SeqNumber, len: u32) -> bool {
+        if len == 0 {
+            return false;
+        }
+        if seq.before(self.nxt) {
+            return u64::from(self.nxt.distance_from(seq)) <= self.queue.end();
+        }
+        let end = seq.add(len);
+        let above = self
+            .blocks
+            .partition_point(|block| block.end.at_or_before(seq));
+        let block = self.blocks.get(above);
+        block.is_some_and(|block| block.start.before(end))
+    }
+
     /// Take in a payload that starts at `seq`. What lies outside the window is cut off.
     pub fn accept(&mut self, mut seq: SeqNumber, mut data: Bytes) -> Accepted {
         let end = seq.add(data.len() as u32);
@@ -528,6 +544,29 @@ mod tests {
         let shared = |piece: &&Bytes| frame.as_ptr_range().contains(&piece.as_ptr());
         assert_eq!((held[0].len(), held[1].len()), (299, 1));
         assert!(shared(&held[0]) && !shared(&held[1]));
+    }
+
+    #[test]
+    fn octets_that_are_here_are_told_from_those_that_are_not() {
+        let mut rcv = rcv(64_000, 0);
+        let base = rcv.nxt;
+        rcv.accept(base, stream(0, 100));
+        rcv.accept(base.add(200), stream(200, 300));
+        for (from, len, known) in [
+            (0, 0, false),
+            (0, 1, true),
+            (99, 100, true),
+            (100, 100, false),
+            (100, 101, true),
+            (150, 200, true),
+            (299, 1, true),
+            (300, 100, false),
+            (1 << 30, 100, false),
+        ] {
+            assert_eq!(rcv.has_some_of(base.add(from), len), known, "{from}");
+        }
+        // From before anything was: no octets of this stream.
+        assert!(!rcv.has_some_of(base.sub(50), 200));
     }
 
     #[test]

@@ -94,7 +94,8 @@ pub struct End {
     frozen: Option<ConnectionState>,
     held: Vec<(Bytes, Ecn)>,
     flow: FlowKey,
-    tsval: Option<u32>,
+    /// The last TSval; none is older than that.
+    pub tsval: Option<u32>,
     edge: Option<SeqNumber>,
     scale: Option<u8>,
     link_free: Instant,
@@ -178,7 +179,12 @@ impl Pair {
     }
 
     pub fn connect(&mut self) {
-        let end = &mut self.ends[CLIENT];
+        self.connect_from(CLIENT);
+    }
+
+    /// Open actively from `end`.
+    pub fn connect_from(&mut self, end: usize) {
+        let end = &mut self.ends[end];
         end.connection = Some(Connection::connect(
             self.now,
             &end.config,

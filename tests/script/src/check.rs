@@ -40,6 +40,7 @@ const KEYS: &[&str] = &[
     "sack",
     "timestamps",
     "reordering",
+    "reordering-window",
     "srtt",
     "rttvar",
     "min-rtt",
@@ -59,6 +60,7 @@ const KEYS: &[&str] = &[
     "bad-acks",
     "out-of-order",
     "isn-ahead",
+    "isn-apart",
     "pacing-rate",
     "receive-buffer",
     "pmtu",
@@ -88,6 +90,9 @@ fn find(flow: &Flow, key: &str) -> Option<Got> {
     let view = flow.view.as_ref();
     if key == "isn-ahead" {
         return flow.isn_ahead.map(yes);
+    }
+    if key == "isn-apart" {
+        return flow.isn_apart.map(|apart| Got::Number(apart.into()));
     }
     if key == "state" && (flow.gone || view.is_none()) {
         return Some(Got::Word("CLOSED"));
@@ -130,6 +135,7 @@ fn find(flow: &Flow, key: &str) -> Option<Got> {
         "sack" => yes(info.sack),
         "timestamps" => yes(info.timestamps),
         "reordering" => yes(info.reordering),
+        "reordering-window" => number(info.reordering_window.into()),
         "srtt" => Got::Time(info.srtt?),
         "rttvar" => Got::Time(info.rttvar),
         "min-rtt" => Got::Time(info.min_rtt?),

@@ -68,6 +68,10 @@ pub struct Flow {
     pub isn: Option<u32>,
     /// Whether it lies beyond every number of the connection before between the same ends.
     pub isn_ahead: Option<bool>,
+    /// SND.NXT of the connection before, where we open another one.
+    pub nxt_before: Option<u32>,
+    /// How far our initial number is from that of flow 1.
+    pub isn_apart: Option<u32>,
     /// Our TSval at the start of the script, as far as milliseconds go.
     pub stamp_base: Option<u32>,
     /// Whether our SYN carried timestamps.
@@ -110,6 +114,8 @@ impl Flow {
             view: None,
             isn: None,
             isn_ahead: None,
+            isn_apart: None,
+            nxt_before: None,
             stamp_base: None,
             timestamps: false,
             peer: Peer {

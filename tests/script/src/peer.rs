@@ -94,7 +94,7 @@ impl Run {
             options,
             payload: flow::octets(stream, spec.seq + syn - 1, len),
         };
-        self.world.arrive(number, &segment, spec.bad_checksum);
+        self.world.arrive(number, &segment, spec.flaw);
     }
 
     /// Be a peer that gets everything and acknowledges it.
@@ -171,7 +171,7 @@ fn ack_spec(ack: i64, congestion: bool) -> SegmentSpec {
         options: None,
         by: None,
         new: false,
-        bad_checksum: false,
+        flaw: None,
         forged: false,
         lost: false,
     }

@@ -148,12 +148,41 @@ pub(crate) struct SegmentSpec {
     pub by: Option<u32>,
     /// A SYN that begins a new connection between the same ends.
     pub new: bool,
-    /// The TCP checksum is wrong.
-    pub bad_checksum: bool,
+    /// What is wrong with the packet, of what arrives.
+    pub flaw: Option<Flaw>,
     /// The payload is not what the peer's stream holds at this place.
     pub forged: bool,
     /// The network loses it: the peer does not echo its timestamp.
     pub lost: bool,
+}
+
+/// What is wrong with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flaw {
+    /// The TCP checksum.
+    Checksum,
+    /// So many octets at the end of the frame are missing.
+    Cut(usize),
+    /// The data offset of the TCP header; the checksum is right.
+    Offset(u8),
+    /// The source address.
+    From(Martian),
+    /// The destination address.
+    To(Martian),
+}
+
+/// An address that a packet for us has not from where it should.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Martian {
+    Loopback,
+    Multicast,
+    /// To everybody on the link.
+    Broadcast,
+    Unspecified,
+    /// The address we serve at.
+    Us,
+    /// Somebody else's.
+    Stranger,
 }
 
 /// An option as written.

@@ -191,6 +191,14 @@ fn read_options(mut bytes: &[u8]) -> Option<Vec<TcpOption>> {
     Some(options)
 }
 
+/// Claim another length of the header in `body`, an emitted segment.
+pub fn set_offset(body: &mut [u8], from: IpAddr, to: IpAddr, words: u8) {
+    body[12] = words << 4;
+    body[16..18].copy_from_slice(&[0, 0]);
+    let sum = transport_sum(from, to, TCP, body);
+    body[16..18].copy_from_slice(&sum.to_be_bytes());
+}
+
 fn sum(mut accumulated: u32, bytes: &[u8]) -> u32 {
     for pair in bytes.chunks(2) {
         let low = pair.get(1).copied().unwrap_or(0);

@@ -15,7 +15,7 @@ use godwit_netstack::stack::{
 
 use crate::Family;
 use crate::flow::{self, Flow, View};
-use crate::script::Header;
+use crate::script::{Flaw, Header, Martian};
 use crate::trace::{Trace, What};
 use crate::wire::{self, Mac, SYN, Segment, Sent, TCP};
 
@@ -60,6 +60,21 @@ fn address(ipv4: bool, n: u8) -> IpAddr {
     match ipv4 {
         true => IpAddr::from([10, 77, 0, n]),
         false => IpAddr::from([0xfd77, 0, 0, 0, 0, 0, 0, u16::from(n)]),
+    }
+}
+
+fn martian(ipv4: bool, who: Martian) -> IpAddr {
+    match (who, ipv4) {
+        (Martian::Loopback, true) => IpAddr::from([127, 0, 0, 1]),
+        (Martian::Loopback, false) => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+        (Martian::Multicast, true) => IpAddr::from([239, 1, 1, 1]),
+        (Martian::Multicast, false) => IpAddr::from([0xff05, 0, 0, 0, 0, 0, 1, 3]),
+        (Martian::Broadcast, true) => IpAddr::from([255; 4]),
+        (Martian::Broadcast, false) => IpAddr::from([0xff02, 0, 0, 0, 0, 0, 0, 1]),
+        (Martian::Unspecified, true) => IpAddr::from([0; 4]),
+        (Martian::Unspecified, false) => IpAddr::from([0; 16]),
+        (Martian::Us, _) => address(ipv4, VIP),
+        (Martian::Stranger, _) => address(ipv4, STRANGERS),
     }
 }
 
@@ -140,11 +155,17 @@ impl World {
 
     pub fn connect(&mut self, number: u16) -> Result<(), String> {
         let (now, local) = (self.now, address(self.ipv4, VIP));
-        let remote = self.flow(number).remote;
+        let flow = self.flow(number);
+        let (remote, before) = (flow.remote, flow.local);
+        // Once more: between the same ends.
+        let again = flow.gone && before.port() != PORT;
+        flow.nxt_before = flow.view.take().map(|view| view.info.snd_nxt.raw());
         let stack = &mut self.stacks[0];
-        let conn = stack
-            .connect(now, Some(local), remote)
-            .map_err(|error| format!("connect failed: {error:?}"))?;
+        let conn = match again {
+            true => stack.connect_from(now, before, remote),
+            false => stack.connect(now, Some(local), remote),
+        };
+        let conn = conn.map_err(|error| format!("connect failed: {error:?}"))?;
         let local = stack.flow(conn).map(|flow| flow.local);
         let flow = self.flow(number);
         flow.owner = 0;
@@ -159,9 +180,10 @@ impl World {
     }
 
     /// A segment from the peer arrives.
-    pub fn arrive(&mut self, number: u16, segment: &Segment, bad_checksum: bool) {
+    pub fn arrive(&mut self, number: u16, segment: &Segment, flaw: Option<Flaw>) {
+        let ipv4 = self.ipv4;
         let flow = self.flow(number);
-        let (from, to, owner) = (flow.remote, flow.local, flow.owner);
+        let (mut from, mut to, owner) = (flow.remote, flow.local, flow.owner);
         let text = flow.describe(segment, true, true);
         let timeless = flow.describe(segment, true, false);
         let mark = if number == 1 {
@@ -172,11 +194,18 @@ impl World {
         let at = self.clock();
         self.trace
             .push(at, What::In, mark.clone() + &text, mark + &timeless);
-        let mut body = segment.emit(from.ip(), to.ip());
-        if bad_checksum {
-            body[16] ^= 0x5a;
+        match flaw {
+            Some(Flaw::From(who)) => from.set_ip(martian(ipv4, who)),
+            Some(Flaw::To(who)) => to.set_ip(martian(ipv4, who)),
+            _ => {}
         }
-        let frame = wire::frame(
+        let mut body = segment.emit(from.ip(), to.ip());
+        match flaw {
+            Some(Flaw::Checksum) => body[16] ^= 0x5a,
+            Some(Flaw::Offset(words)) => wire::set_offset(&mut body, from.ip(), to.ip(), words),
+            _ => {}
+        }
+        let mut frame = wire::frame(
             (PEER, mac(owner)),
             from.ip(),
             to.ip(),
@@ -184,6 +213,9 @@ impl World {
             segment.ecn,
             &body,
         );
+        if let Some(Flaw::Cut(octets)) = flaw {
+            frame.truncate(frame.len().saturating_sub(octets));
+        }
         self.handle(owner, frame);
     }
 
@@ -330,12 +362,16 @@ impl World {
         }
         let at = self.clock();
         let remote = SocketAddr::new(to, segment.destination);
+        let first = self.flows.get(&1).and_then(|flow| flow.isn);
         let mut flows = self.flows.iter_mut();
         let (number, flow) = flows.find(|(_, flow)| flow.remote == remote)?;
         let number = *number;
         if segment.flags & SYN != 0 && flow.isn.is_none() {
-            let before = flow.view.as_ref().map(|view| view.info.snd_nxt.raw());
+            let seen = flow.view.as_ref().map(|view| view.info.snd_nxt.raw());
+            let before = flow.nxt_before.take().or(seen);
             flow.isn_ahead = before.map(|nxt| segment.seq.wrapping_sub(nxt) as i32 > 0);
+            let apart = |first: u32| (segment.seq.wrapping_sub(first) as i32).unsigned_abs();
+            flow.isn_apart = first.map(apart);
             flow.isn = Some(segment.seq);
         }
         if segment.flags & SYN != 0 {

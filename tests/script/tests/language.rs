@@ -33,6 +33,9 @@ fn what_is_no_script_is_refused_with_its_line() {
         ("# x\nin . 1 <mss x>", "`x` is not a whole number"),
         ("# x\nin . 1 <sack 1>", "`1` is no range"),
         ("# x\nin . 1 <hex 123>", "hexadecimal"),
+        ("# x\nin . 1 offset 16", "an offset has 4 bits"),
+        ("# x\nin . 1 from mars", "`mars` is no address"),
+        ("# x\nin . 1 cut", "`cut` wants a value"),
         ("# x\n+1x listen", "`1x` is not a time"),
         ("# x\n+5s", "a time alone says nothing"),
         (
@@ -99,6 +102,10 @@ fn nonsense_is_survived() {
     const WORDS: &[&str] = &[
         "in",
         "out",
+        "cut",
+        "offset",
+        "from",
+        "loopback",
         "listen",
         "connect",
         "accept",

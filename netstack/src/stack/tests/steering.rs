@@ -309,8 +309,10 @@ fn resets_are_limited_in_rate() {
         stack.handle_frame(Instant::ZERO, flow.frame(ACK, seq, b""));
         sent += drain(&mut stack, Instant::ZERO).len();
     }
-    assert_eq!(sent, MAX_RST as usize);
-    assert_eq!(counter(&stack, "rst_suppressed"), u64::from(2 * MAX_RST));
+    // About: how many exactly is a secret.
+    assert!((800..1200).contains(&sent), "{sent}");
+    let suppressed = u64::from(3 * MAX_RST) - sent as u64;
+    assert_eq!(counter(&stack, "rst_suppressed"), suppressed);
 }
 
 #[test]

@@ -123,7 +123,16 @@ impl Cubic {
 
 #[cfg(test)]
 mod tests {
-    use super::cube_root;
+    use super::{Cubic, cube_root};
+
+    /// RFC 9438 section 4.7.
+    #[test]
+    fn who_reduces_before_the_old_maximum_makes_room_for_others() {
+        let mut cubic = Cubic::default();
+        assert_eq!((cubic.reduce(100_000), cubic.w_max), (70_000, 100_000));
+        assert_eq!((cubic.reduce(80_000), cubic.w_max), (56_000, 68_000));
+        assert_eq!((cubic.reduce(70_000), cubic.w_max), (49_000, 70_000));
+    }
 
     #[test]
     fn cube_roots_round_down() {

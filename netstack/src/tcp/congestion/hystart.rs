@@ -1,5 +1,5 @@
 //! HyStart++ (RFC 9406): leave the first slow start when round trips grow, before the queue that
-//! makes them grow overflows. Its limit L is infinite, as what we send is paced.
+//! makes them grow overflows. Its limit L is [`super::Congestion`]'s to observe.
 
 use crate::seq::SeqNumber;
 use crate::time::Duration;

@@ -16,6 +16,9 @@ const INITIAL_SEGMENTS: u32 = 10;
 /// Segments in the initial window between instances: their link is ours, and a round trip there is a
 /// client's silence.
 const NEAR_SEGMENTS: u32 = 64;
+/// Segments slow start grows by for one acknowledgement where what is sent is not paced (L of RFC 9406
+/// section 4.2): growth leaves in one burst there.
+const UNPACED_LIMIT: u32 = 8;
 /// No slow-start threshold yet (RFC 5681 section 3.1: arbitrarily high).
 pub(crate) const NO_THRESHOLD: u32 = u32::MAX;
 /// A window larger than this could not be used: sequence space is what limits it.
@@ -94,20 +97,25 @@ impl Congestion {
         }
     }
 
-    /// `acked` octets were acknowledged while the window was in full use.
-    pub fn on_ack(&mut self, now: Instant, acked: u32, mss: u32, rtt: Duration) {
+    /// `acked` octets were acknowledged while the window was in full use; `paced`: what is sent is.
+    pub fn on_ack(&mut self, now: Instant, acked: u32, mss: u32, rtt: Duration, paced: bool) {
         let mut acked = acked;
         if self.in_slow_start() {
             let conservative = self.ssthresh == NO_THRESHOLD && self.hystart.is_conservative();
-            let grow = acked.min(self.ssthresh - self.cwnd);
-            acked -= grow;
+            let below = acked.min(self.ssthresh - self.cwnd);
+            acked -= below;
+            // The link to a near peer is ours and bears a burst.
+            let grow = match paced || self.near {
+                true => below,
+                false => below.min(UNPACED_LIMIT * mss),
+            };
             let grow = match conservative {
                 true => grow / CSS_GROWTH_DIVISOR,
                 false => grow,
             };
             self.cwnd = (self.cwnd + grow).min(MAX_WINDOW);
         }
-        if acked == 0 {
+        if acked == 0 || self.in_slow_start() {
             return;
         }
         let grow = match &mut self.algorithm {
@@ -184,13 +192,13 @@ mod tests {
     fn slow_start_doubles_then_avoidance_adds_a_segment_per_round() {
         let mut reno = Congestion::new(CongestionAlgorithm::NewReno, 1000);
         assert_eq!(reno.cwnd, 10_000);
-        reno.on_ack(Instant::ZERO, 10_000, 1000, RTT);
+        reno.on_ack(Instant::ZERO, 10_000, 1000, RTT, true);
         assert_eq!(reno.cwnd, 20_000);
         reno.on_congestion(FULL, 1000);
         reno.cwnd = reno.ssthresh;
         assert_eq!(reno.cwnd, 10_000);
         for _ in 0..100 {
-            reno.on_ack(Instant::ZERO, 100, 1000, RTT);
+            reno.on_ack(Instant::ZERO, 100, 1000, RTT, true);
         }
         assert!((10_900..=11_000).contains(&reno.cwnd), "{}", reno.cwnd);
     }
@@ -199,15 +207,34 @@ mod tests {
     #[test]
     fn slow_start_that_became_conservative_grows_by_a_quarter() {
         let mut control = Congestion::new(CongestionAlgorithm::Cubic, 1000);
-        control.on_ack(Instant::ZERO, 4_000, 1000, RTT);
+        control.on_ack(Instant::ZERO, 4_000, 1000, RTT, true);
         assert_eq!(control.cwnd, 14_000);
         control.hystart.baseline = 50_000;
-        control.on_ack(Instant::ZERO, 4_000, 1000, RTT);
+        control.on_ack(Instant::ZERO, 4_000, 1000, RTT, true);
         assert_eq!(control.cwnd, 15_000);
         // Later slow starts are not HyStart's.
         control.ssthresh = 100_000;
-        control.on_ack(Instant::ZERO, 4_000, 1000, RTT);
+        control.on_ack(Instant::ZERO, 4_000, 1000, RTT, true);
         assert_eq!(control.cwnd, 19_000);
+    }
+
+    /// RFC 9406 section 4.2: L.
+    #[test]
+    fn an_acknowledgement_of_a_lot_opens_an_unpaced_window_by_eight_segments() {
+        let grown = |paced, near| {
+            let mut control = Congestion::new(CongestionAlgorithm::Cubic, 1000);
+            control.near = near;
+            control.on_ack(Instant::ZERO, 10_000, 1000, RTT, paced);
+            control.cwnd
+        };
+        assert_eq!(grown(false, false), 18_000);
+        assert_eq!(grown(true, false), 20_000);
+        assert_eq!(grown(false, true), 20_000, "the link is ours");
+        // What was not grown by below the threshold is not grown by above it.
+        let mut control = Congestion::new(CongestionAlgorithm::NewReno, 1000);
+        control.ssthresh = 19_000;
+        control.on_ack(Instant::ZERO, 40_000, 1000, RTT, false);
+        assert_eq!(control.cwnd, 18_000);
     }
 
     #[test]
@@ -223,7 +250,7 @@ mod tests {
         for n in 0..300u64 {
             let now = Instant::from_millis(n * 50);
             let acked = cubic.cwnd;
-            cubic.on_ack(now, acked, 1000, RTT);
+            cubic.on_ack(now, acked, 1000, RTT, true);
             at.push(cubic.cwnd);
         }
         let near = |got: u32, wanted: f64| (f64::from(got) / wanted - 1.0).abs() < 0.03;
@@ -246,7 +273,7 @@ mod tests {
         for n in 0..200u64 {
             let now = Instant::from_millis(n * 50);
             for control in [&mut undisturbed, &mut disturbed] {
-                control.on_ack(now, control.cwnd, 1000, RTT);
+                control.on_ack(now, control.cwnd, 1000, RTT, true);
             }
             let Congestion {
                 cwnd,
@@ -276,6 +303,7 @@ mod tests {
                     acked,
                     1000,
                     Duration::from_millis(1),
+                    true,
                 );
             }
             control.cwnd

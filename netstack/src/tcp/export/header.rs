@@ -53,7 +53,7 @@ pub struct ConnectionHeader {
     pub attempts: u8,
     /// Time since the peer was last heard.
     pub heard_age: Duration,
-    /// Time since SND.UNA last moved, if octets are outstanding.
+    /// Time since SND.UNA last moved, if octets are outstanding, or since the window was closed, if some wait.
     pub progress_age: Option<Duration>,
     /// Counters.
     pub counters: Counters,

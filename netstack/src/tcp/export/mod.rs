@@ -183,11 +183,11 @@ impl Connection {
             owed,                   // carried, without what a moving state never owes
             attempts,               // carried
             heard_at,               // carried as an age
-            progress_at,            // carried as an age while octets are outstanding
-            challenge: _,           // dropped because its window is a second
-            counters,               // carried; the move itself is counted
-            pressure: _,            // rebuilt: the target's own
-            updated: _,             // rebuilt: the target's application has to look anyway
+            progress_at, // carried as an age while octets are outstanding or wait for a window
+            challenge: _, // dropped because its window is a second
+            counters,    // carried; the move itself is counted
+            pressure: _, // rebuilt: the target's own
+            updated: _,  // rebuilt: the target's application has to look anyway
         } = self;
         let Owed {
             ack,            // carried
@@ -200,7 +200,9 @@ impl Connection {
             user_timeout,   // carried
         } = owed;
         let FlowKey { local, remote } = ends.flow();
-        let progress_age = (snd.outstanding() > 0).then(|| now.since(progress_at));
+        // At other times it means nothing: it begins anew with what is sent next.
+        let waits = snd.outstanding() > 0 || timers.persist.is_set();
+        let progress_age = waits.then(|| now.since(progress_at));
         let mut queues = Queues::default();
         let header = ConnectionHeader {
             local,

@@ -62,12 +62,15 @@ mod tests {
         let mss = 1000;
         let mut prr = Prr::begin(20 * mss);
         let mut in_flight = 19 * mss;
-        for _ in 0..19 {
+        for arrived in 1..=19 {
             in_flight -= mss;
             let cwnd = prr.window(mss, in_flight, 14 * mss, false, mss);
             while in_flight + mss <= cwnd {
                 in_flight += mss;
                 prr.sent += mss;
+            }
+            if arrived == 8 {
+                assert!((16 * mss..=17 * mss).contains(&in_flight), "{in_flight}");
             }
         }
         assert!((13 * mss..=14 * mss).contains(&in_flight), "{in_flight}");

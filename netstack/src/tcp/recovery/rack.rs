@@ -169,6 +169,31 @@ impl Rack {
 mod tests {
     use super::*;
 
+    /// RFC 8985 section 6.2, step 3.
+    #[test]
+    fn what_arrives_after_a_later_one_shows_reordering_unless_it_was_sent_twice() {
+        let iss = SeqNumber::new(0);
+        let arrives = |rack: &mut Rack, place: u32, marks: u8| {
+            let segment = SentSegment {
+                seq: iss.add(place * 1000),
+                len: 1000,
+                sent_at: Instant::ZERO,
+                retransmits: 0,
+                marks: Marks(marks),
+            };
+            rack.on_delivered(Instant::from_millis(50), &segment, false, None);
+        };
+        let mut rack = Rack::new(iss);
+        arrives(&mut rack, 0, 0);
+        arrives(&mut rack, 2, 0);
+        assert!(!rack.reordering_seen, "one is missing, perhaps lost");
+        arrives(&mut rack, 1, Marks::EVER_RETRANSMITTED);
+        assert!(!rack.reordering_seen, "it was lost");
+        arrives(&mut rack, 4, 0);
+        arrives(&mut rack, 3, 0);
+        assert!(rack.reordering_seen);
+    }
+
     /// RFC 8985 section 6.2, step 4.
     #[test]
     fn duplicates_widen_the_reordering_window_once_a_round_until_recoveries_pass_without_any() {

@@ -183,3 +183,57 @@ fn random_segments_never_panic() {
         }
     }
 }
+
+/// RFC 7323 section 5.5: in 24 days timestamps go half around, and what they say of older and newer is nothing.
+#[test]
+fn after_24_days_of_silence_no_timestamp_is_too_old() {
+    for (days, taken) in [(23, 10), (25, 20)] {
+        let mut pair = Pair::open();
+        pair.send(CLIENT, 0, 10);
+        pair.run_for(Duration::from_secs(1));
+        pair.run_for(Duration::from_secs(days * 24 * 3600));
+        // Ours went half around, too.
+        pair.ends[SERVER].tsval = None;
+        let mut old = pair.forged(SERVER);
+        old.payload = pattern(10, 10);
+        let recent = pair.end(SERVER).timestamps.unwrap().recent;
+        if let Some(timestamps) = &mut old.options.timestamps {
+            timestamps.value = recent.wrapping_sub(1000);
+        }
+        pair.inject(SERVER, old);
+        pair.read(SERVER);
+        pair.check_received(SERVER, taken);
+        let dropped = pair.end(SERVER).info().counters.paws;
+        assert_eq!(dropped, u64::from(taken == 10), "{days} days");
+    }
+}
+
+/// A retransmission that fills a hole raises TS.Recent. What was sent before it and is still missing is late, but
+/// not old: old is what was sent before the hole.
+#[test]
+fn what_is_missing_is_not_too_old_once_another_hole_was_filled() {
+    let mut pair = Pair::open();
+    pair.run_for(Duration::from_secs(5));
+    let template = pair.forged(SERVER);
+    let began = template.options.timestamps.unwrap();
+    let mut inject = |place: u32, millis: u32| {
+        let mut segment = template.clone();
+        segment.seq = segment.seq.add(place * 100);
+        segment.payload = pattern(u64::from(place) * 100, 100);
+        segment.options.timestamps = Some(Timestamps {
+            value: began.value.wrapping_add(millis),
+            ..began
+        });
+        pair.inject(SERVER, segment);
+        pair.read(SERVER);
+        let paws = pair.end(SERVER).info().counters.paws;
+        (pair.ends[SERVER].received.len(), paws)
+    };
+    assert_eq!(inject(1, 2), (0, 0), "0 is missing");
+    assert_eq!(inject(3, 4), (0, 0), "and 2");
+    assert_eq!(inject(0, 500), (200, 0), "sent again");
+    let long_ago = 10_000u32.wrapping_neg();
+    assert_eq!(inject(2, long_ago), (200, 1), "older than any hole");
+    assert_eq!(inject(2, 3), (400, 1), "the first one, late");
+    assert_eq!(inject(4, 3), (400, 2), "nothing is missing any more");
+}

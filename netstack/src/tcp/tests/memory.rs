@@ -142,3 +142,22 @@ fn a_window_that_stays_closed_is_not_borne_with_when_memory_is_exhausted() {
     pair.run_for(Duration::from_secs(70));
     assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::TimedOut));
 }
+
+/// How long the window has been closed goes along: else who moves often would be borne with for ever.
+#[test]
+fn the_patience_with_a_closed_window_does_not_begin_anew_with_each_owner() {
+    let mut pair = Pair::open();
+    pair.ends[SERVER].reading = false;
+    pair.send(CLIENT, 0, 600_000);
+    pair.run_for(Duration::from_secs(10));
+    assert_eq!(pair.end(CLIENT).info().snd_wnd, 0);
+    for _ in 0..13 {
+        pair.end(CLIENT).set_pressure(Pressure::Exhausted);
+        pair.run_for(Duration::from_secs(10));
+        if pair.end(CLIENT).is_closed() {
+            break;
+        }
+        super::moves::move_end(&mut pair, CLIENT);
+    }
+    assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::TimedOut));
+}

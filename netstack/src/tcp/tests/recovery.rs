@@ -1,6 +1,7 @@
 //! Losses are repaired, each in the cheapest way it can be.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use super::super::testing::*;
 use super::super::*;
@@ -299,4 +300,112 @@ fn on_a_local_link_a_lost_tail_costs_milliseconds() {
         pair.run_for(Duration::from_millis(50));
     }
     assert_eq!(pair.end(CLIENT).info().counters.timeouts, 0);
+}
+
+/// Without timestamps it is the peer's reports that tell: every retransmission came twice (RFC 3708).
+#[test]
+fn a_spurious_time_out_is_taken_back_by_reports_of_duplicates() {
+    let config = TcpConfig {
+        timestamps: false,
+        ..TcpConfig::default()
+    };
+    let mut pair = Pair::with(1, config.clone(), config, Link::default());
+    pair.establish();
+    pair.send(CLIENT, 0, 50_000);
+    pair.run_for(Duration::from_secs(1));
+    pair.link.delay = Duration::from_millis(300);
+    pair.send(CLIENT, 50_000, 3_000);
+    pair.flush();
+    let before = pair.end(CLIENT).info();
+    pair.run_until(Duration::from_secs(3), |pair| {
+        pair.end(CLIENT).info().counters.timeouts == 1
+    });
+    assert!(pair.end(CLIENT).info().ssthresh < before.ssthresh);
+    pair.run_for(Duration::from_secs(3));
+    let after = pair.end(CLIENT).info();
+    assert!(after.counters.duplicates_reported > 0);
+    assert_eq!((after.counters.undos, after.phase), (1, Phase::Open));
+    assert_eq!(after.ssthresh, before.ssthresh);
+    assert!(after.cwnd >= before.cwnd, "{} {}", after.cwnd, before.cwnd);
+}
+
+/// RFC 3042: the first two duplicate ACKs let a new segment out each; without them there might never be a third.
+#[test]
+fn without_sack_two_duplicate_acks_let_new_segments_out() {
+    let config = TcpConfig {
+        sack: false,
+        ..TcpConfig::default()
+    };
+    let mut pair = Pair::with(8, config.clone(), config, Link::default());
+    pair.establish();
+    pair.run_for(Duration::from_millis(50));
+    pair.filter = Some(Box::new(|_| true));
+    let mss = 1448;
+    pair.send(CLIENT, 0, 40 * mss as usize);
+    pair.run_for(Duration::from_millis(1));
+    let una = pair.end(CLIENT).snd.una;
+    assert_eq!(pair.end(CLIENT).snd.outstanding(), 10 * mss);
+    // The first one rounds the window to its scale, and is no duplicate.
+    for (nth, seq) in [
+        (0, None),
+        (1, Some(10 * mss)),
+        (2, Some(11 * mss)),
+        (3, Some(0)),
+    ] {
+        let before = pair.log.len();
+        let mut duplicate = pair.forged(CLIENT);
+        let snd = &pair.end(CLIENT).snd;
+        duplicate.window = (snd.window >> snd.scale) as u16;
+        pair.inject(CLIENT, duplicate);
+        pair.run_for(Duration::from_millis(5));
+        let sent: Vec<_> = pair.sent(CLIENT, before);
+        let places: Vec<_> = sent.iter().map(|out| out.seq.distance_from(una)).collect();
+        assert_eq!(places, Vec::from_iter(seq), "after {nth}");
+    }
+    let info = pair.end(CLIENT).info();
+    assert_eq!((info.counters.retransmits, info.counters.timeouts), (1, 0));
+    assert_eq!(info.phase, Phase::Recovery);
+}
+
+/// Without timestamps nobody knows which transmission was acknowledged (Karn); with them the echo tells (RFC 7323
+/// section 4).
+#[test]
+fn the_round_trip_of_a_retransmission_is_known_by_its_timestamp_only() {
+    for timestamps in [true, false] {
+        let config = TcpConfig {
+            timestamps,
+            ..TcpConfig::default()
+        };
+        let mut pair = Pair::with(1, config.clone(), config, Link::default());
+        pair.establish();
+        pair.send(CLIENT, 0, 50_000);
+        pair.run_for(Duration::from_secs(1));
+        let before = pair.end(CLIENT).info().srtt.unwrap();
+        // The path has become longer, and the first transmission is lost on it.
+        pair.link.delay = Duration::from_millis(60);
+        drop_data(&mut pair, CLIENT, &[0]);
+        pair.send(CLIENT, 50_000, 500);
+        pair.run_for(Duration::from_secs(1));
+        pair.check_received(SERVER, 50_500);
+        let info = pair.end(CLIENT).info();
+        assert!(info.counters.retransmits > 0);
+        let srtt = info.srtt.unwrap();
+        match timestamps {
+            true => assert!(srtt > before + Duration::from_millis(10), "{srtt:?}"),
+            false => assert_eq!(srtt, before),
+        }
+    }
+}
+
+/// RFC 5681 section 4.1: after a time-out's worth of silence the window says nothing about the path any more.
+#[test]
+fn after_an_idle_time_the_window_begins_anew() {
+    let mut pair = warm();
+    pair.send(CLIENT, 50_000, 100_000);
+    pair.run_for(Duration::from_secs(1));
+    let grown = pair.end(CLIENT).info().cwnd;
+    assert!(grown > 20 * 1448, "{grown}");
+    pair.send(CLIENT, 150_000, 1);
+    pair.flush();
+    assert_eq!(pair.end(CLIENT).info().cwnd, 10 * 1448);
 }

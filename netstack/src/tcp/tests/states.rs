@@ -226,39 +226,6 @@ fn closing_at_once_leads_through_closing() {
 }
 
 #[test]
-fn opening_at_once_makes_one_connection() {
-    let mut pair = Pair::open();
-    pair = Pair::with(
-        6,
-        pair.ends[CLIENT].config.clone(),
-        pair.ends[SERVER].config.clone(),
-        Link::default(),
-    );
-    pair.connect();
-    let now = pair.now;
-    let flow = pair.ends[CLIENT].connection.as_ref().unwrap().flow();
-    let flow = crate::stack::FlowKey {
-        local: flow.remote,
-        remote: flow.local,
-    };
-    let server = &mut pair.ends[SERVER];
-    server.connection = Some(Connection::connect(
-        now,
-        &server.config,
-        &server.numbers,
-        flow,
-        1500,
-    ));
-    pair.run_for(Duration::from_millis(100));
-    assert_eq!(states(&pair), (State::Established, State::Established));
-    pair.send(CLIENT, 0, 30_000);
-    pair.send(SERVER, 0, 30_000);
-    pair.run_for(Duration::from_secs(1));
-    pair.check_received(CLIENT, 30_000);
-    pair.check_received(SERVER, 30_000);
-}
-
-#[test]
 fn a_repeated_fin_is_acknowledged_again_in_time_wait() {
     let mut pair = Pair::open();
     pair.close(CLIENT);
@@ -401,4 +368,60 @@ fn a_silent_peer_is_found_out_by_keepalive() {
     pair.filter = Some(Box::new(|_| true));
     pair.run_for(Duration::from_secs(30));
     assert_eq!(pair.end(SERVER).error(), Some(ConnectionError::TimedOut));
+}
+
+/// RFC 9293 section 3.5, figure 8: two SYNs cross, and then two SYN-ACKs, which repeat a SYN that is known
+/// and are no reason to challenge.
+#[test]
+fn two_that_open_at_once_meet() {
+    let plain = TcpConfig {
+        sack: false,
+        timestamps: false,
+        ..TcpConfig::default()
+    };
+    for config in [TcpConfig::default(), plain] {
+        let mut pair = Pair::with(6, config.clone(), config, Link::default());
+        pair.connect_from(CLIENT);
+        pair.connect_from(SERVER);
+        pair.run_for(Duration::from_millis(15));
+        assert_eq!(states(&pair), (State::SynReceived, State::SynReceived));
+        pair.run_for(Duration::from_millis(10));
+        assert_eq!(states(&pair), (State::Established, State::Established));
+        let crossed = Flags::SYN | Flags::ACK;
+        for end in [CLIENT, SERVER] {
+            let sent = pair.sent(end, 0);
+            let flags: Vec<Flags> = sent.iter().map(|segment| segment.flags).collect();
+            assert_eq!(flags[..2], [Flags::SYN, crossed]);
+            assert_eq!(sent[0].seq, sent[1].seq, "the same SYN");
+            let counters = pair.end(end).info().counters;
+            assert_eq!((counters.challenges, counters.bad_acks), (0, 0));
+        }
+        pair.send(CLIENT, 0, 50_000);
+        pair.send(SERVER, 0, 50_000);
+        pair.run_for(Duration::from_secs(1));
+        pair.check_received(SERVER, 50_000);
+        pair.check_received(CLIENT, 50_000);
+        pair.close(CLIENT);
+        pair.close(SERVER);
+        pair.run_for(Duration::from_secs(1));
+        assert_eq!(states(&pair), (State::TimeWait, State::TimeWait));
+    }
+}
+
+/// What else acknowledges the SYN opens as well: the SYN-ACK that crosses may be lost.
+#[test]
+fn of_two_that_open_at_once_one_answer_may_be_lost() {
+    for lost in [2, 3] {
+        let config = TcpConfig::default();
+        let mut pair = Pair::with(6, config.clone(), config, Link::default());
+        let mut count = 0;
+        pair.filter = Some(Box::new(move |_| {
+            count += 1;
+            count - 1 == lost
+        }));
+        pair.connect_from(CLIENT);
+        pair.connect_from(SERVER);
+        pair.run_for(Duration::from_secs(3));
+        assert_eq!(states(&pair), (State::Established, State::Established));
+    }
 }

@@ -161,3 +161,30 @@ fn an_attempt_to_open_ends_by_its_own_limit_or_the_user_timeout() {
     assert_eq!(attempt(2, None), (3, 1 + 2 + 4));
     assert_eq!(attempt(5, Some(secs(5))), (3, 5));
 }
+
+/// RFC 5482 section 4.2: with a user timeout it is time that counts, not how often was asked.
+#[test]
+fn with_a_user_timeout_keepalive_waits_for_that() {
+    let mut pair = Pair::open();
+    let options = SocketOptions {
+        keepalive: Some(Keepalive {
+            idle: secs(10),
+            interval: secs(2),
+            probes: 3,
+        }),
+        user_timeout: Some(secs(60)),
+        ..SocketOptions::default()
+    };
+    set(&mut pair, SERVER, options);
+    pair.run_for(secs(600));
+    assert_eq!(pair.state(SERVER), State::Established, "it is answered");
+    let heard = pair.end(SERVER).heard_at;
+    pair.filter = Some(Box::new(|_| true));
+    let left = secs(59).saturating_sub(pair.now.since(heard));
+    pair.run_for(left);
+    assert_eq!(pair.state(SERVER), State::Established);
+    pair.run_for(secs(4));
+    assert_eq!(pair.end(SERVER).error(), Some(ConnectionError::TimedOut));
+    let reset = pair.log.last().unwrap();
+    assert!(reset.segment.flags.rst(), "the peer may be there after all");
+}

@@ -2,11 +2,11 @@
 
 use super::Result;
 use super::values::{integer, sequence, word, word_range};
-use crate::script::{OptionSpec, SegmentSpec, Value};
+use crate::script::{Flaw, Martian, OptionSpec, SegmentSpec, Value};
 use crate::wire::{FLAGS, SYN};
 
 /// `FLAGS SEQ[:END] [ack N[..M]] [win N] [urg N] [ect0|ect1|ce|not-ect] [by N] [new]
-/// [bad-checksum] [forged] [lost] [<options>]`.
+/// [bad-checksum|cut N|offset N|from WHO|to WHO] [forged] [lost] [<options>]`.
 pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
     let (text, options) = match text.split_once('<') {
         None => (text, None),
@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
         options,
         by: None,
         new: false,
-        bad_checksum: false,
+        flaw: None,
         forged: false,
         lost: false,
     };
@@ -68,7 +68,15 @@ pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
             "ect0" => spec.ecn = Some(2),
             "ce" => spec.ecn = Some(3),
             "new" => spec.new = true,
-            "bad-checksum" => spec.bad_checksum = true,
+            "bad-checksum" => spec.flaw = Some(Flaw::Checksum),
+            "cut" => spec.flaw = Some(Flaw::Cut(word(value()?)? as usize)),
+            "offset" => {
+                let offset = u8::try_from(word(value()?)?).ok();
+                let offset = offset.filter(|offset| *offset < 16);
+                spec.flaw = Some(Flaw::Offset(offset.ok_or("an offset has 4 bits")?));
+            }
+            "from" => spec.flaw = Some(Flaw::From(parse_martian(value()?)?)),
+            "to" => spec.flaw = Some(Flaw::To(parse_martian(value()?)?)),
             "forged" => spec.forged = true,
             "lost" => spec.lost = true,
             other => return Err(format!("`{other}` is no part of a segment")),
@@ -85,6 +93,18 @@ pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
         return Err("only a SYN begins a new connection".into());
     }
     Ok(spec)
+}
+
+fn parse_martian(text: &str) -> Result<Martian> {
+    Ok(match text {
+        "loopback" => Martian::Loopback,
+        "multicast" => Martian::Multicast,
+        "broadcast" => Martian::Broadcast,
+        "unspecified" => Martian::Unspecified,
+        "us" => Martian::Us,
+        "stranger" => Martian::Stranger,
+        other => return Err(format!("`{other}` is no address to come from or go to")),
+    })
 }
 
 fn parse_flags(text: &str) -> Result<u8> {
