@@ -274,16 +274,15 @@ impl Storm {
 
     /// Let an instance stand still; its clock with it, if `unseen`.
     pub fn pause(&mut self, node: Port, duration: Duration, unseen: bool) {
+        let world = &mut self.cluster.world;
+        let until = match unseen {
+            true => world.pause_unseen(node, duration),
+            false => world.pause(node, duration),
+        };
         // A pause that begins in one that the clock misses is missed as well.
         if unseen || self.mistaken.contains_key(&node) {
             let lease = self.cluster.setup.role.times.lease;
-            let until = self.cluster.now() + duration + lease;
-            self.mistaken.insert(node, until);
-        }
-        if unseen {
-            self.cluster.world.pause_unseen(node, duration);
-        } else {
-            self.cluster.world.pause(node, duration);
+            self.mistaken.insert(node, until + lease);
         }
     }
 
