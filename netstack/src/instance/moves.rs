@@ -83,7 +83,7 @@ impl Instance {
         }
         let at = entry.movable_at(now);
         if let Some(entry) = self.sessions.get_mut(&session) {
-            (entry.fetched, entry.fetches) = (None, 0);
+            (entry.fetched, entry.fetches, entry.persists) = (None, 0, None);
         }
         if at > now {
             self.defer_move(at, session, to);
@@ -180,16 +180,19 @@ impl Instance {
             self.events.push_back(Event::SessionStopped(id));
         }
         self.counters.add("moves_begun");
-        let sent = match encoded {
-            Ok(capsule) => self.send_with(to, &Message::Transfer(transfer), capsule),
-            Err(_) => false,
+        let failure = match encoded {
+            Ok(capsule) => {
+                let sent = self.send_with(to, &Message::Transfer(transfer), capsule);
+                (!sent).then_some(MoveError::Unreachable)
+            }
+            Err(_) => Some(MoveError::TooLarge),
         };
-        if !sent {
+        if let Some(error) = failure {
             // Never offered to anyone: as good as a refusal.
             self.counters.add("moves_not_offered");
             self.give_place_back(to);
             self.thaw(now, moving);
-            return Err(MoveError::NotMovable);
+            return Err(error);
         }
         if self.in_motion() == 0 {
             // Alone: it leaves at once. Many are sealed together, which takes less.
@@ -349,7 +352,8 @@ impl Instance {
                     }
                     _ => false,
                 };
-                if !helped {
+                let full = verdict == Verdict::Thaw(Some(RefuseReason::Capacity));
+                if !(helped || full && self.try_again(now, id, to)) {
                     self.drain_session(now, id);
                 }
             }
@@ -734,6 +738,7 @@ impl Instance {
             arrived: None,
             wanted: None,
             in_line: false,
+            persists: None,
             lull: None,
             fence: None,
             unaided: false,
