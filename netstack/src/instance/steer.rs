@@ -162,6 +162,7 @@ impl Instance {
             epoch,
         } = ownership;
         let key = FlowKey::from(flow);
+        self.note_owner(now, session, owner, epoch);
         if epoch == 0 && self.stack.is_half_open(&key) {
             // Both are asked by the same client, which answers us.
             return;
