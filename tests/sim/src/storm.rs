@@ -305,13 +305,17 @@ impl Storm {
     pub fn finish(&mut self, conversation: usize, limit: Duration) {
         let until = self.cluster.now() + limit;
         self.run_while(until, |storm| {
-            storm.cluster.outcome(conversation) == Outcome::Running && !storm.is_lost(conversation)
+            storm.cluster.outcome(conversation) == Outcome::Running
+                && !storm.is_lost(conversation)
+                && !storm.cluster.has_forgotten_its_fin(conversation)
         });
         if self.is_lost(conversation) {
             return;
         }
+        let forgotten = self.cluster.has_forgotten_its_fin(conversation);
         match self.cluster.outcome(conversation) {
             Outcome::Done => {}
+            Outcome::Running if forgotten => {}
             other => {
                 let owner = self.owner(conversation);
                 let acting = self.acting();
