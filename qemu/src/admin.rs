@@ -238,7 +238,13 @@ impl Admin {
 
     /// Sends a request and returns the answer's JSON; an error status is an error.
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let mut stream = self.network.connect(self.address, PATIENCE)?;
+        let mut stream = self
+            .network
+            .connect(self.address, PATIENCE)
+            .map_err(|error| {
+                let hint = hint(&error, self.address);
+                error.context(hint)
+            })?;
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
@@ -268,6 +274,23 @@ impl Admin {
             );
         }
         Ok(json)
+    }
+}
+
+/// What to look at if an instance cannot be reached.
+fn hint(error: &anyhow::Error, address: SocketAddr) -> String {
+    let mut causes = error.chain().map(|cause| cause.downcast_ref::<io::Error>());
+    let kind = causes.find_map(|io| io.map(io::Error::kind));
+    let port = address.port();
+    match kind {
+        Some(io::ErrorKind::ConnectionRefused) => format!(
+            "nobody listens at {address}: is the instance running (it prints a line when it is ready), \
+             and is {port} its `admin_port`?"
+        ),
+        _ => format!(
+            "{address} does not answer: is the instance running, and is this its own address \
+             (`ip`; the admin port is not at the virtual one, `vip`)?"
+        ),
     }
 }
 
@@ -418,6 +441,20 @@ mod tests {
             let (admin, _served) = instance(answer);
             let error = format!("{:#}", admin.status().unwrap_err());
             assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_finds_nobody_is_told_where_to_look() {
+        // Bound and given back: nobody listens there.
+        let free = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let admin = Admin::new(Network::Host, free, "secret");
+        let error = format!("{:#}", admin.status().unwrap_err());
+        for said in [&*free.to_string(), "running", "`admin_port`", "refused"] {
+            assert!(error.contains(said), "{said}: {error}");
         }
     }
 

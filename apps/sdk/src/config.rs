@@ -48,6 +48,8 @@
 //!
 //! Secrets belong into fw_cfg, not on a command line; [`Secret`] keeps them out of debug output.
 
+mod nearest;
+
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
@@ -63,6 +65,7 @@ use godwit_netstack::instance::{
 };
 use godwit_netstack::stack::Cidr;
 use log::LevelFilter;
+use nearest::nearest;
 
 /// Octets of one source at most.
 pub const MAX_SOURCE: usize = 64 * 1024;
@@ -187,7 +190,13 @@ impl fmt::Display for ConfigError {
             ConfigError::NotKeyValue { word: None, place } => {
                 write!(f, "word {place} is not key=value")
             }
-            ConfigError::UnknownKey { key } => write!(f, "unknown key `{key}`"),
+            ConfigError::UnknownKey { key } => {
+                write!(f, "unknown key `{key}`")?;
+                match nearest(key) {
+                    Some(near) => write!(f, " (`{near}`?)"),
+                    None => Ok(()),
+                }
+            }
             ConfigError::BadValue { key, expected } => write!(f, "`{key}`: expected {expected}"),
             ConfigError::ListTooLong { key } => write!(f, "`{key}`: too many entries"),
             ConfigError::Missing { key, why } => write!(f, "`{key}` is missing: {why}"),

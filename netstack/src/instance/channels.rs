@@ -447,7 +447,7 @@ impl Instance {
             member.link_lost(now);
         }
         if link.channel.peer().is_some() {
-            self.doubt(peer);
+            self.doubt(now, peer);
             self.lift_fences_of(now, peer);
             self.forget_ahead_of(peer);
             self.forget_contents_of(now, peer);

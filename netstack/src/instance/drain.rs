@@ -6,7 +6,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 
 use super::depart::Departed;
-use super::{DrainOptions, DrainStatus, DrainThen, Event, Instance};
+use super::{DrainOptions, DrainStatus, DrainThen, Event, Instance, MoveError};
 use crate::cluster::members::Wanted;
 use crate::cluster::message::Message;
 use crate::cluster::{BootId, MemberId};
@@ -219,6 +219,9 @@ impl Instance {
                     "the ingress confirms where they are"
                 }
                 Stage::Grace { .. } => "late frames are passed on",
+                Stage::Farewell { .. } if self.waits_for_the_silent() => {
+                    "a member that was heard not long ago may wait for an answer"
+                }
                 Stage::Farewell { .. } => "the members are told",
                 Stage::Done => "drained",
             },
@@ -509,8 +512,13 @@ impl Instance {
             leave.failures = 0;
             if let Err(error) = self.begin_move(now, id, to) {
                 self.note_stuck(id, error.as_str());
+                // Not sooner than it can be otherwise: it was frozen to find that out.
+                let pause = match error {
+                    MoveError::TooLarge => RETRY,
+                    _ => TICK,
+                };
                 if let Drain::Leaving(leave) = &mut self.drain {
-                    leave.queue.insert((now + TICK, id));
+                    leave.queue.insert((now + pause, id));
                 }
             }
         }

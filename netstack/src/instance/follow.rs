@@ -48,23 +48,24 @@ impl Following {
 }
 
 impl Instance {
-    /// The target owns the session of these flows from now on.
+    /// The target owns the session of these flows from now on; or did, and who does by now under a later
+    /// epoch has said so.
     pub(super) fn begin_following(
         &mut self,
         now: Instant,
         attempt: Attempt,
         target: MemberId,
         flows: Vec<FlowKey>,
+        further: Option<(MemberId, u64)>,
     ) {
+        let further = further.filter(|(_, epoch)| *epoch > attempt.epoch);
+        let (owner, epoch) = further.unwrap_or((target, attempt.epoch));
         let ingress = self.ingress(now);
         let third = ingress.filter(|ingress| *ingress != self.id && *ingress != target);
         let hears = third.is_some_and(|third| self.link_to(third).is_some());
         for flow in &flows {
-            let claim = Some((attempt.session, attempt.epoch));
-            let entry = Entry {
-                owner: target,
-                claim,
-            };
+            let claim = Some((attempt.session, epoch));
+            let entry = Entry { owner, claim };
             self.steering.set(now, (*flow).into(), entry);
         }
         let following = Following::new(now, attempt, target, flows);

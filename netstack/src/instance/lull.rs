@@ -70,10 +70,13 @@ impl Instance {
             };
             if at > now {
                 self.deferred.insert((at, id));
-            } else if self.may_begin(to) {
-                self.begin_wanted(now, id, to);
-            } else {
-                self.stand_in_line(id, to);
+                continue;
+            }
+            let session = self.sessions.get(&id);
+            let full = session.is_some_and(|session| self.waits_for_room(now, session, to));
+            match self.may_begin(to) && !full {
+                true => self.begin_wanted(now, id, to),
+                false => self.stand_in_line(id, to),
             }
         }
     }

@@ -45,6 +45,8 @@ pub(super) struct Moving {
     seal: Duration,
     /// The ingress has changed the routes already, to the owner under this epoch.
     pub(super) rerouted: Option<u64>,
+    /// Who has said that it owns the session by now, and under which epoch.
+    owned: Option<(MemberId, u64)>,
 }
 
 impl Moving {
@@ -83,7 +85,7 @@ impl Instance {
         }
         let at = entry.movable_at(now);
         if let Some(entry) = self.sessions.get_mut(&session) {
-            (entry.fetched, entry.fetches) = (None, 0);
+            (entry.fetched, entry.fetches, entry.persists) = (None, 0, None);
         }
         if at > now {
             self.defer_move(at, session, to);
@@ -165,6 +167,7 @@ impl Instance {
             export: Duration::ZERO,
             seal: Duration::ZERO,
             rerouted: None,
+            owned: None,
         };
         let encoded = self.capsule_of(&moving).encode();
         let exported_at = self.measure(now);
@@ -180,16 +183,19 @@ impl Instance {
             self.events.push_back(Event::SessionStopped(id));
         }
         self.counters.add("moves_begun");
-        let sent = match encoded {
-            Ok(capsule) => self.send_with(to, &Message::Transfer(transfer), capsule),
-            Err(_) => false,
+        let failure = match encoded {
+            Ok(capsule) => {
+                let sent = self.send_with(to, &Message::Transfer(transfer), capsule);
+                (!sent).then_some(MoveError::Unreachable)
+            }
+            Err(_) => Some(MoveError::TooLarge),
         };
-        if !sent {
+        if let Some(error) = failure {
             // Never offered to anyone: as good as a refusal.
             self.counters.add("moves_not_offered");
             self.give_place_back(to);
             self.thaw(now, moving);
-            return Err(MoveError::NotMovable);
+            return Err(error);
         }
         if self.in_motion() == 0 {
             // Alone: it leaves at once. Many are sealed together, which takes less.
@@ -349,7 +355,8 @@ impl Instance {
                     }
                     _ => false,
                 };
-                if !helped {
+                let full = verdict == Verdict::Thaw(Some(RefuseReason::Capacity));
+                if !(helped || full && self.try_again(now, id, to)) {
                     self.drain_session(now, id);
                 }
             }
@@ -441,6 +448,7 @@ impl Instance {
             session,
             kept,
             rerouted,
+            owned,
             ..
         } = moving;
         let attempt = Attempt {
@@ -454,7 +462,7 @@ impl Instance {
             }
         }
         let flows = session.connections.iter().map(|c| c.flow).collect();
-        self.begin_following(now, attempt, source.target, flows);
+        self.begin_following(now, attempt, source.target, flows, owned);
         if rerouted.is_some_and(|epoch| epoch >= attempt.epoch) {
             self.note_confirmed(source.target, &[attempt]);
             self.end_following(now, attempt.session);
@@ -512,13 +520,36 @@ impl Instance {
     }
 
     /// The channel to `peer` broke: what was offered through it is in doubt.
-    pub(super) fn doubt(&mut self, peer: MemberId) {
-        for moving in self.moving.values_mut() {
+    pub(super) fn doubt(&mut self, now: Instant, peer: MemberId) {
+        let mut owned = Vec::new();
+        for (id, moving) in &mut self.moving {
             if moving.source.target == peer {
                 moving.source.handle_channel_lost();
+                owned.extend(moving.owned.map(|by| (*id, by)));
             }
         }
         self.count_offered();
+        for (id, (owner, epoch)) in owned {
+            self.note_owner(now, id, owner, epoch);
+        }
+    }
+
+    /// Another member owns a session, under that epoch. If it is frozen here and its target cannot be asked
+    /// what became of it, that is the answer; else the answer comes anyway, and in order.
+    pub(super) fn note_owner(&mut self, now: Instant, id: SessionId, owner: MemberId, epoch: u64) {
+        let moving = self.moving.get_mut(&id).filter(|_| owner != self.id);
+        let Some(moving) = moving.filter(|m| m.source.handle_claim(epoch) == Verdict::Moved) else {
+            return;
+        };
+        if moving.source.phase() == Phase::Offered {
+            moving.owned = Some((owner, epoch));
+            return;
+        }
+        let asked = core::mem::replace(&mut moving.source.target, owner);
+        moving.source.epoch = epoch;
+        self.counters.add("doubts_answered_by_owner");
+        self.conclude(now, id, Verdict::Moved, true, Default::default());
+        self.part(asked);
     }
 
     /// A channel to `peer` is up: ask about what is in doubt.
@@ -734,6 +765,7 @@ impl Instance {
             arrived: None,
             wanted: None,
             in_line: false,
+            persists: None,
             lull: None,
             fence: None,
             unaided: false,

@@ -13,8 +13,9 @@ use core::ops::Bound;
 
 use super::{Instance, MoveError};
 use crate::cluster::MemberId;
+use crate::cluster::members::Member;
 use crate::migrate::transfer::Phase;
-use crate::session::SessionId;
+use crate::session::{Session, SessionId};
 use crate::time::{Duration, Instant};
 
 /// Sessions on their way at a time at most. The reason is memory, not protocol.
@@ -25,6 +26,10 @@ const LEAST: usize = 8;
 const FIRST: usize = 32;
 /// An answer that takes so much longer than the quickest did has stood in a queue.
 const QUEUED: Duration = Duration::from_millis(10);
+/// Sessions that were all told to move wait for so long for a target that has no room.
+const PERSISTENCE: Duration = Duration::from_secs(10);
+/// One that was refused for want of room meanwhile is offered again after this time.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Octets waiting in a channel beyond which no further session is put in.
 const CHANNEL_ROOM: usize = 1024 * 1024;
 
@@ -129,7 +134,10 @@ impl Instance {
             let session = self.sessions.get(&id).filter(|session| session.in_line);
             let wanted = session.and_then(|session| Some((session, session.wanted?)));
             let wanted = wanted.filter(|(session, _)| session.lull.is_none());
-            if wanted.is_some_and(|(_, wanted)| wanted == to) && !self.may_begin(to) {
+            let meant = wanted.filter(|(_, wanted)| *wanted == to);
+            if meant.is_some_and(|(session, to)| {
+                !self.may_begin(to) || self.waits_for_room(now, session, to)
+            }) {
                 return false;
             }
             let wanted = wanted.map(|(session, to)| (session.movable_at(now), to));
@@ -172,7 +180,28 @@ impl Instance {
         }
     }
 
-    /// Move every session that can move to `to`: how many are on their way or wait for their turn.
+    /// Whether a move is not to begin because the target has no room, and may have soon.
+    pub(super) fn waits_for_room(&self, now: Instant, session: &Session, to: MemberId) -> bool {
+        let target = self.members.get(to).filter(|member| member.is_up());
+        let full = |member: &Member| member.heartbeat.is_some_and(|b| b.room <= member.given);
+        session.persists.is_some_and(|until| now < until) && target.is_some_and(full)
+    }
+
+    /// A target has refused a session for want of room: offer it again after a while, if it may wait.
+    /// Whether it may.
+    pub(super) fn try_again(&mut self, now: Instant, id: SessionId, to: MemberId) -> bool {
+        let session = self.sessions.get(&id);
+        let persists = session.and_then(|session| session.persists);
+        let waits = persists.is_some_and(|until| now < until) && !self.is_draining();
+        if waits {
+            self.counters.add("moves_tried_again");
+            self.defer_move(now + AGAIN, id, to);
+        }
+        waits
+    }
+
+    /// Move every session that can move to `to`: how many are on their way or wait for their turn. While
+    /// that has no room they wait, for ten seconds at most.
     pub fn move_all(&mut self, now: Instant, to: MemberId) -> Result<usize, MoveError> {
         let member = self.members.get(to).ok_or(MoveError::NoMember)?;
         let free = self.sessions.values().filter(|s| s.wanted.is_none());
@@ -182,6 +211,10 @@ impl Instance {
             return Err(MoveError::Unreachable);
         }
         for id in &all {
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.persists = Some(now + PERSISTENCE);
+                (session.fetched, session.fetches) = (None, 0);
+            }
             self.stand_in_line(*id, to);
         }
         self.pump(now);

@@ -5,7 +5,9 @@
 //! until that hears of another boot, and then be lost. So it says [`Message::Leaving`] and stays, owning
 //! nothing, until every member has answered [`Message::Parted`], which it does once it has an answer to
 //! all that it offered. To a member that is not heard this is said as soon as it is; one that has not
-//! been for [`RECENT`] is taken for dead.
+//! been for [`RECENT`] is taken for dead. That is a guess, and cannot be less of one: a member that has crashed
+//! looks from here like one that stands still with a session frozen for us, in an offer that may never have
+//! arrived, and that has to find us when it goes on.
 
 use super::Instance;
 use super::drain::Drain;
@@ -47,15 +49,25 @@ impl Instance {
 
     /// Members that may be in doubt about what they gave us.
     pub(super) fn unparted(&self, now: Instant) -> usize {
-        let Drain::Leaving(leave) = &self.drain else {
-            return 0;
+        let recent = |member: &&Member| member.is_up() || now.since(member.heard) < RECENT;
+        self.may_doubt().filter(recent).count()
+    }
+
+    /// Whether those that are there have said that they wait for nothing, and only others may.
+    pub(super) fn waits_for_the_silent(&self) -> bool {
+        self.may_doubt().next().is_some() && !self.may_doubt().any(Member::is_up)
+    }
+
+    /// Members that have not said, in the boot of theirs that was heard last, that they wait for nothing.
+    fn may_doubt(&self) -> impl Iterator<Item = &Member> {
+        let parted = match &self.drain {
+            Drain::Leaving(leave) => Some(&leave.parted),
+            Drain::No(_) => None,
         };
-        let may_doubt = |member: &&Member| {
-            !member.owns_nothing()
-                && member.last_boot.is_some()
-                && leave.parted.get(&member.id) != member.last_boot.as_ref()
-                && (member.is_up() || now.since(member.heard) < RECENT)
+        let may_doubt = move |member: &&Member| {
+            let said = parted.is_none_or(|p| p.get(&member.id) == member.last_boot.as_ref());
+            !member.owns_nothing() && member.last_boot.is_some() && !said
         };
-        self.members.iter().filter(may_doubt).count()
+        self.members.iter().filter(may_doubt)
     }
 }

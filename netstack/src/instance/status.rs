@@ -121,6 +121,11 @@ impl Instance {
         self.reports.iter().cloned().collect()
     }
 
+    /// Frames that got lost here because their neighbour did not say where it is.
+    pub fn unresolved(&self) -> u64 {
+        self.stack.unresolved()
+    }
+
     /// Every counter of every room, by name.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all = self.stack.counters();

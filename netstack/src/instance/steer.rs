@@ -162,6 +162,7 @@ impl Instance {
             epoch,
         } = ownership;
         let key = FlowKey::from(flow);
+        self.note_owner(now, session, owner, epoch);
         if epoch == 0 && self.stack.is_half_open(&key) {
             // Both are asked by the same client, which answers us.
             return;
@@ -368,6 +369,18 @@ impl Instance {
             self.await_ingress(now, flow);
             return;
         };
+        let source = self.stack.held_from(&flow);
+        let is_source =
+            |member: &&Member| source.is_some() && self.stack.mac_of(member.address) == source;
+        if let Some(source) = self.members.iter().find(is_source)
+            && source.id != ingress.id
+        {
+            // It was the ingress, and does not know that another is. That one may have placed the flow
+            // elsewhere; the client will try again, and find it.
+            self.counters.add("flows_of_a_former_ingress");
+            self.stack.drop_held(now, &flow);
+            return;
+        }
         match (self.has_left(), self.is_succeeded() && ingress.is_up()) {
             (false, _) if !self.is_witness() => self.accept_here(now, flow),
             // The client does not know yet who the ingress is.

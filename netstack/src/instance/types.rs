@@ -235,6 +235,8 @@ pub enum MoveError {
     NotMovable,
     /// The member has no room for another session.
     NoRoom,
+    /// More is queued than a capsule can hold.
+    TooLarge,
 }
 
 /// A finished move, as its source saw it.
@@ -331,6 +333,7 @@ impl MoveError {
             MoveError::NoMember => "no such member",
             MoveError::Unreachable => "the channel to that member is not up",
             MoveError::NoRoom => "that member has no room",
+            MoveError::TooLarge => "more is queued, or in more pieces, than a capsule can hold",
             MoveError::NotMovable => "the session cannot be moved now",
         }
     }

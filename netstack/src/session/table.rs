@@ -103,6 +103,8 @@ pub struct Session {
     pub wanted: Option<MemberId>,
     /// That move waits for its turn.
     pub in_line: bool,
+    /// Until when that move, or one that was refused, waits for the target to have room.
+    pub persists: Option<Instant>,
     /// Set while the move asked for waits only for the queues.
     pub lull: Option<Lull>,
     /// Set from its import until its last owner has sent on everything.
@@ -129,6 +131,7 @@ impl Session {
             arrived: None,
             wanted: None,
             in_line: false,
+            persists: None,
             lull: None,
             fence: None,
             unaided: false,

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::flows::{Entry, Packed};
 use super::frame::RxFrame;
 use super::timers::Timers;
-use super::wire::{self, ETHERNET, TCP};
-use super::{FlowKey, ListenerId, Scope, Stack, StackEvent};
+use super::wire::{self, ETHERNET, Ethernet, TCP};
+use super::{FlowKey, ListenerId, MacAddr, Scope, Stack, StackEvent};
 use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
 use crate::tcp::segment::Segment;
 use crate::tcp::{Connection, Flags, Pressure, State};
@@ -247,6 +247,12 @@ impl Stack {
         self.cookies_until.is_some_and(|until| until >= now)
     }
 
+    /// Who has sent the first frame held for a flow.
+    pub fn held_from(&self, flow: &FlowKey) -> Option<MacAddr> {
+        let held = self.flows.first_held(&Packed::new(flow))?;
+        Some(Ethernet::parse(&held.bytes)?.src)
+    }
+
     /// Whether the first frame held for a flow would complete a handshake that nobody remembers: its
     /// SYN was answered less than a cookie's life ago.
     pub fn holds_cookie(&self, now: Instant, flow: &FlowKey) -> bool {
@@ -357,12 +363,16 @@ impl Stack {
             return;
         };
         let (flow, listener) = (pending.flow, pending.listener);
-        let begins = pending.half_open.begins_with(segment.seq);
+        let half_open = &pending.half_open;
+        let begins = half_open.begins_with(segment.seq);
         let orders = segment.flags.contains(Flags::SYN) || segment.flags.contains(Flags::RST);
-        if self.ask_unknown && !begins && !orders {
-            // In a cluster the connection may have been made by another instance after we were
-            // given the SYN, and be far into its streams. Whoever really begins here sends (again)
-            // from the first octet.
+        let answers = begins
+            && half_open.is_completed_by(&self.tcp, segment)
+            && half_open.may_be_answered_by(now, segment);
+        if self.ask_unknown && !answers && !orders {
+            // In a cluster the connection may have been made by another instance, which was given the same
+            // SYN, and be far into its streams. Whoever really begins here answers what we have sent, (again)
+            // from the first octet. In doubt we are silent.
             self.counters.half_open_silent += 1;
             self.doubt_handshake(now, serial, segment);
             return;
@@ -370,19 +380,11 @@ impl Stack {
         match pending.half_open.handle_segment(now, &self.tcp, segment) {
             HalfOpenEvent::Nothing => self.transmit_half_open(now, serial),
             HalfOpenEvent::Reply(outgoing) => {
-                // The answer of another instance to the same SYN, acknowledged?
-                let (tcp, numbers) = (&self.tcp, &self.numbers);
-                let recalled = HalfOpen::recall(now, tcp, numbers, flow, self.mtu, segment);
-                if let Some(mut recalled) = recalled
-                    && begins
-                    && let HalfOpenEvent::Established(connection) =
-                        recalled.handle_segment(now, &self.tcp, segment)
-                {
+                // An earlier answer to the same SYN, acknowledged?
+                if begins && let Some(connection) = self.recall(now, flow, segment) {
                     self.drop_half_open(serial);
-                    self.accept(now, listener, *connection, flow);
+                    self.accept(now, listener, connection, flow);
                 } else if self.ask_unknown && !segment.flags.contains(Flags::SYN) {
-                    // In a cluster the connection may have been made by another instance after we
-                    // were given the SYN: in doubt we are silent.
                     self.counters.half_open_silent += 1;
                 } else if self.half_open.may_answer(now, serial) {
                     self.send_segment(now, &flow, outgoing);
@@ -406,15 +408,34 @@ impl Stack {
         }
     }
 
-    /// A segment from beyond the first octet would complete this handshake (RFC 9293 section 3.10.7.4), if
-    /// nobody else has done so: let it be asked about, at times.
+    /// The connection that a segment makes which brings back a cookie.
+    fn recall(&self, now: Instant, flow: FlowKey, segment: &Segment) -> Option<Connection> {
+        let (tcp, numbers) = (&self.tcp, &self.numbers);
+        let mut recalled = HalfOpen::recall(now, tcp, numbers, flow, self.mtu, segment)?;
+        match recalled.handle_segment(now, tcp, segment) {
+            HalfOpenEvent::Established(connection) => Some(*connection),
+            _ => None,
+        }
+    }
+
+    /// A segment from beyond the first octet, or one that answers somebody else's SYN-ACK, would complete
+    /// this handshake (RFC 9293 section 3.10.7.4), if nobody else has done so: let it be asked about, at
+    /// times.
     fn doubt_handshake(&mut self, now: Instant, serial: u64, segment: &Segment) {
-        let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+        let Some(pending) = self.half_open.pending.get(&serial) else {
             return;
         };
-        if !pending.half_open.is_completed_by(&self.tcp, segment) {
+        let (flow, half_open) = (pending.flow, &pending.half_open);
+        let completes = half_open.is_completed_by(&self.tcp, segment)
+            || half_open.begins_with(segment.seq) && self.recall(now, flow, segment).is_some();
+        let Some(pending) = self
+            .half_open
+            .pending
+            .get_mut(&serial)
+            .filter(|_| completes)
+        else {
             return;
-        }
+        };
         // Its octets, and the end behind them, are sent again.
         pending.doubtful = Some(Segment {
             flags: Flags::ACK,
@@ -424,7 +445,6 @@ impl Stack {
         let asked = pending.asked.is_some_and(|at| now.since(at) < ASK_AGAIN);
         if !asked {
             pending.asked = Some(now);
-            let flow = pending.flow;
             self.events
                 .push_back(StackEvent::DoubtfulHandshake { flow });
         }
@@ -439,13 +459,19 @@ impl Stack {
             return;
         };
         let (flow, listener) = (pending.flow, pending.listener);
-        if let Some(segment) = pending.doubtful.take()
-            && let HalfOpenEvent::Established(connection) =
-                pending.half_open.handle_segment(now, &self.tcp, &segment)
+        let Some(segment) = pending.doubtful.take() else {
+            return;
+        };
+        let event = pending.half_open.handle_segment(now, &self.tcp, &segment);
+        let connection = match event {
+            HalfOpenEvent::Established(connection) => Some(*connection),
+            _ => self.recall(now, flow, &segment),
+        };
+        if let Some(connection) = connection
             && self.has_room()
         {
             self.drop_half_open(serial);
-            self.accept(now, listener, *connection, flow);
+            self.accept(now, listener, connection, flow);
         }
     }
 

@@ -735,6 +735,11 @@ impl Stack {
         self.counters.list()
     }
 
+    /// Frames that got lost here because their neighbour did not say where it is.
+    pub fn unresolved(&self) -> u64 {
+        self.counters.neighbour_unresolved
+    }
+
     /// A UDP socket at `port` of the own addresses; `None` if there is one already.
     pub fn udp_bind(&mut self, port: u16) -> Option<UdpId> {
         self.slow.bind(port)

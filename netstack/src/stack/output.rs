@@ -299,6 +299,11 @@ impl Stack {
         }
     }
 
+    /// The MAC address of a neighbour, where it is known.
+    pub fn mac_of(&self, neighbour: IpAddr) -> Option<MacAddr> {
+        self.neighbours.peek(neighbour)
+    }
+
     /// Put a complete frame into the egress queue.
     pub(super) fn push_egress(&mut self, frame: TxFrame) {
         if self.egress.len() >= MAX_EGRESS {

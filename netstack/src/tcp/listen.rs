@@ -50,8 +50,9 @@ pub struct HalfOpen {
     /// The peer's last TSval; `None` without timestamps.
     recent: Option<u32>,
     timestamp_offset: u32,
-    /// When the first SYN-ACK was made.
+    /// When the first SYN-ACK was made, and the last.
     created: Instant,
+    answered: Instant,
     /// When the SYN-ACK is next due for retransmission.
     deadline: Instant,
     retransmits: u8,
@@ -113,6 +114,7 @@ impl HalfOpen {
                 .map(|timestamps| timestamps.value),
             timestamp_offset: numbers.timestamp_offset(&flow),
             created: now,
+            answered: now,
             deadline: now + INITIAL_RTO,
             retransmits: 0,
             owed: true,
@@ -188,6 +190,7 @@ impl HalfOpen {
             recent: segment.options.timestamps.map(|theirs| theirs.value),
             timestamp_offset,
             created: now,
+            answered: now,
             deadline: now + INITIAL_RTO,
             // Nobody knows how often: the round trip is not to be learnt from it.
             retransmits: 0,
@@ -213,16 +216,37 @@ impl HalfOpen {
         seq == self.irs.add(1)
     }
 
+    /// Whether `segment` may be the answer to a SYN-ACK of ours. It is not if it comes at the very moment of
+    /// the first, which cannot have been read yet, or echoes a timestamp that none of ours had: then somebody
+    /// else has answered the same SYN.
+    pub fn may_be_answered_by(&self, now: Instant, segment: &Segment) -> bool {
+        let first = self.timestamp(self.created);
+        let echoes_ours = |timestamps: &Timestamps| {
+            timestamps.echo.wrapping_sub(first) <= self.timestamp(self.answered).wrapping_sub(first)
+        };
+        let timestamps = segment.options.timestamps.as_ref();
+        let timestamps = timestamps.filter(|_| self.recent.is_some());
+        now > self.created && timestamps.is_none_or(echoes_ours)
+    }
+
+    fn timestamp(&self, now: Instant) -> u32 {
+        now.wrapping_millis().wrapping_add(self.timestamp_offset)
+    }
+
     fn timestamps(&self, now: Instant) -> Option<Timestamps> {
         self.recent.map(|echo| Timestamps {
-            value: now.wrapping_millis().wrapping_add(self.timestamp_offset),
+            value: self.timestamp(now),
             echo,
         })
     }
 
     /// The SYN-ACK, if it is to be sent now.
     pub fn poll_transmit(&mut self, now: Instant, config: &TcpConfig) -> Option<Outgoing> {
-        core::mem::take(&mut self.owed).then(|| Outgoing {
+        if !core::mem::take(&mut self.owed) {
+            return None;
+        }
+        self.answered = now;
+        Some(Outgoing {
             seq: self.iss,
             ack: self.irs.add(1),
             flags: match self.ecn {

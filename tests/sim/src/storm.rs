@@ -274,16 +274,15 @@ impl Storm {
 
     /// Let an instance stand still; its clock with it, if `unseen`.
     pub fn pause(&mut self, node: Port, duration: Duration, unseen: bool) {
+        let world = &mut self.cluster.world;
+        let until = match unseen {
+            true => world.pause_unseen(node, duration),
+            false => world.pause(node, duration),
+        };
         // A pause that begins in one that the clock misses is missed as well.
         if unseen || self.mistaken.contains_key(&node) {
             let lease = self.cluster.setup.role.times.lease;
-            let until = self.cluster.now() + duration + lease;
-            self.mistaken.insert(node, until);
-        }
-        if unseen {
-            self.cluster.world.pause_unseen(node, duration);
-        } else {
-            self.cluster.world.pause(node, duration);
+            self.mistaken.insert(node, until + lease);
         }
     }
 
@@ -306,13 +305,17 @@ impl Storm {
     pub fn finish(&mut self, conversation: usize, limit: Duration) {
         let until = self.cluster.now() + limit;
         self.run_while(until, |storm| {
-            storm.cluster.outcome(conversation) == Outcome::Running && !storm.is_lost(conversation)
+            storm.cluster.outcome(conversation) == Outcome::Running
+                && !storm.is_lost(conversation)
+                && !storm.cluster.has_forgotten_its_fin(conversation)
         });
         if self.is_lost(conversation) {
             return;
         }
+        let forgotten = self.cluster.has_forgotten_its_fin(conversation);
         match self.cluster.outcome(conversation) {
             Outcome::Done => {}
+            Outcome::Running if forgotten => {}
             other => {
                 let owner = self.owner(conversation);
                 let acting = self.acting();

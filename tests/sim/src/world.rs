@@ -39,6 +39,10 @@ pub trait Party: Any {
     fn poll_note(&mut self, _flows: &Flows) -> Option<Note> {
         None
     }
+    /// Frames of its own that it has lost before they got to the wire, in all.
+    fn unsent(&self) -> u64 {
+        0
+    }
     /// Show every connection of the service that it owns: the client, the epoch and the view.
     fn show(&self, _each: &mut dyn FnMut(SocketAddr, u64, &Info)) {}
 }
@@ -56,6 +60,8 @@ struct Slot {
     stopped: Option<Instant>,
     /// How far its clock is ahead of the world's.
     clock: Duration,
+    /// Frames it had lost before they got to the wire when it was last asked.
+    unsent: u64,
 }
 
 impl Slot {
@@ -189,6 +195,7 @@ impl World {
             frozen_until: None,
             stopped: None,
             clock: ahead,
+            unsent: 0,
         });
         self.call_timeout(port);
         self.settle(port);
@@ -306,16 +313,20 @@ impl World {
     }
 
     /// Stop a party's clockwork for a while, as a stopped virtual machine: frames wait, timers are
-    /// late, and it does not notice.
-    pub fn pause(&mut self, port: Port, duration: Duration) {
-        self.slots[port].frozen_until = Some(self.now + duration);
+    /// late, and it does not notice. A shorter pause within one ends nothing. Returns when it goes on.
+    pub fn pause(&mut self, port: Port, duration: Duration) -> Instant {
+        let slot = &mut self.slots[port];
+        let until = self.now + duration;
+        let until = slot.frozen_until.map_or(until, |before| before.max(until));
+        slot.frozen_until = Some(until);
         self.settle(port);
+        until
     }
 
     /// As [`World::pause`], but its clock stands still too, as that of a stopped QEMU guest does.
-    pub fn pause_unseen(&mut self, port: Port, duration: Duration) {
+    pub fn pause_unseen(&mut self, port: Port, duration: Duration) -> Instant {
         self.slots[port].stopped.get_or_insert(self.now);
-        self.pause(port, duration);
+        self.pause(port, duration)
     }
 
     /// Whether the party has power and is not paused.
@@ -556,6 +567,10 @@ impl World {
     /// Take what a party sends, and note when it wants to be called.
     fn settle(&mut self, port: Port) {
         if self.slots[port].plugged && self.slots[port].frozen_until.is_none() {
+            let unsent = self.slots[port].party.unsent();
+            if core::mem::replace(&mut self.slots[port].unsent, unsent) < unsent {
+                self.note(Note::Unsent { port });
+            }
             loop {
                 while let Some(note) = self.slots[port].party.poll_note(&self.flows) {
                     self.note(note);

@@ -326,6 +326,10 @@ impl Agent {
             },
         };
         let to = MemberId(order.to);
+        if to == self.shared.instance().id() {
+            let what = format!("instance {to} is this one: its sessions are here already");
+            return Answer::error(400, &what);
+        }
         if !self.shared.instance().members().iter().any(|m| m.id == to) {
             return Answer::error(404, "no such member");
         }
@@ -374,6 +378,7 @@ fn refusal(error: MoveError) -> Answer {
         MoveError::NoSession => Answer::error(404, "no such session here"),
         MoveError::NoMember => Answer::error(404, "no such member"),
         MoveError::Unreachable => Answer::error(409, "the member is not reachable"),
+        MoveError::NoRoom | MoveError::TooLarge => Answer::error(409, error.as_str()),
         _ => Answer::error(409, "the session cannot be moved now"),
     }
 }

@@ -138,6 +138,7 @@ fn wrong_requests_have_their_errors() {
         ),
         (with_token("POST /move", r#"{"session":"1-7","to":2}"#), 404),
         (with_token("POST /move", r#"{"session":"all","to":3}"#), 404),
+        (with_token("POST /move", r#"{"session":"all","to":1}"#), 400),
         (with_token("POST /move", &"[".repeat(4000)), 400),
         (with_token("POST /move", &" ".repeat(4097)), 413),
         (

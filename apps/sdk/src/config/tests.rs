@@ -201,6 +201,39 @@ fn unknown_words_are_named_but_shortened() {
 }
 
 #[test]
+fn an_unknown_key_names_the_one_that_was_probably_meant() {
+    let said = |word: &str| Config::parse(&[word]).unwrap_err().to_string();
+    for (word, meant) in [
+        ("ipp=1", "ip"),
+        ("peers=2@10.0.0.2", "peer"),
+        ("cluster-key=0", "cluster_key"),
+        ("clusterkey=0", "cluster_key"),
+        ("admin_tokne=x", "admin_token"),
+        ("heart=1s", "heartbeat"),
+        ("drain=1s", "drain_deadline"),
+        ("LEASE=2s", "lease"),
+        ("colour=red", ""),
+        ("=x", ""),
+    ] {
+        match meant {
+            "" => assert!(!said(word).contains('?'), "{}", said(word)),
+            _ => assert!(
+                said(word).ends_with(&format!("(`{meant}`?)")),
+                "{}",
+                said(word)
+            ),
+        }
+    }
+    for key in nearest::KEYS {
+        let taken = Config::parse(&[&format!("{key}=?")]);
+        assert!(
+            !matches!(taken, Err(ConfigError::UnknownKey { .. })),
+            "{key}"
+        );
+    }
+}
+
+#[test]
 fn a_word_that_may_be_a_secret_is_not_shown() {
     for text in [
         "admin_token=open-sesame sesame",

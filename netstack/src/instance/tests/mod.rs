@@ -15,6 +15,7 @@ mod moves;
 mod peers;
 mod policy;
 mod skew;
+mod stale;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;

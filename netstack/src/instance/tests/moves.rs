@@ -237,3 +237,48 @@ fn what_a_move_costs() {
         );
     }
 }
+
+#[test]
+fn sessions_told_to_move_wait_for_a_target_that_has_no_room_but_not_for_ever() {
+    let nodes = (1..=2).map(|id| {
+        let mut config = config(id, 2);
+        if id == 2 {
+            config.stack.tcp.max_connections = 4;
+        }
+        Node::new(config, id as u8, Instant::from_millis(1_000))
+    });
+    let mut net = Net::with(nodes.collect(), 120, Instant::from_millis(1_000));
+    net.settle();
+    for _ in 0..6 {
+        net.connect(ECHO, payload(100), false);
+    }
+    net.run_until_received(Duration::from_secs(5), 100);
+    let now = net.now;
+    net.node(2).move_all(now, MemberId(1)).unwrap();
+    let there = |net: &mut Net| net.node(2).sessions().len();
+    net.run_until(Duration::from_secs(1), |net| there(net) == 0);
+    net.run_for(Duration::from_millis(300));
+
+    let now = net.now;
+    assert_eq!(net.node(1).move_all(now, MemberId(2)), Ok(6));
+    net.run_for(Duration::from_secs(2));
+    let most = there(&mut net);
+    assert!((1..4).contains(&most), "{most}");
+    assert_eq!(net.counter(1, "moves_not_begun"), 0, "they wait");
+    // One makes room for another.
+    let ends = net.node(2).sessions()[0].remotes[0].port();
+    let port = |net: &Net, conn: ConnId| net.client.flow(conn).map(|flow| flow.local.port());
+    let mut conns = net.conns.iter().map(|conn| conn.conn);
+    let conn = conns.find(|conn| port(&net, *conn) == Some(ends)).unwrap();
+    let now = net.now;
+    net.client.update(now, conn, |tcp| tcp.close(now));
+    let imported = |net: &Net| net.counter(2, "sessions_imported");
+    let before = imported(&net);
+    net.run_until(Duration::from_secs(5), |net| imported(net) == before + 1);
+    net.run_for(Duration::from_secs(10));
+    assert_eq!(net.counter(1, "moves_not_begun"), 5 - most as u64);
+    let moves = net.node(1).moves();
+    let last = moves.last().unwrap();
+    assert_eq!(last.result, "not begun: that member has no room");
+    assert_eq!(net.resets, 0);
+}

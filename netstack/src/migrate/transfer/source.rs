@@ -94,6 +94,15 @@ impl Source {
         }
     }
 
+    /// A member says of itself that it owns the session under that epoch. Nobody but the target can have
+    /// passed on what was offered to it, and the epochs from this attempt on are its and its successors'.
+    pub fn handle_claim(&self, epoch: u64) -> Verdict {
+        match epoch >= self.epoch {
+            true => Verdict::Moved,
+            false => Verdict::None,
+        }
+    }
+
     /// The channel to the target broke.
     pub fn handle_channel_lost(&mut self) {
         self.phase = Phase::Doubt;
@@ -119,6 +128,14 @@ mod tests {
 
     fn source() -> Source {
         Source::new(TARGET, BOOT, 1, 5)
+    }
+
+    #[test]
+    fn an_owner_under_this_epoch_or_a_later_one_proves_that_the_target_had_it() {
+        let source = source();
+        assert_eq!(source.handle_claim(4), Verdict::None);
+        assert_eq!(source.handle_claim(5), Verdict::Moved);
+        assert_eq!(source.handle_claim(9), Verdict::Moved);
     }
 
     #[test]

@@ -139,6 +139,11 @@ pub enum Note {
         /// The source.
         owner: Port,
     },
+    /// An instance has lost frames of its own before they got to the wire.
+    Unsent {
+        /// The instance.
+        port: Port,
+    },
     /// Whoever had the flow has lost its memory.
     Lost {
         /// The flow.

@@ -242,6 +242,26 @@ fn repeated_bytes_must_be_the_same_bytes() {
 }
 
 #[test]
+fn a_hole_is_excused_by_frames_that_an_instance_lost_itself_and_filled_once() {
+    let mut bench = Bench::new(History::default());
+    bench.data(A, 1, b"abc");
+    bench.note(Note::Unsent { port: A });
+    bench.data(A, 9, b"ij");
+    assert_eq!(bench.found(), 0);
+    bench.data(A, 14, b"z");
+    assert_eq!(bench.found(), 1, "nothing else was lost");
+    bench.data(B, 3, b"cde");
+    bench.data(B, 5, b"efghijk");
+    assert_eq!(
+        bench.found(),
+        1,
+        "one byte of the hole was sent twice, the same"
+    );
+    bench.data(B, 6, b"X");
+    assert_eq!(bench.found(), 2, "and is no hole any more");
+}
+
+#[test]
 fn retransmissions_and_resets_are_counted() {
     let mut strict = Retransmission::default();
     strict.forbidden = true;

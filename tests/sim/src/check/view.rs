@@ -3,7 +3,7 @@
 use godwit_netstack::tcp::Info;
 use godwit_netstack::{Duration, Instant};
 
-use super::{Check, Findings, FlowId, Flows, PerFlow, Seen};
+use super::{Check, Findings, FlowId, Flows, Note, PerFlow, Seen};
 
 const RULE: &str = "the view is true";
 /// Longest retransmission time-out there is (RFC 6298 section 2.5).
@@ -103,6 +103,17 @@ impl Check for View {
             retransmits: info.counters.retransmits,
             ..*state
         };
+    }
+
+    fn note(&mut self, _at: Instant, note: Note, _flows: &Flows, _findings: &mut Findings) {
+        // Who takes the cookie of one that is gone counts from the beginning. That is right if the client has
+        // heard no more than the SYN-ACK.
+        if let Note::Lost { flow } = note {
+            let state = self.flows.at(flow);
+            if state.acked <= 1 {
+                *state = State::default();
+            }
+        }
     }
 
     fn forget(&mut self, flow: FlowId) {

@@ -346,6 +346,10 @@ impl Party for Node {
         self.engine.due()
     }
 
+    fn unsent(&self) -> u64 {
+        self.instance().unresolved()
+    }
+
     fn show(&self, each: &mut dyn FnMut(SocketAddr, u64, &Info)) {
         let sessions = self.instance().sessions();
         for session in sessions.iter().filter(|session| !session.frozen) {

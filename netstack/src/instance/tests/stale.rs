@@ -1,0 +1,84 @@
+//! What an ingress that is none any more passes on: a SYN that another member has answered long ago, and what
+//! its client said then.
+
+use super::*;
+
+/// What a client sends to open a connection, and the first of its data, as it was sent.
+fn opening(net: &mut Net) -> Vec<RxFrame> {
+    let mut frames: Vec<RxFrame> = Vec::new();
+    net.connect(ECHO, stream(0, 2_000), false);
+    net.run_until(Duration::from_secs(1), |net| {
+        for (_, frame) in net.wire.values() {
+            let of_client = frame.bytes[6..12] == mac(CLIENT);
+            let known = frames.iter().any(|known| known.bytes == frame.bytes);
+            if of_client && parse(&frame.bytes).is_some() && !known {
+                frames.push(frame.clone());
+            }
+        }
+        net.conns[0].received.len() == 2_000
+    });
+    frames
+}
+
+/// Three members, a conversation, and one that does not have it gets the beginning once more, as passed on by
+/// `from`, with so much time in between.
+fn told_again(mut net: Net, from: impl Fn(u32) -> u32, apart: Duration) -> (Net, u32) {
+    net.settle();
+    let frames = opening(&mut net);
+    assert!(frames.len() > 2, "SYN, ACK, data");
+    let owner = net.sessions()[0].1.unwrap();
+    let other = if owner == 2 { 3 } else { 2 };
+    net.run_for(Duration::from_millis(300));
+    for frame in frames {
+        let mut octets = frame.bytes.to_vec();
+        octets[..6].copy_from_slice(&mac(other));
+        octets[6..12].copy_from_slice(&mac(from(other)));
+        let now = net.now;
+        let frame = RxFrame {
+            bytes: octets.into(),
+            ..frame
+        };
+        net.node(other).handle_frame(now, frame);
+        net.run_for(apart);
+    }
+    net.run_for(Duration::from_millis(50));
+    (net, other)
+}
+
+fn goes_on(mut net: Net) {
+    assert_eq!(net.sessions().len(), 1, "and no second one");
+    net.conns[0].to_send.extend(stream(2_000, 9_000));
+    net.run_until_received(Duration::from_secs(5), 9_000);
+    assert_eq!(net.conns[0].received, stream(0, 9_000));
+    assert_eq!(net.resets, 0);
+}
+
+#[test]
+fn who_answers_a_syn_that_another_has_answered_does_not_take_the_answer_to_that_for_his() {
+    // The ingress itself has missed that there was another meanwhile.
+    let apart = Duration::from_micros(70);
+    let (net, other) = told_again(Net::new(3, 80), |_| 1, apart);
+    assert!(net.counter(other, "handshakes_asked") > 0);
+    goes_on(net);
+}
+
+#[test]
+fn an_answer_that_comes_before_it_can_is_not_taken_from_a_client_without_timestamps() {
+    let nodes = (1..=3).map(|id| {
+        let mut config = config(id, 3);
+        config.stack.tcp.timestamps = false;
+        Node::new(config, id as u8, Instant::from_millis(1_000))
+    });
+    let net = Net::with(nodes.collect(), 81, Instant::from_millis(1_000));
+    let (net, other) = told_again(net, |_| 1, Duration::ZERO);
+    assert!(net.counter(other, "handshakes_asked") > 0);
+    goes_on(net);
+}
+
+#[test]
+fn a_syn_passed_on_by_a_member_that_is_not_the_ingress_is_not_answered() {
+    let apart = Duration::from_micros(70);
+    let (net, other) = told_again(Net::new(3, 82), |other| 5 - other, apart);
+    assert!(net.counter(other, "flows_of_a_former_ingress") > 0);
+    goes_on(net);
+}
