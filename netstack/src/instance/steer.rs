@@ -10,6 +10,7 @@ use crate::cluster::message::{Flow, MAX_ENTRIES, Message, Ownership};
 use crate::cluster::steering::{Entry, QueryState};
 use crate::session::{Session, SessionId};
 use crate::stack::{COOKIE_LIFE, FlowKey, Route};
+use crate::tcp::Cookie;
 use crate::time::{Duration, Instant};
 
 /// A connection that is being opened belongs to no session yet.
@@ -387,38 +388,46 @@ impl Instance {
             self.stack.drop_held(now, &flow);
             return;
         }
-        let counted = self.may_count_out(now, &flow);
+        let cookie = self.stack.held_cookie(now, &flow);
+        let counted = cookie.is_some() && self.may_count_out(now);
         let asked = self.members.iter().filter(|member| {
             let gone = !member.is_up() && now.since(member.heard) >= COOKIE_LIFE;
             !(member.owns_nothing() || counted && gone)
         });
         let others: BTreeSet<MemberId> = asked.map(|member| member.id).collect();
         if others.is_empty() {
-            self.nobody_owns(now, flow);
+            self.nobody_owns(now, flow, cookie);
             return;
         }
-        if !self.steering.ask(now, flow.into(), others.clone()) {
+        if !self
+            .steering
+            .ask(now, flow.into(), cookie, others.clone())
+        {
             self.counters.add("unknown_flows_dropped");
             self.stack.drop_held(now, &flow);
             return;
         }
         self.counters.add("unknown_flows_asked");
         for member in others {
-            self.send(member, &Message::WhoOwns(flow.into()));
+            self.send(member, &Message::WhoOwns(flow.into(), cookie));
         }
     }
 
-    /// Whether an unknown flow cannot be that of a member that has been away for longer than a SYN
+    /// Whether an unknown flow that brings a cookie cannot be that of a member that has been away for longer than a SYN
     /// cookie lives: its SYN was answered later than that, and we have been the ingress since, who gave
     /// it to nobody who was away. Else nobody could connect during a flood while a member is down.
-    fn may_count_out(&self, now: Instant, flow: &FlowKey) -> bool {
+    fn may_count_out(&self, now: Instant) -> bool {
         let long = |since: Instant| now.since(since) >= COOKIE_LIFE;
-        self.acts_as_ingress(now)
-            && self.ingress_since.is_some_and(long)
-            && self.stack.holds_cookie(now, flow)
+        self.acts_as_ingress(now) && self.ingress_since.is_some_and(long)
     }
 
-    pub(super) fn tell_owner(&mut self, now: Instant, from: MemberId, flow: Flow) {
+    pub(super) fn tell_owner(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        flow: Flow,
+        cookie: Option<Cookie>,
+    ) {
         let opened = self.stack.is_half_open(&flow.into());
         let opened = opened.then_some(UNCLAIMED);
         let ours = self.owner_here(&flow.into()).or(opened);
@@ -437,15 +446,28 @@ impl Instance {
                 epoch,
             }]),
             _ if self.steering.has_ended(now, &flow) => Message::Ended(flow),
-            _ => Message::NotMine(flow),
+            _ => {
+                let over = |cookie: &Cookie| self.stack.is_spent(now, &flow.into(), *cookie);
+                Message::NotMine(flow, cookie.filter(over))
+            }
         };
         self.send(from, &answer);
     }
 
-    pub(super) fn handle_not_mine(&mut self, now: Instant, from: MemberId, flow: Flow) {
+    pub(super) fn handle_not_mine(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        flow: Flow,
+        spent: Option<Cookie>,
+    ) {
+        if let Some(spent) = spent {
+            self.stack.spend(now, &flow.into(), spent);
+        }
+        let cookie = self.steering.asked_cookie(&flow);
         if self.steering.answer_no(&flow, from) == QueryState::Nobody {
             self.counters.add("unknown_flows_reset");
-            self.nobody_owns(now, flow.into());
+            self.nobody_owns(now, flow.into(), cookie);
         }
     }
 
@@ -458,8 +480,9 @@ impl Instance {
         if !self.steering.is_asking(&flow) {
             return;
         }
-        if self.stack.holds_cookie(now, &flow.into()) || self.stack.is_half_open(&flow.into()) {
-            self.handle_not_mine(now, from, flow);
+        let cookie = self.stack.held_cookie(now, &flow.into());
+        if cookie.is_some() || self.stack.is_half_open(&flow.into()) {
+            self.handle_not_mine(now, from, flow, None);
             return;
         }
         self.steering.close(&flow);
@@ -479,15 +502,20 @@ impl Instance {
         let up = self.members.get(said.owner).is_some_and(Member::is_up);
         let asks = up && self.steering.ask_instead(&said.flow, from, said.owner);
         if asks {
-            self.send(said.owner, &Message::WhoOwns(said.flow));
+            let cookie = self.steering.asked_cookie(&said.flow);
+            self.send(said.owner, &Message::WhoOwns(said.flow, cookie));
         }
         asks
     }
 
-    /// Nobody else has a flow that is held, or half open, here.
-    fn nobody_owns(&mut self, now: Instant, flow: FlowKey) {
+    /// Nobody else has a flow that is held, or half open, here. They were asked about `cookie` too.
+    fn nobody_owns(&mut self, now: Instant, flow: FlowKey, cookie: Option<Cookie>) {
+        let held = self.stack.held_cookie(now, &flow);
         if self.stack.is_half_open(&flow) {
             self.stack.complete_handshake(now, &flow);
+        } else if held.is_some() && held != cookie {
+            // It came after the question: its connection may have been somebody's, and be over.
+            self.ask(now, flow);
         } else {
             self.stack.clear_route(now, &flow);
         }
@@ -496,15 +524,19 @@ impl Instance {
     /// A client acknowledges a SYN-ACK of ours, but not from the first octet on. Either that was lost, or
     /// another member has the connection.
     pub(super) fn ask_for_handshake(&mut self, now: Instant, flow: FlowKey) {
+        let cookie = self.stack.half_open_cookie(&flow);
         let others = self.members.iter();
         let others = others.filter(|member| !member.owns_nothing());
         let others: BTreeSet<MemberId> = others.map(|member| member.id).collect();
         if others.is_empty() {
-            self.nobody_owns(now, flow);
-        } else if self.steering.ask(now, flow.into(), others.clone()) {
+            self.nobody_owns(now, flow, cookie);
+        } else if self
+            .steering
+            .ask(now, flow.into(), cookie, others.clone())
+        {
             self.counters.add("handshakes_asked");
             for member in others {
-                self.send(member, &Message::WhoOwns(flow.into()));
+                self.send(member, &Message::WhoOwns(flow.into(), cookie));
             }
         }
     }

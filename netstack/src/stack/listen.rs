@@ -13,7 +13,7 @@ use super::wire::{self, ETHERNET, TCP};
 use super::{FlowKey, ListenerId, Scope, Stack, StackEvent};
 use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
 use crate::tcp::segment::Segment;
-use crate::tcp::{Connection, Flags, Pressure, State};
+use crate::tcp::{Connection, Cookie, Flags, Pressure, State};
 use crate::time::{Duration, Instant};
 
 /// Connections looked at for one that may make way for another.
@@ -167,7 +167,7 @@ impl Stack {
             self.counters.syn_not_accepting += 1;
             return;
         }
-        if !self.has_room() {
+        if !self.has_room(now) {
             self.counters.syn_too_many += 1;
             return;
         }
@@ -215,7 +215,7 @@ impl Stack {
     /// Whether another connection fits. At the limit one in TIME-WAIT makes way, if one is found
     /// soon: it only keeps old duplicates from a later connection, which PAWS does too
     /// (RFC 6191 section 2).
-    fn has_room(&mut self) -> bool {
+    fn has_room(&mut self, now: Instant) -> bool {
         if self.table.len() < self.tcp.max_connections as usize {
             return true;
         }
@@ -224,7 +224,7 @@ impl Stack {
             .sweep(SWEPT, |block| block.connection.state() == State::TimeWait);
         if let Some(conn) = oldest {
             self.counters.time_wait_evicted += 1;
-            self.bury(conn);
+            self.bury(now, conn);
         }
         oldest.is_some()
     }
@@ -241,25 +241,57 @@ impl Stack {
         self.cookies_until.is_some_and(|until| until >= now)
     }
 
-    /// Whether the first frame held for a flow would complete a handshake that nobody remembers: its
-    /// SYN was answered less than a cookie's life ago.
-    pub fn holds_cookie(&self, now: Instant, flow: &FlowKey) -> bool {
-        let held = self.flows.first_held(&Packed::new(flow));
-        held.is_some_and(|frame| self.brings_cookie(now, flow, frame))
+    /// The first cookie that a frame held for a flow brings back. It would complete a handshake that nobody
+    /// remembers, whose SYN was answered less than a cookie's life ago.
+    pub fn held_cookie(&self, now: Instant, flow: &FlowKey) -> Option<Cookie> {
+        if !self.trusts_cookies(now) {
+            return None;
+        }
+        let packed = Packed::new(flow);
+        let mut held = self.flows.held(&packed);
+        held.find_map(|frame| self.brings_cookie(now, flow, frame))
     }
 
-    /// Whether a frame brings back a SYN cookie that is to be taken.
-    pub(super) fn brings_cookie(&self, now: Instant, flow: &FlowKey, frame: &RxFrame) -> bool {
+    /// The SYN cookie that a frame brings back, if it is to be taken.
+    pub(super) fn brings_cookie(
+        &self,
+        now: Instant,
+        flow: &FlowKey,
+        frame: &RxFrame,
+    ) -> Option<Cookie> {
         if !self.trusts_cookies(now) {
-            return false;
+            return None;
         }
         let (tcp, numbers) = (&self.tcp, &self.numbers);
         let ip = wire::parse_ip(&frame.bytes, ETHERNET, true).ok();
         let ip = ip.filter(|ip| ip.protocol == TCP);
         let segment = ip.and_then(|ip| Segment::parse(&frame.bytes.slice(ip.payload)).ok());
-        segment.is_some_and(|(_, segment)| {
-            HalfOpen::recall(now, tcp, numbers, *flow, self.mtu, &segment).is_some()
-        })
+        let (_, segment) = segment?;
+        let recalled = HalfOpen::recall(now, tcp, numbers, *flow, self.mtu, &segment)?;
+        Some(recalled.cookie())
+    }
+
+    /// What the ACK for a connection that is half open here will bring back.
+    pub fn half_open_cookie(&self, flow: &FlowKey) -> Option<Cookie> {
+        let Some(Entry::HalfOpen(serial)) = self.flows.get(&Packed::new(flow)) else {
+            return None;
+        };
+        let pending = self.half_open.pending.get(&serial)?;
+        Some(pending.half_open.cookie())
+    }
+
+    /// The connection of a cookie is over, here or at another instance: it opens none any more.
+    pub fn spend(&mut self, now: Instant, flow: &FlowKey, cookie: Cookie) {
+        let Cookie { irs, iss } = cookie;
+        if self.numbers.open_cookie(now, flow, irs, iss).is_some() {
+            let forgotten = self.spent.add(now, &Packed::new(flow), cookie);
+            self.counters.syn_cookies_forgotten += forgotten as u64;
+        }
+    }
+
+    /// Whether the connection of a cookie is known to be over.
+    pub fn is_spent(&self, now: Instant, flow: &FlowKey, cookie: Cookie) -> bool {
+        self.spent.has(now, &Packed::new(flow), cookie)
     }
 
     /// Whether the flow's SYN has just ended the TIME-WAIT of a connection here, beyond whose numbers its
@@ -287,11 +319,16 @@ impl Stack {
             self.counters.syn_cookies_bad += 1;
             return false;
         };
+        if self.is_spent(now, &flow, half_open.cookie()) {
+            self.counters.syn_cookies_spent += 1;
+            self.refuse(now, &flow, segment);
+            return true;
+        }
         let event = half_open.handle_segment(now, &self.tcp, segment);
         let HalfOpenEvent::Established(connection) = event else {
             return false;
         };
-        if !self.has_room() {
+        if !self.has_room(now) {
             self.counters.syn_too_many += 1;
             return true;
         }
@@ -369,6 +406,7 @@ impl Stack {
                 let recalled = HalfOpen::recall(now, tcp, numbers, flow, self.mtu, segment);
                 if let Some(mut recalled) = recalled
                     && begins
+                    && !self.is_spent(now, &flow, recalled.cookie())
                     && let HalfOpenEvent::Established(connection) =
                         recalled.handle_segment(now, &self.tcp, segment)
                 {
@@ -389,7 +427,7 @@ impl Stack {
                 self.counters.half_open_expired += 1;
             }
             HalfOpenEvent::Established(connection) => {
-                if !self.has_room() {
+                if !self.has_room(now) {
                     // The peer sends again; until then there may be room.
                     self.counters.syn_too_many += 1;
                     return;
@@ -433,10 +471,18 @@ impl Stack {
             return;
         };
         let (flow, listener) = (pending.flow, pending.listener);
-        if let Some(segment) = pending.doubtful.take()
-            && let HalfOpenEvent::Established(connection) =
+        let cookie = pending.half_open.cookie();
+        let Some(segment) = pending.doubtful.take() else {
+            return;
+        };
+        if self.spent.has(now, &pending.packed, cookie) {
+            // Another instance has completed it, and it is over.
+            self.counters.syn_cookies_spent += 1;
+            self.drop_half_open(serial);
+            self.refuse(now, &flow, &segment);
+        } else if let HalfOpenEvent::Established(connection) =
                 pending.half_open.handle_segment(now, &self.tcp, &segment)
-            && self.has_room()
+            && self.has_room(now)
         {
             self.drop_half_open(serial);
             self.accept(now, listener, *connection, flow);

@@ -15,7 +15,7 @@ mod ecn;
 pub mod export;
 mod info;
 mod input;
-mod isn;
+pub(crate) mod isn;
 pub mod listen;
 mod mtu;
 pub mod options;
@@ -47,7 +47,7 @@ pub use connection::{
 pub use counters::Counters;
 pub use export::{ConnectionState, ImportError};
 pub use info::Info;
-pub use isn::InitialNumbers;
+pub use isn::{Cookie, InitialNumbers};
 pub use listen::HalfOpen;
 pub use pressure::Pressure;
 pub use queue::Queue;
