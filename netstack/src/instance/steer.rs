@@ -432,9 +432,12 @@ impl Instance {
         let opened = opened.then_some(UNCLAIMED);
         let ours = self.owner_here(&flow.into()).or(opened);
         let ours = ours.map(|claim| (self.id, claim));
+        let over = |cookie: &Cookie| self.stack.is_spent(now, &flow.into(), *cookie);
+        let spent = cookie.filter(over);
         let others = self.steering.get(&flow).and_then(|entry| {
             // What nobody has claimed is of interest only to whom it was given.
-            let claim = entry.claim.or((entry.owner == from).then_some(UNCLAIMED));
+            let given = entry.owner == from && spent.is_none();
+            let claim = entry.claim.or(given.then_some(UNCLAIMED));
             Some((entry.owner, claim?))
         });
         let answer = match ours.or(others) {
@@ -446,10 +449,7 @@ impl Instance {
                 epoch,
             }]),
             _ if self.steering.has_ended(now, &flow) => Message::Ended(flow),
-            _ => {
-                let over = |cookie: &Cookie| self.stack.is_spent(now, &flow.into(), *cookie);
-                Message::NotMine(flow, cookie.filter(over))
-            }
+            _ => Message::NotMine(flow, spent),
         };
         self.send(from, &answer);
     }
@@ -510,21 +510,25 @@ impl Instance {
 
     /// Nobody else has a flow that is held, or half open, here. They were asked about `cookie` too.
     fn nobody_owns(&mut self, now: Instant, flow: FlowKey, cookie: Option<Cookie>) {
-        let held = self.stack.held_cookie(now, &flow);
-        if self.stack.is_half_open(&flow) {
-            self.stack.complete_handshake(now, &flow);
-        } else if held.is_some() && held != cookie {
-            // It came after the question: its connection may have been somebody's, and be over.
-            self.ask(now, flow);
-        } else {
-            self.stack.clear_route(now, &flow);
+        let half_open = self.stack.is_half_open(&flow);
+        let brought = match half_open {
+            true => self.stack.doubtful_cookie(&flow),
+            false => self.stack.held_cookie(now, &flow),
+        };
+        // What came after the question: its connection may have been somebody's, and be over.
+        let late = brought.is_some() && brought != cookie;
+        match (half_open, late) {
+            (true, true) => self.ask_for_handshake(now, flow),
+            (true, false) => self.stack.complete_handshake(now, &flow),
+            (false, true) => self.ask(now, flow),
+            (false, false) => self.stack.clear_route(now, &flow),
         }
     }
 
-    /// A client acknowledges a SYN-ACK of ours, but not from the first octet on. Either that was lost, or
-    /// another member has the connection.
+    /// A client acknowledges a SYN-ACK of ours, but not from the first octet on, or that of a SYN which is not
+    /// remembered. Either what it sent first was lost, or another member has the connection, or had it.
     pub(super) fn ask_for_handshake(&mut self, now: Instant, flow: FlowKey) {
-        let cookie = self.stack.half_open_cookie(&flow);
+        let cookie = self.stack.doubtful_cookie(&flow);
         let others = self.members.iter();
         let others = others.filter(|member| !member.owns_nothing());
         let others: BTreeSet<MemberId> = others.map(|member| member.id).collect();

@@ -1,6 +1,7 @@
 //! Listeners and half-open connections. A SYN flood costs a bounded table; when that is full, SYNs
 //! are answered without being remembered (SYN cookies).
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
 
@@ -44,9 +45,17 @@ struct Pending {
     packed: Packed,
     listener: ListenerId,
     armed: Option<Instant>,
-    /// A segment that would complete it, if no other instance has, and when that was asked.
-    doubtful: Option<Segment>,
+    /// What would complete a handshake, if no other instance has, and when that was asked.
+    doubtful: Option<Box<Doubtful>>,
     asked: Option<Instant>,
+}
+
+/// A segment that would complete a handshake.
+#[derive(Debug)]
+struct Doubtful {
+    /// That of another SYN between the same ends, by the cookie; else the one that is half open here.
+    other: Option<HalfOpen>,
+    segment: Segment,
 }
 
 /// The table of half-open connections, oldest first.
@@ -271,13 +280,15 @@ impl Stack {
         Some(recalled.cookie())
     }
 
-    /// What the ACK for a connection that is half open here will bring back.
-    pub fn half_open_cookie(&self, flow: &FlowKey) -> Option<Cookie> {
+    /// The cookie of a [`StackEvent::DoubtfulHandshake`].
+    pub fn doubtful_cookie(&self, flow: &FlowKey) -> Option<Cookie> {
         let Some(Entry::HalfOpen(serial)) = self.flows.get(&Packed::new(flow)) else {
             return None;
         };
         let pending = self.half_open.pending.get(&serial)?;
-        Some(pending.half_open.cookie())
+        let doubtful = pending.doubtful.as_ref()?;
+        let handshake = doubtful.other.as_ref().unwrap_or(&pending.half_open);
+        Some(handshake.cookie())
     }
 
     /// The connection of a cookie is over, here or at another instance: it opens none any more.
@@ -404,8 +415,9 @@ impl Stack {
                 // The answer of another instance to the same SYN, acknowledged?
                 let (tcp, numbers) = (&self.tcp, &self.numbers);
                 let recalled = HalfOpen::recall(now, tcp, numbers, flow, self.mtu, segment);
+                let believed = begins || !self.ask_unknown && self.trusts_cookies(now);
                 if let Some(mut recalled) = recalled
-                    && begins
+                    && believed
                     && !self.is_spent(now, &flow, recalled.cookie())
                     && let HalfOpenEvent::Established(connection) =
                         recalled.handle_segment(now, &self.tcp, segment)
@@ -439,24 +451,30 @@ impl Stack {
     }
 
     /// A segment from beyond the first octet would complete this handshake (RFC 9293 section 3.10.7.4), if
-    /// nobody else has done so: let it be asked about, at times.
+    /// nobody else has done so; or one brings back the cookie of another SYN, which was answered without being
+    /// remembered, and then an older one came here. Let it be asked about, at times.
     fn doubt_handshake(&mut self, now: Instant, serial: u64, segment: &Segment) {
         let Some(pending) = self.half_open.pending.get_mut(&serial) else {
             return;
         };
-        if !pending.half_open.is_completed_by(&self.tcp, segment) {
+        let flow = pending.flow;
+        let (tcp, numbers) = (&self.tcp, &self.numbers);
+        let other = HalfOpen::recall(now, tcp, numbers, flow, self.mtu, segment);
+        if other.is_none() && !pending.half_open.is_completed_by(&self.tcp, segment) {
             return;
         }
-        // Its octets, and the end behind them, are sent again.
-        pending.doubtful = Some(Segment {
-            flags: Flags::ACK,
-            payload: Bytes::new(),
-            ..segment.clone()
-        });
+        pending.doubtful = Some(Box::new(Doubtful {
+            other,
+            // Its octets, and the end behind them, are sent again.
+            segment: Segment {
+                flags: Flags::ACK,
+                payload: Bytes::new(),
+                ..segment.clone()
+            },
+        }));
         let asked = pending.asked.is_some_and(|at| now.since(at) < ASK_AGAIN);
         if !asked {
             pending.asked = Some(now);
-            let flow = pending.flow;
             self.events
                 .push_back(StackEvent::DoubtfulHandshake { flow });
         }
@@ -471,17 +489,21 @@ impl Stack {
             return;
         };
         let (flow, listener) = (pending.flow, pending.listener);
-        let cookie = pending.half_open.cookie();
-        let Some(segment) = pending.doubtful.take() else {
+        let Some(doubtful) = pending.doubtful.take() else {
             return;
         };
-        if self.spent.has(now, &pending.packed, cookie) {
+        let Doubtful { mut other, segment } = *doubtful;
+        let is_other = other.is_some();
+        let handshake = other.as_mut().unwrap_or(&mut pending.half_open);
+        if self.spent.has(now, &pending.packed, handshake.cookie()) {
             // Another instance has completed it, and it is over.
             self.counters.syn_cookies_spent += 1;
-            self.drop_half_open(serial);
-            self.refuse(now, &flow, &segment);
+            if !is_other {
+                self.drop_half_open(serial);
+                self.refuse(now, &flow, &segment);
+            }
         } else if let HalfOpenEvent::Established(connection) =
-                pending.half_open.handle_segment(now, &self.tcp, &segment)
+            handshake.handle_segment(now, &self.tcp, &segment)
             && self.has_room(now)
         {
             self.drop_half_open(serial);

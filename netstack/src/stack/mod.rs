@@ -193,8 +193,9 @@ pub enum StackEvent {
         syn: bool,
     },
     /// A client acknowledges the SYN-ACK of a connection that is half open here, and what it sent first is
-    /// missing: so it is if that was lost, and if another instance has the connection. If none has,
-    /// [`Stack::complete_handshake`]; if one has, the route is to be set.
+    /// missing: so it is if that was lost, and if another instance has the connection. Or it brings back the
+    /// cookie of another SYN. If no instance has that connection, [`Stack::complete_handshake`]; if one has,
+    /// the route is to be set.
     DoubtfulHandshake {
         /// The flow.
         flow: FlowKey,
