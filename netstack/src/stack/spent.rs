@@ -128,6 +128,12 @@ impl Spent {
         self.places.next_power_of_two().clamp(LEAST, most)
     }
 
+    /// Cookies there is memory for at present.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.places
+    }
+
     fn drop_oldest(&mut self) -> usize {
         let Some(table) = self.tables.pop_front() else {
             return 0;
