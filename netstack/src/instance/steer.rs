@@ -399,10 +399,7 @@ impl Instance {
             self.nobody_owns(now, flow, cookie);
             return;
         }
-        if !self
-            .steering
-            .ask(now, flow.into(), cookie, others.clone())
-        {
+        if !self.steering.ask(now, flow.into(), cookie, others.clone()) {
             self.counters.add("unknown_flows_dropped");
             self.stack.drop_held(now, &flow);
             return;
@@ -534,10 +531,7 @@ impl Instance {
         let others: BTreeSet<MemberId> = others.map(|member| member.id).collect();
         if others.is_empty() {
             self.nobody_owns(now, flow, cookie);
-        } else if self
-            .steering
-            .ask(now, flow.into(), cookie, others.clone())
-        {
+        } else if self.steering.ask(now, flow.into(), cookie, others.clone()) {
             self.counters.add("handshakes_asked");
             for member in others {
                 self.send(member, &Message::WhoOwns(flow.into(), cookie));

@@ -53,8 +53,8 @@ use listen::{HalfOpenTable, Listener};
 use neighbour::Neighbours;
 use slow::Slow;
 pub use slow::UdpId;
-use table::{Block, Table};
 use spent::Spent;
+use table::{Block, Table};
 use timers::Timers;
 use train::Train;
 

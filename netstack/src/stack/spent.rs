@@ -160,7 +160,10 @@ mod tests {
 
     fn packed(client: u32) -> Packed {
         let local = (IpAddr::from([10, 0, 0, 2]), 80);
-        let remote = (Ipv4Addr::from_bits(client >> 8).into(), client as u16 & 0xff);
+        let remote = (
+            Ipv4Addr::from_bits(client >> 8).into(),
+            client as u16 & 0xff,
+        );
         Packed::new(&flows::flow(local, remote))
     }
 

@@ -271,7 +271,14 @@ fn handshakes_that_come_to_nothing_take_no_memory_of_what_is_over() {
     for port in 1..=1000 {
         let remote = SocketAddr::new(ip("10.77.0.99"), port);
         for flags in [SYN, ACK, RST] {
-            let frame = tcp((mac(99), mac(11)), remote, at("10.77.0.11:80"), flags, 1, b"");
+            let frame = tcp(
+                (mac(99), mac(11)),
+                remote,
+                at("10.77.0.11:80"),
+                flags,
+                1,
+                b"",
+            );
             stack.handle_frame(Instant::ZERO, RxFrame::new(frame));
         }
         drain(&mut stack, Instant::ZERO);
