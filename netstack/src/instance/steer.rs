@@ -458,10 +458,10 @@ impl Instance {
         flow: Flow,
         spent: Option<Cookie>,
     ) {
-        if let Some(spent) = spent {
+        let cookie = self.steering.asked_cookie(&flow);
+        if let Some(spent) = spent.filter(|spent| cookie == Some(*spent)) {
             self.stack.spend(now, &flow.into(), spent);
         }
-        let cookie = self.steering.asked_cookie(&flow);
         if self.steering.answer_no(&flow, from) == QueryState::Nobody {
             self.counters.add("unknown_flows_reset");
             self.nobody_owns(now, flow.into(), cookie);

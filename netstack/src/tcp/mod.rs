@@ -67,7 +67,7 @@ pub struct TcpConfig {
     /// What the send buffer grows to at most, with the congestion window.
     pub max_send_buffer: u32,
     /// Octets in the queues of all connections together, beyond which memory is exhausted
-    /// ([`Pressure`]).
+    /// ([`Pressure`]). The cookies of connections that are over may take a sixteenth of that besides.
     pub memory: usize,
     /// Connections at most.
     pub max_connections: u32,

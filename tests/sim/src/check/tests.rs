@@ -335,3 +335,33 @@ fn a_handshake_that_only_a_cookie_remembers_is_completed_from_the_first_octet_on
     let first = |bench: &mut Bench| bench.see(A, false, bench.client(1, 1));
     assert_eq!(resets_after(false, first), 1);
 }
+
+#[test]
+fn an_earlier_connection_between_the_same_ends_speaks_for_itself() {
+    let mut bench = Bench::new(Speaker::default());
+    bench.data(A, 1, b"abc");
+    let (theirs, ours) = (50_000_000, 70_000_000);
+    let opening = Segment {
+        syn: true,
+        ack: None,
+        ..bench.client(theirs, 0)
+    };
+    bench.put(CLIENT, opening);
+    let says = |bench: &mut Bench, from: Port, syn: bool| {
+        let segment = Segment {
+            syn,
+            ack: Some(CLIENT_ISN.wrapping_add(theirs + 1)),
+            ..bench.server(ours + u32::from(!syn), b"")
+        };
+        bench.put(from, segment);
+    };
+    says(&mut bench, B, true);
+    says(&mut bench, B, false);
+    bench.data(A, 1, b"abc");
+    bench.data(A, 4, b"d");
+    assert_eq!(bench.found(), 0, "of the first one");
+    bench.data(B, 4, b"d");
+    assert_eq!(bench.found(), 1, "its speaker is another");
+    says(&mut bench, A, false);
+    assert_eq!(bench.found(), 2, "that of the second one too");
+}
