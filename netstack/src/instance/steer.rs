@@ -410,9 +410,10 @@ impl Instance {
         }
     }
 
-    /// Whether an unknown flow that brings a cookie cannot be that of a member that has been away for longer than a SYN
-    /// cookie lives: its SYN was answered later than that, and we have been the ingress since, who gave
-    /// it to nobody who was away. Else nobody could connect during a flood while a member is down.
+    /// Whether an unknown flow that brings a cookie cannot be, nor have been, that of a member that has been
+    /// away for longer than a SYN cookie lives: its SYN was answered later than that, and we have been the
+    /// ingress since, who gave it to nobody who was away. Else nobody could connect during a flood while a
+    /// member is down.
     fn may_count_out(&self, now: Instant) -> bool {
         let long = |since: Instant| now.since(since) >= COOKIE_LIFE;
         self.acts_as_ingress(now) && self.ingress_since.is_some_and(long)
