@@ -164,7 +164,7 @@ impl Budget {
         let units = 1 + entries + tail / UNIT;
         self.work.charge(now, units as u32);
         match message {
-            Message::WhoOwns(_) | Message::Doubt(_) if !self.queries.take(now) => {
+            Message::WhoOwns(..) | Message::Doubt(_) if !self.queries.take(now) => {
                 Verdict::DropQuery
             }
             Message::Heartbeat(_)

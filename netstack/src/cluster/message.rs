@@ -16,7 +16,7 @@ use crate::migrate::rope::Rope;
 use crate::migrate::transfer::RefuseReason;
 use crate::session::{ContentId, SessionId};
 use crate::stack::FlowKey;
-use crate::tcp::Queue;
+use crate::tcp::{Cookie, Queue};
 
 /// Octets of a message at most, tail included.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
@@ -224,10 +224,10 @@ pub enum Message {
     NotOwner(Attempt),
     /// I cannot tell any more.
     Forgotten(Attempt),
-    /// Whose flow is this?
-    WhoOwns(Flow),
-    /// Not mine.
-    NotMine(Flow),
+    /// Whose flow is this? If it brings back the cookie of a SYN that the sender does not remember, with that.
+    WhoOwns(Flow, Option<Cookie>),
+    /// Not mine. The cookie is that asked about, if its connection is over.
+    NotMine(Flow, Option<Cookie>),
     /// It was mine and has ended a moment ago: what is still on its way needs no answer.
     Ended(Flow),
     /// These flows are so owned (to the ingress, and as the answer to [`Message::WhoOwns`]).
@@ -404,6 +404,7 @@ fn parse(octets: &[u8]) -> Result<(Message, usize), MessageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seq::SeqNumber;
     use core::net::{Ipv4Addr, Ipv6Addr};
 
     fn flow(port: u16) -> Flow {
@@ -487,6 +488,14 @@ mod tests {
             plain(Message::Parted),
             plain(Message::Owns(alloc::vec![ownership; MAX_ENTRIES])),
             plain(Message::Released(alloc::vec![(flow(4), attempt().session)])),
+            plain(Message::WhoOwns(flow(5), None)),
+            plain(Message::NotMine(
+                flow(5),
+                Some(Cookie {
+                    irs: SeqNumber::new(u32::MAX),
+                    iss: SeqNumber::new(7),
+                })
+            )),
             plain(Message::Leaving),
         ]
     }

@@ -22,7 +22,7 @@ use crate::migrate::rope::Rope;
 
 const PATTERN: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
 /// First octets of the prologue; the two members' ids follow. A new protocol gets a new number.
-const PROLOGUE: &[u8] = b"godwit channel 2";
+const PROLOGUE: &[u8] = b"godwit channel 3";
 /// Octets the cipher adds to a record.
 const TAG: usize = 16;
 /// Octets of a handshake message: a public key and the tag of an empty payload.

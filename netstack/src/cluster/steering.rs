@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use super::MemberId;
 use super::message::Flow;
 use crate::session::SessionId;
+use crate::tcp::Cookie;
 use crate::time::{Duration, Instant};
 
 /// How long a flow that ended is remembered.
@@ -54,6 +55,8 @@ pub struct Steering {
 struct Query {
     waiting: BTreeSet<MemberId>,
     deadline: Instant,
+    /// The cookie that it is about as well.
+    cookie: Option<Cookie>,
 }
 
 /// What an answer means for the flow asked about.
@@ -178,9 +181,15 @@ impl Steering {
         self.ended.get(flow).is_some_and(|until| *until > now)
     }
 
-    /// Begin to ask `members` about a flow. `false` if it is being asked about already, or too
+    /// Begin to ask `members` about a flow, and a cookie that its frames bring back. `false` if it is being asked about already, or too
     /// many are.
-    pub fn ask(&mut self, now: Instant, flow: Flow, members: BTreeSet<MemberId>) -> bool {
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        cookie: Option<Cookie>,
+        members: BTreeSet<MemberId>,
+    ) -> bool {
         if self.queries.len() >= MAX_QUERIES || self.queries.contains_key(&flow) {
             return false;
         }
@@ -189,6 +198,7 @@ impl Steering {
             Query {
                 waiting: members,
                 deadline: now + QUERY,
+                cookie,
             },
         );
         true
@@ -197,6 +207,11 @@ impl Steering {
     /// Whether the flow is being asked about.
     pub fn is_asking(&self, flow: &Flow) -> bool {
         self.queries.contains_key(flow)
+    }
+
+    /// The cookie that the flow is asked about with.
+    pub fn asked_cookie(&self, flow: &Flow) -> Option<Cookie> {
+        self.queries.get(flow)?.cookie
     }
 
     /// `member` says that `owner` owns the flow, whose answer is waited for instead. `false` if nobody asks.
@@ -283,9 +298,9 @@ mod tests {
     fn nobody_owns_a_flow_only_after_every_members_no() {
         let mut steering = Steering::default();
         let members = BTreeSet::from([MemberId(2), MemberId(3)]);
-        assert!(steering.ask(Instant::ZERO, flow(), members.clone()));
+        assert!(steering.ask(Instant::ZERO, flow(), None, members.clone()));
         assert!(
-            !steering.ask(Instant::ZERO, flow(), members),
+            !steering.ask(Instant::ZERO, flow(), None, members),
             "one at a time"
         );
         assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
@@ -313,7 +328,7 @@ mod tests {
     #[test]
     fn silence_expires_without_being_a_no() {
         let mut steering = Steering::default();
-        steering.ask(Instant::ZERO, flow(), BTreeSet::from([MemberId(2)]));
+        steering.ask(Instant::ZERO, flow(), None, BTreeSet::from([MemberId(2)]));
         assert!(steering.expire(Instant::ZERO).is_empty());
         assert_eq!(steering.expire(Instant::ZERO + QUERY), [flow()]);
         assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
@@ -355,7 +370,7 @@ mod tests {
     fn who_is_named_as_the_owner_is_asked_before_it_is_nobodys() {
         let mut steering = Steering::default();
         let members = BTreeSet::from([MemberId(2), MemberId(3)]);
-        steering.ask(Instant::ZERO, flow(), members);
+        steering.ask(Instant::ZERO, flow(), None, members);
         assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
         assert!(steering.ask_instead(&flow(), MemberId(3), MemberId(2)));
         assert_eq!(steering.answer_no(&flow(), MemberId(3)), QueryState::Open);

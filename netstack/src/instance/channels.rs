@@ -515,8 +515,8 @@ impl Instance {
             Message::Owned(attempt) => self.answered(now, from, attempt, Answer::Affirmed),
             Message::NotOwner(attempt) => self.answered(now, from, attempt, Answer::NotOwner),
             Message::Forgotten(attempt) => self.answered(now, from, attempt, Answer::Forgotten),
-            Message::WhoOwns(flow) => self.tell_owner(now, from, flow),
-            Message::NotMine(flow) => self.handle_not_mine(now, from, flow),
+            Message::WhoOwns(flow, cookie) => self.tell_owner(now, from, flow, cookie),
+            Message::NotMine(flow, spent) => self.handle_not_mine(now, from, flow, spent),
             Message::Ended(flow) => self.handle_ended(now, flow),
             Message::Owns(list) => self.handle_owns_list(now, from, list),
             Message::Rerouted(list) => {

@@ -167,7 +167,7 @@ impl Instance {
             }
             if ownership.epoch == 0 && self.stack.is_half_open(&ownership.flow.into()) {
                 // Half open there too: nobody has it yet.
-                self.handle_not_mine(now, from, ownership.flow);
+                self.handle_not_mine(now, from, ownership.flow, None);
                 continue;
             }
             if ownership.owner != from && self.verify_owner(from, &ownership) {

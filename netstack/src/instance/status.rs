@@ -7,7 +7,7 @@ use super::{ConnectionStatus, Instance, MemberStatus, MoveReport, ServiceSpec, S
 use crate::cluster::MemberId;
 use crate::cluster::message::Tally;
 use crate::session::{Session, SessionId};
-use crate::stack::ConnId;
+use crate::stack::{ConnId, FlowKey};
 
 impl Instance {
     /// This instance.
@@ -109,6 +109,11 @@ impl Instance {
     /// Sessions here, served and frozen.
     pub fn session_count(&self) -> usize {
         self.sessions.len() + self.moving.len()
+    }
+
+    /// Whether the handshake of a flow is remembered here, and not complete.
+    pub fn is_half_open(&self, flow: &FlowKey) -> bool {
+        self.stack.is_half_open(flow)
     }
 
     /// What was said to the peers and heard from them since the boot.

@@ -10,6 +10,7 @@ use crate::cluster::message::{Flow, MAX_ENTRIES, Message, Ownership};
 use crate::cluster::steering::{Entry, QueryState};
 use crate::session::{Session, SessionId};
 use crate::stack::{COOKIE_LIFE, FlowKey, Route};
+use crate::tcp::Cookie;
 use crate::time::{Duration, Instant};
 
 /// A connection that is being opened belongs to no session yet.
@@ -400,45 +401,54 @@ impl Instance {
             self.stack.drop_held(now, &flow);
             return;
         }
-        let counted = self.may_count_out(now, &flow);
+        let cookie = self.stack.held_cookie(now, &flow);
+        let counted = cookie.is_some() && self.may_count_out(now);
         let asked = self.members.iter().filter(|member| {
             let gone = !member.is_up() && now.since(member.heard) >= COOKIE_LIFE;
             !(member.owns_nothing() || counted && gone)
         });
         let others: BTreeSet<MemberId> = asked.map(|member| member.id).collect();
         if others.is_empty() {
-            self.nobody_owns(now, flow);
+            self.nobody_owns(now, flow, cookie);
             return;
         }
-        if !self.steering.ask(now, flow.into(), others.clone()) {
+        if !self.steering.ask(now, flow.into(), cookie, others.clone()) {
             self.counters.add("unknown_flows_dropped");
             self.stack.drop_held(now, &flow);
             return;
         }
         self.counters.add("unknown_flows_asked");
         for member in others {
-            self.send(member, &Message::WhoOwns(flow.into()));
+            self.send(member, &Message::WhoOwns(flow.into(), cookie));
         }
     }
 
-    /// Whether an unknown flow cannot be that of a member that has been away for longer than a SYN
-    /// cookie lives: its SYN was answered later than that, and we have been the ingress since, who gave
-    /// it to nobody who was away. Else nobody could connect during a flood while a member is down.
-    fn may_count_out(&self, now: Instant, flow: &FlowKey) -> bool {
+    /// Whether an unknown flow that brings a cookie cannot be, nor have been, that of a member that has been
+    /// away for longer than a SYN cookie lives: its SYN was answered later than that, and we have been the
+    /// ingress since, who gave it to nobody who was away. Else nobody could connect during a flood while a
+    /// member is down.
+    fn may_count_out(&self, now: Instant) -> bool {
         let long = |since: Instant| now.since(since) >= COOKIE_LIFE;
-        self.acts_as_ingress(now)
-            && self.ingress_since.is_some_and(long)
-            && self.stack.holds_cookie(now, flow)
+        self.acts_as_ingress(now) && self.ingress_since.is_some_and(long)
     }
 
-    pub(super) fn tell_owner(&mut self, now: Instant, from: MemberId, flow: Flow) {
+    pub(super) fn tell_owner(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        flow: Flow,
+        cookie: Option<Cookie>,
+    ) {
         let opened = self.stack.is_half_open(&flow.into());
         let opened = opened.then_some(UNCLAIMED);
         let ours = self.owner_here(&flow.into()).or(opened);
         let ours = ours.map(|claim| (self.id, claim));
+        let over = |cookie: &Cookie| self.stack.is_spent(now, &flow.into(), *cookie);
+        let spent = cookie.filter(over);
         let others = self.steering.get(&flow).and_then(|entry| {
             // What nobody has claimed is of interest only to whom it was given.
-            let claim = entry.claim.or((entry.owner == from).then_some(UNCLAIMED));
+            let given = entry.owner == from && spent.is_none();
+            let claim = entry.claim.or(given.then_some(UNCLAIMED));
             Some((entry.owner, claim?))
         });
         let answer = match ours.or(others) {
@@ -450,15 +460,25 @@ impl Instance {
                 epoch,
             }]),
             _ if self.steering.has_ended(now, &flow) => Message::Ended(flow),
-            _ => Message::NotMine(flow),
+            _ => Message::NotMine(flow, spent),
         };
         self.send(from, &answer);
     }
 
-    pub(super) fn handle_not_mine(&mut self, now: Instant, from: MemberId, flow: Flow) {
+    pub(super) fn handle_not_mine(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        flow: Flow,
+        spent: Option<Cookie>,
+    ) {
+        let cookie = self.steering.asked_cookie(&flow);
+        if let Some(spent) = spent.filter(|spent| cookie == Some(*spent)) {
+            self.stack.spend(now, &flow.into(), spent);
+        }
         if self.steering.answer_no(&flow, from) == QueryState::Nobody {
             self.counters.add("unknown_flows_reset");
-            self.nobody_owns(now, flow.into());
+            self.nobody_owns(now, flow.into(), cookie);
         }
     }
 
@@ -471,8 +491,9 @@ impl Instance {
         if !self.steering.is_asking(&flow) {
             return;
         }
-        if self.stack.holds_cookie(now, &flow.into()) || self.stack.is_half_open(&flow.into()) {
-            self.handle_not_mine(now, from, flow);
+        let cookie = self.stack.held_cookie(now, &flow.into());
+        if cookie.is_some() || self.stack.is_half_open(&flow.into()) {
+            self.handle_not_mine(now, from, flow, None);
             return;
         }
         self.steering.close(&flow);
@@ -492,32 +513,42 @@ impl Instance {
         let up = self.members.get(said.owner).is_some_and(Member::is_up);
         let asks = up && self.steering.ask_instead(&said.flow, from, said.owner);
         if asks {
-            self.send(said.owner, &Message::WhoOwns(said.flow));
+            let cookie = self.steering.asked_cookie(&said.flow);
+            self.send(said.owner, &Message::WhoOwns(said.flow, cookie));
         }
         asks
     }
 
-    /// Nobody else has a flow that is held, or half open, here.
-    fn nobody_owns(&mut self, now: Instant, flow: FlowKey) {
-        if self.stack.is_half_open(&flow) {
-            self.stack.complete_handshake(now, &flow);
-        } else {
-            self.stack.clear_route(now, &flow);
+    /// Nobody else has a flow that is held, or half open, here. They were asked about `cookie` too.
+    fn nobody_owns(&mut self, now: Instant, flow: FlowKey, cookie: Option<Cookie>) {
+        let half_open = self.stack.is_half_open(&flow);
+        let brought = match half_open {
+            true => self.stack.doubtful_cookie(&flow),
+            false => self.stack.held_cookie(now, &flow),
+        };
+        // What came after the question: its connection may have been somebody's, and be over.
+        let late = brought.is_some() && brought != cookie;
+        match (half_open, late) {
+            (true, true) => self.ask_for_handshake(now, flow),
+            (true, false) => self.stack.complete_handshake(now, &flow),
+            (false, true) => self.ask(now, flow),
+            (false, false) => self.stack.clear_route(now, &flow),
         }
     }
 
-    /// A client acknowledges a SYN-ACK of ours, but not from the first octet on. Either that was lost, or
-    /// another member has the connection.
+    /// A client acknowledges a SYN-ACK of ours, but not from the first octet on, or that of a SYN which is not
+    /// remembered. Either what it sent first was lost, or another member has the connection, or had it.
     pub(super) fn ask_for_handshake(&mut self, now: Instant, flow: FlowKey) {
+        let cookie = self.stack.doubtful_cookie(&flow);
         let others = self.members.iter();
         let others = others.filter(|member| !member.owns_nothing());
         let others: BTreeSet<MemberId> = others.map(|member| member.id).collect();
         if others.is_empty() {
-            self.nobody_owns(now, flow);
-        } else if self.steering.ask(now, flow.into(), others.clone()) {
+            self.nobody_owns(now, flow, cookie);
+        } else if self.steering.ask(now, flow.into(), cookie, others.clone()) {
             self.counters.add("handshakes_asked");
             for member in others {
-                self.send(member, &Message::WhoOwns(flow.into()));
+                self.send(member, &Message::WhoOwns(flow.into(), cookie));
             }
         }
     }

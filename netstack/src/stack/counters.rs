@@ -89,6 +89,10 @@ counters! {
     syn_cookies_taken,
     /// ACKs of unknown flows without a valid cookie, while some are out.
     syn_cookies_bad,
+    /// ACKs with the cookie of a connection that is over.
+    syn_cookies_spent,
+    /// Cookies of connections that are over forgotten before they were out of date, for want of memory.
+    syn_cookies_forgotten,
     /// Answers to segments of half-open connections not sent because of their rate limit.
     challenges_limited,
     /// Dropped SYN: memory for queues is exhausted.

@@ -316,10 +316,10 @@ impl Flows {
         queue
     }
 
-    /// The first frame held for a flow.
-    pub(super) fn first_held(&self, flow: &Packed) -> Option<&RxFrame> {
-        let first = self.queues.get(flow)?.frames.front()?;
-        Some(&first.frame)
+    /// The frames held for a flow, in their order.
+    pub(super) fn held(&self, flow: &Packed) -> impl Iterator<Item = &RxFrame> {
+        let queue = self.queues.get(flow).into_iter();
+        queue.flat_map(|queue| queue.frames.iter().map(|held| &held.frame))
     }
 
     /// Take out the frames held for a flow.

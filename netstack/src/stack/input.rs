@@ -221,7 +221,7 @@ impl Stack {
         };
         self.counters.rx_tcp_segments += 1;
         if segment.flags.syn()
-            && let Some(flow) = self.reuse(id, &segment)
+            && let Some(flow) = self.reuse(now, id, &segment)
         {
             return self.handle_unknown(now, flow, Packed::new(&flow), frame, ip, origin);
         }
@@ -236,13 +236,13 @@ impl Stack {
     }
 
     /// Make way for a new connection between the ends of one in TIME-WAIT, if its SYN may.
-    fn reuse(&mut self, id: ConnId, syn: &Segment) -> Option<FlowKey> {
+    fn reuse(&mut self, now: Instant, id: ConnId, syn: &Segment) -> Option<FlowKey> {
         let block = self.table.get(id)?;
         if !block.connection.may_be_reused_by(syn) {
             return None;
         }
         let (flow, above) = (block.flow(), block.connection.info().snd_nxt);
-        self.bury(id);
+        self.bury(now, id);
         self.reused = Some((Packed::new(&flow), above));
         Some(flow)
     }

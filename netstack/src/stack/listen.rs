@@ -1,6 +1,7 @@
 //! Listeners and half-open connections. A SYN flood costs a bounded table; when that is full, SYNs
 //! are answered without being remembered (SYN cookies).
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
 
@@ -13,7 +14,7 @@ use super::wire::{self, ETHERNET, Ethernet, TCP};
 use super::{FlowKey, ListenerId, MacAddr, Scope, Stack, StackEvent};
 use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
 use crate::tcp::segment::Segment;
-use crate::tcp::{Connection, Flags, Pressure, State};
+use crate::tcp::{Connection, Cookie, Flags, Pressure, State};
 use crate::time::{Duration, Instant};
 
 /// Connections looked at for one that may make way for another.
@@ -44,9 +45,17 @@ struct Pending {
     packed: Packed,
     listener: ListenerId,
     armed: Option<Instant>,
-    /// A segment that would complete it, if no other instance has, and when that was asked.
-    doubtful: Option<Segment>,
+    /// What would complete a handshake, if no other instance has, and when that was asked.
+    doubtful: Option<Box<Doubtful>>,
     asked: Option<Instant>,
+}
+
+/// A segment that would complete a handshake.
+#[derive(Debug)]
+struct Doubtful {
+    /// That of another SYN between the same ends, by the cookie; else the one that is half open here.
+    other: Option<HalfOpen>,
+    segment: Segment,
 }
 
 /// The table of half-open connections, oldest first.
@@ -173,7 +182,7 @@ impl Stack {
             self.counters.syn_not_accepting += 1;
             return;
         }
-        if !self.has_room() {
+        if !self.has_room(now) {
             self.counters.syn_too_many += 1;
             return;
         }
@@ -221,7 +230,7 @@ impl Stack {
     /// Whether another connection fits. At the limit one in TIME-WAIT makes way, if one is found
     /// soon: it only keeps old duplicates from a later connection, which PAWS does too
     /// (RFC 6191 section 2).
-    fn has_room(&mut self) -> bool {
+    fn has_room(&mut self, now: Instant) -> bool {
         if self.table.len() < self.tcp.max_connections as usize {
             return true;
         }
@@ -230,7 +239,7 @@ impl Stack {
             .sweep(SWEPT, |block| block.connection.state() == State::TimeWait);
         if let Some(conn) = oldest {
             self.counters.time_wait_evicted += 1;
-            self.bury(conn);
+            self.bury(now, conn);
         }
         oldest.is_some()
     }
@@ -249,29 +258,63 @@ impl Stack {
 
     /// Who has sent the first frame held for a flow.
     pub fn held_from(&self, flow: &FlowKey) -> Option<MacAddr> {
-        let held = self.flows.first_held(&Packed::new(flow))?;
+        let held = self.flows.held(&Packed::new(flow)).next()?;
         Some(Ethernet::parse(&held.bytes)?.src)
     }
 
-    /// Whether the first frame held for a flow would complete a handshake that nobody remembers: its
-    /// SYN was answered less than a cookie's life ago.
-    pub fn holds_cookie(&self, now: Instant, flow: &FlowKey) -> bool {
-        let held = self.flows.first_held(&Packed::new(flow));
-        held.is_some_and(|frame| self.brings_cookie(now, flow, frame))
+    /// The first cookie that a frame held for a flow brings back. It would complete a handshake that nobody
+    /// remembers, whose SYN was answered less than a cookie's life ago.
+    pub fn held_cookie(&self, now: Instant, flow: &FlowKey) -> Option<Cookie> {
+        if !self.trusts_cookies(now) {
+            return None;
+        }
+        let packed = Packed::new(flow);
+        let mut held = self.flows.held(&packed);
+        held.find_map(|frame| self.brings_cookie(now, flow, frame))
     }
 
-    /// Whether a frame brings back a SYN cookie that is to be taken.
-    pub(super) fn brings_cookie(&self, now: Instant, flow: &FlowKey, frame: &RxFrame) -> bool {
+    /// The SYN cookie that a frame brings back, if it is to be taken.
+    pub(super) fn brings_cookie(
+        &self,
+        now: Instant,
+        flow: &FlowKey,
+        frame: &RxFrame,
+    ) -> Option<Cookie> {
         if !self.trusts_cookies(now) {
-            return false;
+            return None;
         }
         let (tcp, numbers) = (&self.tcp, &self.numbers);
         let ip = wire::parse_ip(&frame.bytes, ETHERNET, true).ok();
         let ip = ip.filter(|ip| ip.protocol == TCP);
         let segment = ip.and_then(|ip| Segment::parse(&frame.bytes.slice(ip.payload)).ok());
-        segment.is_some_and(|(_, segment)| {
-            HalfOpen::recall(now, tcp, numbers, *flow, self.mtu, &segment).is_some()
-        })
+        let (_, segment) = segment?;
+        let recalled = HalfOpen::recall(now, tcp, numbers, *flow, self.mtu, &segment)?;
+        Some(recalled.cookie())
+    }
+
+    /// The cookie of a [`StackEvent::DoubtfulHandshake`].
+    pub fn doubtful_cookie(&self, flow: &FlowKey) -> Option<Cookie> {
+        let Some(Entry::HalfOpen(serial)) = self.flows.get(&Packed::new(flow)) else {
+            return None;
+        };
+        let pending = self.half_open.pending.get(&serial)?;
+        let doubtful = pending.doubtful.as_ref()?;
+        let handshake = doubtful.other.as_ref().unwrap_or(&pending.half_open);
+        Some(handshake.cookie())
+    }
+
+    /// The connection of a cookie is over, here or at another instance: it opens none any more.
+    pub fn spend(&mut self, now: Instant, flow: &FlowKey, cookie: Cookie) {
+        let Cookie { irs, iss } = cookie;
+        if self.numbers.open_cookie(now, flow, irs, iss).is_some() {
+            let forgotten = self.spent.add(now, &Packed::new(flow), cookie);
+            self.counters.syn_cookies_forgotten += forgotten as u64;
+        }
+    }
+
+    /// Whether the connection of a cookie is known to be over.
+    pub fn is_spent(&self, now: Instant, flow: &FlowKey, cookie: Cookie) -> bool {
+        self.spent.has(now, &Packed::new(flow), cookie)
     }
 
     /// Whether the flow's SYN has just ended the TIME-WAIT of a connection here, beyond whose numbers its
@@ -299,11 +342,16 @@ impl Stack {
             self.counters.syn_cookies_bad += 1;
             return false;
         };
+        if self.is_spent(now, &flow, half_open.cookie()) {
+            self.counters.syn_cookies_spent += 1;
+            self.refuse(now, &flow, segment);
+            return true;
+        }
         let event = half_open.handle_segment(now, &self.tcp, segment);
         let HalfOpenEvent::Established(connection) = event else {
             return false;
         };
-        if !self.has_room() {
+        if !self.has_room(now) {
             self.counters.syn_too_many += 1;
             return true;
         }
@@ -380,8 +428,12 @@ impl Stack {
         match pending.half_open.handle_segment(now, &self.tcp, segment) {
             HalfOpenEvent::Nothing => self.transmit_half_open(now, serial),
             HalfOpenEvent::Reply(outgoing) => {
-                // An earlier answer to the same SYN, acknowledged?
-                if begins && let Some(connection) = self.recall(now, flow, segment) {
+                // An earlier answer to the same SYN, or the one of another instance, acknowledged?
+                let believed = begins || !self.ask_unknown && self.trusts_cookies(now);
+                if believed
+                    && let Some((cookie, connection)) = self.recall(now, flow, segment)
+                    && !self.is_spent(now, &flow, cookie)
+                {
                     self.drop_half_open(serial);
                     self.accept(now, listener, connection, flow);
                 } else if self.ask_unknown && !segment.flags.contains(Flags::SYN) {
@@ -397,7 +449,7 @@ impl Stack {
                 self.counters.half_open_expired += 1;
             }
             HalfOpenEvent::Established(connection) => {
-                if !self.has_room() {
+                if !self.has_room(now) {
                     // The peer sends again; until then there may be room.
                     self.counters.syn_too_many += 1;
                     return;
@@ -408,40 +460,51 @@ impl Stack {
         }
     }
 
-    /// The connection that a segment makes which brings back a cookie.
-    fn recall(&self, now: Instant, flow: FlowKey, segment: &Segment) -> Option<Connection> {
+    /// The connection that a segment makes which brings back a cookie, and the cookie.
+    fn recall(
+        &self,
+        now: Instant,
+        flow: FlowKey,
+        segment: &Segment,
+    ) -> Option<(Cookie, Connection)> {
         let (tcp, numbers) = (&self.tcp, &self.numbers);
         let mut recalled = HalfOpen::recall(now, tcp, numbers, flow, self.mtu, segment)?;
         match recalled.handle_segment(now, tcp, segment) {
-            HalfOpenEvent::Established(connection) => Some(*connection),
+            HalfOpenEvent::Established(connection) => Some((recalled.cookie(), *connection)),
             _ => None,
         }
     }
 
     /// A segment from beyond the first octet, or one that answers somebody else's SYN-ACK, would complete
-    /// this handshake (RFC 9293 section 3.10.7.4), if nobody else has done so: let it be asked about, at
-    /// times.
+    /// this handshake (RFC 9293 section 3.10.7.4), if nobody else has done so; or one brings back the cookie
+    /// of another SYN, which was answered without being remembered, and then an older one came here. Let it
+    /// be asked about, at times.
     fn doubt_handshake(&mut self, now: Instant, serial: u64, segment: &Segment) {
         let Some(pending) = self.half_open.pending.get(&serial) else {
             return;
         };
         let (flow, half_open) = (pending.flow, &pending.half_open);
-        let completes = half_open.is_completed_by(&self.tcp, segment)
-            || half_open.begins_with(segment.seq) && self.recall(now, flow, segment).is_some();
-        let Some(pending) = self
-            .half_open
-            .pending
-            .get_mut(&serial)
-            .filter(|_| completes)
-        else {
+        let (tcp, numbers) = (&self.tcp, &self.numbers);
+        let completes = half_open.is_completed_by(tcp, segment);
+        let other = match completes {
+            true => None,
+            false => HalfOpen::recall(now, tcp, numbers, flow, self.mtu, segment),
+        };
+        if !completes && other.is_none() {
+            return;
+        }
+        let Some(pending) = self.half_open.pending.get_mut(&serial) else {
             return;
         };
-        // Its octets, and the end behind them, are sent again.
-        pending.doubtful = Some(Segment {
-            flags: Flags::ACK,
-            payload: Bytes::new(),
-            ..segment.clone()
-        });
+        pending.doubtful = Some(Box::new(Doubtful {
+            other,
+            // Its octets, and the end behind them, are sent again.
+            segment: Segment {
+                flags: Flags::ACK,
+                payload: Bytes::new(),
+                ..segment.clone()
+            },
+        }));
         let asked = pending.asked.is_some_and(|at| now.since(at) < ASK_AGAIN);
         if !asked {
             pending.asked = Some(now);
@@ -459,19 +522,25 @@ impl Stack {
             return;
         };
         let (flow, listener) = (pending.flow, pending.listener);
-        let Some(segment) = pending.doubtful.take() else {
+        let Some(doubtful) = pending.doubtful.take() else {
             return;
         };
-        let event = pending.half_open.handle_segment(now, &self.tcp, &segment);
-        let connection = match event {
-            HalfOpenEvent::Established(connection) => Some(*connection),
-            _ => self.recall(now, flow, &segment),
-        };
-        if let Some(connection) = connection
-            && self.has_room()
+        let Doubtful { mut other, segment } = *doubtful;
+        let is_other = other.is_some();
+        let handshake = other.as_mut().unwrap_or(&mut pending.half_open);
+        if self.spent.has(now, &pending.packed, handshake.cookie()) {
+            // Another instance has completed it, and it is over.
+            self.counters.syn_cookies_spent += 1;
+            if !is_other {
+                self.drop_half_open(serial);
+                self.refuse(now, &flow, &segment);
+            }
+        } else if let HalfOpenEvent::Established(connection) =
+            handshake.handle_segment(now, &self.tcp, &segment)
+            && self.has_room(now)
         {
             self.drop_half_open(serial);
-            self.accept(now, listener, connection, flow);
+            self.accept(now, listener, *connection, flow);
         }
     }
 

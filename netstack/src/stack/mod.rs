@@ -25,6 +25,7 @@ mod output;
 mod pieces;
 mod routes;
 mod slow;
+mod spent;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ use listen::{HalfOpenTable, Listener};
 use neighbour::Neighbours;
 use slow::Slow;
 pub use slow::UdpId;
+use spent::Spent;
 use table::{Block, Table};
 use timers::Timers;
 use train::Train;
@@ -191,8 +193,9 @@ pub enum StackEvent {
         syn: bool,
     },
     /// A client acknowledges the SYN-ACK of a connection that is half open here, and what it sent first is
-    /// missing: so it is if that was lost, and if another instance has the connection. If none has,
-    /// [`Stack::complete_handshake`]; if one has, the route is to be set.
+    /// missing: so it is if that was lost, and if another instance has the connection. Or it brings back the
+    /// cookie of another SYN. If no instance has that connection, [`Stack::complete_handshake`]; if one has,
+    /// the route is to be set.
     DoubtfulHandshake {
         /// The flow.
         flow: FlowKey,
@@ -237,6 +240,8 @@ pub enum AttachError {
 const MAX_RST: u32 = 1_000;
 const MAX_ECHO: u32 = 1_000;
 const MAX_UNREACHABLE: u32 = 100;
+/// How much of what there is for queues the cookies of connections that are over may take on top of it.
+const SPENT_PART: usize = 16;
 /// A deadline that is over and stays over is looked at again after this long.
 const TICK: Duration = Duration::from_millis(1);
 /// First and last local port of connections opened from here (RFC 6335 section 6).
@@ -284,6 +289,8 @@ pub struct Stack {
     cookies_until: Option<Instant>,
     /// When the last one was given here.
     cookie_given: Option<Instant>,
+    /// Those of connections that are over.
+    spent: Spent,
     /// The flow whose TIME-WAIT just gave way to a SYN, and its SND.NXT.
     reused: Option<(Packed, SeqNumber)>,
     /// When virtual addresses are next announced, and how often before.
@@ -349,6 +356,7 @@ impl Stack {
             memory: 0,
             cookies_until: None,
             cookie_given: None,
+            spent: Spent::new(keyed, held / SPENT_PART),
             reused: None,
             announce: None,
             vip_speaker: None,

@@ -103,7 +103,7 @@ impl Stack {
         let Some(outgoing) = block.connection.poll_transmit(now, MAX_BURST) else {
             // Being asked may have begun a wait: for the window to open, or for the pace.
             self.arm(now, id);
-            self.rest(id);
+            self.rest(now, id);
             return;
         };
         let flow = block.flow();
@@ -182,23 +182,24 @@ impl Stack {
             self.counters.neighbour_unresolved += 1;
         }
         self.arm(now, id);
-        self.rest(id);
+        self.rest(now, id);
     }
 
     /// A connection has nothing to send at present. If it is closed too, it is gone.
-    fn rest(&mut self, id: ConnId) {
+    fn rest(&mut self, now: Instant, id: ConnId) {
         let Some(block) = self.table.get(id) else {
             return;
         };
         if block.connection.is_closed() {
-            self.bury(id);
+            self.bury(now, id);
         }
     }
 
     /// Take out a connection that has come to its end, and say so.
-    pub(super) fn bury(&mut self, id: ConnId) {
+    pub(super) fn bury(&mut self, now: Instant, id: ConnId) {
         if let Some(block) = self.take_block(id) {
             let flow = block.flow();
+            self.spend(now, &flow, block.connection.handshake());
             self.events.push_back(StackEvent::Gone { conn: id, flow });
         }
     }

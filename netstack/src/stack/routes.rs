@@ -160,7 +160,7 @@ impl Stack {
             _ => self.flows.remove(&packed),
         };
         let mut held = self.flows.take_held(&packed);
-        let brings = |held: &Held| self.brings_cookie(now, flow, &held.frame);
+        let brings = |held: &Held| self.brings_cookie(now, flow, &held.frame).is_some();
         if origin == Some(Origin::Refuse)
             && let Some(first) = held.iter().position(brings)
             && let Some(first) = held.remove(first)

@@ -13,7 +13,7 @@ use super::TcpConfig;
 use super::congestion::{Congestion, CongestionAlgorithm};
 use super::counters::Tally;
 use super::ecn::EcnState;
-use super::isn::InitialNumbers;
+use super::isn::{Cookie, InitialNumbers};
 use super::mtu::Search;
 use super::options::{Options, TIMESTAMPS_LEN, Timestamps};
 use super::pressure::Pressure;
@@ -403,6 +403,14 @@ impl Connection {
             counters: Tally::default(),
             pressure: Pressure::None,
             updated: false,
+        }
+    }
+
+    /// The numbers of its handshake, whether or not ours is a cookie.
+    pub(crate) fn handshake(&self) -> Cookie {
+        Cookie {
+            irs: self.rcv.irs,
+            iss: self.snd.iss,
         }
     }
 

@@ -16,6 +16,8 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::seq::SeqNumber;
 use crate::stack::FlowKey;
 use crate::time::{Duration, Instant};
@@ -24,6 +26,15 @@ use crate::time::{Duration, Instant};
 pub(crate) const COOKIE_STEP: Duration = Duration::from_millis(65_536);
 /// Values the bits of a cookie can have.
 const COOKIE_BITS: u32 = 1 << 9;
+
+/// The numbers of a handshake, of which ours is a SYN cookie: with its flow, one connection and no other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cookie {
+    /// The peer's initial number.
+    pub irs: SeqNumber,
+    /// Ours.
+    pub iss: SeqNumber,
+}
 
 /// Where initial numbers come from.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use super::connection::{
     ChallengeLimit, Connection, EcnMode, MAX_SCALE, MIN_MSS, TimestampState, default_mss, is_older,
     largest_buffer, mss_of, scale_of,
 };
-use super::isn::{COOKIE_STEP, InitialNumbers};
+use super::isn::{COOKIE_STEP, Cookie, InitialNumbers};
 use super::options::{Options, Timestamps};
 use super::rtt::INITIAL_RTO;
 use super::segment::{Flags, Outgoing, Segment};
@@ -138,6 +138,14 @@ impl HalfOpen {
     /// had to be beyond an earlier connection's.
     pub fn is_cookie(&self) -> bool {
         self.is_cookie
+    }
+
+    /// What the ACK that completes the handshake brings back.
+    pub fn cookie(&self) -> Cookie {
+        Cookie {
+            irs: self.irs,
+            iss: self.iss,
+        }
     }
 
     /// What the SYN said, in the nine bits of a cookie.

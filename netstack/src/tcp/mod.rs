@@ -15,7 +15,7 @@ mod ecn;
 pub mod export;
 mod info;
 mod input;
-mod isn;
+pub(crate) mod isn;
 pub mod listen;
 mod mtu;
 pub mod options;
@@ -47,7 +47,7 @@ pub use connection::{
 pub use counters::Counters;
 pub use export::{ConnectionState, ImportError};
 pub use info::Info;
-pub use isn::InitialNumbers;
+pub use isn::{Cookie, InitialNumbers};
 pub use listen::HalfOpen;
 pub use pressure::Pressure;
 pub use queue::Queue;
@@ -67,7 +67,7 @@ pub struct TcpConfig {
     /// What the send buffer grows to at most, with the congestion window.
     pub max_send_buffer: u32,
     /// Octets in the queues of all connections together, beyond which memory is exhausted
-    /// ([`Pressure`]).
+    /// ([`Pressure`]). The cookies of connections that are over may take a sixteenth of that besides.
     pub memory: usize,
     /// Connections at most.
     pub max_connections: u32,

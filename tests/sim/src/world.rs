@@ -43,6 +43,10 @@ pub trait Party: Any {
     fn unsent(&self) -> u64 {
         0
     }
+    /// Whether it keeps the handshake that its SYN-ACK, from the service to a client, belongs to.
+    fn remembers(&self, _service: SocketAddr, _client: SocketAddr) -> bool {
+        true
+    }
     /// Show every connection of the service that it owns: the client, the epoch and the view.
     fn show(&self, _each: &mut dyn FnMut(SocketAddr, u64, &Info)) {}
 }
@@ -687,6 +691,12 @@ impl World {
                     .for_each(|check| check.forget(before));
             }
             let answer = seen.from == Side::Server && segment.syn;
+            if answer && emitted {
+                let flow = seen.flow;
+                let party = &self.slots[port].party;
+                let remembered = party.remembers(segment.source, segment.target);
+                self.note(Note::Answered { flow, remembered });
+            }
             // An RST about a flow that is forgotten is no word of a session's.
             let ends = segment.rst
                 && (self.lost.contains(&seen.flow)

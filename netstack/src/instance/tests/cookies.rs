@@ -18,7 +18,11 @@ fn crowded() -> Net {
 }
 
 fn cookies(net: &Net, name: &str) -> u64 {
-    let counters = net.nodes[0].instance.stack.counters();
+    stack_counter(net, 1, name)
+}
+
+fn stack_counter(net: &Net, id: u32, name: &str) -> u64 {
+    let counters = net.nodes[id as usize - 1].instance.stack.counters();
     let found = counters.iter().find(|(counter, _)| *counter == name);
     found.expect("a counter").1
 }
@@ -62,4 +66,60 @@ fn a_new_ingress_does_not_believe_the_cookies_of_the_one_before() {
     net.node(1).ingress_since = Some(now);
     two_at_once(&mut net);
     assert_eq!(cookies(&net, "syn_cookies_taken"), 0);
+}
+
+/// A client is cut off just when its session begins at `owner`, perhaps after a move; the service resets it,
+/// and the RST is lost. Then the client's first octets are sent again, while cookies are believed.
+fn reset_unheard(owner: u32) -> Net {
+    let mut net = Net::new(3, 7);
+    net.settle();
+    net.allow_resets = true;
+    let number = net.connect(ECHO, Vec::new(), false);
+    net.run_until(Duration::from_secs(1), |net| !net.sessions().is_empty());
+    net.cut.insert(CLIENT);
+    net.conns[number].to_send = b"once".to_vec();
+    let (session, mut at) = net.sessions()[0];
+    if at != Some(owner) {
+        let now = net.now;
+        let source = net.node(at.unwrap());
+        source.move_session(now, session, MemberId(owner)).unwrap();
+        net.run_until(Duration::from_millis(100), |net| {
+            at = net.owner(session);
+            at == Some(owner)
+        });
+    }
+    let now = net.now;
+    net.node(owner).abort(now, session);
+    net.run_for(Duration::from_secs(5));
+    let now = net.now;
+    for id in 1..=3 {
+        net.node(id).stack.trust_cookies(now);
+    }
+    net.cut.remove(&CLIENT);
+    net
+}
+
+#[test]
+fn a_request_whose_service_has_reset_is_not_served_again() {
+    for owner in 1..=3 {
+        let mut net = reset_unheard(owner);
+        net.run_for(Duration::from_secs(10));
+        assert_eq!(net.resets, 2, "lost, and told when it asks");
+        assert_eq!(net.sessions(), [], "of {owner}");
+        let accepted: u64 = (1..=3).map(|id| stack_counter(&net, id, "accepted")).sum();
+        let channels = 3;
+        assert_eq!(accepted, 1 + channels, "of {owner}");
+    }
+}
+
+#[test]
+fn a_request_is_served_again_if_who_knew_of_its_end_has_lost_its_memory() {
+    let mut net = reset_unheard(3);
+    let now = net.now;
+    net.nodes[2] = Node::new(config(3, 3), 99, now);
+    net.cut.insert(CLIENT);
+    net.run_for(Duration::from_secs(3));
+    net.cut.remove(&CLIENT);
+    net.run_for(Duration::from_secs(20));
+    assert_eq!(net.sessions().len(), 1, "nobody can know");
 }

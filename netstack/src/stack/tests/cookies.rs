@@ -205,3 +205,83 @@ fn what_overtakes_the_ack_with_the_cookie_does_not_end_the_connection() {
         1
     );
 }
+
+#[test]
+fn the_cookie_of_a_connection_that_is_over_opens_no_other() {
+    let now = Instant::from_millis(5);
+    let mut stack = full(server());
+    let (_, ack) = handshake(&mut stack, now, 1_000);
+    stack.handle_frame(now, RxFrame::new(ack.clone()));
+    let accepted = |event| match event {
+        StackEvent::Accepted { conn, .. } => Some(conn),
+        _ => None,
+    };
+    let conn = events(&mut stack).into_iter().find_map(accepted).unwrap();
+    stack.update(now, conn, |tcp| tcp.abort(now));
+    // It is lost.
+    drain(&mut stack, now);
+    assert_eq!(stack.connection_count(), 0);
+    let later = now + Duration::from_secs(30);
+    stack.handle_frame(later, RxFrame::new(ack));
+    assert_eq!(stack.connection_count(), 0);
+    let out = drain(&mut stack, later);
+    let answers = out.iter().filter(|frame| ethertype(frame) != ETHERTYPE_ARP);
+    let flags: Vec<u8> = answers.map(|frame| tcp_flags(frame)).collect();
+    assert_eq!(flags, [RST]);
+    assert_eq!(counter(&stack, "syn_cookies_spent"), 1);
+    // From the same port, the next connection is as good as any.
+    let (_, ack) = handshake(&mut stack, later, 5_000);
+    stack.handle_frame(later, RxFrame::new(ack));
+    assert_eq!(stack.connection_count(), 1);
+}
+
+/// One of a cluster with an old SYN half open, that gets the ACK of another SYN-ACK, which nobody remembers.
+fn half_open_behind_a_cookie(now: Instant) -> Stack {
+    let (_, ack) = handshake(&mut full(server()), now, 1_000);
+    let mut stack = server();
+    stack.set_ask_unknown(true);
+    handshake(&mut stack, now, 500);
+    stack.handle_frame(now, RxFrame::new(ack));
+    let doubtful = |event: &StackEvent| matches!(event, StackEvent::DoubtfulHandshake { .. });
+    assert_eq!(events(&mut stack).iter().filter(|e| doubtful(e)).count(), 1);
+    assert!(drain(&mut stack, now).is_empty(), "in doubt it is silent");
+    stack
+}
+
+#[test]
+fn a_cookie_is_believed_before_the_syn_of_an_earlier_attempt() {
+    let now = Instant::from_millis(5);
+    let flow = flows::flow((ip("10.77.0.11"), 80), (ip("10.77.0.99"), 5));
+    let mut stack = half_open_behind_a_cookie(now);
+    let cookie = stack.doubtful_cookie(&flow).unwrap();
+    assert_eq!(cookie.irs.raw(), 1_000);
+    stack.complete_handshake(now, &flow);
+    assert_eq!((stack.connection_count(), stack.half_open_count()), (1, 0));
+    // But not if that connection has come and gone: then the SYN may be the client's last word.
+    let mut stack = half_open_behind_a_cookie(now);
+    stack.spend(now, &flow, cookie);
+    stack.complete_handshake(now, &flow);
+    assert_eq!((stack.connection_count(), stack.half_open_count()), (0, 1));
+    assert!(drain(&mut stack, now).is_empty());
+}
+
+#[test]
+fn handshakes_that_come_to_nothing_take_no_memory_of_what_is_over() {
+    let mut stack = full(server());
+    for port in 1..=1000 {
+        let remote = SocketAddr::new(ip("10.77.0.99"), port);
+        for flags in [SYN, ACK, RST] {
+            let frame = tcp(
+                (mac(99), mac(11)),
+                remote,
+                at("10.77.0.11:80"),
+                flags,
+                1,
+                b"",
+            );
+            stack.handle_frame(Instant::ZERO, RxFrame::new(frame));
+        }
+        drain(&mut stack, Instant::ZERO);
+    }
+    assert_eq!(stack.spent.places(), 0);
+}

@@ -327,7 +327,7 @@ fn seeds() -> Vec<Vec<u8>> {
                 record(1, 16, &transfer, &capsule),
                 record(1, 0, &Message::Fence(attempt), &[]),
                 record(20, 0, &Message::Doubt(attempt), &[]),
-                record(20, 4, &Message::WhoOwns(flow), &[]),
+                record(20, 4, &Message::WhoOwns(flow, None), &[]),
                 record(50, 16, &transfer, &capsule),
             ]
             .concat(),
@@ -365,7 +365,7 @@ fn seeds() -> Vec<Vec<u8>> {
             record(5, 0, &Message::HandoverTable(vec![ownership]), &[]),
             record(5, 0, &ballot, &[]),
             record(200, 0, &heartbeat, &[]),
-            record(5, 3, &Message::NotMine(flow), &[]),
+            record(5, 3, &Message::NotMine(flow, None), &[]),
             record(5, 0, &Message::Frame(attempt), &[1; 60]),
             record(5, 0, &Message::Leaving, &[]),
         ]

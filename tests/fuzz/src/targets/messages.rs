@@ -100,7 +100,7 @@ fn seeds() -> Vec<Vec<u8>> {
             import: 20,
         },
         Message::Doubt(attempt),
-        Message::WhoOwns(flow),
+        Message::WhoOwns(flow, None),
         Message::Owns(vec![ownership; 3]),
         Message::Confirm(vec![ownership; 2]),
         Message::Parted,

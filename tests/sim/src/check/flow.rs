@@ -185,7 +185,10 @@ impl Flows {
             Side::Server => (segment.target, segment.source),
         };
         let forwarded = emitted && is_server != (from == Side::Server);
-        let known = self.latest.get(&(client, server)).copied();
+        let mut known = self.latest.get(&(client, server)).copied();
+        if from == Side::Server && !segment.syn {
+            known = known.map(|latest| self.spoken_in(latest, segment));
+        }
         let opens = segment.syn && from == Side::Client && segment.ack.is_none();
         let flow = match known {
             Some(known) if !opens || self.flows[known].upward.isn == Some(segment.seq) => known,
@@ -264,6 +267,31 @@ impl Flows {
 }
 
 impl Flows {
+    /// The flow in which the service says something: the latest between its ends, unless its numbers mean
+    /// nothing there and were used in an earlier one. An instance that was cut off still has that connection,
+    /// and cannot know that the client has gone on.
+    fn spoken_in(&self, latest: usize, segment: &Segment) -> usize {
+        let was_used = |raw: u32, direction: &Direction| {
+            unwrap(direction, raw).is_some_and(|at| (1..=direction.end).contains(&at))
+        };
+        let fits = |flow: &Flow| {
+            let acks = segment.ack.is_some_and(|ack| was_used(ack, &flow.upward));
+            acks && was_used(segment.seq, &flow.downward)
+        };
+        let flow = &self.flows[latest];
+        if fits(flow) || flow.downward.isn.is_none() {
+            return latest;
+        }
+        let mut before = flow.before;
+        while let Some(FlowId(earlier)) = before {
+            if fits(&self.flows[earlier]) {
+                return earlier;
+            }
+            before = self.flows[earlier].before;
+        }
+        latest
+    }
+
     /// Whether a SYN-ACK answers the SYN of an earlier flow between the same ends, which its client gave
     /// up: an instance that has it repeats its answer until it gives up too.
     fn is_for_an_earlier_one(&self, flow: usize, answer: &Segment) -> bool {

@@ -55,7 +55,9 @@ impl Check for History {
             return;
         }
         debug_assert_eq!(seen.from, Side::Server);
-        let state = self.flows.at(seen.flow);
+        let Some(state) = self.flows.known(seen.flow) else {
+            return;
+        };
         let payload = &seen.segment.payload[..];
         let start = seen.seq.saturating_sub(1) as usize;
         if start > state.stream.len() && !payload.is_empty() {

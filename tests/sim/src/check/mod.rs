@@ -19,6 +19,7 @@ mod view;
 mod window;
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::fmt;
 
 use godwit_netstack::Instant;
@@ -149,6 +150,14 @@ pub enum Note {
         /// The flow.
         flow: FlowId,
     },
+    /// An instance answered the client's SYN.
+    Answered {
+        /// The flow.
+        flow: FlowId,
+        /// Whether it keeps the handshake, so that whatever acknowledges it completes it; else only what
+        /// brings back its cookie does, and that is what begins at the first octet.
+        remembered: bool,
+    },
     /// The source learned that the target owns the flow.
     Accepted {
         /// The flow.
@@ -211,7 +220,7 @@ pub trait Check: Any {
     /// The scenario did something.
     fn note(&mut self, _at: Instant, _note: Note, _flows: &Flows, _findings: &mut Findings) {}
 
-    /// A flow will not be seen again: what takes memory of it may go.
+    /// A flow will hardly be seen again: what takes memory of it may go.
     fn forget(&mut self, _flow: FlowId) {}
 
     /// Who owns the flow, in this epoch, shows it so.
@@ -244,29 +253,42 @@ pub fn always() -> Vec<Box<dyn Check>> {
 
 /// A table of per-flow values that grows on demand.
 #[derive(Clone, Debug)]
-pub(crate) struct PerFlow<T>(Vec<T>);
+pub(crate) struct PerFlow<T> {
+    values: Vec<T>,
+    forgotten: HashSet<FlowId>,
+}
 
 impl<T> Default for PerFlow<T> {
     fn default() -> Self {
-        PerFlow(Vec::new())
+        PerFlow {
+            values: Vec::new(),
+            forgotten: HashSet::new(),
+        }
     }
 }
 
 impl<T: Default> PerFlow<T> {
     pub(crate) fn at(&mut self, flow: FlowId) -> &mut T {
-        if self.0.len() <= flow.0 {
-            self.0.resize_with(flow.0 + 1, T::default);
+        if self.values.len() <= flow.0 {
+            self.values.resize_with(flow.0 + 1, T::default);
         }
-        &mut self.0[flow.0]
+        &mut self.values[flow.0]
+    }
+
+    /// The same, unless the flow was forgotten.
+    pub(crate) fn known(&mut self, flow: FlowId) -> Option<&mut T> {
+        let forgotten = self.forgotten.contains(&flow);
+        (!forgotten).then(|| self.at(flow))
     }
 
     pub(crate) fn forget(&mut self, flow: FlowId) {
-        if let Some(value) = self.0.get_mut(flow.0) {
+        self.forgotten.insert(flow);
+        if let Some(value) = self.values.get_mut(flow.0) {
             *value = T::default();
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter()
+        self.values.iter()
     }
 }

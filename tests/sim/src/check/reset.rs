@@ -3,7 +3,8 @@
 use godwit_netstack::cluster::steering::QUIET;
 use godwit_netstack::{Duration, Instant};
 
-use super::{Check, Findings, FlowId, Flows, PerFlow, Seen, Side};
+use super::{Check, Findings, FlowId, Flows, Note, PerFlow, Seen, Side};
+use crate::net::Port;
 
 /// How long a SYN-ACK without an answer is repeated (RFC 6298, five times) before the handshake is over.
 const HANDSHAKE: Duration = Duration::from_secs(63);
@@ -17,9 +18,12 @@ struct State {
     client_closed: bool,
     /// The server's FIN has reached the client.
     server_closed: bool,
-    /// When the client's first SYN got to an instance, and when the first segment after it did.
+    /// When the client's first SYN got to an instance.
     asked: Option<Instant>,
-    heard: Option<Instant>,
+    /// What first got to an instance after that, and was not passed on by it.
+    heard: Option<Heard>,
+    /// Some instance keeps the handshake.
+    remembered: bool,
     /// When the client's FIN first got to an instance.
     ended: Option<Instant>,
     /// The server had given the handshake up before it heard from the client again.
@@ -28,15 +32,47 @@ struct State {
     spoke: Option<Instant>,
 }
 
+/// An answer to the SYN-ACK.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    at: Instant,
+    by: Port,
+    seq: u64,
+}
+
 impl State {
+    /// A segment of the client's got to an instance.
+    fn hear(&mut self, seen: &Seen<'_>) {
+        if seen.segment.syn {
+            self.asked.get_or_insert(seen.at);
+            return;
+        }
+        // An RST completes no handshake; what is from further into the stream one that is remembered
+        // (RFC 9293 section 3.10.7.4), and no other.
+        let first = seen.seq <= 1;
+        let completes = first || self.remembered && seen.segment.ack.is_some();
+        if completes && !seen.segment.rst && self.asked.is_some() {
+            self.heard.get_or_insert(Heard {
+                at: seen.at,
+                by: seen.port,
+                seq: seen.seq,
+            });
+        }
+    }
+
+    /// An instance passes a segment of the client's on: it may be lost on the way to whose it is.
+    fn pass_on(&mut self, seen: &Seen<'_>) {
+        let same = |heard: &mut Heard| heard.by == seen.port && heard.seq == seen.seq;
+        self.heard.take_if(same);
+    }
+
     /// Whether there never was a connection at the server: no answer to its SYN-ACK has got there in all the
-    /// time a handshake takes (one from further into the client's stream completes it too, RFC 9293
-    /// section 3.10.7.4). What comes later is answered with an RST by any TCP (section 3.10.7.1).
+    /// time a handshake takes. What comes later is answered with an RST by any TCP (section 3.10.7.1).
     fn handshake_expired(&self) -> bool {
         let (Some(asked), Some(heard)) = (self.asked, self.heard) else {
             return false;
         };
-        heard.since(asked) >= HANDSHAKE
+        heard.at.since(asked) >= HANDSHAKE
     }
 
     /// Whether the connection has been over at both ends for so long that nobody remembers it: what turns up
@@ -79,6 +115,12 @@ impl Reset {
 }
 
 impl Check for Reset {
+    fn note(&mut self, _at: Instant, note: Note, _flows: &Flows, _findings: &mut Findings) {
+        if let Note::Answered { flow, remembered } = note {
+            self.flows.at(flow).remembered |= remembered;
+        }
+    }
+
     fn segment(&mut self, seen: &Seen<'_>, flows: &Flows, findings: &mut Findings) {
         let state = self.flows.at(seen.flow);
         let fin = seen.segment.fin;
@@ -92,14 +134,13 @@ impl Check for Reset {
             && seen.segment.checksums_right
             && flows.get(seen.flow).client_port != Some(seen.port);
         if reaches_server {
-            if seen.segment.syn {
-                state.asked.get_or_insert(seen.at);
-            } else if seen.segment.ack.is_some() || seen.seq <= 1 {
-                state.heard.get_or_insert(seen.at);
-            }
+            state.hear(seen);
             if fin {
                 state.ended.get_or_insert(seen.at);
             }
+        }
+        if seen.forwarded && seen.from == Side::Client {
+            state.pass_on(seen);
         }
         if !seen.emitted || seen.forwarded || !seen.segment.rst {
             return;

@@ -117,7 +117,7 @@ impl Check for Speaker {
                     (state.speaker, state.moving, state.next) = (None, false, None);
                 }
             }
-            Note::Accepted { .. } | Note::Unsent { .. } => {}
+            Note::Accepted { .. } | Note::Unsent { .. } | Note::Answered { .. } => {}
         }
     }
 }

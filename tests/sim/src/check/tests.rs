@@ -104,6 +104,12 @@ impl Bench {
         }
     }
 
+    /// The SYN-ACK belongs to a handshake that is kept, or not.
+    fn answered(&mut self, remembered: bool) {
+        let flow = self.flows.of_client(end(5000, 9)).expect("the flow");
+        self.note(Note::Answered { flow, remembered });
+    }
+
     fn note(&mut self, note: Note) {
         for check in &mut self.checks {
             check.note(self.now, note, &self.flows, &mut self.findings);
@@ -283,6 +289,7 @@ fn retransmissions_and_resets_are_counted() {
 fn a_handshake_nobody_could_complete_may_end_in_a_reset() {
     let reset_after = |silence: Duration, again: bool| {
         let mut bench = Bench::new(Reset::default());
+        bench.answered(true);
         let heard = bench.client(1, 1);
         if again {
             bench.see(A, false, heard.clone());
@@ -301,4 +308,80 @@ fn a_handshake_nobody_could_complete_may_end_in_a_reset() {
         1,
         "was completed"
     );
+}
+
+/// Violations of a reset long after a handshake to which the instances got these answers.
+fn resets_after(remembered: bool, answers: impl FnOnce(&mut Bench)) -> u64 {
+    let mut bench = Bench::new(Reset::default());
+    bench.answered(remembered);
+    answers(&mut bench);
+    bench.now += Duration::from_secs(64);
+    bench.see(A, false, bench.client(1, 1));
+    let mut reset = bench.server(1, b"");
+    reset.rst = true;
+    bench.put(A, reset);
+    bench.found()
+}
+
+#[test]
+fn what_is_passed_on_and_lost_completes_no_handshake() {
+    let lost = |bench: &mut Bench| {
+        bench.see(A, false, bench.client(1, 1));
+        bench.put(A, bench.client(1, 1));
+    };
+    assert_eq!(resets_after(true, lost), 0);
+    let arrives = |bench: &mut Bench| {
+        lost(bench);
+        bench.see(B, false, bench.client(1, 1));
+    };
+    assert_eq!(resets_after(true, arrives), 1);
+}
+
+#[test]
+fn no_reset_completes_a_handshake() {
+    let reset = |bench: &mut Bench| {
+        let mut reset = bench.client(1, 1);
+        reset.rst = true;
+        bench.see(A, false, reset);
+    };
+    assert_eq!(resets_after(true, reset), 0);
+}
+
+#[test]
+fn a_handshake_that_only_a_cookie_remembers_is_completed_from_the_first_octet_on() {
+    let later = |bench: &mut Bench| bench.see(A, false, bench.client(7, 1));
+    assert_eq!(resets_after(true, later), 1);
+    assert_eq!(resets_after(false, later), 0);
+    let first = |bench: &mut Bench| bench.see(A, false, bench.client(1, 1));
+    assert_eq!(resets_after(false, first), 1);
+}
+
+#[test]
+fn an_earlier_connection_between_the_same_ends_speaks_for_itself() {
+    let mut bench = Bench::new(Speaker::default());
+    bench.data(A, 1, b"abc");
+    let (theirs, ours) = (50_000_000, 70_000_000);
+    let opening = Segment {
+        syn: true,
+        ack: None,
+        ..bench.client(theirs, 0)
+    };
+    bench.put(CLIENT, opening);
+    let says = |bench: &mut Bench, from: Port, syn: bool| {
+        let segment = Segment {
+            syn,
+            ack: Some(CLIENT_ISN.wrapping_add(theirs + 1)),
+            ..bench.server(ours + u32::from(!syn), b"")
+        };
+        bench.put(from, segment);
+    };
+    says(&mut bench, B, true);
+    says(&mut bench, B, false);
+    bench.data(A, 1, b"abc");
+    bench.data(A, 4, b"d");
+    assert_eq!(bench.found(), 0, "of the first one");
+    bench.data(B, 4, b"d");
+    assert_eq!(bench.found(), 1, "its speaker is another");
+    says(&mut bench, A, false);
+    assert_eq!(bench.found(), 2, "that of the second one too");
 }

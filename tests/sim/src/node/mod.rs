@@ -18,7 +18,7 @@ use godwit::{Config, Service};
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{InstanceConfig, MoveError};
 use godwit_netstack::session::SessionId;
-use godwit_netstack::stack::{MacAddr, RxFrame};
+use godwit_netstack::stack::{FlowKey, MacAddr, RxFrame};
 use godwit_netstack::tcp::Info;
 use godwit_netstack::{Instance, Instant};
 
@@ -348,6 +348,14 @@ impl Party for Node {
 
     fn unsent(&self) -> u64 {
         self.instance().unresolved()
+    }
+
+    fn remembers(&self, service: SocketAddr, client: SocketAddr) -> bool {
+        let flow = FlowKey {
+            local: service,
+            remote: client,
+        };
+        self.instance().is_half_open(&flow)
     }
 
     fn show(&self, each: &mut dyn FnMut(SocketAddr, u64, &Info)) {
