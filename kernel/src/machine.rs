@@ -10,6 +10,8 @@ use crate::drivers::net::Nic;
 pub struct Machine {
     /// The kernel command line.
     pub command_line: String,
+    /// What the boot loader loaded besides the image, if anything: text, of all modules.
+    pub config_module: Option<String>,
     /// The file `opt/godwit/config` the host supplied through fw_cfg, if any.
     pub config_file: Option<String>,
     /// The network cards, in the order they were found.

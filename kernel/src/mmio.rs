@@ -64,6 +64,16 @@ impl Mmio {
         })
     }
 
+    /// Maps `len` bytes of a screen's memory: writes to it may be combined and delayed.
+    #[cfg(godwit_image)]
+    pub fn map_screen(base: u64, len: u64) -> Option<Self> {
+        crate::mm::map_screen(base, len)?;
+        Some(Self {
+            base: NonNull::new(usize::try_from(base).ok()? as *mut u8)?,
+            len: usize::try_from(len).ok()?,
+        })
+    }
+
     /// There are no devices on the host.
     #[cfg(not(godwit_image))]
     pub fn map(_base: u64, _len: u64) -> Option<Self> {

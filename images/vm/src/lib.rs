@@ -17,6 +17,7 @@ pub use platform::KernelPlatform;
 pub fn serve(machine: Machine, service: impl Service) -> ! {
     boot::chart::mark("service");
     let command_line = machine.command_line.clone();
+    let config_module = machine.config_module.clone().unwrap_or_default();
     let config_file = machine.config_file.clone().unwrap_or_default();
     let mut platform = match KernelPlatform::new(machine) {
         Ok(platform) => platform,
@@ -25,7 +26,7 @@ pub fn serve(machine: Machine, service: impl Service) -> ! {
             exit(ExitCode::NoNic, "no network card that can be used");
         }
     };
-    let sources = [command_line.as_str(), config_file.as_str()];
+    let sources = [command_line.as_str(), &config_module, &config_file];
     let verdict = godwit::run(&mut platform, &sources, service);
     platform.describe(); // if it has not come so far that this was done
     let code = ExitCode::from_number(verdict.code.number()).unwrap_or(ExitCode::Panic);

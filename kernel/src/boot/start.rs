@@ -8,8 +8,9 @@ use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::Transport;
 
 use super::chart::mark;
-use super::pvh::StartInfo;
+use super::handover::{Handover, HandoverError};
 use super::timer::{self, Calibration};
+use super::{multiboot2, pvh};
 use crate::acpi::dsdt::{self, EventDevice};
 use crate::acpi::tables::{self, Interrupts, Tables};
 use crate::acpi::{Physical, power};
@@ -60,27 +61,39 @@ impl Physical for Unprotected {
     }
 }
 
-/// Called by the first instructions, on the boot stack.
-pub(crate) extern "C" fn from_assembly(start_info: u64, entry_tsc: u64) -> ! {
+/// Called by the first instructions, on the boot stack: with the address of what the loader left, the
+/// time of entry, and the number a Multiboot2 loader says, or 0 for PVH.
+pub(crate) extern "C" fn from_assembly(left: u64, entry_tsc: u64, loader: u64) -> ! {
     clock::set_entry(entry_tsc);
     console::init();
     descriptor_tables::load();
     mark("entry");
-    let machine = start(start_info);
+    let handover = match loader as u32 {
+        0 => pvh::read(&Unprotected, left),
+        magic => multiboot2::read(&Unprotected, magic, left),
+    };
+    let machine = start(handover);
     crate::arch::x86_64::cpu::enable_interrupts();
     godwit_main(machine)
 }
 
-fn start(start_info: u64) -> Machine {
-    let Some(info) = StartInfo::read(&Unprotected, start_info) else {
-        exit(ExitCode::BootFailed, "not started by a PVH boot loader");
+fn start(handover: Result<Handover, HandoverError>) -> Machine {
+    let info = match handover {
+        Ok(info) => info,
+        Err(error) => exit(ExitCode::BootFailed, error),
     };
     set_log_level(&info.command_line);
     let ram = info.memory.total();
-    if let Err(error) = mm::install(info.memory) {
+    if let Err(error) = mm::install(info.memory.clone(), info.keep()) {
         exit(ExitCode::BootFailed, format_args!("page tables: {error:?}"));
     }
     mark("memory");
+    if let Some(screen) = info.screen {
+        if !console::screen::start(screen) {
+            log::warn!("the screen's memory is out of reach");
+        }
+        mark("screen");
+    }
 
     // ACPI may lie in memory that is about to become heap: read all of it before.
     let acpi = Tables::read(&Firmware, info.rsdp).unwrap_or_default();
@@ -107,6 +120,7 @@ fn start(start_info: u64) -> Machine {
         entropy::add_seed(seed);
     }
     mark("power");
+    let config_module = info.module_text(&Firmware);
     let config_file = fw_cfg::read(CONFIG_FILE);
     mark("config");
 
@@ -124,6 +138,7 @@ fn start(start_info: u64) -> Machine {
 
     let machine = Machine {
         command_line: String::from(info.command_line.as_str()),
+        config_module,
         config_file,
         nics: devices.nics,
         stock: Stock {

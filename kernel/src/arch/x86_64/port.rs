@@ -110,6 +110,10 @@ ports! {
     CMOS_INDEX: u8 = 0x70;
     /// The CMOS register chosen.
     CMOS_DATA: u8 = 0x71;
+    /// Index of the VGA's cathode ray tube controller.
+    VGA_INDEX: u8 = 0x3d4;
+    /// The register chosen.
+    VGA_DATA: u8 = 0x3d5;
     /// QEMU's `isa-debug-exit` device, where the host adds it.
     DEBUG_EXIT: u32 = 0xf4;
     /// QEMU fw_cfg: selects an item (QEMU `docs/specs/fw_cfg`).
