@@ -98,11 +98,17 @@ pub fn exit(code: ExitCode, reason: impl fmt::Display) -> ! {
             pause(READING_NS);
         }
     }
-    crate::acpi::power::off();
-    // Switching off takes its time. If it does not work at all, there may still be a debug exit.
-    pause(2_000_000_000);
+    let switched = crate::acpi::power::off();
+    if switched {
+        // This takes its time. If it does not work at all, there may still be a debug exit.
+        pause(2_000_000_000);
+    }
     port::DEBUG_EXIT.write(u32::from(code as u8));
-    cpu::stop()
+    if switched {
+        cpu::stop()
+    }
+    // Firecracker's way to end.
+    cpu::reset()
 }
 
 /// Ends the program: on the host there is no machine to switch off, so this panics.

@@ -185,7 +185,7 @@ if serial --unit=0 --speed=115200; then
     terminal_input --append serial
     terminal_output --append serial
 fi
-insmod all_video
+if [ \"$grub_platform\" = efi ]; then insmod efi_gop; fi
 set timeout_style={style}
 set timeout={timeout}
 menuentry 'Godwit {image}' {{

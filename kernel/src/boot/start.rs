@@ -199,7 +199,7 @@ fn init_power(
     events: Option<EventDevice>,
 ) {
     let Some(fixed) = acpi.fixed else {
-        log::warn!("no ACPI: no power button, and no switching off");
+        log::warn!("no ACPI: no power button, and a reset instead of switching off");
         return;
     };
     let (button, switch) = power::init(&fixed, sleep_type, events);

@@ -178,6 +178,8 @@ pub struct VmSpec {
     pub rdrand: bool,
     /// Firmware that boots from a medium, instead of the image being loaded by QEMU.
     pub boot: Option<(Firmware, Medium)>,
+    /// Whether the machine has a way to end with a code, as only QEMU's machines do.
+    pub exit_code: bool,
     /// Whether there is a screen, which [`super::Vm::screen`] looks at.
     pub screen: bool,
     /// More words for QEMU.
@@ -200,6 +202,7 @@ impl VmSpec {
             rng: true,
             rdrand: true,
             boot: None,
+            exit_code: true,
             screen: false,
             more: Vec::new(),
             namespace: None,
@@ -232,8 +235,10 @@ impl VmSpec {
             "-no-reboot",
         ]);
         add(&["-serial", "stdio"]);
-        // The exit code comes out of here: status = code * 2 + 1.
-        add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        if self.exit_code {
+            // It comes out of here: status = code * 2 + 1.
+            add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        }
         if !self.machine.has_pci() {
             add(&["-global", "virtio-mmio.force-legacy=false"]);
         }

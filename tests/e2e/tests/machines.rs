@@ -90,6 +90,15 @@ const TESTS: &[Test] = &[
     ("large_frames_both_ways_on_q35", || {
         offload::streams(Machine::Q35)
     }),
+    ("a_device_as_firecracker_has_it", || {
+        offload::features(Machine::MicrovmBare, offload::FIRECRACKER)
+    }),
+    ("a_device_as_older_firecracker_has_it", || {
+        offload::features(Machine::MicrovmBare, offload::OLDER_FIRECRACKER)
+    }),
+    ("a_device_as_cloud_hypervisor_has_it", || {
+        offload::features(Machine::Q35, offload::CLOUD_HYPERVISOR)
+    }),
     ("a_device_without_offloads_serves_too", offload::none),
     ("a_connection_moves_among_large_frames", offload::moves),
 ];

@@ -52,6 +52,69 @@ pub fn streams(machine: Machine) -> Result<()> {
     power_off(vm)
 }
 
+/// What QEMU's virtio-net offers and Firecracker's does not (its `devices/virtio/net/device.rs`): link
+/// state, a control queue, several queues, segments with ECN, indirect descriptors.
+pub const FIRECRACKER: &[&str] = &[
+    "status=off",
+    "ctrl_vq=off",
+    "mq=off",
+    "guest_announce=off",
+    "guest_ecn=off",
+    "host_ecn=off",
+    "indirect_desc=off",
+];
+/// Before version 1.11 it did not merge buffers either.
+pub const OLDER_FIRECRACKER: &[&str] = &[
+    "status=off",
+    "ctrl_vq=off",
+    "mq=off",
+    "guest_announce=off",
+    "guest_ecn=off",
+    "host_ecn=off",
+    "indirect_desc=off",
+    "mrg_rxbuf=off",
+];
+/// The same of Cloud Hypervisor (its `virtio-devices/src/net.rs`), whose devices are modern PCI ones.
+pub const CLOUD_HYPERVISOR: &[&str] = &[
+    "status=off",
+    "guest_announce=off",
+    "ctrl_rx=off",
+    "ctrl_vlan=off",
+    "indirect_desc=off",
+    "mrg_rxbuf=off",
+];
+
+/// A download from a device that offers what another hypervisor's does. Nobody presses a power button:
+/// there may be none.
+pub fn features(machine: Machine, without: &[&str]) -> Result<()> {
+    let Some(lan) = Lan::create(true)? else {
+        return Ok(());
+    };
+    let mut spec = lan.spec(machine, Service::Http, 1, "")?;
+    // These have no fw_cfg: what is configured there is on the command line or in a boot module.
+    spec.append = spec.config.replace('\n', " ");
+    spec.config.clear();
+    for property in without {
+        let driver = match machine {
+            Machine::MicrovmBare => "virtio-net-device",
+            _ => "virtio-net-pci",
+        };
+        spec.more.push("-global".into());
+        spec.more.push(format!("{driver}.{property}"));
+    }
+    if machine != Machine::MicrovmBare {
+        spec.nics[0].model = NicModel::VirtioModern;
+    }
+    let vm = lan.start(&spec)?;
+    let [from_guest, _] = lan.frames(1, || download(&lan, "10.78.0.11", LESS))?;
+    ensure!(
+        from_guest > LARGE,
+        "{from_guest} octets a frame from the guest"
+    );
+    drop(vm);
+    Ok(())
+}
+
 /// A device that offers nothing is driven like any other card.
 pub fn none() -> Result<()> {
     let Some(lan) = Lan::create(false)? else {
