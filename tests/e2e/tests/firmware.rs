@@ -188,16 +188,12 @@ fn rows(firmware: Firmware) -> Vec<(Machine, Firmware, Medium)> {
         rows.push((machine, firmware, Medium::Disk(media.iso.clone(), "raw")));
         rows.push((machine, firmware, Medium::Usb(media.iso.clone())));
     }
-    rows.push((
-        Machine::Q35,
-        firmware,
-        Medium::Disk(media.qcow2.clone(), "qcow2"),
-    ));
-    rows.push((
-        Machine::Pc,
-        firmware,
-        Medium::Disk(media.raw.clone(), "raw"),
-    ));
+    if firmware == Firmware::Bios {
+        // Other wrappings of the same octets: firmware makes no difference.
+        let (qcow2, raw) = (media.qcow2.clone(), media.raw.clone());
+        rows.push((Machine::Q35, firmware, Medium::Disk(qcow2, "qcow2")));
+        rows.push((Machine::Pc, firmware, Medium::Disk(raw, "raw")));
+    }
     rows
 }
 
