@@ -80,6 +80,12 @@ impl Mmio {
         None
     }
 
+    /// Nor screens.
+    #[cfg(not(godwit_image))]
+    pub fn map_screen(_base: u64, _len: u64) -> Option<Self> {
+        None
+    }
+
     /// A window over ordinary memory that stands in for a device in tests. The memory is leaked.
     #[cfg(test)]
     pub fn fake(words: usize) -> Self {

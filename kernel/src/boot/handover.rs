@@ -166,7 +166,8 @@ mod tests {
         let mut handover = Handover::default();
         handover.add_module(5..5);
         handover.add_module(0..MAX_MODULE + 1);
-        handover.add_module(9..1);
+        let (start, end) = (9, 1);
+        handover.add_module(start..end);
         assert!(handover.modules.is_empty());
         for i in 0..10 {
             handover.add_module(i * 10..i * 10 + 1);

@@ -14,7 +14,8 @@ use godwit_qemu::media::{self, Configuration, Disk, NETBOOT_BIOS, NETBOOT_UEFI};
 use godwit_qemu::scratch::Scratch;
 use godwit_qemu::setup;
 use godwit_qemu::vm::{
-    Accelerator, Firmware, Forward, Machine, Medium, Netdev, Nic, NicModel, Outcome, Vm, VmSpec,
+    Accelerator, Firmware, Forward, LEAST_MEMORY, Machine, Medium, Netdev, Nic, NicModel, Outcome,
+    Vm, VmSpec,
 };
 
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -233,6 +234,7 @@ fn qemu_loads_the_same_file_by_itself_with_its_configuration_in_a_module() {
     ];
     for_each_row(machines, |machine| {
         let (mut spec, host) = spec(*machine, None)?;
+        spec.memory = LEAST_MEMORY;
         spec.append = WORDS.join(" ");
         spec.more = vec!["-initrd".into(), path(&module)];
         let mut vm = Vm::start(&spec, Accelerator::Tcg, |_| {})?;
