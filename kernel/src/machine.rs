@@ -10,10 +10,9 @@ use crate::drivers::net::Nic;
 pub struct Machine {
     /// The kernel command line.
     pub command_line: String,
-    /// What the boot loader loaded besides the image, if anything: text, of all modules.
-    pub config_module: Option<String>,
-    /// The file `opt/godwit/config` the host supplied through fw_cfg, if any.
-    pub config_file: Option<String>,
+    /// More configuration, in the order in which it counts: the boot modules, then the file
+    /// `opt/godwit/config` the host supplied through fw_cfg.
+    pub config: Vec<String>,
     /// The network cards, in the order they were found.
     pub nics: Vec<Box<dyn Nic>>,
     pub(crate) stock: Stock,

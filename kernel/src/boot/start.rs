@@ -120,8 +120,9 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
         entropy::add_seed(seed);
     }
     mark("power");
-    let config_module = info.module_text(&Firmware);
-    let config_file = fw_cfg::read(CONFIG_FILE);
+    let module = info.module_text(&Firmware);
+    let config = module.into_iter().chain(fw_cfg::read(CONFIG_FILE));
+    let config = config.collect();
     mark("config");
 
     let mut devices = Devices::default();
@@ -138,8 +139,7 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
 
     let machine = Machine {
         command_line: String::from(info.command_line.as_str()),
-        config_module,
-        config_file,
+        config,
         nics: devices.nics,
         stock: Stock {
             ram,
