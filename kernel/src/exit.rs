@@ -104,10 +104,10 @@ pub fn exit(code: ExitCode, reason: impl fmt::Display) -> ! {
         pause(2_000_000_000);
     }
     port::DEBUG_EXIT.write(u32::from(code as u8));
-    if switched {
+    if switched || cpu::hypervisor() == cpu::Hypervisor::None {
         cpu::stop()
     }
-    // Firecracker's way to end.
+    // Firecracker's way to end. A metal machine would come back and try again, unseen.
     cpu::reset()
 }
 
