@@ -42,6 +42,7 @@ impl Buffer {
         while let Some(piece) = self.piece() {
             send(piece);
         }
+        screen::show();
     }
 
     /// The next bytes to be sent, which count as sent.
@@ -127,11 +128,11 @@ pub fn flush() {
     CONSOLE.lock().flush();
 }
 
-/// Sends a piece of what waits in the buffer, if anything does: `true`.
+/// Sends a piece of what waits in the buffer, or shows a piece of what has been sent, if anything is
+/// to be done: `true`.
 pub fn flush_piece() -> bool {
-    let mut buffer = CONSOLE.lock();
-    let piece = buffer.piece();
-    piece.map(send).is_some()
+    let sent = CONSOLE.lock().piece().map(send).is_some();
+    sent || screen::show_piece()
 }
 
 /// Prints a line for the host, at once. `line` has no line break.
@@ -163,6 +164,7 @@ impl Write for Raw {
                 Some(line) => {
                     send(line.as_bytes());
                     send(b"\r\n");
+                    screen::show();
                 }
                 None => send(part.as_bytes()),
             }

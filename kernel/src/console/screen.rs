@@ -2,7 +2,8 @@
 //!
 //! Two kinds of it, as the boot loader hands them over: VGA text (BIOS) and a framebuffer (UEFI, or
 //! BIOS with a graphics mode). Both show a [`Grid`] of characters; only cells that have changed are
-//! drawn, so scrolling never reads from the screen, which is slow, and costs what has changed.
+//! drawn, so scrolling never reads from the screen, which is slow, and costs what has changed. Even
+//! that may be milliseconds, so it is done in pieces while nothing else is to be done.
 
 use font8x8::legacy::BASIC_LEGACY;
 
@@ -17,6 +18,8 @@ const GLYPH: (usize, usize) = (8, 16);
 const MAX_COLUMNS: usize = 160;
 const MAX_ROWS: usize = 64;
 const CELLS: usize = MAX_COLUMNS * MAX_ROWS;
+/// What is drawn at a time: some tenths of a millisecond under emulation.
+const PIECE: usize = 64;
 /// Grey on black.
 const ATTRIBUTE: u16 = 0x0700;
 
@@ -183,6 +186,8 @@ struct Grid {
     rows: usize,
     column: usize,
     row: usize,
+    /// Cells before this one show what they should.
+    settled: usize,
     wanted: [u8; CELLS],
     shown: [u8; CELLS],
 }
@@ -194,6 +199,7 @@ impl Grid {
             rows: 0,
             column: 0,
             row: 0,
+            settled: 0,
             wanted: [0; CELLS],
             shown: [0; CELLS],
         }
@@ -209,6 +215,7 @@ impl Grid {
     }
 
     fn write(&mut self, bytes: &[u8]) {
+        self.settled = 0;
         for &byte in bytes {
             match byte {
                 b'\n' => self.next_row(),
@@ -245,15 +252,24 @@ impl Grid {
         }
     }
 
-    /// Calls `draw` with each cell that does not show what it should.
-    fn settle(&mut self, mut draw: impl FnMut(usize, usize, u8)) {
-        let cells = self.wanted.iter().zip(&mut self.shown);
-        for (at, (wanted, shown)) in cells.take(self.columns * self.rows).enumerate() {
-            if wanted != shown {
-                draw(at % self.columns, at / self.columns, *wanted);
-                *shown = *wanted;
+    /// Calls `draw` with cells that do not show what they should, `most` at most. Whether that was
+    /// all.
+    fn settle(&mut self, most: usize, mut draw: impl FnMut(usize, usize, u8)) -> bool {
+        let mut drawn = 0;
+        let end = (self.columns * self.rows).min(CELLS);
+        while self.settled < end {
+            let at = self.settled;
+            if self.wanted[at] != self.shown[at] {
+                if drawn == most {
+                    return false;
+                }
+                draw(at % self.columns, at / self.columns, self.wanted[at]);
+                self.shown[at] = self.wanted[at];
+                drawn += 1;
             }
+            self.settled += 1;
         }
+        true
     }
 }
 
@@ -285,17 +301,37 @@ pub fn lit() -> bool {
     CANVAS.get().is_some()
 }
 
-/// Shows more, if there is a screen: at the end of each line, so that pieces of it cost little.
+/// Takes more to be shown, if there is a screen.
 pub fn write(bytes: &[u8]) {
     // Whoever panics may be in the middle of this.
-    if let Some(canvas) = CANVAS.get()
+    if lit()
         && let Some(mut grid) = GRID.try_lock()
     {
         grid.write(bytes);
-        if bytes.contains(&b'\n') {
-            grid.settle(|column, row, byte| canvas.draw(column, row, byte));
-        }
     }
+}
+
+/// Shows all that has been written.
+pub fn show() {
+    show_some(usize::MAX);
+}
+
+/// Shows a piece of what has been written. `false`: there was nothing left to show.
+pub fn show_piece() -> bool {
+    show_some(PIECE)
+}
+
+fn show_some(most: usize) -> bool {
+    let mut drawn = false;
+    if let Some(canvas) = CANVAS.get()
+        && let Some(mut grid) = GRID.try_lock()
+    {
+        grid.settle(most, |column, row, byte| {
+            drawn = true;
+            canvas.draw(column, row, byte);
+        });
+    }
+    drawn
 }
 
 #[cfg(test)]
@@ -327,12 +363,28 @@ mod tests {
         let mut grid = grid(10, 2);
         let mut drawn = 0;
         grid.write(b"abc\r\n");
-        grid.settle(|_, _, _| drawn += 1);
+        grid.settle(usize::MAX, |_, _, _| drawn += 1);
         assert_eq!(drawn, 20, "all, as nobody knows what they showed");
         let mut drawn = Vec::new();
         grid.write(b"abd\r\n");
-        grid.settle(|column, row, byte| drawn.push((column, row, byte)));
+        grid.settle(usize::MAX, |column, row, byte| {
+            drawn.push((column, row, byte))
+        });
         assert_eq!(drawn, [(2, 0, b'd')], "the rows moved up by one");
+    }
+
+    #[test]
+    fn pieces_add_up_to_all_that_has_changed() {
+        let mut grid = grid(10, 4);
+        grid.settle(usize::MAX, |_, _, _| {});
+        grid.write(b"one\r\ntwo\r\n");
+        let mut drawn = Vec::new();
+        let mut pieces = 1;
+        while !grid.settle(4, |_, _, byte| drawn.push(byte)) {
+            pieces += 1;
+        }
+        assert_eq!((pieces, drawn.as_slice()), (2, b"onetwo".as_slice()));
+        assert!(grid.settle(0, |_, _, _| panic!("nothing is left")));
     }
 
     #[test]
@@ -340,7 +392,9 @@ mod tests {
         let mut grid = grid(5000, 5000);
         grid.write(&[b'x'; CELLS + 1]);
         grid.write(b"\r\n");
-        grid.settle(|column, row, _| assert!(column < MAX_COLUMNS && row < MAX_ROWS));
+        grid.settle(usize::MAX, |column, row, _| {
+            assert!(column < MAX_COLUMNS && row < MAX_ROWS)
+        });
     }
 
     #[test]

@@ -19,6 +19,7 @@ use godwit_qemu::vm::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(180);
+const LOOKING: Duration = Duration::from_secs(20);
 /// What UEFI needs, a BIOS less.
 const MEMORY_MIB: u32 = 64;
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
@@ -127,7 +128,12 @@ fn serve(machine: Machine, firmware: Firmware, medium: Medium) -> Result<()> {
     let (ready, _) = vm.wait_ready(PATIENCE)?;
     ensure!(ready.id == ID, "the module comes last: {}", ready.id);
     curl(host)?;
-    look(&vm, firmware)?;
+    // What is on the serial line may take a moment to be on the screen.
+    let begun = Instant::now();
+    while let Err(error) = look(&vm, firmware) {
+        ensure!(begun.elapsed() < LOOKING, error);
+        std::thread::sleep(Duration::from_millis(50));
+    }
     vm.press_power_button()?;
     match vm.wait_exit(PATIENCE) {
         Outcome::Verdict(verdict) if verdict.code == 0 => Ok(()),
