@@ -174,6 +174,33 @@ impl Mmio {
     }
 }
 
+/// How the interrupt handler makes a device let go of its interrupt line, without its driver.
+#[derive(Clone, Copy, Debug)]
+pub enum Quiet {
+    /// A virtio-mmio device, whose registers these are: what it says is acknowledged.
+    VirtioMmio(Mmio),
+    /// Writes a value to the register at an offset, by which the device is forbidden to interrupt.
+    Write32(Mmio, usize, u32),
+    /// The same, 16 bits wide.
+    Write16(Mmio, usize, u16),
+}
+
+impl Quiet {
+    /// Makes it let go.
+    pub fn apply(self) {
+        const INTERRUPT_STATUS: usize = 0x60;
+        const INTERRUPT_ACKNOWLEDGE: usize = 0x64;
+        match self {
+            Self::VirtioMmio(registers) => {
+                let status = registers.read32(INTERRUPT_STATUS);
+                registers.write32(INTERRUPT_ACKNOWLEDGE, status);
+            }
+            Self::Write32(registers, offset, value) => registers.write32(offset, value),
+            Self::Write16(registers, offset, value) => registers.write16(offset, value),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,8 @@
 //! clocks are. The order of events is in `start`, which is what there is to read here.
 
 pub mod chart;
+#[cfg(godwit_image)]
+mod lines;
 pub mod pvh;
 #[cfg(godwit_image)]
 mod start;

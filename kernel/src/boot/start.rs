@@ -8,6 +8,7 @@ use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::Transport;
 
 use super::chart::mark;
+use super::lines;
 use super::pvh::StartInfo;
 use super::timer::{self, Calibration};
 use crate::acpi::dsdt::{self, EventDevice};
@@ -15,8 +16,9 @@ use crate::acpi::tables::{self, Interrupts, Tables};
 use crate::acpi::{Physical, power};
 use crate::arch::x86_64::apic::{LOCAL_APIC, Trigger};
 use crate::arch::x86_64::{interrupts, tables as descriptor_tables};
-use crate::drivers::net::Nic;
+use crate::drivers::net::pci::Ways;
 use crate::drivers::net::virtio::VirtioNet;
+use crate::drivers::net::{self, Nic};
 use crate::drivers::rng;
 use crate::drivers::virtio::mmio::{self, Place};
 use crate::drivers::virtio::{AnyTransport, pci as virtio_pci};
@@ -111,7 +113,7 @@ fn start(start_info: u64) -> Machine {
     mark("config");
 
     let mut devices = Devices::default();
-    devices.scan_pci(&acpi);
+    devices.scan_pci(&acpi, &controllers);
     mark("pci");
     devices.scan_mmio(&info.command_line, virtio, &controllers);
     mark("mmio");
@@ -131,6 +133,8 @@ fn start(start_info: u64) -> Machine {
             heap: heap.total,
             clock: source,
         },
+        watch_at_ns: 0,
+        watched: false,
     };
     if !entropy::ready() {
         machine.describe();
@@ -221,7 +225,7 @@ struct Devices {
 }
 
 impl Devices {
-    fn scan_pci(&mut self, acpi: &Tables) {
+    fn scan_pci(&mut self, acpi: &Tables, controllers: &Interrupts) {
         // A machine with ACPI but without MCFG may have PCI behind ports; microvm has none at all,
         // and its FADT says hardware-reduced.
         let reduced = acpi.fixed.is_some_and(|fixed| fixed.hardware_reduced);
@@ -242,6 +246,24 @@ impl Devices {
         });
         let mut space = PCI_SPACE;
         for function in &functions {
+            if let Some(kind) = net::pci::kind(function) {
+                if !function.place_windows(&mut config, &mut space) {
+                    log::error!("{}: no room for its registers", function.address);
+                }
+                let ways = Ways {
+                    message: &mut interrupts::message_vector,
+                    line: &mut |line, quiet, provoke| {
+                        lines::find(controllers, line, quiet, provoke)
+                    },
+                };
+                match net::pci::bind(&mut config, function, kind, ways, random_mac) {
+                    Ok(card) => self.nics.push(card),
+                    Err(error) => {
+                        log::error!("{}: network card not usable: {error}", function.address);
+                    }
+                }
+                continue;
+            }
             match virtio_pci::device_type(function) {
                 Some(kind @ (DeviceType::Network | DeviceType::EntropySource)) => {
                     let vector = (kind == DeviceType::Network)

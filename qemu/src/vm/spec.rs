@@ -16,6 +16,8 @@ pub enum Machine {
     Microvm,
     /// PC with PCI Express.
     Q35,
+    /// PC with PCI, as of 1996.
+    Pc,
 }
 
 impl Machine {
@@ -24,6 +26,7 @@ impl Machine {
         match self {
             Self::Microvm => "microvm",
             Self::Q35 => "q35",
+            Self::Pc => "pc",
         }
     }
 }
@@ -55,19 +58,17 @@ impl NicModel {
             (model, Machine::Microvm) => {
                 let name = model.to_possible_value().map(|v| v.get_name().to_owned());
                 return Err(format!(
-                    "the NIC {} needs PCI, which microvm does not have: use --machine q35",
+                    "the NIC {} needs PCI, which microvm does not have: use --machine q35 or pc",
                     name.unwrap_or_default()
                 ));
             }
-            (Self::Virtio, Machine::Q35) => "virtio-net-pci",
-            (Self::VirtioModern, Machine::Q35) => "virtio-net-pci,disable-legacy=on",
-            (Self::VirtioLegacy, Machine::Q35) => {
-                "virtio-net-pci,disable-legacy=off,disable-modern=on"
-            }
-            (Self::E1000, Machine::Q35) => "e1000",
-            (Self::E1000e, Machine::Q35) => "e1000e",
-            (Self::Rtl8139, Machine::Q35) => "rtl8139",
-            (Self::Vmxnet3, Machine::Q35) => "vmxnet3",
+            (Self::Virtio, _) => "virtio-net-pci",
+            (Self::VirtioModern, _) => "virtio-net-pci,disable-legacy=on",
+            (Self::VirtioLegacy, _) => "virtio-net-pci,disable-legacy=off,disable-modern=on",
+            (Self::E1000, _) => "e1000",
+            (Self::E1000e, _) => "e1000e",
+            (Self::Rtl8139, _) => "rtl8139",
+            (Self::Vmxnet3, _) => "vmxnet3",
         })
     }
 }
@@ -195,7 +196,7 @@ impl VmSpec {
         if self.rng {
             let device = match self.machine {
                 Machine::Microvm => "virtio-rng-device",
-                Machine::Q35 => "virtio-rng-pci",
+                Machine::Q35 | Machine::Pc => "virtio-rng-pci",
             };
             add(&["-device", device]);
         }
@@ -206,7 +207,7 @@ impl VmSpec {
             let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
             let mut device = nic.model.device(self.machine)?.to_owned();
             device += &format!(",netdev={id},mac={mac}");
-            if self.machine == Machine::Q35 {
+            if self.machine != Machine::Microvm {
                 // No boot ROM: the image does not come over the network.
                 device += ",romfile=";
             }

@@ -4,7 +4,11 @@
 //! device's own buffers, transmitted packets as slices that are handed to the device as they are,
 //! and with both the metadata for checksum and segmentation offload.
 
+mod card;
+pub mod intel;
+pub mod pci;
 pub mod virtio;
+mod watchdog;
 
 use alloc::vec::Vec;
 
@@ -140,6 +144,14 @@ pub struct Statistics {
     pub tx_full: u64,
     /// Doorbells rung.
     pub notifications: u64,
+    /// Frames that the device had no buffer for.
+    pub rx_missed: u64,
+    /// Frames that were lost when the device was reset.
+    pub tx_lost: u64,
+    /// Times that the device was reset because it was stuck.
+    pub resets: u64,
+    /// Times that the link came or went.
+    pub link_changes: u64,
 }
 
 /// A network card. Nothing here blocks.
@@ -173,6 +185,12 @@ pub trait Nic: Send {
     fn disarm(&mut self);
     /// Whether the card interrupts at all; if not, it must be polled.
     fn interrupts(&self) -> bool;
+    /// Looks after what takes time: the link, and a device that is stuck. `true`: wants to be called
+    /// within a second even if nothing happens. `now_ns` is any clock that only runs forwards.
+    fn watch(&mut self, now_ns: u64) -> bool {
+        let _ = now_ns;
+        false
+    }
     /// Why it is out of service for good, if it is: nothing comes or goes any more.
     fn fault(&self) -> Option<DeviceFault>;
     /// What it has done.

@@ -1,0 +1,109 @@
+//! Cards on PCI that are not virtio's: which driver they get, and how they interrupt.
+//!
+//! A card that can send messages does. Another one has a line, which its caller finds: it can have
+//! the card interrupt. A card without either is polled.
+
+use alloc::boxed::Box;
+
+use super::Nic;
+use super::card::{Card, Chip};
+use super::intel::{self, Intel};
+use crate::dma::DeviceFault;
+use crate::mmio::{Mmio, Quiet};
+use crate::pci::{ConfigSpace, Function, msi};
+
+const INTEL: u16 = 0x8086;
+/// Which driver.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Intel's gigabit cards.
+    Intel(intel::Model),
+}
+
+/// Why a card could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Its registers are nowhere.
+    NoRegisters,
+    /// It does not do what it should.
+    Device(DeviceFault),
+}
+
+impl core::fmt::Display for BindError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::NoRegisters => f.write_str("no window with its registers"),
+            Self::Device(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for BindError {}
+
+/// Which driver the function needs, if there is one.
+pub fn kind(function: &Function) -> Option<Kind> {
+    match function.vendor {
+        INTEL => intel::model(function.device).map(Kind::Intel),
+        _ => None,
+    }
+}
+
+/// How a card may interrupt.
+pub struct Ways<'a> {
+    /// Reserves a message: its address and data.
+    pub message: &'a mut dyn FnMut() -> Option<(u64, u32)>,
+    /// Connects the line of a card, whose number in the old PC may be known, and which interrupts
+    /// while it is told to; says whether that worked.
+    pub line: &'a mut dyn FnMut(Option<u8>, Quiet, &mut dyn FnMut(bool)) -> bool,
+}
+
+/// Takes over the card.
+pub fn bind(
+    config: &mut impl ConfigSpace,
+    function: &Function,
+    kind: Kind,
+    ways: Ways<'_>,
+    make_mac: impl FnOnce() -> [u8; 6],
+) -> Result<Box<dyn Nic>, BindError> {
+    function.enable(config);
+    let (mut chip, quiet): (Box<dyn Chip>, Quiet) = match kind {
+        Kind::Intel(mut model) => {
+            let registers = window(config, function, 0, intel::WINDOW)?;
+            if function.subsystem(config) == intel::QEMU_BOARD {
+                model = model.in_qemu();
+            }
+            let (at, value) = intel::QUIET;
+            let chip = Box::new(Intel::new(registers, model));
+            (chip, Quiet::Write32(registers, at, value))
+        }
+    };
+    chip.stop().map_err(BindError::Device)?;
+    let messages = msi::enable(config, function, ways.message);
+    let interrupts = messages || {
+        function.set_line(config, true);
+        let line = function.line(config);
+        let found = (ways.line)(line, quiet, &mut |on| chip.provoke(on));
+        function.set_line(config, found);
+        found
+    };
+    if !interrupts {
+        log::warn!(
+            "{}: no interrupt to be had, the card is polled",
+            function.address
+        );
+    }
+    let card = Card::bind(chip, interrupts, make_mac).map_err(BindError::Device)?;
+    Ok(Box::new(card))
+}
+
+fn window(
+    config: &impl ConfigSpace,
+    function: &Function,
+    bar: u8,
+    len: u64,
+) -> Result<Mmio, BindError> {
+    let base = function.memory_bar(config, bar);
+    let window = base.and_then(|base| Mmio::map(base, len));
+    window.ok_or(BindError::NoRegisters)
+}
