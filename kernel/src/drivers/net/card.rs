@@ -391,7 +391,7 @@ impl Nic for Card {
             self.statistics.notifications += 1;
             self.chip.announce(self.transmit.tail());
         }
-        if self.unoffered >= self.receive.capacity() / 8 {
+        if self.unoffered >= BATCH / 2 {
             self.offer();
         }
     }
