@@ -335,3 +335,8 @@ impl<R: Registers> Chip for Intel<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 //! and with both the metadata for checksum and segmentation offload.
 
 mod card;
+#[cfg(test)]
+mod fake;
 pub mod intel;
 pub mod pci;
 pub mod virtio;

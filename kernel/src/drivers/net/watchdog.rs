@@ -2,6 +2,8 @@
 
 /// A card with a link that finishes nothing for so long, with something to do, is stuck.
 const PATIENCE_NS: u64 = 2_000_000_000;
+/// But not if it was looked at less often: the whole machine may have stood still.
+const LOOKS: u32 = 3;
 /// It is reset so many times without anything coming of it.
 const RESETS: u32 = 5;
 
@@ -19,9 +21,10 @@ pub(super) enum Advice {
 /// Watches one direction of one card.
 #[derive(Debug, Default)]
 pub(super) struct Watchdog {
-    /// What the count of finished work was when it last moved, and when that was.
-    seen: u64,
+    finished: u64,
+    /// When it was first seen busy since then, and how often it has been.
     since_ns: u64,
+    looks: u32,
     resets: u32,
 }
 
@@ -29,22 +32,27 @@ impl Watchdog {
     /// `busy`: the card could get on with something it has been given. `finished` counts what it
     /// has got done since it was bound.
     pub(super) fn look(&mut self, now_ns: u64, busy: bool, finished: u64) -> Advice {
-        if finished != self.seen {
+        if finished != self.finished {
+            self.finished = finished;
+            self.looks = 0;
             self.resets = 0;
         }
-        if !busy || finished != self.seen {
-            self.seen = finished;
-            self.since_ns = now_ns;
+        if !busy {
+            self.looks = 0;
             return Advice::Fine;
         }
-        if now_ns.saturating_sub(self.since_ns) < PATIENCE_NS {
+        if self.looks == 0 {
+            self.since_ns = now_ns;
+        }
+        self.looks += 1;
+        if self.looks < LOOKS || now_ns.saturating_sub(self.since_ns) < PATIENCE_NS {
             return Advice::Fine;
         }
         if self.resets == RESETS {
             return Advice::GiveUp;
         }
         self.resets += 1;
-        self.since_ns = now_ns;
+        self.looks = 0;
         Advice::Reset
     }
 }
@@ -58,13 +66,18 @@ mod tests {
     #[test]
     fn two_seconds_without_progress_mean_a_reset_and_five_resets_the_end() {
         let mut watchdog = Watchdog::default();
-        assert_eq!(watchdog.look(100 * SECOND, false, 0), Advice::Fine);
-        let look = |watchdog: &mut Watchdog, at: u64| watchdog.look((100 + at) * SECOND, true, 0);
-        for reset in 0..5 {
-            assert_eq!(look(&mut watchdog, 2 * reset + 1), Advice::Fine);
-            assert_eq!(look(&mut watchdog, 2 * reset + 2), Advice::Reset);
+        let mut seconds = 100..;
+        let mut look = || watchdog.look(seconds.next().unwrap() * SECOND, true, 0);
+        for _ in 0..5 {
+            assert_eq!(
+                [look(), look(), look()],
+                [Advice::Fine, Advice::Fine, Advice::Reset]
+            );
         }
-        assert_eq!(look(&mut watchdog, 12), Advice::GiveUp);
+        assert_eq!(
+            [look(), look(), look()],
+            [Advice::Fine, Advice::Fine, Advice::GiveUp]
+        );
     }
 
     #[test]
@@ -77,13 +90,23 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_of_the_whole_machine_is_not_the_cards_fault() {
+        let mut watchdog = Watchdog::default();
+        assert_eq!(watchdog.look(SECOND, true, 0), Advice::Fine);
+        assert_eq!(watchdog.look(1000 * SECOND, true, 0), Advice::Fine);
+        assert_eq!(watchdog.look(1001 * SECOND, false, 0), Advice::Fine);
+    }
+
+    #[test]
     fn resets_count_anew_after_progress() {
         let mut watchdog = Watchdog::default();
-        let mut now = 0;
+        let mut seconds = 0..;
         for finished in 0..50 {
-            assert_eq!(watchdog.look(now, true, finished), Advice::Fine);
-            now += 2 * SECOND;
-            assert_eq!(watchdog.look(now, true, finished), Advice::Reset);
+            let mut look = || watchdog.look(seconds.next().unwrap() * SECOND, true, finished);
+            assert_eq!(
+                [look(), look(), look()],
+                [Advice::Fine, Advice::Fine, Advice::Reset]
+            );
         }
     }
 }

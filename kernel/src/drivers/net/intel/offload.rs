@@ -1,7 +1,5 @@
 //! What the device is to do to a packet: context descriptors, and the headers as it wants them.
 
-use bytes::Buf;
-
 use super::registers::*;
 use crate::drivers::net::card::ETHERNET;
 use crate::drivers::net::{Protocol, Segmentation, TxChecksum, TxPacket};
@@ -50,10 +48,9 @@ fn transport(sum: TxChecksum) -> Option<u64> {
 fn segments(packet: &mut TxPacket, sum: TxChecksum, cut: Segmentation) -> Option<Offload> {
     let total = packet.len();
     let start = usize::from(sum.start);
-    gather(packet, start + TCP_LENGTH + 1);
+    // Whoever asks for this knows the headers, and has them in the head.
     let words = packet.head.get(start + TCP_LENGTH)? >> 4;
     let headers = start + usize::from(words) * 4;
-    gather(packet, headers);
     let payload = total.checked_sub(headers)?;
     if cut.size == 0 || payload == 0 || packet.head.len() < headers {
         return None;
@@ -94,16 +91,6 @@ fn segments(packet: &mut TxPacket, sum: TxChecksum, cut: Segmentation) -> Option
 fn without(sum: u16, length: u16) -> u16 {
     let (value, carry) = sum.overflowing_add(!length);
     value + u16::from(carry)
-}
-
-/// Copies from the slices until the head has `wanted` bytes, if there are so many.
-fn gather(packet: &mut TxPacket, wanted: usize) {
-    let head = &mut packet.head;
-    for slice in &mut packet.slices {
-        let more = wanted.saturating_sub(head.len()).min(slice.len());
-        head.extend_from_slice(slice.get(..more).unwrap_or_default());
-        slice.advance(more);
-    }
 }
 
 #[cfg(test)]
