@@ -9,6 +9,7 @@ mod card;
 mod fake;
 pub mod intel;
 pub mod pci;
+mod rtl8139;
 pub mod virtio;
 mod watchdog;
 

@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use super::Nic;
 use super::card::{Card, Chip};
 use super::intel::{self, Intel};
+use super::rtl8139::{self, Rtl8139};
 use crate::dma::DeviceFault;
 use crate::mmio::{Mmio, Quiet};
 use crate::pci::{ConfigSpace, Function, msi};
@@ -18,6 +19,8 @@ const INTEL: u16 = 0x8086;
 pub enum Kind {
     /// Intel's gigabit cards.
     Intel(intel::Model),
+    /// Realtek's RTL8139C+.
+    Rtl8139,
 }
 
 /// Why a card could not be used.
@@ -43,8 +46,9 @@ impl core::error::Error for BindError {}
 
 /// Which driver the function needs, if there is one.
 pub fn kind(function: &Function) -> Option<Kind> {
-    match function.vendor {
-        INTEL => intel::model(function.device).map(Kind::Intel),
+    match (function.vendor, function.device) {
+        (INTEL, device) => intel::model(device).map(Kind::Intel),
+        rtl8139::ID => Some(Kind::Rtl8139),
         _ => None,
     }
 }
@@ -76,6 +80,12 @@ pub fn bind(
             let (at, value) = intel::QUIET;
             let chip = Box::new(Intel::new(registers, model));
             (chip, Quiet::Write32(registers, at, value))
+        }
+        Kind::Rtl8139 => {
+            let registers = window(config, function, 1, rtl8139::WINDOW)?;
+            let (at, value) = rtl8139::QUIET;
+            let chip = Box::new(Rtl8139(registers));
+            (chip, Quiet::Write16(registers, at, value))
         }
     };
     chip.stop().map_err(BindError::Device)?;
