@@ -1,5 +1,6 @@
 //! The kernel as the SDK's [`Platform`].
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use godwit::Instant;
@@ -75,6 +76,12 @@ impl Platform for KernelPlatform {
                 tso6: capabilities.segmentation_ipv6,
             },
         }
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let nic = self.machine.nics.first();
+        let statistics = nic.map(|nic| nic.statistics()).unwrap_or_default();
+        statistics.named().into()
     }
 
     fn receive(&mut self) -> Option<RxFrame> {

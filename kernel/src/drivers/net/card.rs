@@ -30,6 +30,8 @@ const MAX_FRAME: usize = MTU as usize + ETHERNET + VLAN;
 const MAX_LARGE: usize = u16::MAX as usize + ETHERNET;
 /// Buffers by which the ring grows at a time: filling it at once would be a good part of the boot.
 const BATCH: usize = 16;
+/// Rings with fewer buffers than this are filled all the same.
+const SMALL_RING: usize = 4 * BATCH;
 /// Frames up to this size are always copied: who sits on one would keep a whole buffer for it.
 const SMALL: usize = 256;
 /// When fewer buffers than this are free, all frames are copied.
@@ -163,7 +165,8 @@ impl Card {
             transmit,
             pool: Pool::new((missing + missing / 2).max(2 * LOW) as u32, BUFFER),
             missing,
-            never_had: missing,
+            // A small ring would soon run dry if it were not full.
+            never_had: if missing < SMALL_RING { BATCH } else { missing },
             unoffered: 0,
             unannounced: false,
             oversized: false,

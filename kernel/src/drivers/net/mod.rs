@@ -157,6 +157,44 @@ pub struct Statistics {
     pub link_changes: u64,
 }
 
+impl Statistics {
+    /// All of them, under names of their own.
+    pub fn named(&self) -> [(&'static str, u64); 14] {
+        let Self {
+            rx_packets,
+            rx_bytes,
+            rx_errors,
+            rx_copied,
+            rx_coalesced,
+            tx_packets,
+            tx_segmented,
+            tx_bytes,
+            tx_full,
+            notifications,
+            rx_missed,
+            tx_lost,
+            resets,
+            link_changes,
+        } = *self;
+        [
+            ("nic_rx_packets", rx_packets),
+            ("nic_rx_bytes", rx_bytes),
+            ("nic_rx_errors", rx_errors),
+            ("nic_rx_copied", rx_copied),
+            ("nic_rx_coalesced", rx_coalesced),
+            ("nic_rx_missed", rx_missed),
+            ("nic_tx_packets", tx_packets),
+            ("nic_tx_segmented", tx_segmented),
+            ("nic_tx_bytes", tx_bytes),
+            ("nic_tx_full", tx_full),
+            ("nic_tx_lost", tx_lost),
+            ("nic_notifications", notifications),
+            ("nic_resets", resets),
+            ("nic_link_changes", link_changes),
+        ]
+    }
+}
+
 /// A network card. Nothing here blocks.
 pub trait Nic: Send {
     /// Its Ethernet address.
