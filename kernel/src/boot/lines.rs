@@ -5,7 +5,7 @@
 
 use crate::acpi::tables::Interrupts;
 use crate::arch::x86_64::apic::Trigger;
-use crate::arch::x86_64::interrupts;
+use crate::arch::x86_64::{cpu, interrupts};
 use crate::mmio::Quiet;
 
 /// Where chipsets have the lines of PCI.
@@ -42,7 +42,9 @@ pub(super) fn find(
         if shared.is_none() && !interrupts::route(gsi, vector, trigger) {
             continue;
         }
-        if rings(provoke, vector) {
+        let came = rings(provoke, vector);
+        log::debug!("interrupt {gsi}, vector {vector:#x}, shared {shared:?}: {came}");
+        if came {
             return interrupts::attach(vector, quiet);
         }
         if shared.is_none() {
@@ -63,5 +65,9 @@ fn rings(provoke: &mut dyn FnMut(bool), vector: u8) -> bool {
     provoke(true);
     let came = (0..PATIENCE).any(|_| apic.requested(vector));
     provoke(false);
+    // It is taken at once: the next device on this line is to be heard too.
+    cpu::enable_interrupts();
+    let _ = (0..PATIENCE).any(|_| !apic.requested(vector));
+    cpu::disable_interrupts();
     came
 }

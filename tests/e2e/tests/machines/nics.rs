@@ -30,7 +30,7 @@ pub fn demo(machine: &str, nic: &str, more: &[&str]) -> Result<()> {
         "--only",
         "download",
         "--size",
-        "48M",
+        "96M",
         "--moves",
         "4",
         "--machine",
@@ -49,7 +49,7 @@ pub fn moves() -> Result<()> {
         } else {
             [card, VIRTIO]
         };
-        let frames = offload::move_between(pair, false, 96 * MIB);
+        let frames = offload::move_between(pair, false, 256 * MIB);
         let frames = frames.with_context(|| format!("{pair:?}"))?;
         ensure!(
             frames
@@ -65,8 +65,18 @@ pub fn moves() -> Result<()> {
 /// latter.
 pub fn offloads() -> Result<()> {
     let e1000e = (Machine::Q35, NicModel::E1000e);
+    let Some(lan) = Lan::create(true)? else {
+        return Ok(());
+    };
+    let mut spec = lan.spec(e1000e.0, Service::Http, 1, "")?;
+    spec.nics[0].model = e1000e.1;
+    let vm = lan.start(&spec)?;
+    for address in ["10.78.0.11", "[fd78::11]"] {
+        offload::download(&lan, address, 64 * MIB)?;
+    }
+    power_off(vm)?;
     for pair in [[VIRTIO, e1000e], [e1000e, VIRTIO]] {
-        offload::move_between(pair, true, 96 * MIB).with_context(|| format!("{pair:?}"))?;
+        offload::move_between(pair, true, 512 * MIB).with_context(|| format!("{pair:?}"))?;
     }
     Ok(())
 }
