@@ -245,6 +245,11 @@ impl Devices {
             let _ = functions.push(function);
         });
         let mut space = PCI_SPACE;
+        // What nobody drives must not keep a line busy that somebody may need.
+        let cards = functions.iter().filter_map(net::pci::kind).count();
+        for function in functions.iter().filter(|f| cards > 0 && !f.is_bridge()) {
+            function.set_line(&mut config, false);
+        }
         for function in &functions {
             if let Some(kind) = net::pci::kind(function) {
                 if !function.place_windows(&mut config, &mut space) {

@@ -167,6 +167,11 @@ impl Function {
         );
     }
 
+    /// Whether it leads to another bus.
+    pub fn is_bridge(&self) -> bool {
+        self.class >> 8 == 0x06
+    }
+
     /// Lets the device use its interrupt line, or forbids it.
     pub fn set_line(&self, config: &mut impl ConfigSpace, on: bool) {
         let command = config.read32(self.address, register::COMMAND) & 0xffff;
@@ -307,6 +312,32 @@ pub(crate) mod tests {
         assert_eq!(device.memory_bar(&fake, 4), None);
         assert_eq!(device.memory_bar(&fake, 5), None);
         assert_eq!(device.memory_bar(&fake, 6), None);
+    }
+
+    #[test]
+    fn a_line_counts_if_firmware_has_connected_it_and_can_be_cut() {
+        let mut fake = Fake::default();
+        let device = function(&mut fake, 0, 1, 0x100e_8086);
+        for (word, line) in [
+            (0x010b, Some(11)),
+            (0x000b, None),
+            (0x01ff, None),
+            (0x0100, None),
+        ] {
+            fake.write32(device.address, 0x3c, word);
+            assert_eq!(device.line(&fake), line);
+        }
+        fake.write32(device.address, 0x04, 0x0010_0007);
+        for (on, command) in [(false, 0x407), (true, 7)] {
+            device.set_line(&mut fake, on);
+            assert_eq!(
+                fake.read32(device.address, 0x04),
+                command,
+                "status is left alone"
+            );
+        }
+        fake.write32(device.address, 0x2c, 0x0001_8086);
+        assert_eq!(device.subsystem(&fake), (0x8086, 1));
     }
 
     /// A device whose base address registers have fixed low bits, as sizing shows them.

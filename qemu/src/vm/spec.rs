@@ -46,7 +46,7 @@ pub enum NicModel {
     E1000e,
     /// Realtek 8139.
     Rtl8139,
-    /// VMware's paravirtual device.
+    /// VMware's paravirtual device: no driver yet.
     Vmxnet3,
 }
 

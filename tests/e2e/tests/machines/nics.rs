@@ -76,7 +76,7 @@ pub fn offloads() -> Result<()> {
     }
     power_off(vm)?;
     for pair in [[VIRTIO, e1000e], [e1000e, VIRTIO]] {
-        offload::move_between(pair, true, 512 * MIB).with_context(|| format!("{pair:?}"))?;
+        offload::move_between(pair, true, 384 * MIB).with_context(|| format!("{pair:?}"))?;
     }
     Ok(())
 }
