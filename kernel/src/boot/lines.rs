@@ -6,7 +6,7 @@
 use crate::acpi::tables::Interrupts;
 use crate::arch::x86_64::apic::Trigger;
 use crate::arch::x86_64::{cpu, interrupts};
-use crate::mmio::Quiet;
+use crate::drivers::net::pci::Line;
 
 /// Where chipsets have the lines of PCI.
 const PCI_INPUTS: core::ops::Range<u32> = 16..24;
@@ -15,18 +15,13 @@ const PATIENCE: u32 = 2000;
 
 /// Finds the line that rings when the device is told to: first the one that firmware has
 /// connected to an interrupt of the old PC, if it has one.
-pub(super) fn find(
-    controllers: &Interrupts,
-    line: Option<u8>,
-    quiet: Quiet,
-    provoke: &mut dyn FnMut(bool),
-) -> bool {
+pub(super) fn find(controllers: &Interrupts, line: Line<'_>) -> bool {
     let low = Trigger {
         active_low: true,
         level: true,
     };
-    let isa = line.map(|line| {
-        let (gsi, trigger) = controllers.isa(line);
+    let isa = line.number.map(|number| {
+        let (gsi, trigger) = controllers.isa(number);
         let level = true;
         (gsi, Trigger { level, ..trigger })
     });
@@ -35,17 +30,19 @@ pub(super) fn find(
     for (gsi, trigger) in isa.into_iter().chain(others) {
         // Devices may share a line.
         let shared = interrupts::routed(gsi);
-        fresh = fresh.or_else(interrupts::next_device);
+        if shared.is_none() {
+            fresh = fresh.or_else(interrupts::next_device);
+        }
         let Some(vector) = shared.or(fresh) else {
             return false;
         };
         if shared.is_none() && !interrupts::route(gsi, vector, trigger) {
             continue;
         }
-        let came = rings(provoke, vector);
+        let came = rings(line.provoke, vector);
         log::debug!("interrupt {gsi}, vector {vector:#x}, shared {shared:?}: {came}");
         if came {
-            return interrupts::attach(vector, quiet);
+            return interrupts::attach(vector, line.quiet);
         }
         if shared.is_none() {
             interrupts::mask(gsi);

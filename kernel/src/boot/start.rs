@@ -257,9 +257,7 @@ impl Devices {
                 }
                 let ways = Ways {
                     message: &mut interrupts::message_vector,
-                    line: &mut |line, quiet, provoke| {
-                        lines::find(controllers, line, quiet, provoke)
-                    },
+                    line: &mut |line| lines::find(controllers, line),
                 };
                 match net::pci::bind(&mut config, function, kind, ways, random_mac) {
                     Ok(card) => self.nics.push(card),

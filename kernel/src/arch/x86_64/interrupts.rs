@@ -7,8 +7,7 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::apic::{
-    DEVICE_VECTOR_COUNT, DEVICE_VECTORS, IoApic, LocalApic, POWER_VECTOR, SPURIOUS_VECTOR,
-    TIMER_VECTOR, Trigger,
+    DEVICE_VECTOR_COUNT, DEVICE_VECTORS, IoApic, LocalApic, POWER_VECTOR, SPURIOUS_VECTOR, Trigger,
 };
 use super::cpu;
 use crate::exit::ExitCode;
@@ -230,20 +229,16 @@ pub fn take_wake() -> bool {
 }
 
 extern "C" fn handle(frame: &Frame) {
-    const LAST_DEVICE: u8 = DEVICE_VECTORS + DEVICE_VECTOR_COUNT - 1;
     let vector = frame.vector as u8;
     match vector {
         0..32 => exception(frame),
-        TIMER_VECTOR => {}
-        POWER_VECTOR => crate::acpi::power::handle_interrupt(),
-        DEVICE_VECTORS..=LAST_DEVICE => {
-            let all = ON_LINES.iter().map_while(Once::get);
-            all.filter(|(of, _)| *of == vector)
-                .for_each(|(_, quiet)| quiet.apply());
-        }
         SPURIOUS_VECTOR => return,
+        POWER_VECTOR => crate::acpi::power::handle_interrupt(),
         _ => {}
     }
+    let all = ON_LINES.iter().map_while(Once::get);
+    all.filter(|(of, _)| *of == vector)
+        .for_each(|(_, quiet)| quiet.apply());
     WAKE.store(true, Ordering::Release);
     if let Some(apic) = LOCAL_APIC.get() {
         apic.end_of_interrupt();

@@ -57,9 +57,18 @@ pub fn kind(function: &Function) -> Option<Kind> {
 pub struct Ways<'a> {
     /// Reserves a message: its address and data.
     pub message: &'a mut dyn FnMut() -> Option<(u64, u32)>,
-    /// Connects the line of a card, whose number in the old PC may be known, and which interrupts
-    /// while it is told to; says whether that worked.
-    pub line: &'a mut dyn FnMut(Option<u8>, Quiet, &mut dyn FnMut(bool)) -> bool,
+    /// Connects the line of a card; says whether that worked.
+    pub line: &'a mut dyn FnMut(Line<'_>) -> bool,
+}
+
+/// A line that is to be connected.
+pub struct Line<'a> {
+    /// Its number in the old PC, if firmware says.
+    pub number: Option<u8>,
+    /// How the interrupt handler makes the card let go of it.
+    pub quiet: Quiet,
+    /// Has the card interrupt, or lets it rest again.
+    pub provoke: &'a mut dyn FnMut(bool),
 }
 
 /// Takes over the card.
@@ -92,8 +101,11 @@ pub fn bind(
     let messages = msi::enable(config, function, ways.message);
     let interrupts = messages || {
         function.set_line(config, true);
-        let line = function.line(config);
-        let found = (ways.line)(line, quiet, &mut |on| chip.provoke(on));
+        let found = (ways.line)(Line {
+            number: function.line(config),
+            quiet,
+            provoke: &mut |on| chip.provoke(on),
+        });
         function.set_line(config, found);
         found
     };
