@@ -4,7 +4,7 @@
 //! interrupt, and the input that rings is the one.
 
 use crate::acpi::tables::Interrupts;
-use crate::arch::x86_64::apic::Trigger;
+use crate::arch::x86_64::apic::{LocalApic, Trigger};
 use crate::arch::x86_64::{cpu, interrupts};
 use crate::drivers::net::pci::Line;
 
@@ -25,46 +25,53 @@ pub(super) fn find(controllers: &Interrupts, line: Line<'_>) -> bool {
         let level = true;
         (gsi, Trigger { level, ..trigger })
     });
-    let others = PCI_INPUTS.map(|gsi| (gsi, low));
-    let mut fresh = None;
-    for (gsi, trigger) in isa.into_iter().chain(others) {
+    let Some((apic, fresh)) = interrupts::local_apic().zip(interrupts::next_device()) else {
+        return false;
+    };
+    let inputs = isa.into_iter().chain(PCI_INPUTS.map(|gsi| (gsi, low)));
+    // An input that is not level-triggered may not see a line that has been up for a while.
+    for (gsi, trigger) in inputs.clone() {
+        if interrupts::routed(gsi).is_none() && interrupts::route(gsi, fresh, trigger) {
+            interrupts::mask(gsi);
+        }
+    }
+    drain(apic, fresh);
+    (line.provoke)(true);
+    for (gsi, trigger) in inputs {
         // Devices may share a line.
         let shared = interrupts::routed(gsi);
-        if shared.is_none() {
-            fresh = fresh.or_else(interrupts::next_device);
-        }
-        let Some(vector) = shared.or(fresh) else {
-            return false;
-        };
+        let vector = shared.unwrap_or(fresh);
         if shared.is_none() && !interrupts::route(gsi, vector, trigger) {
             continue;
         }
-        let came = rings(line.provoke, vector);
+        let came = (0..PATIENCE).any(|_| apic.requested(vector));
+        if shared.is_none() {
+            interrupts::mask(gsi);
+        }
         log::debug!("interrupt {gsi}, vector {vector:#x}, shared {shared:?}: {came}");
-        if came {
+        if !came {
+            continue;
+        }
+        // It is the one if it also falls silent with the device.
+        (line.provoke)(false);
+        drain(apic, vector);
+        let open = shared.is_some() || interrupts::route(gsi, vector, trigger);
+        if open && !apic.requested(vector) {
             return interrupts::attach(vector, line.quiet);
         }
         if shared.is_none() {
             interrupts::mask(gsi);
+            drain(apic, vector);
         }
+        (line.provoke)(true);
     }
+    (line.provoke)(false);
     false
 }
 
-/// Whether the interrupt with this vector comes when the device is told to, and not before.
-fn rings(provoke: &mut dyn FnMut(bool), vector: u8) -> bool {
-    let Some(apic) = interrupts::local_apic() else {
-        return false;
-    };
-    if apic.requested(vector) {
-        return false;
-    }
-    provoke(true);
-    let came = (0..PATIENCE).any(|_| apic.requested(vector));
-    provoke(false);
-    // It is taken at once: the next device on this line is to be heard too.
+/// Takes an interrupt that waits, so that the next one is heard.
+fn drain(apic: &LocalApic, vector: u8) {
     cpu::enable_interrupts();
     let _ = (0..PATIENCE).any(|_| !apic.requested(vector));
     cpu::disable_interrupts();
-    came
 }

@@ -131,10 +131,11 @@ impl IoApic {
         (low & MASKED == 0).then_some(low as u8)
     }
 
-    /// Stops input `gsi - base`.
+    /// Stops input `gsi - base`, which stays as it is in all else.
     pub fn mask(&self, gsi: u32) {
         if let Some(at) = self.entry(gsi) {
-            self.write(at, MASKED);
+            let low = self.read(at);
+            self.write(at, low | MASKED);
         }
     }
 
@@ -146,7 +147,7 @@ impl IoApic {
         let low = u32::from(vector)
             | u32::from(trigger.active_low) << 13
             | u32::from(trigger.level) << 15;
-        self.write(at, MASKED);
+        self.write(at, low | MASKED);
         self.write(at + 1, u32::from(destination) << 24);
         self.write(at, low);
         true
