@@ -6,6 +6,8 @@
 
 pub mod chart;
 pub mod handover;
+#[cfg(godwit_image)]
+mod lines;
 pub mod multiboot2;
 pub mod pvh;
 #[cfg(godwit_image)]

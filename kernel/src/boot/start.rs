@@ -9,6 +9,7 @@ use virtio_drivers::transport::Transport;
 
 use super::chart::mark;
 use super::handover::{Handover, HandoverError};
+use super::lines;
 use super::timer::{self, Calibration};
 use super::{multiboot2, pvh};
 use crate::acpi::dsdt::{self, EventDevice};
@@ -16,8 +17,9 @@ use crate::acpi::tables::{self, Interrupts, Tables};
 use crate::acpi::{Physical, power};
 use crate::arch::x86_64::apic::{LOCAL_APIC, Trigger};
 use crate::arch::x86_64::{interrupts, tables as descriptor_tables};
-use crate::drivers::net::Nic;
+use crate::drivers::net::pci::Ways;
 use crate::drivers::net::virtio::VirtioNet;
+use crate::drivers::net::{self, Nic};
 use crate::drivers::rng;
 use crate::drivers::virtio::mmio::{self, Place};
 use crate::drivers::virtio::{AnyTransport, pci as virtio_pci};
@@ -126,7 +128,7 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
     mark("config");
 
     let mut devices = Devices::default();
-    devices.scan_pci(&acpi);
+    devices.scan_pci(&acpi, &controllers);
     mark("pci");
     devices.scan_mmio(&info.command_line, virtio, &controllers);
     mark("mmio");
@@ -146,6 +148,8 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
             heap: heap.total,
             clock: source,
         },
+        watch_at_ns: 0,
+        watched: false,
     };
     if !entropy::ready() {
         machine.describe();
@@ -236,7 +240,7 @@ struct Devices {
 }
 
 impl Devices {
-    fn scan_pci(&mut self, acpi: &Tables) {
+    fn scan_pci(&mut self, acpi: &Tables, controllers: &Interrupts) {
         // A machine with ACPI but without MCFG may have PCI behind ports; microvm has none at all,
         // and its FADT says hardware-reduced.
         let reduced = acpi.fixed.is_some_and(|fixed| fixed.hardware_reduced);
@@ -256,7 +260,28 @@ impl Devices {
             let _ = functions.push(function);
         });
         let mut space = PCI_SPACE;
+        // What nobody drives must not keep a line busy that somebody may need.
+        let cards = functions.iter().filter_map(net::pci::kind).count();
+        for function in functions.iter().filter(|f| cards > 0 && !f.is_bridge()) {
+            function.set_line(&mut config, false);
+        }
         for function in &functions {
+            if let Some(kind) = net::pci::kind(function) {
+                if !function.place_windows(&mut config, &mut space) {
+                    log::error!("{}: no room for its registers", function.address);
+                }
+                let ways = Ways {
+                    message: &mut interrupts::message_vector,
+                    line: &mut |line| lines::find(controllers, line),
+                };
+                match net::pci::bind(&mut config, function, kind, ways, random_mac) {
+                    Ok(card) => self.nics.push(card),
+                    Err(error) => {
+                        log::error!("{}: network card not usable: {error}", function.address);
+                    }
+                }
+                continue;
+            }
             match virtio_pci::device_type(function) {
                 Some(kind @ (DeviceType::Network | DeviceType::EntropySource)) => {
                     let vector = (kind == DeviceType::Network)

@@ -197,6 +197,13 @@ impl Vm {
         Picture::parse(&bytes).context("QEMU's picture is not understood")
     }
 
+    /// Plugs the cable of a NIC in, or pulls it out.
+    pub fn set_link(&self, nic: usize, up: bool) -> Result<()> {
+        let arguments = serde_json::json!({ "name": format!("net{nic}"), "up": up });
+        Monitor::connect(&self.scratch.path("qmp"))?.execute_with("set_link", arguments)?;
+        Ok(())
+    }
+
     /// The exit status if the VM has ended.
     pub fn try_exit(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)

@@ -18,7 +18,7 @@ pub enum Machine {
     MicrovmBare,
     /// PC with PCI Express.
     Q35,
-    /// PC with PCI only.
+    /// PC with PCI, as of 1996.
     Pc,
 }
 
@@ -76,7 +76,7 @@ pub enum NicModel {
     E1000e,
     /// Realtek 8139.
     Rtl8139,
-    /// VMware's paravirtual device.
+    /// VMware's paravirtual device: no driver yet.
     Vmxnet3,
 }
 
@@ -93,7 +93,7 @@ impl NicModel {
             (model, Machine::Microvm | Machine::MicrovmBare) => {
                 let name = model.to_possible_value().map(|v| v.get_name().to_owned());
                 return Err(format!(
-                    "the NIC {} needs PCI, which microvm does not have: use --machine q35",
+                    "the NIC {} needs PCI, which microvm does not have: use --machine q35 or pc",
                     name.unwrap_or_default()
                 ));
             }
