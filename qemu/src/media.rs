@@ -18,9 +18,10 @@ use crate::progress::Progress;
 use crate::scratch::Scratch;
 use crate::setup;
 
-/// What GRUB needs to find, load and start an image, and to be talked to.
-const MODULES: &str =
-    "normal configfile test echo serial terminal all_video multiboot2 tftp reboot halt";
+/// What GRUB needs to find, load and start an image, and to be talked to. It looks for partitions of
+/// every kind it knows of, and complains about each that it cannot look for.
+const MODULES: &str = "normal configfile test echo serial terminal all_video multiboot2 tftp reboot \
+    halt part_acorn part_amiga part_bsd part_dfly part_dvh part_plan part_sun part_sunpc";
 /// What of GRUB is not needed.
 const WITHOUT: [&str; 4] = ["--compress=xz", "--fonts=", "--locales=", "--themes="];
 /// A boot module that is larger is refused by the image.

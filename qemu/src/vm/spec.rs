@@ -83,27 +83,22 @@ pub enum NicModel {
 impl NicModel {
     /// QEMU's device string, or why this machine cannot have it.
     pub fn device(self, machine: Machine) -> Result<&'static str, String> {
-        let machine = match machine {
-            Machine::MicrovmBare => Machine::Microvm,
-            Machine::Pc => Machine::Q35,
-            other => other,
-        };
-        Ok(match (self, machine) {
-            (Self::Virtio, Machine::Microvm) => "virtio-net-device",
-            (model, Machine::Microvm | Machine::MicrovmBare) => {
+        Ok(match self {
+            Self::Virtio if !machine.has_pci() => "virtio-net-device",
+            model if !machine.has_pci() => {
                 let name = model.to_possible_value().map(|v| v.get_name().to_owned());
                 return Err(format!(
                     "the NIC {} needs PCI, which microvm does not have: use --machine q35 or pc",
                     name.unwrap_or_default()
                 ));
             }
-            (Self::Virtio, _) => "virtio-net-pci",
-            (Self::VirtioModern, _) => "virtio-net-pci,disable-legacy=on",
-            (Self::VirtioLegacy, _) => "virtio-net-pci,disable-legacy=off,disable-modern=on",
-            (Self::E1000, _) => "e1000",
-            (Self::E1000e, _) => "e1000e",
-            (Self::Rtl8139, _) => "rtl8139",
-            (Self::Vmxnet3, _) => "vmxnet3",
+            Self::Virtio => "virtio-net-pci",
+            Self::VirtioModern => "virtio-net-pci,disable-legacy=on",
+            Self::VirtioLegacy => "virtio-net-pci,disable-legacy=off,disable-modern=on",
+            Self::E1000 => "e1000",
+            Self::E1000e => "e1000e",
+            Self::Rtl8139 => "rtl8139",
+            Self::Vmxnet3 => "vmxnet3",
         })
     }
 }
