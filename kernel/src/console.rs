@@ -1,8 +1,11 @@
-//! The console: log lines, and the lines the host relies on, on the first serial interface.
+//! The console: log lines, and the lines the host relies on, on the first serial interface and on the
+//! [`screen`], if there is one.
 //!
 //! Under emulation a byte on a serial line costs about as much as handling a packet, so ordinary
 //! log lines wait in a buffer until the image is idle, the buffer is full, or a line of more
 //! weight (a warning, a line for the host, the end) has to get out with everything before it.
+
+pub mod screen;
 
 use core::fmt::{self, Write};
 
@@ -22,6 +25,11 @@ static CONSOLE: Lock<Buffer> = Lock::new(Buffer {
 });
 static LOGGER: Logger = Logger;
 
+fn send(bytes: &[u8]) {
+    serial::write(bytes);
+    screen::write(bytes);
+}
+
 /// `bytes[sent..len]` is still to be sent.
 struct Buffer {
     bytes: [u8; BUFFER],
@@ -32,8 +40,9 @@ struct Buffer {
 impl Buffer {
     fn flush(&mut self) {
         while let Some(piece) = self.piece() {
-            serial::write(piece);
+            send(piece);
         }
+        screen::show();
     }
 
     /// The next bytes to be sent, which count as sent.
@@ -119,11 +128,11 @@ pub fn flush() {
     CONSOLE.lock().flush();
 }
 
-/// Sends a piece of what waits in the buffer, if anything does: `true`.
+/// Sends a piece of what waits in the buffer, or shows a piece of what has been sent, if anything is
+/// to be done: `true`.
 pub fn flush_piece() -> bool {
-    let mut buffer = CONSOLE.lock();
-    let piece = buffer.piece();
-    piece.map(serial::write).is_some()
+    let sent = CONSOLE.lock().piece().map(send).is_some();
+    sent || screen::show_piece()
 }
 
 /// Prints a line for the host, at once. `line` has no line break.
@@ -153,10 +162,11 @@ impl Write for Raw {
         for part in text.split_inclusive('\n') {
             match part.strip_suffix('\n') {
                 Some(line) => {
-                    serial::write(line.as_bytes());
-                    serial::write(b"\r\n");
+                    send(line.as_bytes());
+                    send(b"\r\n");
+                    screen::show();
                 }
-                None => serial::write(part.as_bytes()),
+                None => send(part.as_bytes()),
             }
         }
         Ok(())

@@ -72,6 +72,18 @@ impl ExitCode {
     }
 }
 
+/// How long a reason stays on the screen.
+#[cfg(godwit_image)]
+const READING_NS: u64 = 30_000_000_000;
+
+#[cfg(godwit_image)]
+fn pause(ns: u64) {
+    let start = crate::clock::now_ns();
+    while crate::clock::now_ns() < start + ns {
+        core::hint::spin_loop();
+    }
+}
+
 /// Ends the image: the verdict line, then off.
 #[cfg(godwit_image)]
 pub fn exit(code: ExitCode, reason: impl fmt::Display) -> ! {
@@ -81,16 +93,22 @@ pub fn exit(code: ExitCode, reason: impl fmt::Display) -> ! {
     crate::console::verdict(code, &reason);
     if code != ExitCode::Success {
         port::DEBUG_EXIT.write(u32::from(code as u8));
+        if crate::console::screen::lit() {
+            // Somebody may be reading why.
+            pause(READING_NS);
+        }
     }
-    crate::acpi::power::off();
-    // Switching off takes its time. If it does not work at all, there may still be a debug exit.
-    const PATIENCE_NS: u64 = 2_000_000_000;
-    let start = crate::clock::now_ns();
-    while crate::clock::now_ns() < start + PATIENCE_NS {
-        core::hint::spin_loop();
+    let switched = crate::acpi::power::off();
+    if switched {
+        // This takes its time. If it does not work at all, there may still be a debug exit.
+        pause(2_000_000_000);
     }
     port::DEBUG_EXIT.write(u32::from(code as u8));
-    cpu::stop()
+    if switched || cpu::hypervisor() == cpu::Hypervisor::None {
+        cpu::stop()
+    }
+    // Firecracker's way to end. A metal machine would come back and try again, unseen.
+    cpu::reset()
 }
 
 /// Ends the program: on the host there is no machine to switch off, so this panics.

@@ -10,11 +10,15 @@ use crate::drivers::net::Nic;
 pub struct Machine {
     /// The kernel command line.
     pub command_line: String,
-    /// The file `opt/godwit/config` the host supplied through fw_cfg, if any.
-    pub config_file: Option<String>,
+    /// More configuration, in the order in which it counts: the boot modules, then the file
+    /// `opt/godwit/config` the host supplied through fw_cfg.
+    pub config: Vec<String>,
     /// The network cards, in the order they were found.
     pub nics: Vec<Box<dyn Nic>>,
     pub(crate) stock: Stock,
+    /// When to look after the cards again, and whether they want that even if nothing happens.
+    pub(crate) watch_at_ns: u64,
+    pub(crate) watched: bool,
 }
 
 /// What was found at boot and is only of interest to who reads the log.
@@ -67,6 +71,17 @@ impl Machine {
         crate::acpi::power::take_button()
     }
 
+    /// Looks after the network cards, a few times a second however often it is called.
+    pub fn watch(&mut self) {
+        const INTERVAL_NS: u64 = 250_000_000;
+        let now = self.now_ns();
+        if now >= self.watch_at_ns {
+            self.watch_at_ns = now + INTERVAL_NS;
+            let each = |any, nic: &mut Box<dyn Nic>| nic.watch(now) || any;
+            self.watched = self.nics.iter_mut().fold(false, each);
+        }
+    }
+
     /// Sleeps until a card has something, the power button is pressed, or `deadline_ns` (see
     /// [`Machine::now_ns`]) has come; may end early. What waits on the console goes out first, piece
     /// by piece.
@@ -77,6 +92,7 @@ impl Machine {
         if crate::console::flush_piece() {
             return; // to see what has come meanwhile
         }
+        self.watch();
         let ready = self
             .nics
             .iter_mut()
@@ -102,15 +118,19 @@ impl Machine {
     #[cfg(not(godwit_image))]
     pub fn idle(&mut self, _deadline_ns: Option<u64>) {}
 
-    /// A card without interrupts must be polled.
+    /// A card without interrupts must be polled, and some want to be looked after.
     #[cfg(godwit_image)]
     fn limit(&self, deadline_ns: Option<u64>) -> Option<u64> {
         const POLL_NS: u64 = 500_000;
-        if self.nics.iter().all(|nic| nic.interrupts()) {
-            return deadline_ns;
-        }
-        let poll = self.now_ns() + POLL_NS;
-        Some(deadline_ns.map_or(poll, |deadline| deadline.min(poll)))
+        const WATCH_NS: u64 = 1_000_000_000;
+        let polled = !self.nics.iter().all(|nic| nic.interrupts());
+        let most = match (polled, self.watched) {
+            (true, _) => POLL_NS,
+            (false, true) => WATCH_NS,
+            (false, false) => return deadline_ns,
+        };
+        let limit = self.now_ns() + most;
+        Some(deadline_ns.map_or(limit, |deadline| deadline.min(limit)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Device registers in memory, as a safe, bounds-checked window.
 //!
-//! A [`Mmio`] is made from a physical range only through [`Mmio::map`], which refuses ranges that
+//! [`Registers`] is what drivers see of it. A [`Mmio`] is made from a physical range only through [`Mmio::map`], which refuses ranges that
 //! overlap RAM the kernel uses, and maps the range uncached. After that every access is checked
 //! against the window, so a driver with a wrong offset panics instead of touching something else.
 
@@ -8,6 +8,46 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use virtio_drivers::transport::mmio::{MmioError, MmioTransport};
+
+/// The registers of a device, as a driver needs them: a window, or what stands for a device in
+/// tests. Offsets are in bytes and naturally aligned.
+pub trait Registers: Send {
+    /// Reads a byte.
+    fn read8(&self, offset: usize) -> u8;
+    /// Writes a byte.
+    fn write8(&self, offset: usize, value: u8);
+    /// Reads two bytes.
+    fn read16(&self, offset: usize) -> u16;
+    /// Writes two bytes.
+    fn write16(&self, offset: usize, value: u16);
+    /// Reads four bytes.
+    fn read32(&self, offset: usize) -> u32;
+    /// Writes four bytes.
+    fn write32(&self, offset: usize, value: u32);
+}
+
+macro_rules! forward {
+    ($($read:ident, $write:ident, $type:ty;)*) => {
+        impl Registers for Mmio {
+            $(
+                #[inline]
+                fn $read(&self, offset: usize) -> $type {
+                    Mmio::$read(self, offset)
+                }
+                #[inline]
+                fn $write(&self, offset: usize, value: $type) {
+                    Mmio::$write(self, offset, value);
+                }
+            )*
+        }
+    };
+}
+
+forward! {
+    read8, write8, u8;
+    read16, write16, u16;
+    read32, write32, u32;
+}
 
 /// A window onto device registers.
 #[derive(Clone, Copy)]
@@ -64,9 +104,25 @@ impl Mmio {
         })
     }
 
+    /// Maps `len` bytes of a screen's memory: writes to it may be combined and delayed.
+    #[cfg(godwit_image)]
+    pub fn map_screen(base: u64, len: u64) -> Option<Self> {
+        crate::mm::map_screen(base, len)?;
+        Some(Self {
+            base: NonNull::new(usize::try_from(base).ok()? as *mut u8)?,
+            len: usize::try_from(len).ok()?,
+        })
+    }
+
     /// There are no devices on the host.
     #[cfg(not(godwit_image))]
     pub fn map(_base: u64, _len: u64) -> Option<Self> {
+        None
+    }
+
+    /// Nor screens.
+    #[cfg(not(godwit_image))]
+    pub fn map_screen(_base: u64, _len: u64) -> Option<Self> {
         None
     }
 
@@ -131,6 +187,33 @@ impl Mmio {
         // its length is passed on; the caller gives its window away, and nothing else drives the
         // device but interrupt handlers that touch only the acknowledge register.
         unsafe { MmioTransport::new(self.base.cast(), self.len) }
+    }
+}
+
+/// How the interrupt handler makes a device let go of its interrupt line, without its driver.
+#[derive(Clone, Copy, Debug)]
+pub enum Quiet {
+    /// A virtio-mmio device, whose registers these are: what it says is acknowledged.
+    VirtioMmio(Mmio),
+    /// Writes a value to the register at an offset, by which the device is forbidden to interrupt.
+    Write32(Mmio, usize, u32),
+    /// The same, 16 bits wide.
+    Write16(Mmio, usize, u16),
+}
+
+impl Quiet {
+    /// Makes it let go.
+    pub fn apply(self) {
+        const INTERRUPT_STATUS: usize = 0x60;
+        const INTERRUPT_ACKNOWLEDGE: usize = 0x64;
+        match self {
+            Self::VirtioMmio(registers) => {
+                let status = registers.read32(INTERRUPT_STATUS);
+                registers.write32(INTERRUPT_ACKNOWLEDGE, status);
+            }
+            Self::Write32(registers, offset, value) => registers.write32(offset, value),
+            Self::Write16(registers, offset, value) => registers.write16(offset, value),
+        }
     }
 }
 

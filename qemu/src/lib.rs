@@ -9,6 +9,7 @@ pub mod ctl;
 pub mod demo;
 pub mod image;
 pub mod interrupt;
+pub mod media;
 pub mod net;
 pub mod progress;
 pub mod run;

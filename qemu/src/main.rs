@@ -8,9 +8,9 @@ use std::process::{self, ExitCode};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use godwit_qemu::build::{self, Service};
+use godwit_qemu::build;
 use godwit_qemu::progress::Progress;
-use godwit_qemu::{ctl, demo, interrupt, net, run, setup};
+use godwit_qemu::{ctl, demo, interrupt, media, net, run, setup};
 
 /// Godwit: servers whose live connections move between machines.
 #[derive(Parser)]
@@ -24,11 +24,8 @@ struct Cli {
 enum Command {
     /// Install what is missing: QEMU, curl, iproute2.
     Setup,
-    /// Build a bootable image; the last line printed is its path.
-    Build {
-        /// The service in it.
-        service: Service,
-    },
+    /// Build a bootable image, or a medium with one; what is printed is the path.
+    Build(media::Options),
     /// Run one VM and reach its service at localhost.
     Run(run::Options),
     /// See live connections move between two VMs.
@@ -99,11 +96,11 @@ fn execute(command: Command) -> Result<u8> {
             setup::ensure()?;
             println!("QEMU, curl and iproute2 are there.");
         }
-        Command::Build { service } => {
-            let progress = Progress::start(&format!("building the image of {}", service.name()));
-            let path = build::image(service)?;
-            progress.finish();
-            println!("{}", path.display());
+        Command::Build(options) => {
+            interrupt::clean_up()?;
+            for path in media::build(&options)? {
+                println!("{}", path.display());
+            }
         }
         Command::Run(options) => {
             setup::ensure()?;

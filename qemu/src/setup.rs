@@ -1,5 +1,6 @@
-//! Installs what the host needs from its distribution: QEMU, curl, iproute2; and what the bench
-//! and the interop tests talk to: nginx, wrk, ethtool, iperf3, nc.
+//! Installs what the host needs from its distribution: QEMU, curl, iproute2; what the bench
+//! and the interop tests talk to: nginx, wrk, ethtool, iperf3, nc; what bootable media are made with
+//! (GRUB, xorriso, mtools) and started by (OVMF).
 
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -17,12 +18,36 @@ struct Manager {
     refresh: Option<&'static [&'static str]>,
     install: &'static [&'static str],
     /// The packages of [`PROGRAMS`], in their order.
-    packages: [&'static str; 8],
+    packages: [&'static str; 15],
 }
 
-/// Every program that can be installed.
-const PROGRAMS: [&str; 8] = [
-    QEMU, "curl", "ip", "nginx", "wrk", "ethtool", "iperf3", "nc",
+/// Everything that can be installed: programs, and files that go by a name of [`ELSEWHERE`].
+const PROGRAMS: [&str; 15] = [
+    QEMU, "curl", "ip", "nginx", "wrk", "ethtool", "iperf3", "nc", RESCUE, GRUB_BIOS, GRUB_UEFI,
+    "xorriso", "mformat", "qemu-img", OVMF,
+];
+const RESCUE: &str = "grub-mkrescue";
+const GRUB_BIOS: &str = "GRUB for BIOS";
+const GRUB_UEFI: &str = "GRUB for UEFI";
+const OVMF: &str = "OVMF";
+/// What bootable media are made with.
+const MEDIA: [&str; 5] = [RESCUE, GRUB_BIOS, GRUB_UEFI, "xorriso", "mformat"];
+
+/// What is not a program of its own name: any of these will do.
+const ELSEWHERE: &[(&str, &[&str])] = &[
+    (RESCUE, &[RESCUE, "grub2-mkrescue"]),
+    (GRUB_BIOS, &["/usr/lib/grub/i386-pc/multiboot2.mod"]),
+    (GRUB_UEFI, &["/usr/lib/grub/x86_64-efi/multiboot2.mod"]),
+    (
+        OVMF,
+        &[
+            "/usr/share/OVMF/OVMF_CODE_4M.fd",
+            "/usr/share/OVMF/OVMF_CODE.fd",
+            "/usr/share/edk2/ovmf/OVMF_CODE.fd",
+            "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
+            "/usr/share/qemu/ovmf-x86_64-code.bin",
+        ],
+    ),
 ];
 /// The programs the host needs.
 const TOOLS: [&str; 3] = [QEMU, "curl", "ip"];
@@ -43,6 +68,13 @@ const MANAGERS: &[Manager] = &[
             "ethtool",
             "iperf3",
             "netcat-openbsd",
+            "grub-common",
+            "grub-pc-bin",
+            "grub-efi-amd64-bin",
+            "xorriso",
+            "mtools",
+            "qemu-utils",
+            "ovmf",
         ],
     },
     Manager {
@@ -58,6 +90,13 @@ const MANAGERS: &[Manager] = &[
             "ethtool",
             "iperf3",
             "netcat",
+            "grub2-tools-extra",
+            "grub2-pc-modules",
+            "grub2-efi-x64-modules",
+            "xorriso",
+            "mtools",
+            "qemu-img",
+            "edk2-ovmf",
         ],
     },
     Manager {
@@ -73,6 +112,13 @@ const MANAGERS: &[Manager] = &[
             "ethtool",
             "iperf",
             "netcat-openbsd",
+            "grub2",
+            "grub2-i386-pc",
+            "grub2-x86_64-efi",
+            "xorriso",
+            "mtools",
+            "qemu-tools",
+            "qemu-ovmf-x86_64",
         ],
     },
     Manager {
@@ -88,6 +134,13 @@ const MANAGERS: &[Manager] = &[
             "ethtool",
             "iperf3",
             "openbsd-netcat",
+            "grub",
+            "grub",
+            "grub",
+            "libisoburn",
+            "mtools",
+            "qemu-img",
+            "edk2-ovmf",
         ],
     },
     Manager {
@@ -103,6 +156,13 @@ const MANAGERS: &[Manager] = &[
             "ethtool",
             "iperf3",
             "netcat-openbsd",
+            "grub",
+            "grub-bios",
+            "grub-efi",
+            "xorriso",
+            "mtools",
+            "qemu-img",
+            "ovmf",
         ],
     },
 ];
@@ -128,6 +188,31 @@ pub fn ensure_load() -> Result<()> {
     ensure_all(&["wrk"])
 }
 
+/// The same for what bootable media are made with.
+pub fn ensure_media() -> Result<()> {
+    ensure_all(&MEDIA)
+}
+
+/// The same for what makes disk images of other formats.
+pub fn ensure_disks() -> Result<()> {
+    ensure_all(&["qemu-img"])
+}
+
+/// The same for UEFI firmware of virtual machines.
+pub fn ensure_uefi() -> Result<()> {
+    ensure_all(&[OVMF])
+}
+
+/// UEFI firmware of virtual machines, if it is installed.
+pub(crate) fn uefi() -> Option<PathBuf> {
+    find(OVMF)
+}
+
+/// The path of a program.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    find(name).with_context(|| format!("{name} is not installed"))
+}
+
 fn ensure_all(tools: &[&'static str]) -> Result<()> {
     let missing: Vec<&str> = tools
         .iter()
@@ -146,13 +231,14 @@ fn ensure_all(tools: &[&'static str]) -> Result<()> {
             missing.join(", ")
         );
     };
-    let packages: Vec<_> = manager
+    let mut packages: Vec<_> = manager
         .packages
         .iter()
         .zip(PROGRAMS)
         .filter(|(_, program)| missing.contains(program))
         .map(|(package, _)| *package)
         .collect();
+    packages.dedup();
     let Some(prefix) = privilege() else {
         bail!("please run: {}", manager.command_line(&packages));
     };
@@ -247,8 +333,20 @@ fn run(prefix: &[&str], words: &[&str], progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Looks for a program; administrators' directories are often not in a user's `PATH`.
-fn find(program: &str) -> Option<PathBuf> {
+/// Looks for something that can be installed.
+fn find(name: &str) -> Option<PathBuf> {
+    match ELSEWHERE.iter().find(|(other, _)| *other == name) {
+        Some((_, places)) => places.iter().find_map(|place| find_at(place)),
+        None => find_at(name),
+    }
+}
+
+/// A file by its path, or a program by its name; administrators' directories are often not in a user's
+/// `PATH`.
+fn find_at(program: &str) -> Option<PathBuf> {
+    if program.starts_with('/') {
+        return Some(PathBuf::from(program)).filter(|path| path.is_file());
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<PathBuf> = std::env::split_paths(&path).collect();
     directories.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));

@@ -1,7 +1,7 @@
 //! The configuration: one schema, whichever way it comes.
 //!
 //! Words of the form `key=value`, separated by white space or line ends. A source is one text
-//! (the kernel command line, a fw_cfg file, a process's arguments); of several sources a later
+//! (the kernel command line, boot modules, a fw_cfg file, a process's arguments); of several a later
 //! one wins, and lists (`ip`, `gw`, `vip`, `peer`) grow.
 //!
 //! | key | value | default |
@@ -46,7 +46,7 @@
 //! every member with `cluster_key=NEW` alone. Half-open handshakes may have to be repeated during
 //! the latter, since sequence numbers derive from the key.
 //!
-//! Secrets belong into fw_cfg, not on a command line; [`Secret`] keeps them out of debug output.
+//! Secrets belong into fw_cfg or a boot module, not on a command line; [`Secret`] keeps them out of debug output.
 
 mod nearest;
 

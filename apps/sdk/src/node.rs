@@ -25,6 +25,8 @@ use crate::service::{AnyService, Service};
 use crate::shared::{Phase, Shared};
 use crate::verdict::{Code, Verdict};
 
+/// How old the counters of the NIC may be that are shown.
+const COUNTED: Duration = Duration::from_millis(100);
 /// Frames taken in, in one turn.
 const RECEIVE_BUDGET: usize = 64;
 /// Tasks polled in one turn.
@@ -54,6 +56,8 @@ pub struct Node {
     /// Times the power button was pressed.
     pressed: u32,
     leave_at: Option<Instant>,
+    /// When the counters of the NIC were looked at.
+    counted: Instant,
     verdict: Option<Verdict>,
 }
 
@@ -140,6 +144,7 @@ impl Node {
             announced: false,
             pressed: 0,
             leave_at: None,
+            counted: now,
             verdict: None,
         })
     }
@@ -149,6 +154,10 @@ impl Node {
     pub fn step<P: Platform>(&mut self, platform: &mut P) -> Option<Instant> {
         let now = platform.now();
         self.shared.set_now(now);
+        if self.announced && now.since(self.counted) >= COUNTED {
+            self.counted = now;
+            self.shared.set_nic_counters(platform.counters());
+        }
         if platform.power_button() {
             self.press_power_button(now);
         }

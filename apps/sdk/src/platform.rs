@@ -3,6 +3,7 @@
 //! Three worlds implement [`Platform`]: the kernel (NIC queues, timer interrupt, `hlt`), the
 //! hosted process (a TAP device and `poll`) and the simulator (virtual time and wires).
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use godwit_netstack::Instant;
@@ -51,6 +52,11 @@ pub trait Platform {
 
     /// The NIC.
     fn device(&self) -> Device;
+
+    /// What the NIC has done, as counters by name; they are shown with those of the instance.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 
     /// The next frame received, if any.
     fn receive(&mut self) -> Option<RxFrame>;

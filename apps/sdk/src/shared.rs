@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     watched: Cell<Option<Instant>>,
     /// Who watches has been told that it is over.
     told: Cell<bool>,
+    /// Counters of the NIC, as of a moment ago.
+    nic: RefCell<Vec<(&'static str, u64)>>,
 }
 
 impl Shared {
@@ -58,6 +60,7 @@ impl Shared {
             drain: Cell::new(DrainOptions::default()),
             watched: Cell::new(None),
             told: Cell::new(false),
+            nic: RefCell::default(),
         })
     }
 
@@ -67,6 +70,17 @@ impl Shared {
 
     pub(crate) fn instance_mut(&self) -> RefMut<'_, Instance> {
         self.instance.borrow_mut()
+    }
+
+    /// All counters: the instance's, then the NIC's.
+    pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut all = self.instance().counters();
+        all.extend_from_slice(&self.nic.borrow());
+        all
+    }
+
+    pub(crate) fn set_nic_counters(&self, counters: Vec<(&'static str, u64)>) {
+        *self.nic.borrow_mut() = counters;
     }
 
     pub(crate) fn set_now(&self, now: Instant) {

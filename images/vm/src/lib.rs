@@ -5,7 +5,13 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 mod platform;
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use godwit::Service;
 use godwit_kernel::exit::{ExitCode, exit};
@@ -16,8 +22,8 @@ pub use platform::KernelPlatform;
 /// Serves until it is over, then ends the machine with the verdict's code.
 pub fn serve(machine: Machine, service: impl Service) -> ! {
     boot::chart::mark("service");
-    let command_line = machine.command_line.clone();
-    let config_file = machine.config_file.clone().unwrap_or_default();
+    let mut sources = vec![machine.command_line.clone()];
+    sources.extend(machine.config.iter().cloned());
     let mut platform = match KernelPlatform::new(machine) {
         Ok(platform) => platform,
         Err(machine) => {
@@ -25,7 +31,7 @@ pub fn serve(machine: Machine, service: impl Service) -> ! {
             exit(ExitCode::NoNic, "no network card that can be used");
         }
     };
-    let sources = [command_line.as_str(), config_file.as_str()];
+    let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
     let verdict = godwit::run(&mut platform, &sources, service);
     platform.describe(); // if it has not come so far that this was done
     let code = ExitCode::from_number(verdict.code.number()).unwrap_or(ExitCode::Panic);

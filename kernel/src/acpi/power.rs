@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::dsdt::EventDevice;
-use super::tables::Fixed;
+use super::tables::{Fixed, Register};
 use crate::arch::x86_64::port::{self, Port};
 use crate::mmio::Mmio;
 use crate::sync::Once;
@@ -41,6 +41,10 @@ enum Switch {
         register: Mmio,
         sleep_type: u8,
     },
+    Port {
+        port: Port<u8>,
+        sleep_type: u8,
+    },
 }
 
 /// Learns how to switch off and where the button is. Interrupts are routed by the caller.
@@ -63,10 +67,15 @@ pub fn init(fixed: &Fixed, sleep_type: Option<u8>, events: Option<EventDevice>) 
 
 fn find_switch(fixed: &Fixed, sleep_type: u8) -> Option<Switch> {
     if fixed.hardware_reduced {
-        let register = Mmio::map(fixed.sleep_control?, 1)?;
-        return Some(Switch::Register {
-            register,
-            sleep_type,
+        return Some(match fixed.sleep_control? {
+            Register::Memory(address) => Switch::Register {
+                register: Mmio::map(address, 1)?,
+                sleep_type,
+            },
+            Register::Port(number) => Switch::Port {
+                port: port::acpi_port8(number)?,
+                sleep_type,
+            },
         });
     }
     Some(Switch::Pm1 {
@@ -123,9 +132,10 @@ pub fn button_pending() -> bool {
     BUTTON.load(Ordering::Acquire)
 }
 
-/// Switches the machine off. Returns if that did not work.
-pub fn off() {
+/// Switches the machine off. Returns if that did not work: `false` if there is no way to do it.
+pub fn off() -> bool {
     const KEPT: u16 = 0x0203; // SCI_EN, BM_RLD, and bit 9, which is to be preserved
+    let reduced = |sleep_type: u8| (sleep_type << 2) | (1 << 5);
     match SWITCH.get() {
         Some(Switch::Pm1 {
             control,
@@ -139,7 +149,9 @@ pub fn off() {
         Some(Switch::Register {
             register,
             sleep_type,
-        }) => register.write8(0, (sleep_type << 2) | (1 << 5)),
-        None => {}
+        }) => register.write8(0, reduced(*sleep_type)),
+        Some(Switch::Port { port, sleep_type }) => port.write(reduced(*sleep_type)),
+        None => return false,
     }
+    true
 }

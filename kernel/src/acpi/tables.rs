@@ -74,8 +74,17 @@ pub struct Fixed {
     pub timer: u32,
     /// No fixed power hardware: use `sleep_control` and a generic event device.
     pub hardware_reduced: bool,
-    /// Physical address of the sleep control register, where there is one in memory.
-    pub sleep_control: Option<u64>,
+    /// The sleep control register, where there is one.
+    pub sleep_control: Option<Register>,
+}
+
+/// Where a register is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Register {
+    /// At a physical address, as QEMU has it.
+    Memory(u64),
+    /// At a port, as Cloud Hypervisor has it.
+    Port(u32),
 }
 
 /// Everything the kernel takes from the fixed tables.
@@ -245,11 +254,16 @@ fn fadt(table: &[u8]) -> Option<Fixed> {
     })
 }
 
-/// The address in a generic address structure, if it is in system memory and not zero.
-fn generic_address(table: &[u8], at: usize) -> Option<u64> {
-    let space = table.u8_at(at)?;
-    let address = table.u64_at(at + 4)?;
-    (space == 0 && address != 0).then_some(address)
+/// The place in a generic address structure (section 5.2.3.2), if it is one of ours and not zero.
+fn generic_address(table: &[u8], at: usize) -> Option<Register> {
+    const MEMORY: u8 = 0;
+    const PORT: u8 = 1;
+    let address = table.u64_at(at + 4).filter(|&address| address != 0)?;
+    match table.u8_at(at)? {
+        MEMORY => Some(Register::Memory(address)),
+        PORT => Some(Register::Port(u32::try_from(address).ok()?)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -341,14 +355,20 @@ mod tests {
         let mut body = vec![0; 268 - 36];
         body[112 - 36..][..4].copy_from_slice(&(1u32 << 20).to_le_bytes());
         body[140 - 36..][..8].copy_from_slice(&0x7f_0000u64.to_le_bytes());
-        body[244 - 36] = 0;
         body[248 - 36..][..8].copy_from_slice(&0xfea0_0200u64.to_le_bytes());
-        let memory = machine(&[table(b"FACP", &body)]);
-        let tables = Tables::read(&memory, Some(0xf_0010)).unwrap();
-        let fixed = tables.fixed.unwrap();
-        assert!(fixed.hardware_reduced);
-        assert_eq!(fixed.dsdt, 0x7f_0000);
-        assert_eq!(fixed.sleep_control, Some(0xfea0_0200));
+        for (space, register) in [
+            (0, Some(Register::Memory(0xfea0_0200))),
+            (1, Some(Register::Port(0xfea0_0200))),
+            (2, None),
+        ] {
+            body[244 - 36] = space;
+            let memory = machine(&[table(b"FACP", &body)]);
+            let tables = Tables::read(&memory, Some(0xf_0010)).unwrap();
+            let fixed = tables.fixed.unwrap();
+            assert!(fixed.hardware_reduced);
+            assert_eq!(fixed.dsdt, 0x7f_0000);
+            assert_eq!(fixed.sleep_control, register);
+        }
     }
 
     #[test]

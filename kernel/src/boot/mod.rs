@@ -1,9 +1,14 @@
 //! From the first instruction to a [`crate::Machine`].
 //!
-//! [`pvh`] reads what the boot loader left, [`chart`] keeps time, [`timer`] finds out how fast the
-//! clocks are. The order of events is in `start`, which is what there is to read here.
+//! [`pvh`] and [`multiboot2`] read what the boot loader left into a [`handover`], [`chart`] keeps time,
+//! [`timer`] finds out how fast the clocks are. The order of events is in `start`, which is what
+//! there is to read here.
 
 pub mod chart;
+pub mod handover;
+#[cfg(godwit_image)]
+mod lines;
+pub mod multiboot2;
 pub mod pvh;
 #[cfg(godwit_image)]
 mod start;

@@ -1,50 +1,49 @@
 //! What a PVH boot loader leaves (Xen `docs/misc/pvh`, `include/public/arch-x86/hvm/start_info.h`).
 
+use super::handover::{Handover, HandoverError, MAX_COMMAND_LINE, MAX_MODULES, push_character};
 use crate::acpi::{Fields, Physical};
 use crate::mm::map::{Kind, MemoryMap};
 
 const MAGIC: u32 = 0x336e_c578;
 const INFO: usize = 56;
 const ENTRY: usize = 24;
+const MODULE: usize = 32;
 const MAX_ENTRIES: usize = 256;
-const MAX_COMMAND_LINE: usize = 4096;
 /// Type 1 of the memory map is RAM, as in e820.
 const RAM: u32 = 1;
 
-/// What the loader says.
-#[derive(Clone, Debug)]
-pub struct StartInfo {
-    /// RAM, minus what the loader calls reserved.
-    pub memory: MemoryMap,
-    /// The kernel command line, cut to 4095 bytes.
-    pub command_line: heapless::String<MAX_COMMAND_LINE>,
-    /// Where ACPI's root pointer is.
-    pub rsdp: Option<u64>,
+/// Reads the start info at physical address `at`. Version 0 has no memory map and is refused.
+pub fn read(memory: &impl Physical, at: u64) -> Result<Handover, HandoverError> {
+    start_info(memory, at).ok_or(HandoverError::NotPvh)
 }
 
-impl StartInfo {
-    /// Reads the structure at physical address `at`; `None` if it is not one, or older than
-    /// version 1, which has no memory map.
-    pub fn read(memory: &impl Physical, at: u64) -> Option<Self> {
-        let info = memory.bytes(at, INFO)?;
-        if info.u32_at(0)? != MAGIC || info.u32_at(4)? < 1 {
-            return None;
-        }
-        let count = (info.u32_at(48)? as usize).min(MAX_ENTRIES);
-        let entries = memory.bytes(info.u64_at(40)?, count * ENTRY)?;
-        let entries = entries.chunks_exact(ENTRY).filter_map(|entry| {
-            let kind = match entry.u32_at(16)? {
-                RAM => Kind::Usable,
-                _ => Kind::Reserved,
-            };
-            Some((entry.u64_at(0)?, entry.u64_at(8)?, kind))
-        });
-        Some(Self {
-            memory: MemoryMap::from_entries(entries),
-            command_line: command_line(memory, info.u64_at(24)?),
-            rsdp: info.u64_at(32).filter(|&address| address != 0),
-        })
+fn start_info(memory: &impl Physical, at: u64) -> Option<Handover> {
+    let info = memory.bytes(at, INFO)?;
+    if info.u32_at(0)? != MAGIC || info.u32_at(4)? < 1 {
+        return None;
     }
+    let count = (info.u32_at(48)? as usize).min(MAX_ENTRIES);
+    let entries = memory.bytes(info.u64_at(40)?, count * ENTRY)?;
+    let entries = entries.chunks_exact(ENTRY).filter_map(|entry| {
+        let kind = match entry.u32_at(16)? {
+            RAM => Kind::Usable,
+            _ => Kind::Reserved,
+        };
+        Some((entry.u64_at(0)?, entry.u64_at(8)?, kind))
+    });
+    let mut handover = Handover {
+        memory: MemoryMap::from_entries(entries),
+        command_line: command_line(memory, info.u64_at(24)?),
+        rsdp: info.u64_at(32).filter(|&address| address != 0),
+        ..Handover::default()
+    };
+    let modules = (info.u32_at(12)? as usize).min(MAX_MODULES + 1);
+    let modules = memory.bytes(info.u64_at(16)?, modules * MODULE);
+    for module in modules.unwrap_or_default().chunks_exact(MODULE) {
+        let start = module.u64_at(0)?;
+        handover.add_module(start..start.saturating_add(module.u64_at(8)?));
+    }
+    Some(handover)
 }
 
 fn command_line(memory: &impl Physical, at: u64) -> heapless::String<MAX_COMMAND_LINE> {
@@ -56,10 +55,8 @@ fn command_line(memory: &impl Physical, at: u64) -> heapless::String<MAX_COMMAND
         let byte = at
             .checked_add(i)
             .and_then(|at| memory.bytes(at, 1)?.u8_at(0));
-        match byte {
-            None | Some(0) => break,
-            Some(byte @ 0x20..0x7f) => drop(line.push(char::from(byte))),
-            Some(_) => drop(line.push(' ')),
+        if !push_character(&mut line, byte) {
+            break;
         }
     }
     line
@@ -74,7 +71,9 @@ mod tests {
     fn info(version: u32, map: u64, entries: u32, line: u64) -> Vec<u8> {
         let mut bytes = MAGIC.to_le_bytes().to_vec();
         bytes.extend(version.to_le_bytes());
-        bytes.extend([0; 16]);
+        bytes.extend([0; 4]);
+        bytes.extend(1u32.to_le_bytes()); // modules, listed at
+        bytes.extend(0x600u64.to_le_bytes());
         bytes.extend(line.to_le_bytes());
         bytes.extend(0xf_0000u64.to_le_bytes());
         bytes.extend(map.to_le_bytes());
@@ -92,17 +91,19 @@ mod tests {
     }
 
     #[test]
-    fn map_command_line_and_root_pointer_are_taken() {
+    fn map_command_line_root_pointer_and_module_are_taken() {
         let map = [entry(0, 0xa_0000, 1), entry(0x9_0000, 0x1_0000, 2)].concat();
         let memory = Memory(vec![
             (0x100, info(1, 0x200, 2, 0x300)),
             (0x200, map),
             (0x300, b"id=1\tport=80\0rest".to_vec()),
+            (0x600, [0x7000u64, 5, 0, 0].map(u64::to_le_bytes).concat()),
         ]);
-        let info = StartInfo::read(&memory, 0x100).unwrap();
+        let info = read(&memory, 0x100).unwrap();
         assert_eq!(info.memory.total(), 0x9_0000);
         assert_eq!(info.command_line, "id=1 port=80");
         assert_eq!(info.rsdp, Some(0xf_0000));
+        assert_eq!(info.modules.first(), Some(&(0x7000..0x7005)));
     }
 
     #[test]
@@ -112,7 +113,7 @@ mod tests {
             (0x200, entry(0, 0x1000, 1)),
             (0x1000, vec![b'x'; 10_000]),
         ]);
-        let info = StartInfo::read(&memory, 0x100).unwrap();
+        let info = read(&memory, 0x100).unwrap();
         assert!(info.command_line.len() <= MAX_COMMAND_LINE);
         assert!(info.command_line.len() > 4000);
     }
@@ -120,10 +121,10 @@ mod tests {
     #[test]
     fn strangers_and_old_versions_are_refused() {
         let memory = Memory(vec![(0x100, info(0, 0x200, 0, 0))]);
-        assert!(StartInfo::read(&memory, 0x100).is_none());
-        assert!(StartInfo::read(&memory, 0x5000).is_none());
+        assert!(read(&memory, 0x100).is_err());
+        assert!(read(&memory, 0x5000).is_err());
         let memory = Memory(vec![(0x100, vec![0; 64])]);
-        assert!(StartInfo::read(&memory, 0x100).is_none());
+        assert!(read(&memory, 0x100).is_err());
     }
 
     proptest! {
@@ -136,12 +137,12 @@ mod tests {
                 (0x100, info(1, map, entries, line)),
                 (0x2000, noise.clone()),
             ]);
-            StartInfo::read(&memory, 0x100);
+            let _ = read(&memory, 0x100);
             let memory = Memory(vec![
                 (0x100, info(1, 0x2000, entries % 80, line)),
                 (0x2000, noise),
             ]);
-            StartInfo::read(&memory, 0x100);
+            let _ = read(&memory, 0x100);
         }
     }
 }

@@ -8,15 +8,18 @@ use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::Transport;
 
 use super::chart::mark;
-use super::pvh::StartInfo;
+use super::handover::{Handover, HandoverError};
+use super::lines;
 use super::timer::{self, Calibration};
+use super::{multiboot2, pvh};
 use crate::acpi::dsdt::{self, EventDevice};
 use crate::acpi::tables::{self, Interrupts, Tables};
 use crate::acpi::{Physical, power};
 use crate::arch::x86_64::apic::{LOCAL_APIC, Trigger};
 use crate::arch::x86_64::{interrupts, tables as descriptor_tables};
-use crate::drivers::net::Nic;
+use crate::drivers::net::pci::Ways;
 use crate::drivers::net::virtio::VirtioNet;
+use crate::drivers::net::{self, Nic};
 use crate::drivers::rng;
 use crate::drivers::virtio::mmio::{self, Place};
 use crate::drivers::virtio::{AnyTransport, pci as virtio_pci};
@@ -60,27 +63,39 @@ impl Physical for Unprotected {
     }
 }
 
-/// Called by the first instructions, on the boot stack.
-pub(crate) extern "C" fn from_assembly(start_info: u64, entry_tsc: u64) -> ! {
+/// Called by the first instructions, on the boot stack: with the address of what the loader left, the
+/// time of entry, and the number a Multiboot2 loader says, or 0 for PVH.
+pub(crate) extern "C" fn from_assembly(left: u64, entry_tsc: u64, loader: u64) -> ! {
     clock::set_entry(entry_tsc);
     console::init();
     descriptor_tables::load();
     mark("entry");
-    let machine = start(start_info);
+    let handover = match loader as u32 {
+        0 => pvh::read(&Unprotected, left),
+        magic => multiboot2::read(&Unprotected, magic, left),
+    };
+    let machine = start(handover);
     crate::arch::x86_64::cpu::enable_interrupts();
     godwit_main(machine)
 }
 
-fn start(start_info: u64) -> Machine {
-    let Some(info) = StartInfo::read(&Unprotected, start_info) else {
-        exit(ExitCode::BootFailed, "not started by a PVH boot loader");
+fn start(handover: Result<Handover, HandoverError>) -> Machine {
+    let info = match handover {
+        Ok(info) => info,
+        Err(error) => exit(ExitCode::BootFailed, error),
     };
     set_log_level(&info.command_line);
     let ram = info.memory.total();
-    if let Err(error) = mm::install(info.memory) {
+    if let Err(error) = mm::install(info.memory.clone(), info.keep()) {
         exit(ExitCode::BootFailed, format_args!("page tables: {error:?}"));
     }
     mark("memory");
+    if let Some(screen) = info.screen {
+        if !console::screen::start(screen) {
+            log::warn!("the screen's memory is out of reach");
+        }
+        mark("screen");
+    }
 
     // ACPI may lie in memory that is about to become heap: read all of it before.
     let acpi = Tables::read(&Firmware, info.rsdp).unwrap_or_default();
@@ -107,11 +122,13 @@ fn start(start_info: u64) -> Machine {
         entropy::add_seed(seed);
     }
     mark("power");
-    let config_file = fw_cfg::read(CONFIG_FILE);
+    let module = info.module_text(&Firmware);
+    let config = module.into_iter().chain(fw_cfg::read(CONFIG_FILE));
+    let config = config.collect();
     mark("config");
 
     let mut devices = Devices::default();
-    devices.scan_pci(&acpi);
+    devices.scan_pci(&acpi, &controllers);
     mark("pci");
     devices.scan_mmio(&info.command_line, virtio, &controllers);
     mark("mmio");
@@ -124,13 +141,15 @@ fn start(start_info: u64) -> Machine {
 
     let machine = Machine {
         command_line: String::from(info.command_line.as_str()),
-        config_file,
+        config,
         nics: devices.nics,
         stock: Stock {
             ram,
             heap: heap.total,
             clock: source,
         },
+        watch_at_ns: 0,
+        watched: false,
     };
     if !entropy::ready() {
         machine.describe();
@@ -184,7 +203,7 @@ fn init_power(
     events: Option<EventDevice>,
 ) {
     let Some(fixed) = acpi.fixed else {
-        log::warn!("no ACPI: no power button, and no switching off");
+        log::warn!("no ACPI: no power button, and a reset instead of switching off");
         return;
     };
     let (button, switch) = power::init(&fixed, sleep_type, events);
@@ -221,7 +240,7 @@ struct Devices {
 }
 
 impl Devices {
-    fn scan_pci(&mut self, acpi: &Tables) {
+    fn scan_pci(&mut self, acpi: &Tables, controllers: &Interrupts) {
         // A machine with ACPI but without MCFG may have PCI behind ports; microvm has none at all,
         // and its FADT says hardware-reduced.
         let reduced = acpi.fixed.is_some_and(|fixed| fixed.hardware_reduced);
@@ -241,7 +260,28 @@ impl Devices {
             let _ = functions.push(function);
         });
         let mut space = PCI_SPACE;
+        // What nobody drives must not keep a line busy that somebody may need.
+        let cards = functions.iter().filter_map(net::pci::kind).count();
+        for function in functions.iter().filter(|f| cards > 0 && !f.is_bridge()) {
+            function.set_line(&mut config, false);
+        }
         for function in &functions {
+            if let Some(kind) = net::pci::kind(function) {
+                if !function.place_windows(&mut config, &mut space) {
+                    log::error!("{}: no room for its registers", function.address);
+                }
+                let ways = Ways {
+                    message: &mut interrupts::message_vector,
+                    line: &mut |line| lines::find(controllers, line),
+                };
+                match net::pci::bind(&mut config, function, kind, ways, random_mac) {
+                    Ok(card) => self.nics.push(card),
+                    Err(error) => {
+                        log::error!("{}: network card not usable: {error}", function.address);
+                    }
+                }
+                continue;
+            }
             match virtio_pci::device_type(function) {
                 Some(kind @ (DeviceType::Network | DeviceType::EntropySource)) => {
                     let vector = (kind == DeviceType::Network)

@@ -3,15 +3,19 @@
 //! - [`Pool`] and [`Buffer`]: fixed-size buffers for a device to write into
 //! - [`ReceiveQueue`] and [`TransmitQueue`]: virtqueues that own their buffers until the device has
 //!   given them back, so that their users need no `unsafe`
+//! - [`ReceiveRing`] and [`TransmitRing`]: the same for cards whose descriptors are written back in
+//!   place
 //!
 //! Virtual and physical addresses are equal (see [`crate::mm`]), on the host trivially so. What a
 //! device writes into a ring is checked: an index that is not outstanding, or a length beyond the
 //! buffer, is a [`DeviceFault`].
 
+mod descriptors;
 mod pool;
 mod queue;
 mod ring;
 
+pub use descriptors::{Format, Part, ReceiveRing, TransmitRing};
 pub use pool::{Buffer, Pool};
 pub use queue::{QueueOptions, ReceiveQueue, Slices, TransmitQueue};
 
@@ -41,6 +45,10 @@ pub enum DeviceFault {
     NoQueue,
     /// There is no memory for the queue.
     OutOfMemory,
+    /// It does not get its work done, however often it is reset.
+    Stalled,
+    /// It does not answer any more.
+    Gone,
 }
 
 impl core::fmt::Display for DeviceFault {
@@ -55,6 +63,8 @@ impl core::fmt::Display for DeviceFault {
             }
             Self::NoQueue => f.write_str("no such queue, or too small a one"),
             Self::OutOfMemory => f.write_str("no memory for the queue"),
+            Self::Stalled => f.write_str("device does nothing, however often it is reset"),
+            Self::Gone => f.write_str("device does not answer any more"),
         }
     }
 }

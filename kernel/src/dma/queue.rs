@@ -287,7 +287,7 @@ impl<const HEAD: usize> TransmitQueue<HEAD> {
 }
 
 /// No empty slices (a descriptor must not be empty), and not more than `most`.
-fn tidy(mut slices: Slices, most: usize) -> Slices {
+pub(super) fn tidy(mut slices: Slices, most: usize) -> Slices {
     slices.retain(|slice| !slice.is_empty());
     if slices.len() > most {
         let mut whole = Vec::with_capacity(slices.iter().map(Bytes::len).sum());

@@ -114,11 +114,15 @@ pub(crate) fn image() -> Range<u64> {
 }
 
 /// Builds and loads page tables with W^X and guard pages. `map` is all usable RAM; the image is
-/// taken out here.
-pub(crate) fn install(mut map: MemoryMap) -> Result<(), MapError> {
+/// taken out here, and so is what is to be kept.
+pub(crate) fn install(
+    mut map: MemoryMap,
+    keep: impl Iterator<Item = Range<u64>>,
+) -> Result<(), MapError> {
     map.remove(0..PAGE); // a null pointer must fault
     let ram = map.clone();
     map.remove(image());
+    keep.for_each(|range| map.remove(range));
     let mut frames = Frames {
         map,
         ram,
@@ -211,6 +215,12 @@ pub(crate) fn hand_over() -> Usage {
 /// Maps device registers. `None` if the range is nonsense or overlaps RAM.
 pub(crate) fn map_device(base: u64, len: u64) -> Option<()> {
     map_outside_ram(base, len, Flags::DEVICE)
+}
+
+/// The same for a screen's memory, which is written only and in any order.
+pub(crate) fn map_screen(base: u64, len: u64) -> Option<()> {
+    cpu::allow_write_combining();
+    map_outside_ram(base, len, Flags::SCREEN)
 }
 
 fn map_outside_ram(base: u64, len: u64, flags: Flags) -> Option<()> {

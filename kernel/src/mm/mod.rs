@@ -15,8 +15,8 @@ pub mod paging;
 pub use live::Audit;
 #[cfg(godwit_image)]
 pub(crate) use live::{
-    GUARDED_STACKS, Guarded, audit, hand_over, install, is_guard_page, map_device, out_of_memory,
-    physical_bytes, stack_frame, symbols,
+    GUARDED_STACKS, Guarded, audit, hand_over, install, is_guard_page, map_device, map_screen,
+    out_of_memory, physical_bytes, stack_frame, symbols,
 };
 
 /// The size of a page and of a frame, in bytes.

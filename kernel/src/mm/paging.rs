@@ -45,6 +45,8 @@ impl Flags {
     pub const DATA: Self = Self::RODATA.union(Self::WRITE);
     /// Device registers.
     pub const DEVICE: Self = Self::DATA.union(Self::WRITE_THROUGH).union(Self::UNCACHED);
+    /// A screen, with [`crate::arch::x86_64::cpu::allow_write_combining`].
+    pub const SCREEN: Self = Self::DATA.union(Self::WRITE_THROUGH);
 }
 
 /// Why a range was not mapped.

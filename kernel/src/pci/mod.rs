@@ -1,11 +1,12 @@
 //! PCI: configuration space, and what devices say about themselves there.
 //!
 //! [`ConfigSpace`] is the access (memory-mapped or through ports), [`enumerate`] finds,
-//! [`Function`] reads one device's base addresses and capabilities, [`msix`] its interrupts. What a
+//! [`Function`] reads one device's base addresses and capabilities, [`msi`] and [`msix`] its interrupts. What a
 //! device says is bounded and checked: a capability list that loops ends, a base address of zero is
 //! no window.
 
 pub mod access;
+pub mod msi;
 pub mod msix;
 
 pub use access::{Access, Address, ConfigSpace};
@@ -43,7 +44,9 @@ mod register {
     pub const HEADER: u16 = 0x0c;
     pub const BAR: u16 = 0x10;
     pub const BUSES: u16 = 0x18;
+    pub const SUBSYSTEM: u16 = 0x2c;
     pub const CAPABILITIES: u16 = 0x34;
+    pub const INTERRUPT: u16 = 0x3c;
 }
 
 const COMMAND_PORTS: u32 = 1;
@@ -162,6 +165,32 @@ impl Function {
             register::COMMAND,
             command | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_NO_INTX,
         );
+    }
+
+    /// Whether it leads to another bus.
+    pub fn is_bridge(&self) -> bool {
+        self.class >> 8 == 0x06
+    }
+
+    /// Lets the device use its interrupt line, or forbids it.
+    pub fn set_line(&self, config: &mut impl ConfigSpace, on: bool) {
+        let command = config.read32(self.address, register::COMMAND) & 0xffff;
+        let quiet = if on { 0 } else { COMMAND_NO_INTX };
+        let command = command & !COMMAND_NO_INTX | quiet;
+        config.write32(self.address, register::COMMAND, command);
+    }
+
+    /// The interrupt number of the old PC that firmware has given the device's line, if it has one.
+    pub fn line(&self, config: &impl ConfigSpace) -> Option<u8> {
+        let word = config.read32(self.address, register::INTERRUPT);
+        let [line, pin, ..] = word.to_le_bytes();
+        (pin != 0 && (1..16).contains(&line)).then_some(line)
+    }
+
+    /// Vendor and device of the board, vendor first.
+    pub fn subsystem(&self, config: &impl ConfigSpace) -> (u16, u16) {
+        let word = config.read32(self.address, register::SUBSYSTEM);
+        (word as u16, (word >> 16) as u16)
     }
 
     /// The capability list.
@@ -283,6 +312,32 @@ pub(crate) mod tests {
         assert_eq!(device.memory_bar(&fake, 4), None);
         assert_eq!(device.memory_bar(&fake, 5), None);
         assert_eq!(device.memory_bar(&fake, 6), None);
+    }
+
+    #[test]
+    fn a_line_counts_if_firmware_has_connected_it_and_can_be_cut() {
+        let mut fake = Fake::default();
+        let device = function(&mut fake, 0, 1, 0x100e_8086);
+        for (word, line) in [
+            (0x010b, Some(11)),
+            (0x000b, None),
+            (0x01ff, None),
+            (0x0100, None),
+        ] {
+            fake.write32(device.address, 0x3c, word);
+            assert_eq!(device.line(&fake), line);
+        }
+        fake.write32(device.address, 0x04, 0x0010_0007);
+        for (on, command) in [(false, 0x407), (true, 7)] {
+            device.set_line(&mut fake, on);
+            assert_eq!(
+                fake.read32(device.address, 0x04),
+                command,
+                "status is left alone"
+            );
+        }
+        fake.write32(device.address, 0x2c, 0x0001_8086);
+        assert_eq!(device.subsystem(&fake), (0x8086, 1));
     }
 
     /// A device whose base address registers have fixed low bits, as sizing shows them.

@@ -92,6 +92,8 @@ pub enum Platform {
     Microvm,
     /// QEMU's PC with PCI Express.
     Q35,
+    /// QEMU's PC with PCI.
+    Pc,
     /// No machine: a Linux process on a TAP device, for debugging.
     Hosted,
 }
@@ -102,6 +104,7 @@ impl Platform {
         match self {
             Self::Microvm => Some(Machine::Microvm),
             Self::Q35 => Some(Machine::Q35),
+            Self::Pc => Some(Machine::Pc),
             Self::Hosted => None,
         }
     }

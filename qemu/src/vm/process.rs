@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::console::{Console, Ready, Verdict};
+use super::picture::Picture;
 use super::qmp::Monitor;
 use super::{Accelerator, QEMU, VmSpec};
 use crate::net::Namespace;
@@ -184,6 +185,22 @@ impl Vm {
             }
             Button::Signal => kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)?,
         }
+        Ok(())
+    }
+
+    /// Takes a picture of its screen, which [`VmSpec::screen`] gave it.
+    pub fn screen(&self) -> Result<Picture> {
+        let path = self.scratch.path("screen");
+        let arguments = serde_json::json!({ "filename": path });
+        Monitor::connect(&self.scratch.path("qmp"))?.execute_with("screendump", arguments)?;
+        let bytes = std::fs::read(&path).context("QEMU has written no picture")?;
+        Picture::parse(&bytes).context("QEMU's picture is not understood")
+    }
+
+    /// Plugs the cable of a NIC in, or pulls it out.
+    pub fn set_link(&self, nic: usize, up: bool) -> Result<()> {
+        let arguments = serde_json::json!({ "name": format!("net{nic}"), "up": up });
+        Monitor::connect(&self.scratch.path("qmp"))?.execute_with("set_link", arguments)?;
         Ok(())
     }
 

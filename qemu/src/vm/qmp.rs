@@ -34,7 +34,15 @@ impl Monitor {
 
     /// Executes a command without arguments.
     pub fn execute(&mut self, command: &str) -> Result<Value> {
-        let line = format!("{}\n", json!({ "execute": command }));
+        self.execute_with(command, json!({}))
+    }
+
+    /// Executes a command.
+    pub fn execute_with(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let line = format!(
+            "{}\n",
+            json!({ "execute": command, "arguments": arguments })
+        );
         self.reader.get_mut().write_all(line.as_bytes())?;
         loop {
             let mut answer = self.receive()?;

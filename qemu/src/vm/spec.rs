@@ -14,18 +14,51 @@ use crate::net::Namespace;
 pub enum Machine {
     /// Minimal machine, virtio-mmio.
     Microvm,
+    /// The minimal machine without ACPI, PIT, PIC and RTC: what Firecracker has.
+    MicrovmBare,
     /// PC with PCI Express.
     Q35,
+    /// PC with PCI, as of 1996.
+    Pc,
 }
 
 impl Machine {
     /// QEMU's name for it.
     pub fn name(self) -> &'static str {
         match self {
+            // QEMU then names the devices on the command line.
+            Self::MicrovmBare => "microvm,acpi=off,pit=off,pic=off,rtc=off,auto-kernel-cmdline=on",
             Self::Microvm => "microvm",
             Self::Q35 => "q35",
+            Self::Pc => "pc",
         }
     }
+
+    fn has_pci(self) -> bool {
+        matches!(self, Self::Q35 | Self::Pc)
+    }
+}
+
+/// What the processor starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS, QEMU's own.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+/// What firmware boots from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// A CD.
+    Cd(PathBuf),
+    /// A virtio disk; raw, or of another format that QEMU knows.
+    Disk(PathBuf, &'static str),
+    /// A USB stick.
+    Usb(PathBuf),
+    /// A folder that QEMU's own network serves by TFTP, and the file in it to begin with.
+    Network(PathBuf, &'static str),
 }
 
 /// Network devices.
@@ -43,31 +76,29 @@ pub enum NicModel {
     E1000e,
     /// Realtek 8139.
     Rtl8139,
-    /// VMware's paravirtual device.
+    /// VMware's paravirtual device: no driver yet.
     Vmxnet3,
 }
 
 impl NicModel {
     /// QEMU's device string, or why this machine cannot have it.
     pub fn device(self, machine: Machine) -> Result<&'static str, String> {
-        Ok(match (self, machine) {
-            (Self::Virtio, Machine::Microvm) => "virtio-net-device",
-            (model, Machine::Microvm) => {
+        Ok(match self {
+            Self::Virtio if !machine.has_pci() => "virtio-net-device",
+            model if !machine.has_pci() => {
                 let name = model.to_possible_value().map(|v| v.get_name().to_owned());
                 return Err(format!(
-                    "the NIC {} needs PCI, which microvm does not have: use --machine q35",
+                    "the NIC {} needs PCI, which microvm does not have: use --machine q35 or pc",
                     name.unwrap_or_default()
                 ));
             }
-            (Self::Virtio, Machine::Q35) => "virtio-net-pci",
-            (Self::VirtioModern, Machine::Q35) => "virtio-net-pci,disable-legacy=on",
-            (Self::VirtioLegacy, Machine::Q35) => {
-                "virtio-net-pci,disable-legacy=off,disable-modern=on"
-            }
-            (Self::E1000, Machine::Q35) => "e1000",
-            (Self::E1000e, Machine::Q35) => "e1000e",
-            (Self::Rtl8139, Machine::Q35) => "rtl8139",
-            (Self::Vmxnet3, Machine::Q35) => "vmxnet3",
+            Self::Virtio => "virtio-net-pci",
+            Self::VirtioModern => "virtio-net-pci,disable-legacy=on",
+            Self::VirtioLegacy => "virtio-net-pci,disable-legacy=off,disable-modern=on",
+            Self::E1000 => "e1000",
+            Self::E1000e => "e1000e",
+            Self::Rtl8139 => "rtl8139",
+            Self::Vmxnet3 => "vmxnet3",
         })
     }
 }
@@ -140,6 +171,14 @@ pub struct VmSpec {
     pub rng: bool,
     /// Whether the CPU has RDRAND and RDSEED.
     pub rdrand: bool,
+    /// Firmware that boots from a medium, instead of the image being loaded by QEMU.
+    pub boot: Option<(Firmware, Medium)>,
+    /// Whether the machine has a way to end with a code, as only QEMU's machines do.
+    pub exit_code: bool,
+    /// Whether there is a screen, which [`super::Vm::screen`] looks at.
+    pub screen: bool,
+    /// More words for QEMU.
+    pub more: Vec<String>,
     /// The network namespace in which QEMU itself runs, if not that of this process.
     pub namespace: Option<Namespace>,
 }
@@ -157,6 +196,10 @@ impl VmSpec {
             nics: Vec::new(),
             rng: true,
             rdrand: true,
+            boot: None,
+            exit_code: true,
+            screen: false,
+            more: Vec::new(),
             namespace: None,
         }
     }
@@ -187,26 +230,38 @@ impl VmSpec {
             "-no-reboot",
         ]);
         add(&["-serial", "stdio"]);
-        // The exit code comes out of here: status = code * 2 + 1.
-        add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-        if self.machine == Machine::Microvm {
+        if self.exit_code {
+            // It comes out of here: status = code * 2 + 1.
+            add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        }
+        if !self.machine.has_pci() {
             add(&["-global", "virtio-mmio.force-legacy=false"]);
         }
         if self.rng {
-            let device = match self.machine {
-                Machine::Microvm => "virtio-rng-device",
-                Machine::Q35 => "virtio-rng-pci",
+            let device = match self.machine.has_pci() {
+                false => "virtio-rng-device",
+                true => "virtio-rng-pci",
             };
             add(&["-device", device]);
         }
         for (n, nic) in self.nics.iter().enumerate() {
             let id = format!("net{n}");
-            add(&["-netdev", &nic.netdev.argument(&id)?]);
+            let mut netdev = nic.netdev.argument(&id)?;
+            let served = match &self.boot {
+                Some((_, Medium::Network(folder, file))) if n == 0 => Some((folder, file)),
+                _ => None,
+            };
+            if let Some((folder, file)) = served {
+                netdev += &format!(",tftp={},bootfile={file}", comma_safe(folder)?);
+            }
+            add(&["-netdev", &netdev]);
             let [a, b, c, d, e, f] = nic.mac;
             let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
             let mut device = nic.model.device(self.machine)?.to_owned();
             device += &format!(",netdev={id},mac={mac}");
-            if self.machine == Machine::Q35 {
+            if served.is_some() {
+                device += ",bootindex=0";
+            } else if self.machine.has_pci() {
                 // No boot ROM: the image does not come over the network.
                 device += ",romfile=";
             }
@@ -220,6 +275,17 @@ impl VmSpec {
             "-fw_cfg",
             &format!("name=opt/godwit/config,file={}", comma_safe(config)?),
         ]);
+        if self.screen {
+            add(&["-vga", "std"]);
+        }
+        if let Some((firmware, medium)) = &self.boot {
+            firmware.arguments(&mut add)?;
+            medium.arguments(&mut add)?;
+        }
+        arguments.extend(self.more.iter().map(OsString::from));
+        if self.boot.is_some() {
+            return Ok(arguments);
+        }
         arguments.push("-kernel".into());
         arguments.push(self.kernel.clone().into());
         if !self.append.is_empty() {
@@ -227,6 +293,49 @@ impl VmSpec {
             arguments.push(self.append.clone().into());
         }
         Ok(arguments)
+    }
+}
+
+impl Firmware {
+    fn arguments(self, add: &mut impl FnMut(&[&str])) -> Result<(), String> {
+        if self == Self::Uefi {
+            let code = crate::setup::uefi().ok_or("UEFI firmware (OVMF) is not installed")?;
+            // Without flash for its variables: it forgets them, as a machine should that boots once.
+            let drive = format!(
+                "if=pflash,unit=0,format=raw,readonly=on,file={}",
+                comma_safe(&code)?
+            );
+            add(&["-drive", &drive]);
+        }
+        Ok(())
+    }
+}
+
+impl Medium {
+    fn arguments(&self, add: &mut impl FnMut(&[&str])) -> Result<(), String> {
+        let mut drive = |path: &Path, format: &str| -> Result<(), String> {
+            let file = comma_safe(path)?;
+            let drive = format!("if=none,id=medium,readonly=on,format={format},file={file}");
+            add(&["-drive", &drive]);
+            Ok(())
+        };
+        match self {
+            Self::Cd(path) => {
+                drive(path, "raw")?;
+                add(&["-device", "ide-cd,drive=medium,bootindex=0"]);
+            }
+            Self::Disk(path, format) => {
+                drive(path, format)?;
+                add(&["-device", "virtio-blk-pci,drive=medium,bootindex=0"]);
+            }
+            Self::Usb(path) => {
+                drive(path, "raw")?;
+                add(&["-device", "qemu-xhci"]);
+                add(&["-device", "usb-storage,drive=medium,bootindex=0"]);
+            }
+            Self::Network(..) => {} // see the network device
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use godwit_qemu::setup;
 use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const MACHINES: [Machine; 2] = [Machine::Microvm, Machine::Q35];
+const MACHINES: [Machine; 3] = [Machine::Microvm, Machine::MicrovmBare, Machine::Q35];
 
 fn probe() -> &'static Path {
     static IMAGE: OnceLock<std::path::PathBuf> = OnceLock::new();
@@ -96,8 +96,18 @@ fn a_panic_names_the_functions_that_led_to_it() {
 }
 
 #[test]
+fn a_machine_that_cannot_be_switched_off_resets_instead() {
+    let mut spec = spec(Machine::MicrovmBare, "exit:0");
+    spec.exit_code = false;
+    match start(&spec).wait_exit(PATIENCE) {
+        Outcome::Verdict(verdict) => assert_eq!(verdict.code, 0),
+        Outcome::Infrastructure(what) => panic!("{what}"),
+    }
+}
+
+#[test]
 fn the_power_button_ends_an_idle_image() {
-    for machine in MACHINES {
+    for machine in [Machine::Microvm, Machine::Q35] {
         let mut vm = start(&spec(machine, "idle"));
         vm.wait_ready(PATIENCE).expect("the probe is ready");
         vm.press_power_button().expect("the monitor answers");

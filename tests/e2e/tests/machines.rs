@@ -4,6 +4,8 @@
 
 #[path = "machines/drain.rs"]
 mod drain;
+#[path = "machines/nics.rs"]
+mod nics;
 #[path = "machines/offload.rs"]
 mod offload;
 
@@ -90,8 +92,49 @@ const TESTS: &[Test] = &[
     ("large_frames_both_ways_on_q35", || {
         offload::streams(Machine::Q35)
     }),
+    ("a_device_as_firecracker_has_it", || {
+        offload::features(Machine::MicrovmBare, offload::FIRECRACKER)
+    }),
+    ("a_device_as_older_firecracker_has_it", || {
+        offload::features(Machine::MicrovmBare, offload::OLDER_FIRECRACKER)
+    }),
+    ("a_device_as_cloud_hypervisor_has_it", || {
+        offload::features(Machine::Q35, offload::CLOUD_HYPERVISOR)
+    }),
     ("a_device_without_offloads_serves_too", offload::none),
     ("a_connection_moves_among_large_frames", offload::moves),
+    ("a_download_moves_on_pc_with_virtio", || {
+        nics::demo("pc", "virtio", &[])
+    }),
+    ("a_download_moves_on_pc_with_e1000", || {
+        nics::demo("pc", "e1000", &[])
+    }),
+    ("a_download_moves_on_q35_with_e1000", || {
+        nics::demo("q35", "e1000", &[])
+    }),
+    ("a_download_moves_on_q35_with_e1000e", || {
+        nics::demo("q35", "e1000e", &[])
+    }),
+    ("a_download_moves_on_q35_with_e1000e_over_ipv6", || {
+        nics::demo("q35", "e1000e", &["--ip", "6"])
+    }),
+    (
+        "a_download_moves_on_q35_with_e1000e_over_lossy_links",
+        || nics::demo("q35", "e1000e", &["--loss", "1%"]),
+    ),
+    ("a_download_moves_on_pc_with_rtl8139", || {
+        nics::demo("pc", "rtl8139", &[])
+    }),
+    ("a_download_moves_on_q35_with_rtl8139", || {
+        nics::demo("q35", "rtl8139", &[])
+    }),
+    ("a_connection_moves_between_different_nics", nics::moves),
+    (
+        "large_frames_reach_an_e1000e_through_virtio",
+        nics::offloads,
+    ),
+    ("a_pulled_cable_costs_time_only", nics::pulled_cables),
+    ("cards_may_share_an_interrupt_line", nics::shared_line),
 ];
 
 fn main() -> ExitCode {

@@ -25,11 +25,12 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     targets::admin::TARGET,
     targets::config::TARGET,
     targets::datagrams::TARGET,
     targets::frames::TARGET,
+    targets::handover::TARGET,
     targets::http::TARGET,
     targets::members::TARGET,
     targets::messages::TARGET,

@@ -328,7 +328,7 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
             .take(MAX_LISTED)
             .map(Into::into)
             .collect(),
-        counters: instance
+        counters: shared
             .counters()
             .into_iter()
             .map(|(name, count)| (name.to_string(), count.into()))
@@ -371,7 +371,7 @@ pub(super) fn metrics(shared: &Shared, service: &str) -> String {
         text,
         "# TYPE godwit_info gauge\ngodwit_info{{id=\"{id}\",service=\"{service}\"}} 1"
     );
-    for (name, count) in instance.counters() {
+    for (name, count) in shared.counters() {
         counter(&mut text, name, count);
     }
     text

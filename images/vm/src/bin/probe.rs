@@ -23,7 +23,7 @@ fn run(mut machine: Machine) -> ! {
     boot::chart::print();
     machine.describe();
     log::info!("command line: {}", machine.command_line);
-    log::info!("configuration: {:?}", machine.config_file);
+    log::info!("configuration: {:?}", machine.config);
     log::info!("unix time: {:?}", clock::unix_seconds());
     let order = machine.command_line.clone();
     let order = order

@@ -18,6 +18,7 @@ mod register {
     pub const TASK_PRIORITY: usize = 0x80;
     pub const END_OF_INTERRUPT: usize = 0xb0;
     pub const SPURIOUS: usize = 0xf0;
+    pub const REQUESTED: usize = 0x200;
     pub const LVT_TIMER: usize = 0x320;
     pub const LVT_LINT0: usize = 0x350;
     pub const LVT_LINT1: usize = 0x360;
@@ -70,6 +71,12 @@ impl LocalApic {
         self.0.write32(register::INITIAL_COUNT, count);
     }
 
+    /// Whether an interrupt with this vector waits to be taken.
+    pub fn requested(&self, vector: u8) -> bool {
+        let at = register::REQUESTED + usize::from(vector / 32) * 0x10;
+        self.0.read32(at) >> (vector % 32) & 1 != 0
+    }
+
     /// Says that the current interrupt has been handled.
     pub fn end_of_interrupt(&self) {
         self.0.write32(register::END_OF_INTERRUPT, 0);
@@ -113,16 +120,34 @@ impl IoApic {
         apic
     }
 
+    fn entry(&self, gsi: u32) -> Option<u32> {
+        let input = gsi.checked_sub(self.base).filter(|&i| i < self.inputs)?;
+        Some(Self::REDIRECTION + input * 2)
+    }
+
+    /// The vector that input `gsi - base` has been sent to.
+    pub fn routed(&self, gsi: u32) -> Option<u8> {
+        let low = self.read(self.entry(gsi)?);
+        (low & MASKED == 0).then_some(low as u8)
+    }
+
+    /// Stops input `gsi - base`, which stays as it is in all else.
+    pub fn mask(&self, gsi: u32) {
+        if let Some(at) = self.entry(gsi) {
+            let low = self.read(at);
+            self.write(at, low | MASKED);
+        }
+    }
+
     /// Sends input `gsi - base` to `vector` on the processor with APIC id `destination`.
     pub fn route(&self, gsi: u32, vector: u8, trigger: Trigger, destination: u8) -> bool {
-        let Some(input) = gsi.checked_sub(self.base).filter(|&i| i < self.inputs) else {
+        let Some(at) = self.entry(gsi) else {
             return false;
         };
-        let at = Self::REDIRECTION + input * 2;
         let low = u32::from(vector)
             | u32::from(trigger.active_low) << 13
             | u32::from(trigger.level) << 15;
-        self.write(at, MASKED);
+        self.write(at, low | MASKED);
         self.write(at + 1, u32::from(destination) << 24);
         self.write(at, low);
         true

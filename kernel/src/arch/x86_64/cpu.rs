@@ -155,6 +155,16 @@ pub unsafe fn write_msr(register: u32, value: u64) {
     }
 }
 
+/// Makes pages that are write-through and not uncached write-combining instead (PAT, Intel SDM volume
+/// 3, section 13.12). Nothing else is mapped that way.
+pub fn allow_write_combining() {
+    const PAT: u32 = 0x277;
+    const SECOND: u64 = 0xff << 8;
+    const WRITE_COMBINING: u64 = 0x01 << 8;
+    // SAFETY: every x86-64 has the register, and no page is mapped by its second entry yet.
+    unsafe { write_msr(PAT, read_msr(PAT) & !SECOND | WRITE_COMBINING) };
+}
+
 /// Stops taking interrupts.
 #[cfg(godwit_image)]
 #[inline]
@@ -188,6 +198,17 @@ pub fn stop() -> ! {
         // SAFETY: nothing runs after this.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) }
     }
+}
+
+/// Resets the processor, which ends a virtual machine that cannot be switched off: through the
+/// keyboard controller, and else by a fault that nobody can handle.
+#[cfg(godwit_image)]
+pub fn reset() -> ! {
+    const PULSE_RESET: u8 = 0xfe;
+    let nothing = [0u16; 5];
+    super::port::KEYBOARD_COMMAND.write(PULSE_RESET);
+    // SAFETY: with no interrupt descriptors at all, the exception cannot run any code.
+    unsafe { asm!("lidt [{}]", "ud2", in(reg) &nothing, options(noreturn)) }
 }
 
 /// The frame pointer of the caller.

@@ -1,5 +1,6 @@
-//! The first instructions: from the PVH entry point (32-bit, paging off; Xen `docs/misc/pvh`) to
-//! long mode and Rust.
+//! The first instructions: from the entry points of PVH (Xen `docs/misc/pvh`) and Multiboot2
+//! (specification 2.0, section 3.3) to long mode and Rust. Both are entered with 32 bits, flat
+//! segments and paging off; nothing else of what the loader left is relied on.
 
 use core::arch::global_asm;
 
@@ -18,6 +19,23 @@ global_asm!(
     ".asciz \"Xen\"",
     ".quad godwit_start",
     ".popsection",
+    // The header by which GRUB finds out what it loads (section 3.1): in the first 32 KiB of the file.
+    ".pushsection .multiboot2, \"a\", @progbits",
+    ".balign 8",
+    "godwit_header:",
+    ".set godwit_header_length, godwit_header_end - godwit_header",
+    ".long 0xe85250d6, 0, godwit_header_length",
+    ".long 0x17adaf2a - godwit_header_length", // all four add up to zero
+    ".short 3, 0",                             // entry point
+    ".long 12, godwit_multiboot2, 0",          // and padding
+    ".short 5, 1",                             // a framebuffer will do, of any size
+    ".long 20, 0, 0, 0, 0",                    // and padding
+    ".short 6, 0",                             // modules at page boundaries
+    ".long 8",
+    ".short 0, 0",
+    ".long 8",
+    "godwit_header_end:",
+    ".popsection",
     // Page tables good enough to get into Rust: the first 4 GiB, 2 MiB pages, no protection.
     ".pushsection .bss.boot_tables, \"aw\", @nobits",
     ".balign 4096",
@@ -35,9 +53,13 @@ global_asm!(
     ".popsection",
     ".pushsection .text.boot, \"ax\", @progbits",
     ".code32",
+    "godwit_multiboot2:",
+    "movl %eax, %ebp", // the loader's number
+    "jmp 1f",
     ".globl godwit_start",
     "godwit_start:",
-    "cli",
+    "xorl %ebp, %ebp", // PVH has none
+    "1: cli",
     "cld",
     "rdtsc",
     "movl %eax, %esi", // the time of entry, in edi:esi
@@ -78,11 +100,12 @@ global_asm!(
     "movl %eax, %fs",
     "movl %eax, %gs",
     "movl ${stack} + {guard} + {size}, %esp",
+    "movl %ebp, %edx", // third argument: who loaded us
     "xorl %ebp, %ebp", // the end of every backtrace
     "shlq $32, %rdi",
     "movl %esi, %esi",
     "orq %rdi, %rsi", // second argument: TSC at entry
-    "movl %ebx, %edi", // first: start info
+    "movl %ebx, %edi", // first: what the loader left
     "call {main}",
     "5: hlt",
     "jmp 5b",

@@ -4,15 +4,14 @@
 //! button); all work is done by the loop they wake. Exceptions end the image with a report.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::apic::{
-    DEVICE_VECTOR_COUNT, DEVICE_VECTORS, IoApic, LocalApic, POWER_VECTOR, SPURIOUS_VECTOR,
-    TIMER_VECTOR, Trigger,
+    DEVICE_VECTOR_COUNT, DEVICE_VECTORS, IoApic, LocalApic, POWER_VECTOR, SPURIOUS_VECTOR, Trigger,
 };
 use super::cpu;
 use crate::exit::ExitCode;
-use crate::mmio::Mmio;
+use crate::mmio::{Mmio, Quiet};
 use crate::sync::Once;
 
 static LOCAL_APIC: Once<LocalApic> = Once::new();
@@ -20,9 +19,10 @@ static IO_APICS: Once<heapless::Vec<IoApic, 4>> = Once::new();
 static WAKE: AtomicBool = AtomicBool::new(false);
 static NEXT_DEVICE: AtomicU8 = AtomicU8::new(0);
 
-/// For each device vector, the virtio-mmio window whose interrupt is to be acknowledged, or 0.
-static VIRTIO_WINDOWS: [AtomicUsize; DEVICE_VECTOR_COUNT as usize] =
-    [const { AtomicUsize::new(0) }; DEVICE_VECTOR_COUNT as usize];
+/// The devices that interrupt through a line, each with the vector of that line: several may share
+/// one.
+static ON_LINES: [Once<(u8, Quiet)>; DEVICE_VECTOR_COUNT as usize] =
+    [const { Once::new() }; DEVICE_VECTOR_COUNT as usize];
 
 /// Registers as the stub saved them, then what the processor pushed.
 #[repr(C)]
@@ -171,32 +171,51 @@ pub fn route_power(gsi: u32, trigger: Trigger) -> bool {
 }
 
 /// Routes the interrupt line of a virtio-mmio device; the handler acknowledges it at the device.
-pub fn route_virtio_mmio(gsi: u32, trigger: Trigger, window: Mmio) -> bool {
-    let Some(index) = next_device() else {
-        return false;
-    };
-    VIRTIO_WINDOWS[usize::from(index)].store(window.address() as usize, Ordering::Release);
-    route(gsi, DEVICE_VECTORS + index, trigger)
+pub fn route_virtio_mmio(gsi: u32, trigger: Trigger, registers: Mmio) -> bool {
+    let vector = next_device();
+    vector.is_some_and(|vector| {
+        attach(vector, Quiet::VirtioMmio(registers)) && route(gsi, vector, trigger)
+    })
+}
+
+/// Has the handler make a device let go when `vector` comes.
+pub fn attach(vector: u8, quiet: Quiet) -> bool {
+    let entry = ON_LINES.iter().find(|entry| entry.get().is_none());
+    entry.is_some_and(|entry| entry.set((vector, quiet)).is_ok())
 }
 
 /// A vector for message-signalled interrupts, with the address and data to send it.
 pub fn message_vector() -> Option<(u64, u32)> {
     let apic = LOCAL_APIC.get()?;
-    let vector = DEVICE_VECTORS + next_device()?;
+    let vector = next_device()?;
     // Intel SDM volume 3, section 11.11: fixed delivery, edge, to one APIC id.
     let address = 0xfee0_0000 | u64::from(apic.id()) << 12;
     Some((address, u32::from(vector)))
 }
 
-fn next_device() -> Option<u8> {
+/// A vector that no device has.
+pub fn next_device() -> Option<u8> {
     let index = NEXT_DEVICE.load(Ordering::Relaxed);
     (index < DEVICE_VECTOR_COUNT).then(|| {
         NEXT_DEVICE.store(index + 1, Ordering::Relaxed);
-        index
+        DEVICE_VECTORS + index
     })
 }
 
-fn route(gsi: u32, vector: u8, trigger: Trigger) -> bool {
+/// The vector that an interrupt line has been routed to.
+pub fn routed(gsi: u32) -> Option<u8> {
+    IO_APICS.get()?.iter().find_map(|apic| apic.routed(gsi))
+}
+
+/// Stops an interrupt line.
+pub fn mask(gsi: u32) {
+    for apic in IO_APICS.get().into_iter().flatten() {
+        apic.mask(gsi);
+    }
+}
+
+/// Routes an interrupt line.
+pub fn route(gsi: u32, vector: u8, trigger: Trigger) -> bool {
     let Some((local, io)) = LOCAL_APIC.get().zip(IO_APICS.get()) else {
         return false;
     };
@@ -210,37 +229,19 @@ pub fn take_wake() -> bool {
 }
 
 extern "C" fn handle(frame: &Frame) {
-    const LAST_DEVICE: u8 = DEVICE_VECTORS + DEVICE_VECTOR_COUNT - 1;
     let vector = frame.vector as u8;
     match vector {
         0..32 => exception(frame),
-        TIMER_VECTOR => {}
-        POWER_VECTOR => crate::acpi::power::handle_interrupt(),
-        DEVICE_VECTORS..=LAST_DEVICE => {
-            let window =
-                VIRTIO_WINDOWS[usize::from(vector - DEVICE_VECTORS)].load(Ordering::Acquire);
-            acknowledge_virtio(window);
-        }
         SPURIOUS_VECTOR => return,
+        POWER_VECTOR => crate::acpi::power::handle_interrupt(),
         _ => {}
     }
+    let all = ON_LINES.iter().map_while(Once::get);
+    all.filter(|(of, _)| *of == vector)
+        .for_each(|(_, quiet)| quiet.apply());
     WAKE.store(true, Ordering::Release);
     if let Some(apic) = LOCAL_APIC.get() {
         apic.end_of_interrupt();
-    }
-}
-
-fn acknowledge_virtio(window: usize) {
-    const INTERRUPT_STATUS: usize = 0x60;
-    const INTERRUPT_ACKNOWLEDGE: usize = 0x64;
-    if window == 0 {
-        return; // message-signalled: nothing to acknowledge
-    }
-    // SAFETY: `window` is the address of an `Mmio` window of a virtio-mmio device, mapped for good;
-    // these two registers are used by nobody else.
-    unsafe {
-        let status = ((window + INTERRUPT_STATUS) as *const u32).read_volatile();
-        ((window + INTERRUPT_ACKNOWLEDGE) as *mut u32).write_volatile(status);
     }
 }
 

@@ -106,10 +106,16 @@ ports! {
     PIT_COUNTER_0: u8 = 0x40;
     /// Command register of the 8254 timer.
     PIT_COMMAND: u8 = 0x43;
+    /// Command register of the keyboard controller.
+    KEYBOARD_COMMAND: u8 = 0x64;
     /// Index of the CMOS register to access; bit 7 masks NMI.
     CMOS_INDEX: u8 = 0x70;
     /// The CMOS register chosen.
     CMOS_DATA: u8 = 0x71;
+    /// Index of the VGA's cathode ray tube controller.
+    VGA_INDEX: u8 = 0x3d4;
+    /// The register chosen.
+    VGA_DATA: u8 = 0x3d5;
     /// QEMU's `isa-debug-exit` device, where the host adds it.
     DEBUG_EXIT: u32 = 0xf4;
     /// QEMU fw_cfg: selects an item (QEMU `docs/specs/fw_cfg`).
@@ -135,6 +141,13 @@ pub fn serial_port(register: u16) -> Port<u8> {
 pub fn acpi_port16(number: u32) -> Option<Port<u16>> {
     acpi_number(number)
         // SAFETY: named by the FADT as a power management register; no DMA behind it.
+        .map(|number| unsafe { Port::new(number) })
+}
+
+/// As [`acpi_port16`], 8 bits wide.
+pub fn acpi_port8(number: u32) -> Option<Port<u8>> {
+    acpi_number(number)
+        // SAFETY: as above.
         .map(|number| unsafe { Port::new(number) })
 }
 

@@ -4,7 +4,14 @@
 //! device's own buffers, transmitted packets as slices that are handed to the device as they are,
 //! and with both the metadata for checksum and segmentation offload.
 
+mod card;
+#[cfg(test)]
+mod fake;
+pub mod intel;
+pub mod pci;
+mod rtl8139;
 pub mod virtio;
+mod watchdog;
 
 use alloc::vec::Vec;
 
@@ -140,6 +147,52 @@ pub struct Statistics {
     pub tx_full: u64,
     /// Doorbells rung.
     pub notifications: u64,
+    /// Frames that the device had no buffer for.
+    pub rx_missed: u64,
+    /// Frames that were lost when the device was reset.
+    pub tx_lost: u64,
+    /// Times that the device was reset because it was stuck.
+    pub resets: u64,
+    /// Times that the link came or went.
+    pub link_changes: u64,
+}
+
+impl Statistics {
+    /// All of them, under names of their own.
+    pub fn named(&self) -> [(&'static str, u64); 14] {
+        let Self {
+            rx_packets,
+            rx_bytes,
+            rx_errors,
+            rx_copied,
+            rx_coalesced,
+            tx_packets,
+            tx_segmented,
+            tx_bytes,
+            tx_full,
+            notifications,
+            rx_missed,
+            tx_lost,
+            resets,
+            link_changes,
+        } = *self;
+        [
+            ("nic_rx_packets", rx_packets),
+            ("nic_rx_bytes", rx_bytes),
+            ("nic_rx_errors", rx_errors),
+            ("nic_rx_copied", rx_copied),
+            ("nic_rx_coalesced", rx_coalesced),
+            ("nic_rx_missed", rx_missed),
+            ("nic_tx_packets", tx_packets),
+            ("nic_tx_segmented", tx_segmented),
+            ("nic_tx_bytes", tx_bytes),
+            ("nic_tx_full", tx_full),
+            ("nic_tx_lost", tx_lost),
+            ("nic_notifications", notifications),
+            ("nic_resets", resets),
+            ("nic_link_changes", link_changes),
+        ]
+    }
 }
 
 /// A network card. Nothing here blocks.
@@ -173,6 +226,12 @@ pub trait Nic: Send {
     fn disarm(&mut self);
     /// Whether the card interrupts at all; if not, it must be polled.
     fn interrupts(&self) -> bool;
+    /// Looks after what takes time: the link, and a device that is stuck. `true`: wants to be called
+    /// within a second even if nothing happens. `now_ns` is any clock that only runs forwards.
+    fn watch(&mut self, now_ns: u64) -> bool {
+        let _ = now_ns;
+        false
+    }
     /// Why it is out of service for good, if it is: nothing comes or goes any more.
     fn fault(&self) -> Option<DeviceFault>;
     /// What it has done.

@@ -52,6 +52,69 @@ pub fn streams(machine: Machine) -> Result<()> {
     power_off(vm)
 }
 
+/// What QEMU's virtio-net offers and Firecracker's does not (its `devices/virtio/net/device.rs`): link
+/// state, a control queue, several queues, segments with ECN, indirect descriptors.
+pub const FIRECRACKER: &[&str] = &[
+    "status=off",
+    "ctrl_vq=off",
+    "mq=off",
+    "guest_announce=off",
+    "guest_ecn=off",
+    "host_ecn=off",
+    "indirect_desc=off",
+];
+/// Before version 1.11 it did not merge buffers either.
+pub const OLDER_FIRECRACKER: &[&str] = &[
+    "status=off",
+    "ctrl_vq=off",
+    "mq=off",
+    "guest_announce=off",
+    "guest_ecn=off",
+    "host_ecn=off",
+    "indirect_desc=off",
+    "mrg_rxbuf=off",
+];
+/// The same of Cloud Hypervisor (its `virtio-devices/src/net.rs`), whose devices are modern PCI ones.
+pub const CLOUD_HYPERVISOR: &[&str] = &[
+    "status=off",
+    "guest_announce=off",
+    "ctrl_rx=off",
+    "ctrl_vlan=off",
+    "indirect_desc=off",
+    "mrg_rxbuf=off",
+];
+
+/// A download from a device that offers what another hypervisor's does. Nobody presses a power button:
+/// there may be none.
+pub fn features(machine: Machine, without: &[&str]) -> Result<()> {
+    let Some(lan) = Lan::create(true)? else {
+        return Ok(());
+    };
+    let mut spec = lan.spec(machine, Service::Http, 1, "")?;
+    // These have no fw_cfg: what is configured there is on the command line or in a boot module.
+    spec.append = spec.config.replace('\n', " ");
+    spec.config.clear();
+    for property in without {
+        let driver = match machine {
+            Machine::MicrovmBare => "virtio-net-device",
+            _ => "virtio-net-pci",
+        };
+        spec.more.push("-global".into());
+        spec.more.push(format!("{driver}.{property}"));
+    }
+    if machine != Machine::MicrovmBare {
+        spec.nics[0].model = NicModel::VirtioModern;
+    }
+    let vm = lan.start(&spec)?;
+    let [from_guest, _] = lan.frames(1, || download(&lan, "10.78.0.11", LESS))?;
+    ensure!(
+        from_guest > LARGE,
+        "{from_guest} octets a frame from the guest"
+    );
+    drop(vm);
+    Ok(())
+}
+
 /// A device that offers nothing is driven like any other card.
 pub fn none() -> Result<()> {
     let Some(lan) = Lan::create(false)? else {
@@ -73,20 +136,35 @@ pub fn none() -> Result<()> {
 /// A connection moves between two images while it sends and receives; one of the owners gets its
 /// frames through the other, large as they are.
 pub fn moves() -> Result<()> {
+    let virtio = |machine| (machine, NicModel::Virtio);
+    let machines = [virtio(Machine::Microvm), virtio(Machine::Q35)];
+    let frames = move_between(machines, true, 2 * DOWNLOAD)?;
+    ensure!(
+        frames.iter().all(|&octets| octets > LARGE),
+        "{frames:?} octets a frame from and to the ingress"
+    );
+    Ok(())
+}
+
+/// A connection that echoes `size` octets moves to and fro between two machines, the first of which
+/// is the ingress. Octets of a frame from and to that, on average.
+pub fn move_between(kinds: [(Machine, NicModel); 2], offload: bool, size: u64) -> Result<[u64; 2]> {
     const MOVES: u32 = 6;
-    let Some(lan) = Lan::create(true)? else {
-        return Ok(());
+    let Some(lan) = Lan::create(offload)? else {
+        return Ok([u64::MAX; 2]);
     };
     let key = format!(
         "cluster_key={}\nvip=10.78.0.10\ningress=1\n",
         "07".repeat(32)
     );
-    let machines = [(1, Machine::Microvm), (2, Machine::Q35)];
+    let machines = [(1, kinds[0]), (2, kinds[1])];
     let mut vms = Vec::new();
-    for (id, machine) in machines {
+    for (id, (machine, nic)) in machines {
         let peer = 3 - id;
         let more = format!("{key}peer={peer}@10.78.0.1{peer}\n");
-        vms.push(lan.boot(machine, Service::Echo, id, &more)?);
+        let mut spec = lan.spec(machine, Service::Echo, id, &more)?;
+        spec.nics[0].model = nic;
+        vms.push(lan.start(&spec)?);
     }
     let network = Network::Namespace(lan.namespace.clone());
     let admins: Vec<Admin> = machines
@@ -128,14 +206,11 @@ pub fn moves() -> Result<()> {
         }
         Ok(())
     };
-    let frames = lan.frames(1, || exchange(&lan, server, 2 * DOWNLOAD, move_about))?;
-    ensure!(
-        frames.iter().all(|&octets| octets > LARGE),
-        "{frames:?} octets a frame from and to the ingress"
-    );
+    let frames = lan.frames(1, || exchange(&lan, server, size, move_about))?;
     let forwarded = admins[0].status()?.counters.get("forwarded").copied();
     ensure!(forwarded > Some(100), "forwarded: {forwarded:?}");
-    vms.into_iter().try_for_each(power_off)
+    vms.into_iter().try_for_each(power_off)?;
+    Ok(frames)
 }
 
 /// A bridge with a TAP device for each of two instances.
@@ -260,7 +335,7 @@ fn wait_for<T>(look: impl Fn() -> Result<Option<T>>) -> Result<T> {
 }
 
 /// A generated file, by curl, with the digest it should have.
-fn download(lan: &Lan, host: &str, size: u64) -> Result<()> {
+pub fn download(lan: &Lan, host: &str, size: u64) -> Result<()> {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--fail", "--max-time", "120"])
         .arg(format!("http://{host}/gen/{size}"))

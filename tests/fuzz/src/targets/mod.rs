@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod config;
 pub(crate) mod datagrams;
 pub(crate) mod frames;
+pub(crate) mod handover;
 pub(crate) mod http;
 pub(crate) mod members;
 pub(crate) mod messages;

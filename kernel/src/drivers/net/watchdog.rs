@@ -1,0 +1,112 @@
+//! Notices a card that does not get its work done.
+
+/// A card with a link that finishes nothing for so long, with something to do, is stuck.
+const PATIENCE_NS: u64 = 2_000_000_000;
+/// But not if it was looked at less often: the whole machine may have stood still.
+const LOOKS: u32 = 3;
+/// It is reset so many times without anything coming of it.
+const RESETS: u32 = 5;
+
+/// What to do with a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// Leave it alone.
+    Fine,
+    /// Reset it.
+    Reset,
+    /// Give it up: resets do not help.
+    GiveUp,
+}
+
+/// Watches one direction of one card.
+#[derive(Debug, Default)]
+pub(super) struct Watchdog {
+    finished: u64,
+    /// When it was first seen busy since then, and how often it has been.
+    since_ns: u64,
+    looks: u32,
+    resets: u32,
+}
+
+impl Watchdog {
+    /// `busy`: the card could get on with something it has been given. `finished` counts what it
+    /// has got done since it was bound.
+    pub(super) fn look(&mut self, now_ns: u64, busy: bool, finished: u64) -> Advice {
+        if finished != self.finished {
+            self.finished = finished;
+            self.looks = 0;
+            self.resets = 0;
+        }
+        if !busy {
+            self.looks = 0;
+            return Advice::Fine;
+        }
+        if self.looks == 0 {
+            self.since_ns = now_ns;
+        }
+        self.looks += 1;
+        if self.looks < LOOKS || now_ns.saturating_sub(self.since_ns) < PATIENCE_NS {
+            return Advice::Fine;
+        }
+        if self.resets == RESETS {
+            return Advice::GiveUp;
+        }
+        self.resets += 1;
+        self.looks = 0;
+        Advice::Reset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn two_seconds_without_progress_mean_a_reset_and_five_resets_the_end() {
+        let mut watchdog = Watchdog::default();
+        let mut seconds = 100..;
+        let mut look = || watchdog.look(seconds.next().unwrap() * SECOND, true, 0);
+        for _ in 0..5 {
+            assert_eq!(
+                [look(), look(), look()],
+                [Advice::Fine, Advice::Fine, Advice::Reset]
+            );
+        }
+        assert_eq!(
+            [look(), look(), look()],
+            [Advice::Fine, Advice::Fine, Advice::GiveUp]
+        );
+    }
+
+    #[test]
+    fn a_card_that_gets_on_is_left_alone_however_long_it_is_busy() {
+        let mut watchdog = Watchdog::default();
+        for second in 0..100 {
+            let advice = watchdog.look(second * SECOND, true, second);
+            assert_eq!(advice, Advice::Fine);
+        }
+    }
+
+    #[test]
+    fn a_pause_of_the_whole_machine_is_not_the_cards_fault() {
+        let mut watchdog = Watchdog::default();
+        assert_eq!(watchdog.look(SECOND, true, 0), Advice::Fine);
+        assert_eq!(watchdog.look(1000 * SECOND, true, 0), Advice::Fine);
+        assert_eq!(watchdog.look(1001 * SECOND, false, 0), Advice::Fine);
+    }
+
+    #[test]
+    fn resets_count_anew_after_progress() {
+        let mut watchdog = Watchdog::default();
+        let mut seconds = 0..;
+        for finished in 0..50 {
+            let mut look = || watchdog.look(seconds.next().unwrap() * SECOND, true, finished);
+            assert_eq!(
+                [look(), look(), look()],
+                [Advice::Fine, Advice::Fine, Advice::Reset]
+            );
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Each NIC with a driver on the machines that can have it: downloads, moves, pulled cables.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use godwit_qemu::admin::{self, Admin};
+use godwit_qemu::build::Service;
+use godwit_qemu::net::Network;
+use godwit_qemu::vm::{Machine, NicModel};
+
+use crate::offload::{self, Lan, TOKEN, power_off};
+
+/// The cards, on machines that differ in how they interrupt.
+const CARDS: [(Machine, NicModel); 5] = [
+    (Machine::Pc, NicModel::E1000),
+    (Machine::Q35, NicModel::E1000),
+    (Machine::Q35, NicModel::E1000e),
+    (Machine::Pc, NicModel::Rtl8139),
+    (Machine::Q35, NicModel::Rtl8139),
+];
+const VIRTIO: (Machine, NicModel) = (Machine::Microvm, NicModel::Virtio);
+const MIB: u64 = 1 << 20;
+/// Octets of a frame at most where nothing is cut or joined.
+const SMALL: u64 = 1_514;
+
+/// A download whose connection moves between two machines of a kind.
+pub fn demo(machine: &str, nic: &str, more: &[&str]) -> Result<()> {
+    let words = [
+        "--only",
+        "download",
+        "--size",
+        "96M",
+        "--moves",
+        "4",
+        "--machine",
+        machine,
+        "--nic",
+        nic,
+    ];
+    super::demo(&[&words[..], more].concat())
+}
+
+/// A connection moves between virtio on microvm and each other card; either is the ingress.
+pub fn moves() -> Result<()> {
+    for (n, card) in CARDS.into_iter().enumerate() {
+        let pair = if n % 2 == 0 {
+            [VIRTIO, card]
+        } else {
+            [card, VIRTIO]
+        };
+        let frames = offload::move_between(pair, false, 256 * MIB);
+        let frames = frames.with_context(|| format!("{pair:?}"))?;
+        ensure!(
+            frames
+                .iter()
+                .all(|&octets| octets <= SMALL || octets == u64::MAX),
+            "{pair:?}: {frames:?} octets a frame"
+        );
+    }
+    Ok(())
+}
+
+/// On a cable that takes large frames without checksums, to and from a card that takes only the
+/// latter.
+pub fn offloads() -> Result<()> {
+    let e1000e = (Machine::Q35, NicModel::E1000e);
+    let Some(lan) = Lan::create(true)? else {
+        return Ok(());
+    };
+    let mut spec = lan.spec(e1000e.0, Service::Http, 1, "")?;
+    spec.nics[0].model = e1000e.1;
+    let vm = lan.start(&spec)?;
+    for address in ["10.78.0.11", "[fd78::11]"] {
+        offload::download(&lan, address, 64 * MIB)?;
+    }
+    power_off(vm)?;
+    for pair in [[VIRTIO, e1000e], [e1000e, VIRTIO]] {
+        offload::move_between(pair, true, 384 * MIB).with_context(|| format!("{pair:?}"))?;
+    }
+    Ok(())
+}
+
+/// While a file is downloaded the cable is pulled out and plugged in again: the download goes on, and
+/// the card has seen it.
+pub fn pulled_cables() -> Result<()> {
+    let Some(lan) = Lan::create(false)? else {
+        return Ok(());
+    };
+    for (machine, model) in CARDS {
+        let mut spec = lan.spec(machine, Service::Http, 1, "gw=10.78.0.1\n")?;
+        spec.nics[0].model = model;
+        let vm = lan.start(&spec)?;
+        let pull = |vm: &godwit_qemu::vm::Vm| -> Result<()> {
+            for _ in 0..2 {
+                thread::sleep(Duration::from_millis(300));
+                vm.set_link(0, false)?;
+                thread::sleep(Duration::from_millis(1500));
+                vm.set_link(0, true)?;
+                thread::sleep(Duration::from_millis(1500));
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let puller = scope.spawn(|| pull(&vm));
+            for _ in 0..4 {
+                offload::download(&lan, "10.78.0.11", 64 * MIB)?;
+            }
+            puller.join().map_err(|_| anyhow::anyhow!("panic"))?
+        })
+        .with_context(|| format!("{machine:?} {model:?}"))?;
+        // Some cards take their time until they have a link again.
+        offload::download(&lan, "10.78.0.11", MIB)?;
+        let counters = counters(&lan)?;
+        let count = |name: &str| counters.get(name).copied().unwrap_or_default();
+        let seen = count("nic_link_changes");
+        ensure!(seen >= 2, "{machine:?} {model:?}: {seen} link changes");
+        ensure!(count("nic_resets") == 0, "{machine:?} {model:?} was reset");
+        ensure!(count("nic_tx_packets") > 0 && count("nic_rx_packets") > 0);
+        power_off(vm)?;
+    }
+    Ok(())
+}
+
+fn counters(lan: &Lan) -> Result<std::collections::BTreeMap<String, u64>> {
+    let network = Network::Namespace(lan.namespace.clone());
+    let address = std::net::SocketAddr::new(lan.own(1), admin::PORT);
+    let counters = Admin::new(network, address, TOKEN).status()?.counters;
+    Ok(counters.into_iter().collect())
+}
+
+/// Five cards that interrupt through lines have to share the four that there are. The first serves.
+pub fn shared_line() -> Result<()> {
+    let Some(lan) = Lan::create(false)? else {
+        return Ok(());
+    };
+    for machine in [Machine::Pc, Machine::Q35] {
+        let mut spec = lan.spec(machine, Service::Http, 1, "")?;
+        spec.nics[0].model = NicModel::E1000;
+        for n in 1..5 {
+            spec.nics.push(godwit_qemu::vm::Nic {
+                model: [NicModel::Rtl8139, NicModel::E1000][n % 2],
+                mac: [2, 0, 0, 0, 1, n as u8],
+                netdev: godwit_qemu::vm::Netdev::User(Vec::new()),
+            });
+        }
+        let vm = lan.start(&spec)?;
+        offload::download(&lan, "10.78.0.11", 16 * MIB)?;
+        let lines = vm.console().tail(usize::MAX);
+        let polled = lines.iter().any(|line| line.contains("polled"));
+        ensure!(!polled, "{machine:?}: {}", lines.join("\n"));
+        let cards = lines
+            .iter()
+            .filter(|line| line.contains("network card 02:"));
+        ensure!(cards.count() == 5, "{machine:?}: {}", lines.join("\n"));
+        power_off(vm)?;
+    }
+    Ok(())
+}
