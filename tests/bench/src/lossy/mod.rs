@@ -111,11 +111,19 @@ impl Lab {
             .args(["-P", &CONNECTIONS.to_string()])
             .args(more);
         self.client.place(&mut command);
-        let output = command.output().context("cannot run iperf3")?;
-        let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 says")?;
-        if let Some(error) = report["error"].as_str() {
-            bail!("iperf3: {error}");
-        }
+        let until = Instant::now() + Duration::from_secs(10);
+        let report: Value = loop {
+            let output = command.output().context("cannot run iperf3")?;
+            let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 says")?;
+            match report["error"].as_str() {
+                None => break report,
+                // Its server takes a moment after each client, and does not listen meanwhile.
+                Some(error) if error.contains("unable to connect") && Instant::now() < until => {
+                    thread::sleep(Duration::from_millis(50));
+                }
+                Some(error) => bail!("iperf3: {error}"),
+            }
+        };
         let octets = report["end"]["sum_received"]["bytes"].as_f64();
         let octets = octets.context("iperf3 says nothing of what was received")?;
         Ok(octets * 8.0 / f64::from(seconds) / 1e6 / CONNECTIONS as f64)
