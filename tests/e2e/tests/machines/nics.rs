@@ -30,9 +30,9 @@ pub fn demo(machine: &str, nic: &str, more: &[&str]) -> Result<()> {
         "--only",
         "download",
         "--size",
-        "96M",
+        "192M",
         "--moves",
-        "4",
+        "2",
         "--machine",
         machine,
         "--nic",
@@ -49,7 +49,7 @@ pub fn moves() -> Result<()> {
         } else {
             [card, VIRTIO]
         };
-        let frames = offload::move_between(pair, false, 256 * MIB);
+        let frames = offload::move_between(pair, false, 128 * MIB, 2);
         let frames = frames.with_context(|| format!("{pair:?}"))?;
         ensure!(
             frames
@@ -76,7 +76,7 @@ pub fn offloads() -> Result<()> {
     }
     power_off(vm)?;
     for pair in [[VIRTIO, e1000e], [e1000e, VIRTIO]] {
-        offload::move_between(pair, true, 384 * MIB).with_context(|| format!("{pair:?}"))?;
+        offload::move_between(pair, true, 384 * MIB, 4).with_context(|| format!("{pair:?}"))?;
     }
     Ok(())
 }

@@ -138,7 +138,7 @@ pub fn none() -> Result<()> {
 pub fn moves() -> Result<()> {
     let virtio = |machine| (machine, NicModel::Virtio);
     let machines = [virtio(Machine::Microvm), virtio(Machine::Q35)];
-    let frames = move_between(machines, true, 2 * DOWNLOAD)?;
+    let frames = move_between(machines, true, 2 * DOWNLOAD, 6)?;
     ensure!(
         frames.iter().all(|&octets| octets > LARGE),
         "{frames:?} octets a frame from and to the ingress"
@@ -146,10 +146,14 @@ pub fn moves() -> Result<()> {
     Ok(())
 }
 
-/// A connection that echoes `size` octets moves to and fro between two machines, the first of which
+/// A connection that echoes `size` octets moves so often to and fro between two machines, the first of which
 /// is the ingress. Octets of a frame from and to that, on average.
-pub fn move_between(kinds: [(Machine, NicModel); 2], offload: bool, size: u64) -> Result<[u64; 2]> {
-    const MOVES: u32 = 6;
+pub fn move_between(
+    kinds: [(Machine, NicModel); 2],
+    offload: bool,
+    size: u64,
+    moves: u32,
+) -> Result<[u64; 2]> {
     let Some(lan) = Lan::create(offload)? else {
         return Ok([u64::MAX; 2]);
     };
@@ -184,7 +188,7 @@ pub fn move_between(kinds: [(Machine, NicModel); 2], offload: bool, size: u64) -
     })?;
     let server = SocketAddr::new("10.78.0.10".parse()?, Service::Echo.port());
     let move_about = || {
-        for _ in 0..MOVES {
+        for _ in 0..moves {
             let (owner, session) = wait_for(|| {
                 for (n, admin) in admins.iter().enumerate() {
                     let live = |phase: &str| phase == "live";
