@@ -91,6 +91,8 @@ counters! {
     syn_cookies_bad,
     /// ACKs with the cookie of a connection that is over.
     syn_cookies_spent,
+    /// Connections ended because their client repeats the cookie of another one and answers no probe.
+    abandoned,
     /// Cookies of connections that are over forgotten before they were out of date, for want of memory.
     syn_cookies_forgotten,
     /// Answers to segments of half-open connections not sent because of their rate limit.

@@ -225,6 +225,9 @@ impl Stack {
         {
             return self.handle_unknown(now, flow, Packed::new(&flow), frame, ip, origin);
         }
+        if self.is_abandoned(now, id, &segment) {
+            return;
+        }
         if let Some(segment) = self.engage(id, segment, &frame, ip) {
             let mut overlaps = false;
             self.with_connection(now, id, |connection| {

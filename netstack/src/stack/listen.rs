@@ -147,7 +147,7 @@ impl Stack {
         counters.syn_received + counters.syn_cookies_sent + counters.syn_no_memory
     }
 
-    fn listener_at(&self, local: SocketAddr) -> Option<(ListenerId, bool)> {
+    pub(super) fn listener_at(&self, local: SocketAddr) -> Option<(ListenerId, bool)> {
         let vip = self.addresses.is_vip(local.ip());
         let no_vips = self.addresses.vips().is_empty();
         let reached = |scope| match scope {

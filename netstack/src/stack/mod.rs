@@ -4,6 +4,7 @@
 //! path, on smoltcp. The stack knows flows and where each of them is to go ([`Route`]); it does
 //! not know why: sessions, transfers and the cluster are [`crate::instance`]'s concern.
 
+mod abandoned;
 mod addresses;
 mod ahead;
 mod announce;
@@ -569,6 +570,7 @@ impl Stack {
             ready: false,
             parked: false,
             announced: false,
+            doubt: None,
         });
         self.flows.set(packed, Entry::Connection(id));
         id

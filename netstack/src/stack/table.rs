@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use super::abandoned::Doubt;
 use super::cut::Cut;
 use super::{ConnId, FlowKey};
 use crate::tcp::Connection;
@@ -27,6 +28,8 @@ pub(super) struct Block {
     pub(super) parked: bool,
     /// An event says that it was updated.
     pub(super) announced: bool,
+    /// Whether its client still is at it.
+    pub(super) doubt: Option<Box<Doubt>>,
 }
 
 impl Block {

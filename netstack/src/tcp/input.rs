@@ -287,6 +287,16 @@ impl Connection {
         }
     }
 
+    /// Whether a segment may be of another connection between the same ends: it acknowledges what we never
+    /// sent, and the peer has acknowledged nothing of ours, so it may not have been at this one since it opened.
+    /// Its sequence number says little, since a client's initial numbers may follow close on each other.
+    pub(crate) fn is_foreign(&self, segment: &Segment) -> bool {
+        let snd = &self.snd;
+        snd.una == snd.iss.add(1)
+            && self.state.is_synchronized()
+            && !(segment.ack.at_or_after(snd.una) && segment.ack.at_or_before(snd.nxt))
+    }
+
     /// A segment outside the window: say where we are.
     fn refuse(&mut self, now: Instant, segment: &Segment) {
         self.counters.out_of_window += 1;

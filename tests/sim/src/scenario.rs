@@ -495,12 +495,28 @@ impl Cluster {
         let client = ends.session_ends().find(|(id, ..)| *id == session);
         let client = client.and_then(|(_, _, client)| client);
         drop(ends);
-        let flow = client.and_then(|client| self.world.flows().of_client(client));
+        let flow = client.and_then(|client| self.flow_of(from, session, client));
         self.world.with(from, |node: &mut Node, now| {
             node.move_session(now, session, to)?;
             flow.into_iter()
                 .for_each(|flow| node.name_flow(session, flow));
             Ok(())
+        })
+    }
+
+    /// The flow of a session: not always its client's latest, as a client may have given one up without a
+    /// word and opened another from the same port.
+    fn flow_of(&self, at: Port, session: SessionId, client: SocketAddr) -> Option<FlowId> {
+        let flows = self.world.flows();
+        let latest = flows.of_client(client)?;
+        if flows.get(latest).before.is_none() {
+            return Some(latest);
+        }
+        let sessions = self.node(at).instance().sessions();
+        let status = sessions.iter().find(|status| status.id == session);
+        let connection = status.and_then(|status| status.connections.first());
+        connection.map_or(Some(latest), |connection| {
+            flows.of_connection(client, &connection.tcp)
         })
     }
 

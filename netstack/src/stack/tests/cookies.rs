@@ -265,6 +265,63 @@ fn a_cookie_is_believed_before_the_syn_of_an_earlier_attempt() {
     assert!(drain(&mut stack, now).is_empty());
 }
 
+/// One that has the connection of a client's first SYN and gets the ACK of its second, neither remembered;
+/// and both ACKs.
+///
+/// The client's second number lies within the window of its first connection, or beyond.
+fn opened_behind_a_later_syn(now: Instant, number: u32) -> (Stack, Vec<u8>, Vec<u8>) {
+    let mut stack = full(server());
+    let (_, first) = handshake(&mut stack, now, 1_000);
+    let (_, second) = handshake(&mut stack, now, number);
+    stack.handle_frame(now, RxFrame::new(first.clone()));
+    stack.handle_frame(now, RxFrame::new(second.clone()));
+    assert_eq!(stack.connection_count(), 1);
+    let answers = drain(&mut stack, now);
+    let answers = answers.iter().filter(|frame| tcp_flags(frame) == ACK);
+    assert_eq!(answers.count(), 2, "where it is, and a probe");
+    (stack, first, second)
+}
+
+#[test]
+fn a_connection_opened_behind_a_later_syn_gives_way_to_that() {
+    for number in [2_000, 500_000] {
+        let now = Instant::from_millis(5);
+        let (mut stack, first, second) = opened_behind_a_later_syn(now, number);
+        let mut gets = |at, frame: &Vec<u8>| {
+            let now = now + Duration::from_millis(at);
+            stack.handle_frame(now, RxFrame::new(frame.clone()));
+            let out = drain(&mut stack, now);
+            let reset = out.iter().any(|frame| tcp_flags(frame) & RST != 0);
+            (stack.connection_count(), reset)
+        };
+        assert_eq!(gets(400, &second), (1, false), "it may be a duplicate");
+        assert_eq!(gets(1_400, &second), (0, false));
+        assert_eq!(gets(3_400, &second), (1, false));
+        // That is the later one, which takes nothing from what is left of the former.
+        assert_eq!(gets(3_500, &first), (1, false));
+        assert_eq!(gets(5_500, &first), (1, false));
+        assert_eq!(counter(&stack, "abandoned"), 1);
+        assert_eq!(counter(&stack, "syn_cookies_taken"), 2);
+    }
+}
+
+#[test]
+fn a_straggler_with_a_cookie_does_not_end_a_connection_whose_client_is_there() {
+    for number in [2_000, 500_000] {
+        let now = Instant::from_millis(5);
+        let (mut stack, first, second) = opened_behind_a_later_syn(now, number);
+        // It answers the probe, and says the same as it did first.
+        for at in [10, 2_000, 2_010, 4_000, 4_010] {
+            let now = now + Duration::from_millis(at);
+            let frame = if at % 1_000 == 10 { &first } else { &second };
+            stack.handle_frame(now, RxFrame::new(frame.clone()));
+            drain(&mut stack, now);
+        }
+        assert_eq!(stack.connection_count(), 1);
+        assert_eq!(counter(&stack, "abandoned"), 0);
+    }
+}
+
 #[test]
 fn handshakes_that_come_to_nothing_take_no_memory_of_what_is_over() {
     let mut stack = full(server());

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use godwit_netstack::Instant;
+use godwit_netstack::tcp::Info;
 
 use super::Seen;
 use crate::net::Port;
@@ -154,6 +155,14 @@ impl Flows {
             .map(FlowId)
     }
 
+    /// The flow of a client that an instance has a connection of: the latest, unless by its numbers it is an
+    /// earlier one.
+    pub fn of_connection(&self, client: SocketAddr, info: &Info) -> Option<FlowId> {
+        let FlowId(latest) = self.of_client(client)?;
+        let (next, expected) = (info.snd_nxt.raw(), info.rcv_nxt.raw());
+        Some(FlowId(self.used_in(latest, next, Some(expected))))
+    }
+
     /// The latest flow of a client's port at any of its addresses, by the party it is.
     pub fn of_port(&self, port: Port) -> Option<FlowId> {
         let at = self
@@ -187,7 +196,7 @@ impl Flows {
         let forwarded = emitted && is_server != (from == Side::Server);
         let mut known = self.latest.get(&(client, server)).copied();
         if from == Side::Server && !segment.syn {
-            known = known.map(|latest| self.spoken_in(latest, segment));
+            known = known.map(|latest| self.used_in(latest, segment.seq, segment.ack));
         }
         let opens = segment.syn && from == Side::Client && segment.ack.is_none();
         let flow = match known {
@@ -270,13 +279,14 @@ impl Flows {
     /// The flow in which the service says something: the latest between its ends, unless its numbers mean
     /// nothing there and were used in an earlier one. An instance that was cut off still has that connection,
     /// and cannot know that the client has gone on.
-    fn spoken_in(&self, latest: usize, segment: &Segment) -> usize {
-        let was_used = |raw: u32, direction: &Direction| {
-            unwrap(direction, raw).is_some_and(|at| (1..=direction.end).contains(&at))
+    fn used_in(&self, latest: usize, seq: u32, ack: Option<u32>) -> usize {
+        let was_used = |raw: u32, direction: &Direction, first: u64| {
+            unwrap(direction, raw).is_some_and(|at| (first..=direction.end).contains(&at))
         };
         let fits = |flow: &Flow| {
-            let acks = segment.ack.is_some_and(|ack| was_used(ack, &flow.upward));
-            acks && was_used(segment.seq, &flow.downward)
+            let acks = ack.is_some_and(|ack| was_used(ack, &flow.upward, 1));
+            // A probe repeats the number of the SYN, as long as no more is acknowledged.
+            acks && was_used(seq, &flow.downward, 0)
         };
         let flow = &self.flows[latest];
         if fits(flow) || flow.downward.isn.is_none() {

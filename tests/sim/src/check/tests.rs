@@ -379,6 +379,8 @@ fn an_earlier_connection_between_the_same_ends_speaks_for_itself() {
     says(&mut bench, B, false);
     bench.data(A, 1, b"abc");
     bench.data(A, 4, b"d");
+    // A probe before the client has acknowledged anything.
+    bench.data(A, 0, b"");
     assert_eq!(bench.found(), 0, "of the first one");
     bench.data(B, 4, b"d");
     assert_eq!(bench.found(), 1, "its speaker is another");
