@@ -180,7 +180,6 @@ impl Connection {
         if !flags.ack() {
             return;
         }
-        self.note_timestamp(now, segment);
         if self.state == State::SynReceived {
             if segment.ack != self.snd.iss.add(1) {
                 self.counters.bad_acks += 1;
@@ -193,6 +192,8 @@ impl Connection {
         if !self.take_ack(now, segment) {
             return;
         }
+        // Not before its ACK shows that whoever sent it knows the connection.
+        self.note_timestamp(now, segment);
         self.heard_at = now;
         self.note_user_timeout(segment);
         self.restart_keepalive(now);
