@@ -443,26 +443,6 @@ impl Connection {
         }
     }
 
-    /// The last probe was acknowledged and no duplicate reported since: it repaired a loss. With
-    /// new octets on their way the answer is not waited for any longer (nor are they left without
-    /// a probe of their own).
-    pub(crate) fn settle_probe(&mut self) {
-        if self
-            .recovery
-            .tlp
-            .end
-            .is_some_and(|end| self.snd.una.at_or_after(end))
-        {
-            self.recovery.tlp.end = None;
-            if self.recovery.phase == Phase::Open {
-                self.congestion
-                    .on_congestion(self.congestion.cwnd, u32::from(self.mss()));
-                self.congestion.cwnd = self.congestion.ssthresh;
-                self.on_reduction();
-            }
-        }
-    }
-
     /// Set the probe timer where a probe makes sense (RFC 8985 section 7.2).
     pub(crate) fn arm_probe(&mut self, now: Instant) {
         let useful = self.sack
