@@ -112,8 +112,18 @@ impl Connection {
         self.leave_phase(segment, false, true);
     }
 
+    /// The window a segment offers, in octets: that of a SYN is never scaled (RFC 7323 section 2.2).
+    pub(crate) fn offered_window(&self, segment: &Segment) -> u32 {
+        let scale = match segment.flags.syn() {
+            true => 0,
+            false => self.snd.scale,
+        };
+        u32::from(segment.window) << scale
+    }
+
     /// SND.WND, SND.WL1, SND.WL2. Returns whether the window changed.
     fn update_window(&mut self, segment: &Segment) -> bool {
+        let window = self.offered_window(segment);
         let snd = &mut self.snd;
         // What acknowledges new octets is new, whatever its number: kept as it was, the window would
         // reach beyond what the peer offered once SND.UNA has moved.
@@ -123,7 +133,6 @@ impl Connection {
         if !newer {
             return false;
         }
-        let window = u32::from(segment.window) << snd.scale;
         let moved = window != snd.window;
         if snd.window == 0 && window > 0 {
             // Probing is over.
@@ -193,6 +202,11 @@ impl Connection {
         delivery: &Delivery,
         progress: bool,
     ) -> Option<Duration> {
+        // Karn: where nothing tells which transmission was acknowledged, the next segment still waits as long
+        // as this one did, or a path slower than the time-out was never measured (RFC 6298 section 5).
+        if progress && (!delivery.filled || self.echo(segment).is_some()) {
+            self.rtt.backoff = 0;
+        }
         if let Some(first) = delivery.first.filter(|_| !delivery.filled) {
             let least = Duration::from_nanos(1);
             self.rtt.sample(now, now.since(first).max(least));
@@ -221,9 +235,12 @@ impl Connection {
         self.soft_error = false;
         self.search_acknowledged(now, ack);
         self.attempts = 0;
-        self.rtt.backoff = 0;
         self.recovery.rack.on_progress(ack);
         self.recovery.undo.on_progress(ack);
+        if self.recovery.phase == Phase::Open && ack.after(self.recovery.point) {
+            // Past, and not to lie ahead when numbers wrap.
+            self.recovery.point = ack.sub(1);
+        }
         self.updated = true;
     }
 
@@ -311,8 +328,11 @@ impl Connection {
             self.recovery.duplicate_acks = self.recovery.duplicate_acks.saturating_add(1);
             self.snd.reno_sacked = (self.snd.reno_sacked + mss)
                 .min(outstanding.saturating_sub(self.snd.lost.max(mss)));
+            // What was sent again after a time-out, though it had arrived, has as many duplicate ACKs come
+            // back: they say nothing of a loss (RFC 6582 section 3.2, step 2).
             return self.recovery.duplicate_acks == DUPLICATE_THRESHOLD
                 && self.recovery.phase == Phase::Open
+                && self.snd.una.after(self.recovery.point)
                 && self.mark_head_lost(mss);
         }
         if !progress {
@@ -420,26 +440,6 @@ impl Connection {
         }
         if news {
             self.arm_probe(now);
-        }
-    }
-
-    /// The last probe was acknowledged and no duplicate reported since: it repaired a loss. With
-    /// new octets on their way the answer is not waited for any longer (nor are they left without
-    /// a probe of their own).
-    pub(crate) fn settle_probe(&mut self) {
-        if self
-            .recovery
-            .tlp
-            .end
-            .is_some_and(|end| self.snd.una.at_or_after(end))
-        {
-            self.recovery.tlp.end = None;
-            if self.recovery.phase == Phase::Open {
-                self.congestion
-                    .on_congestion(self.congestion.cwnd, u32::from(self.mss()));
-                self.congestion.cwnd = self.congestion.ssthresh;
-                self.on_reduction();
-            }
         }
     }
 
