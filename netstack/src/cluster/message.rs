@@ -226,7 +226,8 @@ pub enum Message {
     Forgotten(Attempt),
     /// Whose flow is this? If it brings back the cookie of a SYN that the sender does not remember, with that.
     WhoOwns(Flow, Option<Cookie>),
-    /// Not mine. The cookie is that asked about, if its connection is over.
+    /// Not mine. The cookie is that asked about, if its connection is over. Unasked: the sender has got a SYN of
+    /// it by way of the receiver, who is not the ingress.
     NotMine(Flow, Option<Cookie>),
     /// It was mine and has ended a moment ago: what is still on its way needs no answer.
     Ended(Flow),

@@ -373,21 +373,22 @@ impl Instance {
         let source = self.stack.held_from(&flow);
         let is_source =
             |member: &&Member| source.is_some() && self.stack.mac_of(member.address) == source;
-        if let Some(source) = self.members.iter().find(is_source)
-            && source.id != ingress.id
-        {
-            // It was the ingress, and does not know that another is. That one may have placed the flow
-            // elsewhere; the client will try again, and find it.
+        let (ingress, up, address) = (ingress.id, ingress.is_up(), ingress.address);
+        let source = self.members.iter().find(is_source).map(|member| member.id);
+        if let Some(source) = source.filter(|source| *source != ingress) {
+            // It was the ingress, and does not know that another is, who may have placed the flow
+            // elsewhere; or it had the connection before, and still leads to us what has ended since.
+            // The client will try again, and finds its way if that is forgotten.
             self.counters.add("flows_of_a_former_ingress");
             self.stack.drop_held(now, &flow);
+            self.send(source, &Message::NotMine(flow.into(), None));
             return;
         }
-        match (self.has_left(), self.is_succeeded() && ingress.is_up()) {
+        match (self.has_left(), self.is_succeeded() && up) {
             (false, _) if !self.is_witness() => self.accept_here(now, flow),
             // The client does not know yet who the ingress is.
             (true, true) => {
-                let route = Route::Forward(ingress.address);
-                self.stack.set_route(now, flow, route);
+                self.stack.set_route(now, flow, Route::Forward(address));
             }
             // The ingress did not know yet that we leave; the client will try again.
             _ => self.stack.drop_held(now, &flow),
@@ -475,6 +476,13 @@ impl Instance {
         let cookie = self.steering.asked_cookie(&flow);
         if let Some(spent) = spent.filter(|spent| cookie == Some(*spent)) {
             self.stack.spend(now, &flow.into(), spent);
+        }
+        let leads_there = |entry: &Entry| entry.owner == from;
+        if !self.steering.is_asking(&flow) && self.steering.get(&flow).is_some_and(leads_there) {
+            // It has got a SYN by way of us, and knows nothing of the connection before.
+            self.counters.add("flows_disowned");
+            self.forget_flow(now, flow);
+            return;
         }
         if self.steering.answer_no(&flow, from) == QueryState::Nobody {
             self.counters.add("unknown_flows_reset");

@@ -82,3 +82,35 @@ fn a_syn_passed_on_by_a_member_that_is_not_the_ingress_is_not_answered() {
     assert!(net.counter(other, "flows_of_a_former_ingress") > 0);
     goes_on(net);
 }
+
+#[test]
+fn a_new_connection_finds_its_way_past_what_is_left_of_the_one_before() {
+    let mut net = Net::new(3, 83);
+    net.settle();
+    net.connect(ECHO, stream(0, 2_000), true);
+    let conn = net.conns[0].conn;
+    let flow = net.client.connection(conn).expect("a connection").flow();
+    let flow = FlowKey {
+        local: flow.remote,
+        remote: flow.local,
+    };
+    // It was moved from 1 to 2 to 3 and has ended, and neither was told.
+    let session = SessionId {
+        origin: 1,
+        number: 9,
+    };
+    for (at, owner, epoch) in [(1, 2, 2), (2, 3, 3)] {
+        let now = net.now;
+        let said = Ownership {
+            flow: flow.into(),
+            owner: MemberId(owner),
+            session,
+            epoch,
+        };
+        net.node(at).steer_to(now, said);
+    }
+    net.run_until_received(Duration::from_secs(10), 2_000);
+    assert_eq!(net.counter(3, "flows_of_a_former_ingress"), 1);
+    assert_eq!(net.conns[0].received, stream(0, 2_000));
+    assert_eq!(net.resets, 0);
+}
