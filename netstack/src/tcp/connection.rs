@@ -234,18 +234,38 @@ pub(crate) struct ChallengeLimit {
     pub second: u32,
     /// Challenges in it.
     pub count: u8,
+    /// ACKs of octets from outside the window in it: apart, so that a flood of those leaves the challenges,
+    /// and with them the answers to a peer's keepalive probes, alone.
+    pub strays: u8,
 }
 
 impl ChallengeLimit {
     /// Whether there may be one more.
     pub fn allow(&mut self, now: Instant) -> bool {
-        const PER_SECOND: u8 = 10;
+        self.follow(now);
+        Self::take(&mut self.count)
+    }
+
+    /// Whether there may be one more answer to octets from outside the window.
+    pub fn allow_stray(&mut self, now: Instant) -> bool {
+        self.follow(now);
+        Self::take(&mut self.strays)
+    }
+
+    fn follow(&mut self, now: Instant) {
         let second = now.wrapping_millis() / 1000;
         if self.second != second {
-            *self = ChallengeLimit { second, count: 0 };
+            *self = ChallengeLimit {
+                second,
+                ..ChallengeLimit::default()
+            };
         }
-        let allowed = self.count < PER_SECOND;
-        self.count += u8::from(allowed);
+    }
+
+    fn take(count: &mut u8) -> bool {
+        const PER_SECOND: u8 = 10;
+        let allowed = *count < PER_SECOND;
+        *count += u8::from(allowed);
         allowed
     }
 }

@@ -161,20 +161,25 @@ impl Connection {
         if flags.rst() {
             return self.take_reset(now, segment);
         }
-        if !self.passes_paws(now, segment) {
-            return;
-        }
         // The SYN-ACK of a simultaneous open repeats a SYN we know: only its ACK is news.
         let crossed = self.state == State::SynReceived
             && flags.syn()
             && flags.ack()
             && segment.seq == self.rcv.irs;
+        if flags.syn() && !crossed {
+            // Whatever its number and timestamp (RFC 5961 section 4.2): PAWS is not for SYNs, and a peer
+            // that begins anew need not offer timestamps.
+            if !self.is_acceptable(segment) {
+                self.counters.out_of_window += 1;
+            }
+            return self.challenge(now);
+        }
         if !crossed {
+            if !self.passes_paws(now, segment) {
+                return;
+            }
             if !self.is_acceptable(segment) {
                 return self.refuse(now, segment);
-            }
-            if flags.syn() {
-                return self.challenge(now);
             }
         }
         if !flags.ack() {
@@ -250,7 +255,8 @@ impl Connection {
                     // An ACK that later ones overtook on its way asks for no answer.
                     true if overtaken => {}
                     true => self.challenge(now),
-                    false => self.owed.ack = true,
+                    false if self.allow_stray(now) => self.owed.ack = true,
+                    false => {}
                 }
                 false
             }
@@ -289,10 +295,19 @@ impl Connection {
     }
 
     /// A segment outside the window: say where we are.
+    ///
+    /// What the peer may well have sent again, probes included, always gets its answer (and its DSACK). What it
+    /// cannot have sent, beyond the window or further back than windows reach, may be forged, as only the
+    /// ends need to be known for it: it gets few, lest we flood the peer in another's name.
     fn refuse(&mut self, now: Instant, segment: &Segment) {
         self.counters.out_of_window += 1;
-        if segment.is_empty() || segment.flags.syn() {
+        if segment.is_empty() {
             return self.challenge(now);
+        }
+        let oldest = self.rcv.nxt.sub(self.rcv.most.max(self.rcv.buffer).max(0xffff));
+        let again = segment.end().at_or_before(self.rcv.nxt) && segment.seq.at_or_after(oldest);
+        if !again && !self.allow_stray(now) {
+            return;
         }
         if segment.end().at_or_before(self.rcv.nxt) && !segment.payload.is_empty() {
             self.rcv.duplicate = Some(super::SackRange {
@@ -304,6 +319,13 @@ impl Connection {
             self.timers.linger.set(now + TIME_WAIT);
         }
         self.owe_ack();
+    }
+
+    /// Whether octets that are none of this connection's may be answered once more.
+    fn allow_stray(&mut self, now: Instant) -> bool {
+        let allowed = self.challenge.allow_stray(now);
+        self.counters.challenges_limited += u64::from(!allowed);
+        allowed
     }
 
     /// An ACK is due at once; each counts for a peer without SACK.
