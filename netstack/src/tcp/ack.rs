@@ -193,6 +193,11 @@ impl Connection {
         delivery: &Delivery,
         progress: bool,
     ) -> Option<Duration> {
+        // Karn: where nothing tells which transmission was acknowledged, the next segment still waits as long
+        // as this one did, or a path slower than the time-out was never measured (RFC 6298 section 5).
+        if progress && (!delivery.filled || self.echo(segment).is_some()) {
+            self.rtt.backoff = 0;
+        }
         if let Some(first) = delivery.first.filter(|_| !delivery.filled) {
             let least = Duration::from_nanos(1);
             self.rtt.sample(now, now.since(first).max(least));
@@ -221,7 +226,6 @@ impl Connection {
         self.soft_error = false;
         self.search_acknowledged(now, ack);
         self.attempts = 0;
-        self.rtt.backoff = 0;
         self.recovery.rack.on_progress(ack);
         self.recovery.undo.on_progress(ack);
         self.updated = true;
