@@ -112,8 +112,18 @@ impl Connection {
         self.leave_phase(segment, false, true);
     }
 
+    /// The window a segment offers, in octets: that of a SYN is never scaled (RFC 7323 section 2.2).
+    pub(crate) fn offered_window(&self, segment: &Segment) -> u32 {
+        let scale = match segment.flags.syn() {
+            true => 0,
+            false => self.snd.scale,
+        };
+        u32::from(segment.window) << scale
+    }
+
     /// SND.WND, SND.WL1, SND.WL2. Returns whether the window changed.
     fn update_window(&mut self, segment: &Segment) -> bool {
+        let window = self.offered_window(segment);
         let snd = &mut self.snd;
         // What acknowledges new octets is new, whatever its number: kept as it was, the window would
         // reach beyond what the peer offered once SND.UNA has moved.
@@ -123,7 +133,6 @@ impl Connection {
         if !newer {
             return false;
         }
-        let window = u32::from(segment.window) << snd.scale;
         let moved = window != snd.window;
         if snd.window == 0 && window > 0 {
             // Probing is over.

@@ -141,7 +141,7 @@ impl Connection {
         if ours {
             self.ecn_answered(flags);
             self.established(now);
-            self.take_window(segment, u32::from(segment.window));
+            self.take_window(segment, self.offered_window(segment));
             self.owed.ack = true;
             if !segment.payload.is_empty() || flags.fin() {
                 // What follows the SYN in its segment (RFC 9293 section 3.10.7.3, fourth step).
@@ -192,7 +192,7 @@ impl Connection {
                 return;
             }
             self.established(now);
-            self.take_window(segment, u32::from(segment.window) << self.snd.scale);
+            self.take_window(segment, self.offered_window(segment));
         }
         if !self.take_ack(now, segment) {
             return;

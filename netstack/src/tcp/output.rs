@@ -68,7 +68,12 @@ impl Connection {
             window: self.rcv.buffer.min(0xffff) as u16,
             options: Options {
                 mss: Some(mss_of(&self.flow(), self.path_mtu)),
-                window_scale: Some(self.offered_scale),
+                // In answer to a SYN only if that has it (RFC 7323 section 2.2). With no scale either way
+                // it makes no difference.
+                window_scale: match crossed && self.snd.scale == 0 && self.rcv.scale == 0 {
+                    true => None,
+                    false => Some(self.offered_scale),
+                },
                 sack_permitted: self.sack,
                 timestamps: self.timestamps_option(now),
                 user_timeout: self.user_timeout_option(),
