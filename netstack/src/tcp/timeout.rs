@@ -161,6 +161,7 @@ impl Connection {
             self.congestion.on_congestion(self.snd.outstanding(), mss);
             self.on_reduction();
         }
+        self.congestion.on_timeout();
         self.recovery.phase = Phase::Loss;
         self.recovery.point = self.snd.nxt;
         self.recovery.tlp = Default::default();

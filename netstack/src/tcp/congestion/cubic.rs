@@ -5,7 +5,8 @@ use crate::time::{Duration, Instant};
 /// Private state of CUBIC.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(crate) struct Cubic {
-    /// Window before the last reduction, lowered by fast convergence (W_max).
+    /// Window before the last reduction, lowered by fast convergence (W_max); zero after a time-out, until
+    /// avoidance begins.
     pub w_max: u32,
     /// Window at the last reduction (cwnd_prior).
     pub prior: u32,

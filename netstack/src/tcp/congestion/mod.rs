@@ -152,6 +152,15 @@ impl Congestion {
         .max(2 * mss);
     }
 
+    /// A retransmission time-out. The stage of avoidance that follows begins where its window is, and does
+    /// not head for what the window was before (RFC 9438 section 4.8).
+    pub fn on_timeout(&mut self) {
+        if let Algorithm::Cubic(cubic) = &mut self.algorithm {
+            cubic.w_max = 0;
+            cubic.restart();
+        }
+    }
+
     /// Restart after an idle time longer than the RTO (RFC 5681 section 4.1): the window says
     /// nothing about the path any more.
     pub fn on_idle(&mut self, mss: u32) {
@@ -201,6 +210,28 @@ mod tests {
             reno.on_ack(Instant::ZERO, 100, 1000, RTT, true);
         }
         assert!((10_900..=11_000).contains(&reno.cwnd), "{}", reno.cwnd);
+    }
+
+    /// RFC 9438 section 4.8.
+    #[test]
+    fn after_a_time_out_cubic_begins_at_its_window() {
+        let mut control = Congestion::new(CongestionAlgorithm::Cubic, 1000);
+        control.cwnd = 100_000;
+        control.on_congestion(FULL, 1000);
+        control.on_timeout();
+        control.cwnd = control.ssthresh;
+        control.on_ack(Instant::ZERO, 1000, 1000, RTT, true);
+        let Algorithm::Cubic(cubic) = control.algorithm else {
+            panic!("another algorithm");
+        };
+        assert_eq!((cubic.k_ms, cubic.w_max), (0, 70_000));
+        // What comes next is no convergence towards the window before the time-out.
+        control.cwnd = 80_000;
+        control.on_congestion(FULL, 1000);
+        let Algorithm::Cubic(cubic) = control.algorithm else {
+            panic!("another algorithm");
+        };
+        assert_eq!(cubic.w_max, 80_000);
     }
 
     /// RFC 9406 section 4.2: CSS_GROWTH_DIVISOR.
