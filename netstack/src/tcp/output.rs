@@ -10,6 +10,9 @@ use super::state::State;
 use crate::seq::SeqNumber;
 use crate::time::Instant;
 
+/// Octets of the user timeout option (RFC 5482 section 3).
+const USER_TIMEOUT_LEN: u32 = 4;
+
 impl Connection {
     /// The next segment to send. With `max_payload` above [`Connection::mss`] it may be a burst
     /// that the NIC is to cut ([`Outgoing::segment_size`]).
@@ -95,8 +98,12 @@ impl Connection {
             self.acknowledge(now, self.snd.nxt, out);
             return true;
         }
-        let mss = u32::from(self.mss());
+        // An option that one segment has takes its room from that segment (RFC 6691 section 2), which goes
+        // alone: what is cut has the same options on every piece.
+        let lone = self.owed.user_timeout;
+        let mss = u32::from(self.mss()) - u32::from(lone) * USER_TIMEOUT_LEN;
         let burst = match u32::try_from(max_payload).unwrap_or(u32::MAX) / mss {
+            _ if lone => mss,
             0 | 1 => mss,
             count => count.min(0xffff / mss) * mss,
         };
@@ -137,12 +144,16 @@ impl Connection {
         if self.ecn.echo {
             out.flags |= Flags::ECE;
         }
-        if self.owed.user_timeout && core::mem::take(&mut self.owed.user_timeout) {
-            out.options.user_timeout = self.user_timeout_option();
-        }
         out.window = self.rcv.advertise();
         out.options.timestamps = self.timestamps_option(now);
         out.segment_size = self.mss();
+        // A probe of the path's MTU has no room for it.
+        if self.owed.user_timeout
+            && out.payload_len() as u32 + USER_TIMEOUT_LEN <= u32::from(out.segment_size)
+        {
+            self.owed.user_timeout = false;
+            out.options.user_timeout = self.user_timeout_option();
+        }
     }
 
     /// An ACK without payload.

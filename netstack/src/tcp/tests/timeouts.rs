@@ -188,3 +188,24 @@ fn with_a_user_timeout_keepalive_waits_for_that() {
     let reset = pair.log.last().unwrap();
     assert!(reset.segment.flags.rst(), "the peer may be there after all");
 }
+
+/// RFC 6691 section 2: the option takes its room from its segment's octets.
+#[test]
+fn a_segment_that_tells_the_user_timeout_is_no_longer_than_others_and_goes_alone() {
+    let mut config = TcpConfig::default();
+    config.socket.exchange_user_timeout = true;
+    let mut pair = Pair::with(1, config.clone(), config, Link::default());
+    pair.establish();
+    pair.run_for(secs(1));
+    let options = *pair.end(SERVER).options();
+    set(&mut pair, SERVER, options);
+    pair.send(SERVER, 0, 20_000);
+    let now = pair.now;
+    let mss = usize::from(pair.end(SERVER).mss());
+    let first = pair.end(SERVER).poll_transmit(now, 60_000).unwrap();
+    assert!(first.options.user_timeout.is_some());
+    assert_eq!(first.payload_len(), mss - 4);
+    let second = pair.end(SERVER).poll_transmit(now, 60_000).unwrap();
+    assert_eq!(second.options.user_timeout, None, "told once");
+    assert_eq!(second.payload_len() % mss, 0);
+}
