@@ -237,6 +237,10 @@ impl Connection {
         self.attempts = 0;
         self.recovery.rack.on_progress(ack);
         self.recovery.undo.on_progress(ack);
+        if self.recovery.phase == Phase::Open && ack.after(self.recovery.point) {
+            // Past, and not to lie ahead when numbers wrap.
+            self.recovery.point = ack.sub(1);
+        }
         self.updated = true;
     }
 
@@ -324,8 +328,11 @@ impl Connection {
             self.recovery.duplicate_acks = self.recovery.duplicate_acks.saturating_add(1);
             self.snd.reno_sacked = (self.snd.reno_sacked + mss)
                 .min(outstanding.saturating_sub(self.snd.lost.max(mss)));
+            // What was sent again after a time-out, though it had arrived, has as many duplicate ACKs come
+            // back: they say nothing of a loss (RFC 6582 section 3.2, step 2).
             return self.recovery.duplicate_acks == DUPLICATE_THRESHOLD
                 && self.recovery.phase == Phase::Open
+                && self.snd.una.after(self.recovery.point)
                 && self.mark_head_lost(mss);
         }
         if !progress {

@@ -67,7 +67,7 @@ impl Connection {
         self.snd.nxt = first;
         self.snd.wl2 = first;
         self.snd.next_lost = first;
-        self.recovery.point = first;
+        self.recovery.point = first.sub(1);
         self.recovery.rack.end = first;
         self.recovery.rack.fack = first;
     }

@@ -340,7 +340,7 @@ pub(super) fn import_recovery(
         phase,
         // Outside an episode the point is past; it must not come to lie ahead when numbers wrap.
         point: match phase {
-            Phase::Open => snd.una,
+            Phase::Open if snd.una.after(point) || point.after(snd.nxt) => snd.una.sub(1),
             _ => point,
         },
         rack: Rack {

@@ -33,7 +33,8 @@ pub enum Phase {
 #[derive(Clone, Debug)]
 pub(crate) struct Recovery {
     pub phase: Phase,
-    /// RecoveryPoint: SND.NXT when the episode began; it ends when this is acknowledged.
+    /// RecoveryPoint: SND.NXT when the episode began; it ends when this is acknowledged. Without SACK the
+    /// next begins only once more than this is (`recover` of RFC 6582, and one).
     pub point: SeqNumber,
     pub rack: Rack,
     pub tlp: Tlp,

@@ -248,9 +248,13 @@ fn decode_recovery(
 ) -> Result<RecoveryHeader, CapsuleError> {
     let place = |distance: i32| at(una, distance);
     let (tlp_end, retransmission, due) = recovery.tlp.unwrap_or((None, false, false));
+    let phase = value(&PHASES, recovery.phase)?;
     Ok(RecoveryHeader {
-        phase: value(&PHASES, recovery.phase)?,
-        point: place(recovery.point),
+        phase,
+        point: match phase {
+            Phase::Open => place(recovery.point.wrapping_sub(1)),
+            _ => place(recovery.point),
+        },
         rack: RackHeader {
             xmit_age: recovery.xmit_age.map(Duration::from_micros),
             end: place(recovery.end),

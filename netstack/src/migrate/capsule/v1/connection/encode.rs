@@ -403,7 +403,8 @@ fn encode_recovery(header: &RecoveryHeader, una: SeqNumber) -> Result<RecoveryV1
     Ok(RecoveryV1 {
         phase: code(&PHASES, phase)?,
         point: match phase {
-            Phase::Open => 0,
+            Phase::Open if una.after(point) => 0,
+            Phase::Open => distance(point).saturating_add(1),
             _ => distance(point),
         },
         xmit_age: xmit_age.map(micros),

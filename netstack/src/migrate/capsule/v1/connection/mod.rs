@@ -280,7 +280,7 @@ wire! {
     struct RecoveryV1 {
         /// Open 0, recovery 1, loss 2.
         phase: u8,
-        /// RecoveryPoint - SND.UNA; 0 in phase 0, where it means nothing.
+        /// RecoveryPoint - SND.UNA; in phase 0 one more than that, and 0 where the point is past.
         point: i32,
         xmit_age: Option<u64>,
         /// RACK.end_seq - SND.UNA.
