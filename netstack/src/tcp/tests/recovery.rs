@@ -409,3 +409,33 @@ fn after_an_idle_time_the_window_begins_anew() {
     pair.flush();
     assert_eq!(pair.end(CLIENT).info().cwnd, 10 * 1448);
 }
+
+/// RFC 8985 section 7.4.2: a DSACK shows a probe to be needless. Here the peer's late ACK of the original crosses
+/// with the probe, and new octets leave before its DSACK is back.
+#[test]
+fn a_probe_that_crosses_with_a_late_ack_costs_no_window() {
+    let mut pair = Pair::open();
+    pair.send(SERVER, 0, 30_000);
+    pair.run_for(Duration::from_secs(1));
+    let before = pair.end(SERVER).info();
+    let mut options = *pair.end(CLIENT).options();
+    options.ack_delay = Duration::from_millis(200);
+    let now = pair.now;
+    pair.end(CLIENT).set_options(now, options);
+    pair.send(SERVER, 30_000, 500);
+    let probes = before.counters.probes;
+    pair.run_until(Duration::from_secs(1), |pair| {
+        pair.end(SERVER).info().counters.probes > probes
+    });
+    // The client's next request leaves with the ACK; the probe is on its way to it.
+    pair.send(CLIENT, 0, 100);
+    pair.run_until(Duration::from_secs(1), |pair| {
+        pair.ends[SERVER].received.len() >= 100
+    });
+    pair.send(SERVER, 30_500, 500);
+    pair.run_for(Duration::from_secs(1));
+    let after = pair.end(SERVER).info();
+    assert!(after.counters.duplicates_reported > 0, "it was needless");
+    assert_eq!((after.counters.undos, after.ssthresh), (1, before.ssthresh));
+    assert!(after.cwnd >= 10 * 1448, "{}", after.cwnd);
+}
