@@ -304,7 +304,10 @@ impl Connection {
         if segment.is_empty() {
             return self.challenge(now);
         }
-        let oldest = self.rcv.nxt.sub(self.rcv.most.max(self.rcv.buffer).max(0xffff));
+        let oldest = self
+            .rcv
+            .nxt
+            .sub(self.rcv.most.max(self.rcv.buffer).max(0xffff));
         let again = segment.end().at_or_before(self.rcv.nxt) && segment.seq.at_or_after(oldest);
         if !again && !self.allow_stray(now) {
             return;
