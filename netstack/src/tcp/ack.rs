@@ -443,6 +443,36 @@ impl Connection {
         }
     }
 
+    /// The last probe was acknowledged and no duplicate reported since: it seems to have repaired a loss.
+    /// With new octets on their way the answer is not waited for any longer (nor are they left without
+    /// a probe of their own), but a duplicate that is reported yet takes the reduction back.
+    pub(crate) fn settle_probe(&mut self) {
+        if let Some(end) = self.recovery.tlp.end
+            && self.snd.una.at_or_after(end)
+        {
+            self.recovery.tlp.end = None;
+            if self.recovery.phase == Phase::Open {
+                let Congestion {
+                    cwnd,
+                    ssthresh,
+                    algorithm,
+                    ..
+                } = self.congestion;
+                let start = end.sub(u32::from(self.mss()));
+                let undo = &mut self.recovery.undo;
+                undo.begin(start, cwnd, ssthresh);
+                undo.keep(algorithm);
+                // Whatever part of it was a duplicate, the probe was needless.
+                undo.on_retransmit(1, None);
+                undo.end(self.snd.nxt);
+                self.congestion
+                    .on_congestion(self.congestion.cwnd, u32::from(self.mss()));
+                self.congestion.cwnd = self.congestion.ssthresh;
+                self.on_reduction();
+            }
+        }
+    }
+
     /// Set the probe timer where a probe makes sense (RFC 8985 section 7.2).
     pub(crate) fn arm_probe(&mut self, now: Instant) {
         let useful = self.sack

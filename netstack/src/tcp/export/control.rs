@@ -232,6 +232,7 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
     let Rack {
         xmit, // carried as an age
         end,
+        again: _, // dropped: of ties with another retransmission nothing is then concluded
         rtt_nanos,
         fack,
         reordering_seen,
@@ -346,6 +347,7 @@ pub(super) fn import_recovery(
         rack: Rack {
             xmit: bounded_option(rack.xmit_age, LONGEST_AGE)?.map(|age| now - age),
             end: rack.end,
+            again: false,
             rtt_nanos: bounded(rack.rtt, LONGEST_SPAN)?.as_nanos() as u64,
             fack: rack.fack,
             reordering_seen: rack.reordering_seen,

@@ -16,6 +16,8 @@ pub(crate) struct Rack {
     pub xmit: Option<Instant>,
     /// Its end (RACK.end_seq).
     pub end: SeqNumber,
+    /// Whether that was a retransmission. Does not move.
+    pub again: bool,
     /// Its round trip (RACK.rtt), in nanoseconds.
     pub rtt_nanos: u64,
     /// Highest end of anything that arrived (RACK.fack).
@@ -40,6 +42,7 @@ impl Rack {
         Rack {
             xmit: None,
             end: iss,
+            again: false,
             rtt_nanos: 0,
             fack: iss,
             reordering_seen: false,
@@ -78,6 +81,7 @@ impl Rack {
         if later {
             self.xmit = Some(segment.sent_at);
             self.end = segment.end();
+            self.again = retransmitted;
             self.rtt_nanos = rtt.as_nanos() as u64;
         }
     }
@@ -135,9 +139,9 @@ impl Rack {
             if marks.has(Marks::SACKED)
                 || marks.has(Marks::LOST) && !marks.has(Marks::RETRANSMITTED)
                 || !sent_after(xmit, self.end, segment.sent_at, segment.end())
-                // Sequence numbers do not tell which left first in the same instant, where one
-                // of them is a retransmission.
-                || xmit == segment.sent_at && marks.has(Marks::EVER_RETRANSMITTED)
+                // Sequence numbers tell which of two retransmissions left first in the same instant, as
+                // they go out in order, but not which of an original and a retransmission.
+                || xmit == segment.sent_at && marks.has(Marks::EVER_RETRANSMITTED) != self.again
             {
                 continue;
             }
