@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::TcpConfig;
+use super::challenge::ChallengeLimit;
 use super::congestion::{Congestion, CongestionAlgorithm};
 use super::counters::Tally;
 use super::ecn::EcnState;
@@ -224,50 +225,6 @@ pub(crate) struct Owed {
     pub push: bool,
     /// The user timeout option (RFC 5482).
     pub user_timeout: bool,
-}
-
-/// Limit of challenge ACKs (RFC 5961 section 7). Each connection has one, half-open ones too: what is left
-/// of it is nothing to anybody else, who could else learn of the connection that used it up (CVE-2016-5696).
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ChallengeLimit {
-    /// The second of the clock that is being counted in.
-    pub second: u32,
-    /// Challenges in it.
-    pub count: u8,
-    /// ACKs of octets from outside the window in it: apart, so that a flood of those leaves the challenges,
-    /// and with them the answers to a peer's keepalive probes, alone.
-    pub strays: u8,
-}
-
-impl ChallengeLimit {
-    /// Whether there may be one more.
-    pub fn allow(&mut self, now: Instant) -> bool {
-        self.follow(now);
-        Self::take(&mut self.count)
-    }
-
-    /// Whether there may be one more answer to octets from outside the window.
-    pub fn allow_stray(&mut self, now: Instant) -> bool {
-        self.follow(now);
-        Self::take(&mut self.strays)
-    }
-
-    fn follow(&mut self, now: Instant) {
-        let second = now.wrapping_millis() / 1000;
-        if self.second != second {
-            *self = ChallengeLimit {
-                second,
-                ..ChallengeLimit::default()
-            };
-        }
-    }
-
-    fn take(count: &mut u8) -> bool {
-        const PER_SECOND: u8 = 10;
-        let allowed = *count < PER_SECOND;
-        *count += u8::from(allowed);
-        allowed
-    }
 }
 
 /// Both ends, without what a [`SocketAddr`] has beyond address and port.
@@ -771,16 +728,6 @@ impl Connection {
     pub(crate) fn reset(&mut self, error: ConnectionError) {
         self.die(Some(error));
         self.owed.reset = true;
-    }
-
-    /// Answer a suspicious segment with an ACK (RFC 5961), within the limit.
-    pub(crate) fn challenge(&mut self, now: Instant) {
-        if self.challenge.allow(now) {
-            self.counters.challenges += 1;
-            self.owed.ack = true;
-        } else {
-            self.counters.challenges_limited += 1;
-        }
     }
 
     /// The timestamps option of a segment that leaves now.

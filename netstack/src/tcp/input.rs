@@ -334,13 +334,6 @@ impl Connection {
         self.owe_ack();
     }
 
-    /// Whether octets that are none of this connection's may be answered once more.
-    fn allow_stray(&mut self, now: Instant) -> bool {
-        let allowed = self.challenge.allow_stray(now);
-        self.counters.challenges_limited += u64::from(!allowed);
-        allowed
-    }
-
     /// An ACK is due at once; each counts for a peer without SACK.
     fn owe_ack(&mut self) {
         if self.owed.ack && !self.sack {

@@ -4,9 +4,10 @@
 use alloc::boxed::Box;
 
 use super::TcpConfig;
+use super::challenge::ChallengeLimit;
 use super::connection::{
-    ChallengeLimit, Connection, EcnMode, MAX_SCALE, MIN_MSS, TimestampState, default_mss, is_older,
-    largest_buffer, mss_of, scale_of,
+    Connection, EcnMode, MAX_SCALE, MIN_MSS, TimestampState, default_mss, is_older, largest_buffer,
+    mss_of, scale_of,
 };
 use super::isn::{COOKIE_STEP, Cookie, InitialNumbers};
 use super::options::{Options, Timestamps};

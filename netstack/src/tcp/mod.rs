@@ -8,6 +8,7 @@
 //! connection into a description that another machine can go on from.
 
 mod ack;
+mod challenge;
 mod congestion;
 mod connection;
 mod counters;

@@ -24,9 +24,8 @@ use bytes::Bytes;
 pub use header::*;
 
 use super::TcpConfig;
-use super::connection::{
-    ChallengeLimit, Chosen, Connection, Ends, Owed, TIME_WAIT, TimestampState,
-};
+use super::challenge::ChallengeLimit;
+use super::connection::{Chosen, Connection, Ends, Owed, TIME_WAIT, TimestampState};
 use super::counters::Tally;
 use super::ecn::EcnState;
 use super::mtu::Search;
