@@ -294,6 +294,7 @@ impl Connection {
             return false;
         }
         self.restart_after_idle(now, outstanding, mss);
+        self.settle_probe();
         let cwnd_room = self.congestion_room();
         if cwnd_room < len.min(mss) {
             self.snd.cwnd_limited = true;
