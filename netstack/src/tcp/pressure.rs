@@ -1,6 +1,7 @@
 //! Buffers and what bounds them: windows that grow with what the application reads, send buffers
 //! that grow with the congestion window, and what gives way when memory is short.
 
+use alloc::vec::Vec;
 use core::num::NonZeroU32;
 
 use super::TcpConfig;
@@ -57,13 +58,10 @@ impl Connection {
         self.pressure = pressure;
     }
 
-    /// Octets in the connection's queues.
+    /// Octets in the connection's queues, and what those out of order cost beside.
     pub fn memory(&self) -> usize {
         let held = self.snd.queue.len() + self.rcv.queue.len();
-        match self.rcv.blocks.is_empty() {
-            true => held,
-            false => held + self.rcv.out_of_order() as usize,
-        }
+        held + self.rcv.out_of_order_memory()
     }
 
     /// The part of the congestion window that does not only lengthen queues on the way: of what is
@@ -121,7 +119,7 @@ impl Connection {
         if self.pressure != Pressure::Exhausted {
             return false;
         }
-        self.rcv.blocks.clear();
+        self.rcv.blocks = Vec::new();
         !in_order || self.rcv.queue.len() >= LAST_RESORT as usize
     }
 
