@@ -58,9 +58,9 @@ impl Connection {
         self.pressure = pressure;
     }
 
-    /// Octets in the connection's queues, and what those out of order cost beside.
+    /// Octets in the connection's queues, and what a peer can make them cost beside.
     pub fn memory(&self) -> usize {
-        let held = self.snd.queue.len() + self.rcv.queue.len();
+        let held = self.snd.queue.len() + self.rcv.queue.len() + self.snd.entries_memory();
         held + self.rcv.out_of_order_memory()
     }
 
