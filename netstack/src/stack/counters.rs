@@ -99,6 +99,8 @@ counters! {
     challenges_limited,
     /// Dropped SYN: memory for queues is exhausted.
     syn_no_memory,
+    /// Octets out of order dropped as memory was exhausted, of connections that were idle.
+    out_of_order_reclaimed,
     /// Half-open connections given up or reset.
     half_open_expired,
     /// Dropped: a segment that does not fit a half-open connection, and may be another instance's.

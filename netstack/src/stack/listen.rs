@@ -186,6 +186,7 @@ impl Stack {
             self.counters.syn_too_many += 1;
             return;
         }
+        self.reclaim();
         if self.pressure() == Pressure::Exhausted {
             self.counters.syn_no_memory += 1;
             return;

@@ -243,6 +243,8 @@ const MAX_ECHO: u32 = 1_000;
 const MAX_UNREACHABLE: u32 = 100;
 /// How much of what there is for queues the cookies of connections that are over may take on top of it.
 const SPENT_PART: usize = 16;
+/// Connections looked at for octets out of order each time something happens while memory is exhausted.
+const RECLAIMED: usize = 16;
 /// A deadline that is over and stays over is looked at again after this long.
 const TICK: Duration = Duration::from_millis(1);
 /// First and last local port of connections opened from here (RFC 6335 section 6).
@@ -527,6 +529,25 @@ impl Stack {
             self.ready.push_back(id);
         }
         self.arm(now, id);
+        self.reclaim();
+    }
+
+    /// While memory is exhausted, drop what the next few connections hold out of order: a peer that
+    /// has gone silent would else keep its part. Their own peers have it still (RFC 2018 section 8).
+    fn reclaim(&mut self) {
+        for _ in 0..RECLAIMED {
+            if self.pressure() != Pressure::Exhausted {
+                return;
+            }
+            let Some(block) = self.table.next_in_turn() else {
+                continue;
+            };
+            let dropped = block.connection.drop_out_of_order();
+            self.counters.out_of_order_reclaimed += u64::from(dropped);
+            let memory = block.connection.memory();
+            self.memory = self.memory + memory - block.memory;
+            block.memory = memory;
+        }
     }
 
     /// How short memory is for the queues of connections.

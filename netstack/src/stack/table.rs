@@ -51,6 +51,8 @@ pub(super) struct Table {
     free: Vec<u32>,
     /// Where [`Table::sweep`] goes on.
     hand: usize,
+    /// Where [`Table::next_in_turn`] goes on.
+    turn: usize,
 }
 
 impl Table {
@@ -116,6 +118,12 @@ impl Table {
             }
         }
         None
+    }
+
+    /// The connection in the next slot, if there is one in it: all of them in turn.
+    pub(super) fn next_in_turn(&mut self) -> Option<&mut Block> {
+        self.turn = (self.turn + 1) % self.slots.len().max(1);
+        self.slots.get_mut(self.turn)?.block.as_deref_mut()
     }
 
     /// Read a little of the connection in a slot, so that the cache has it.

@@ -1,6 +1,7 @@
 //! Buffers and what bounds them: windows that grow with what the application reads, send buffers
 //! that grow with the congestion window, and what gives way when memory is short.
 
+use alloc::vec::Vec;
 use core::num::NonZeroU32;
 
 use super::TcpConfig;
@@ -13,7 +14,7 @@ use crate::time::{Duration, Instant};
 /// | what | `Some` | `Exhausted` |
 /// |---|---|---|
 /// | receive buffers | back to the initial size | to a few segments |
-/// | octets out of order | kept | dropped, and no more taken |
+/// | octets out of order | kept | dropped, of idle connections in turn, and no more taken |
 /// | octets in order | taken | taken up to a few segments unread |
 /// | send buffers | the initial size | one segment at a time |
 /// | a peer whose window stays closed | probed for ever | reset after a minute |
@@ -57,13 +58,10 @@ impl Connection {
         self.pressure = pressure;
     }
 
-    /// Octets in the connection's queues.
+    /// Octets in the connection's queues, and what a peer can make them cost beside.
     pub fn memory(&self) -> usize {
-        let held = self.snd.queue.len() + self.rcv.queue.len();
-        match self.rcv.blocks.is_empty() {
-            true => held,
-            false => held + self.rcv.out_of_order() as usize,
-        }
+        let held = self.snd.queue.len() + self.rcv.queue.len() + self.snd.entries_memory();
+        held + self.rcv.out_of_order_memory()
     }
 
     /// The part of the congestion window that does not only lengthen queues on the way: of what is
@@ -115,13 +113,20 @@ impl Connection {
         self.rcv.tune(now, round_trip, self.pressure);
     }
 
+    /// Drop what is kept out of order. Returns how many octets that were.
+    pub(crate) fn drop_out_of_order(&mut self) -> u32 {
+        let dropped = self.rcv.out_of_order();
+        self.rcv.blocks = Vec::new();
+        dropped
+    }
+
     /// Whether there is no room for `len` octets that are in order or not. What was kept out of
     /// order goes first: the peer has it still (RFC 2018 section 8).
     pub(crate) fn must_drop(&mut self, in_order: bool) -> bool {
         if self.pressure != Pressure::Exhausted {
             return false;
         }
-        self.rcv.blocks.clear();
+        self.drop_out_of_order();
         !in_order || self.rcv.queue.len() >= LAST_RESORT as usize
     }
 

@@ -16,6 +16,10 @@ pub(crate) const MAX_BLOCKS: usize = 256;
 /// What is new of an out-of-order payload is copied up to this size, so that a few octets do not
 /// keep a whole frame alive.
 const COPY_BELOW: usize = 256;
+/// Octets of small pieces that are kept together.
+const JOINED: usize = 1024;
+/// What a piece costs beside its octets and its place: the allocator's part of it.
+const ALLOCATION: usize = 32;
 /// Segments at the start that are acknowledged at once, so that the peer's slow start gets going.
 const QUICK_ACKS: u8 = 16;
 
@@ -337,11 +341,11 @@ impl Rcv {
                 false => data.slice(range),
             }
         };
-        for mut block in self.blocks.drain(first..first + touching) {
+        for block in self.blocks.drain(first..first + touching) {
             if block.start.at_or_before(seq) {
                 merged.start = block.start;
             } else if at.before(block.start) {
-                merged.data.push_back(piece(at, block.start));
+                append(&mut merged.data, VecDeque::from([piece(at, block.start)]));
                 fresh = true;
             }
             let (from, until) = (at.later(block.start), end.earlier(block.end));
@@ -351,12 +355,12 @@ impl Rcv {
                     end: until,
                 });
             }
-            merged.data.append(&mut block.data);
+            append(&mut merged.data, block.data);
             merged.end = block.end;
             at = at.later(block.end);
         }
         if at.before(end) {
-            merged.data.push_back(piece(at, end));
+            append(&mut merged.data, VecDeque::from([piece(at, end)]));
             merged.end = end;
             fresh = true;
         }
@@ -406,6 +410,47 @@ impl Rcv {
             .map(|block| block.end.distance_from(block.start))
             .sum()
     }
+
+    /// What the octets out of order cost: they, their pieces' places and allocations, and the blocks.
+    pub fn out_of_order_memory(&self) -> usize {
+        let cost = |block: &Block| {
+            block.end.distance_from(block.start) as usize
+                + block.data.capacity() * size_of::<Bytes>()
+                + block.data.len() * ALLOCATION
+        };
+        let places = self.blocks.capacity() * size_of::<Block>();
+        places + self.blocks.iter().map(cost).sum::<usize>()
+    }
+}
+
+/// Whether two pieces that follow each other are kept as one.
+fn joins(left: &Bytes, right: &Bytes) -> bool {
+    left.len().min(right.len()) <= COPY_BELOW && left.len() + right.len() <= JOINED
+}
+
+/// Put `right` behind `left`, in both of which no two pieces that follow each other are to be
+/// joined ([`joins`]); then that is so of the whole, and any two hold more than twice
+/// [`COPY_BELOW`] octets. The shorter one is moved, so that a peer cannot have the longer one moved
+/// for every octet it sends, whatever their order.
+fn append(left: &mut VecDeque<Bytes>, mut right: VecDeque<Bytes>) {
+    // Joined, a piece is larger, and joins no other all the more.
+    if let (Some(last), Some(next)) = (left.back_mut(), right.front())
+        && joins(last, next)
+    {
+        let mut joined = Vec::with_capacity(last.len() + next.len());
+        joined.extend_from_slice(last);
+        joined.extend_from_slice(next);
+        *last = Bytes::from(joined);
+        right.pop_front();
+    }
+    if left.len() >= right.len() {
+        left.append(&mut right);
+        return;
+    }
+    while let Some(piece) = left.pop_back() {
+        right.push_front(piece);
+    }
+    *left = right;
 }
 
 #[cfg(test)]
@@ -535,15 +580,51 @@ mod tests {
     /// A peer could else have a frame kept for every octet of its window.
     #[test]
     fn an_octet_more_out_of_order_does_not_keep_the_frame_that_brought_it() {
-        let mut rcv = rcv(1000, 0);
+        let mut rcv = rcv(2000, 0);
         let at = rcv.nxt.add(100);
-        let frame = stream(100, 400);
-        rcv.accept(at, frame.slice(..299));
+        let frame = stream(100, 1200);
+        rcv.accept(at, frame.slice(..1099));
         rcv.accept(at, frame.clone());
         let held: Vec<_> = rcv.blocks[0].data.iter().collect();
         let shared = |piece: &&Bytes| frame.as_ptr_range().contains(&piece.as_ptr());
-        assert_eq!((held[0].len(), held[1].len()), (299, 1));
+        assert_eq!((held[0].len(), held[1].len()), (1099, 1));
         assert!(shared(&held[0]) && !shared(&held[1]));
+    }
+
+    /// In whatever order they come: a peer could else have us keep, and move, a piece for each.
+    #[test]
+    fn single_octets_out_of_order_are_joined_and_counted() {
+        const COUNT: u32 = 234 * 256;
+        let odd_then_even = |n: u32| {
+            let (group, at) = (n / 256, n % 256);
+            group * 256 + at % 128 * 2 + u32::from(at < 128)
+        };
+        let orders: [(&str, &dyn Fn(u32) -> u32); 3] = [
+            ("ascending", &|n| n),
+            ("descending", &|n| COUNT - 1 - n),
+            ("holes first", &odd_then_even),
+        ];
+        for (name, order) in orders {
+            let mut rcv = rcv(64_000, 0);
+            let base = rcv.nxt;
+            for n in (0..COUNT).map(order).filter(|n| *n < COUNT) {
+                let kept = rcv.accept(base.add(n + 1), stream(n + 1, n + 2));
+                assert_eq!(kept, Accepted::OutOfOrder, "{name}: {n}");
+            }
+            let octets = rcv.out_of_order();
+            let pieces: usize = rcv.blocks.iter().map(|block| block.data.len()).sum();
+            assert!(octets >= COUNT - 256, "{name}: {octets}");
+            assert!(
+                pieces <= octets as usize / 256 + 2,
+                "{name}: {pieces} pieces"
+            );
+            let memory = rcv.out_of_order_memory();
+            let rest = memory - octets as usize;
+            assert!((pieces * 64..60_000).contains(&rest), "{name}: {memory}");
+            rcv.accept(base, stream(0, 1));
+            assert!(read(&rcv) == stream(0, octets + 1), "{name}");
+            assert_eq!(rcv.out_of_order_memory(), 0, "{name}");
+        }
     }
 
     #[test]

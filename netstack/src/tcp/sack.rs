@@ -25,16 +25,24 @@ impl Snd {
     /// what is outstanding are ignored. Returns the octets that are news.
     pub fn apply_sack(&mut self, ranges: &SackRanges, mut each: impl FnMut(&SentSegment)) -> u32 {
         let before = self.sacked;
+        let mut seen = SackRanges::EMPTY;
         for range in ranges.as_slice() {
             let valid = range.start.before(range.end)
                 && range.start.at_or_after(self.una)
                 && range.start.before(self.nxt)
                 && range.end.at_or_before(self.nxt);
-            if valid && let Some(fresh) = self.unseen(*range) {
-                self.mark_sacked(fresh, &mut each);
+            if !valid {
+                continue;
+            }
+            let entered = match self.unseen(*range) {
+                Some(fresh) => self.mark_sacked(fresh, &mut each),
+                None => true,
+            };
+            if entered {
+                seen.push(*range);
             }
         }
-        **self.sack_seen.get_or_insert_default() = *ranges;
+        **self.sack_seen.get_or_insert_default() = seen;
         self.sacked - before
     }
 
@@ -55,19 +63,32 @@ impl Snd {
         Some(range)
     }
 
-    fn mark_sacked(&mut self, range: SackRange, each: &mut impl FnMut(&SentSegment)) {
+    /// Returns whether all of the range was entered: of a segment that may not be split any more no
+    /// part is, which is as if the peer had not reported it.
+    fn mark_sacked(&mut self, range: SackRange, each: &mut impl FnMut(&SentSegment)) -> bool {
+        let mut whole = true;
         let mut index = self.index_of(range.start);
         while let Some(segment) = self.sent.get(index) {
             if !segment.seq.before(range.end) {
                 break;
             }
-            if segment.seq.before(range.start) {
-                self.split(index, range.start.distance_from(segment.seq));
+            let sacked = segment.marks.has(Marks::SACKED);
+            let begins_before = segment.seq.before(range.start);
+            let ends_after = segment.end().after(range.end);
+            if !sacked && (begins_before || ends_after) && !self.may_split() {
+                whole = false;
                 index += 1;
                 continue;
             }
-            if !segment.marks.has(Marks::SACKED) {
-                if segment.end().after(range.end) {
+            if begins_before {
+                if !sacked {
+                    self.split(index, range.start.distance_from(segment.seq));
+                }
+                index += 1;
+                continue;
+            }
+            if !sacked {
+                if ends_after {
                     self.split(index, range.end.distance_from(segment.seq));
                 }
                 if let Some(segment) = self.sent.get_mut(index) {
@@ -85,6 +106,7 @@ impl Snd {
             }
             index += 1;
         }
+        whole
     }
 }
 
@@ -148,6 +170,56 @@ mod tests {
         let una = snd.iss.add(1300);
         snd.acknowledge(una, |_| {});
         assert_eq!(snd.recount(), (200, 0, 0));
+    }
+
+    /// CVE-2019-11478: what is remembered for a window is bounded by its segments, not by its octets.
+    #[test]
+    fn reports_of_single_octets_do_not_split_without_bound() {
+        let mut snd = sent(1000);
+        for at in (1..1_000_000).step_by(2) {
+            let ranges = ranges(&snd, &[(at, at + 1)]);
+            snd.apply_sack(&ranges, |_| {});
+        }
+        let most = 1_000_000 / 512 + 66;
+        assert!(snd.sent.len() <= most, "{} entries", snd.sent.len());
+        assert_eq!(snd.recount(), (snd.sacked, 0, 0));
+        // What is reported whole is entered all the same, and what was refused is no longer.
+        let rest = ranges(&snd, &[(900_000, 950_000)]);
+        assert!(snd.apply_sack(&rest, |_| {}) >= 49_000);
+        let part = ranges(&snd, &[(960_001, 960_002)]);
+        assert_eq!(snd.apply_sack(&part, |_| {}), 0, "too many");
+        let una = snd.iss.add(955_000);
+        snd.acknowledge(una, |_| {});
+        assert_eq!(
+            snd.apply_sack(&part, |_| {}),
+            1,
+            "reported again, and taken"
+        );
+    }
+
+    #[test]
+    fn small_segments_are_remembered_together_where_a_capsule_would_not_take_more() {
+        let mut snd = Snd::new(SeqNumber::new(0), 1000);
+        snd.queue.push(Bytes::from(alloc::vec![0; 20_000]));
+        for n in 0..20_000 {
+            snd.record_new(Instant::from_millis(n), 1, n == 19_999);
+        }
+        assert_eq!(snd.sent.len(), super::super::snd::MAX_ENTRIES);
+        let last = snd.sent.back().copied().unwrap();
+        assert_eq!((last.end(), last.marks.0), (snd.nxt, Marks::FIN));
+    }
+
+    #[test]
+    fn a_range_that_is_a_lie_is_not_taken_for_seen() {
+        let mut snd = sent(2);
+        let lie = ranges(&snd, &[(1000, 4000)]);
+        assert_eq!(snd.apply_sack(&lie, |_| {}), 0);
+        for at in 2..4 {
+            snd.queue.push(Bytes::from(alloc::vec![0; 1000]));
+            snd.record_new(Instant::from_millis(at), 1000, false);
+        }
+        let truth = ranges(&snd, &[(1000, 3000)]);
+        assert_eq!(snd.apply_sack(&truth, |_| {}), 2000);
     }
 
     #[test]

@@ -53,6 +53,16 @@ impl Marks {
     }
 }
 
+/// Transmitted stretches remembered apart at most, but for what retransmission splits off. A capsule takes
+/// somewhat more ([`crate::migrate`]).
+pub(crate) const MAX_ENTRIES: usize = 6 * 1024;
+/// Stretches that SACK may make of a window: one for each of these octets, and [`FREE_ENTRIES`].
+/// Segments are mostly larger, so that reports of whole segments are all taken.
+const ENTRY_OCTETS: usize = 512;
+const FREE_ENTRIES: usize = 64;
+/// Places kept for stretches when nothing is outstanding.
+const KEPT_PLACES: usize = 256;
+
 /// One stretch of transmitted sequence space with one fate: a segment, or a burst of them that
 /// left in one piece. Split when SACK tells its parts apart.
 #[derive(Clone, Copy, Debug)]
@@ -226,13 +236,26 @@ impl Snd {
             marks.set(Marks::FIN);
             self.fin = SndFin::Sent;
         }
-        self.sent.push_back(SentSegment {
-            seq: self.nxt,
-            len,
-            sent_at: now,
-            retransmits: 0,
-            marks,
-        });
+        // Past the bound a stretch grows: small segments by the thousand.
+        let full = self.sent.len() >= MAX_ENTRIES;
+        match self
+            .sent
+            .back_mut()
+            .filter(|last| full && last.marks == Marks::default())
+        {
+            Some(last) => {
+                last.len += len;
+                last.sent_at = now;
+                last.marks = marks;
+            }
+            None => self.sent.push_back(SentSegment {
+                seq: self.nxt,
+                len,
+                sent_at: now,
+                retransmits: 0,
+                marks,
+            }),
+        }
         self.nxt = self.nxt.add(len);
         self.last_sent = Some(now);
     }
@@ -241,6 +264,17 @@ impl Snd {
     pub fn index_of(&self, seq: SeqNumber) -> usize {
         self.sent
             .partition_point(|segment| segment.end().at_or_before(seq))
+    }
+
+    /// Whether a peer's report may split a segment: it could else have us remember every octet apart.
+    pub fn may_split(&self) -> bool {
+        let most = FREE_ENTRIES + self.outstanding() as usize / ENTRY_OCTETS;
+        self.sent.len() < most.min(MAX_ENTRIES)
+    }
+
+    /// What the stretches remembered cost, but for the few that every connection has.
+    pub fn entries_memory(&self) -> usize {
+        self.sent.len().saturating_sub(FREE_ENTRIES) * size_of::<SentSegment>()
     }
 
     /// Cut the segment at `index` so that its first part takes `len` numbers; FIN goes with the second.
@@ -292,6 +326,9 @@ impl Snd {
                 self.fin = SndFin::Acked;
             }
             each(&gone);
+        }
+        if self.sent.is_empty() && self.sent.capacity() > KEPT_PLACES {
+            self.sent = VecDeque::new();
         }
         self.queue.advance_to(self.offset_of(ack));
         self.una = ack;

@@ -95,3 +95,45 @@ fn at_the_limit_of_connections_one_in_time_wait_makes_way_and_no_other_does() {
     assert_eq!(state(&net, 0, second), Some(crate::tcp::State::Established));
     assert_eq!(net.hosts[1].connection_count(), 1);
 }
+
+/// Who sent octets out of order and went silent would else keep everyone else out for ever.
+#[test]
+fn memory_that_silent_peers_hold_out_of_order_is_taken_back() {
+    let mut config = config(11);
+    config.tcp.memory = 60_000;
+    let mut server = Stack::new(config, [1; 32], Instant::ZERO);
+    server.listen(80, Scope::Service);
+    let mut net = Net::new(vec![host(99), server]);
+    let there = at("10.77.0.11:80");
+    let silent: Vec<ConnId> = (0..8)
+        .map(|_| net.hosts[0].connect(Instant::ZERO, None, there).unwrap())
+        .collect();
+    net.run_for(Duration::from_millis(10));
+    let before: Vec<ConnId> = core::iter::from_fn(|| net.accepted(1)).collect();
+    assert_eq!(before.len(), 8);
+    for conn in silent {
+        // The first segment is lost, and no acknowledgement arrives. Then the peer is gone.
+        let mut lost = false;
+        net.loss = Box::new(move |sent| sent.from == 1 || !core::mem::replace(&mut lost, true));
+        let now = net.now;
+        net.hosts[0].update(now, conn, |connection| {
+            connection.send(now, vec![7; 14_000].into()).unwrap();
+        });
+        net.run_for(Duration::from_millis(10));
+        net.hosts[0].detach(net.now, conn, Route::Capture);
+    }
+    net.loss = Box::new(|_| false);
+    let reclaimed = counter(&net.hosts[1], "out_of_order_reclaimed");
+    assert!(reclaimed > 12_000, "{reclaimed}");
+    let second = net.hosts[0].connect(net.now, None, there).unwrap();
+    net.run_for(Duration::from_millis(100));
+    assert_eq!(counter(&net.hosts[1], "syn_no_memory"), 0);
+    let state = net.hosts[0].connection(second).unwrap().state();
+    assert!(state.is_synchronized());
+    let held: usize = before
+        .iter()
+        .filter_map(|id| net.hosts[1].connection(*id))
+        .map(|connection| connection.memory())
+        .sum();
+    assert_eq!(net.hosts[1].memory(), held);
+}

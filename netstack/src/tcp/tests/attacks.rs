@@ -237,3 +237,40 @@ fn what_is_missing_is_not_too_old_once_another_hole_was_filled() {
     assert_eq!(inject(2, 3), (400, 1), "the first one, late");
     assert_eq!(inject(4, 3), (400, 2), "nothing is missing any more");
 }
+
+/// CVE-2019-11478, and a session that its peer makes too long to describe could not move.
+#[test]
+fn a_peer_that_reports_single_octets_costs_no_more_than_small_segments_and_moves() {
+    let mut pair = Pair::open();
+    pair.run_for(Duration::from_secs(1));
+    let now = pair.now;
+    pair.send(SERVER, 0, 1 << 20);
+    let server = pair.end(SERVER);
+    server.congestion.cwnd = 4 << 20;
+    server.snd.window = 4 << 20;
+    while server.poll_transmit(now, 65_000).is_some() {}
+    let mut ack = pair.forged(SERVER);
+    ack.ack = pair.end(SERVER).snd.una;
+    ack.window = 0xffff;
+    let una = ack.ack;
+    for n in 0..5_000u32 {
+        ack.options.sack = options::SackRanges::EMPTY;
+        for at in [6 * n + 2, 6 * n + 4, 6 * n + 6] {
+            let (start, end) = (una.add(at), una.add(at + 1));
+            ack.options.sack.push(SackRange { start, end });
+        }
+        let server = pair.end(SERVER);
+        server.handle_segment(now, &ack);
+        for _ in 0..8 {
+            server.poll_transmit(now, 1448);
+        }
+    }
+    let server = pair.end(SERVER);
+    let entries = server.snd.sent.len();
+    // What is retransmitted is split off as well, a segment at a time.
+    let most = (1 << 20) / 512 + (1 << 20) / 1448 + 128;
+    assert!(entries <= most, "{entries} entries");
+    assert!(server.memory() >= server.send_queued() + (entries - 64) * 24);
+    super::moves::move_end(&mut pair, SERVER);
+    assert_eq!(pair.end(SERVER).snd.sent.len(), entries);
+}

@@ -17,6 +17,7 @@ use crate::tcp::{EcnMode, Phase, State};
 
 /// Transmitted stretches listed at most.
 const MAX_SENT: usize = 8192;
+const _: () = assert!(crate::tcp::MAX_ENTRIES + crate::tcp::MAX_ENTRIES / 4 < MAX_SENT);
 /// Out-of-order stretches at most.
 const MAX_STRETCHES: usize = 1024;
 
