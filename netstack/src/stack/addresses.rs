@@ -75,6 +75,7 @@ impl Addresses {
             && !address.is_multicast()
             && !address.is_loopback()
             && !is_mapped(address)
+            && !is_nobody(address)
             && !self.is_broadcast(address)
     }
 
@@ -193,6 +194,14 @@ fn contains(cidr: &Cidr, address: IpAddr) -> bool {
     }
 }
 
+/// Whether `address` is of "this network" or reserved (RFC 1122 section 3.2.1.3, RFC 1112 section 4).
+fn is_nobody(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => matches!(v4.octets()[0], 0 | 240..),
+        IpAddr::V6(_) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +265,8 @@ mod tests {
             "255.255.255.255",
             "224.0.0.1",
             "0.0.0.0",
+            "0.1.2.3",
+            "240.0.0.1",
             "ff02::1",
             "::",
             "::1",
