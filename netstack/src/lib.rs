@@ -15,11 +15,7 @@ extern crate alloc;
 pub mod cluster;
 pub mod instance;
 pub mod migrate;
-pub mod seq;
 pub mod session;
-pub mod stack;
-pub mod tcp;
-pub mod time;
 
+pub use godwit_engine::{Duration, Instant, seq, stack, tcp, time};
 pub use instance::Instance;
-pub use time::{Duration, Instant};

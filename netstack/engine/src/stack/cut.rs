@@ -238,7 +238,7 @@ impl Iterator for Cut {
 impl RxFrame {
     /// The segments that the device merged into this frame, if it did; their checksums hold only
     /// the pseudo-header's sum, as they are for those who were told that they are right.
-    pub(crate) fn apart(&self) -> Option<Cut> {
+    pub fn apart(&self) -> Option<impl Iterator<Item = TxFrame> + use<>> {
         let merged = self.segmentation?;
         if self.checksum != RxChecksum::Verified || !self.more.is_empty() {
             return None;

@@ -2,7 +2,7 @@
 //!
 //! TCP takes the fast path (ours, [`crate::tcp`]); ARP, NDP, ICMP, UDP and DHCP take the slow
 //! path, on smoltcp. The stack knows flows and where each of them is to go ([`Route`]); it does
-//! not know why: sessions, transfers and the cluster are [`crate::instance`]'s concern.
+//! not know why: sessions, transfers and the cluster are `instance`'s concern.
 
 mod abandoned;
 mod addresses;
@@ -49,7 +49,7 @@ pub use frame::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
 use hash::Keyed;
 use input::Origin;
 use limit::Limit;
-pub(crate) use listen::COOKIE_LIFE;
+pub use listen::COOKIE_LIFE;
 use listen::{HalfOpenTable, Listener};
 use neighbour::Neighbours;
 use slow::Slow;
@@ -158,7 +158,6 @@ pub struct ListenerId(pub u32);
 
 /// What a stack reports.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum StackEvent {
     /// A handshake completed.
     Accepted {

@@ -54,7 +54,7 @@ pub use pressure::Pressure;
 pub use queue::Queue;
 pub use recovery::Phase;
 pub use segment::{Ecn, Flags, Options, Outgoing, Ports, SackRange, Segment, Timestamps};
-pub(crate) use snd::MAX_ENTRIES;
+pub use snd::MAX_ENTRIES;
 pub use state::State;
 
 /// Limits and defaults of the engine.

@@ -20,7 +20,7 @@ use crate::time::{Duration, Instant};
 /// Connections looked at for one that may make way for another.
 const SWEPT: usize = 64;
 /// Longest life of a SYN cookie.
-pub(crate) const COOKIE_LIFE: Duration = Duration::from_secs(132);
+pub const COOKIE_LIFE: Duration = Duration::from_secs(132);
 
 /// How long after a cookie was given segments may come before the one that brings it back: a first
 /// time-out or two.

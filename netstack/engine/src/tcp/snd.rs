@@ -54,8 +54,8 @@ impl Marks {
 }
 
 /// Transmitted stretches remembered apart at most, but for what retransmission splits off. A capsule takes
-/// somewhat more ([`crate::migrate`]).
-pub(crate) const MAX_ENTRIES: usize = 6 * 1024;
+/// somewhat more (`migrate`).
+pub const MAX_ENTRIES: usize = 6 * 1024;
 /// Stretches that SACK may make of a window: one for each of these octets, and [`FREE_ENTRIES`].
 /// Segments are mostly larger, so that reports of whole segments are all taken.
 const ENTRY_OCTETS: usize = 512;
