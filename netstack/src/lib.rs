@@ -14,6 +14,7 @@ extern crate alloc;
 
 pub mod cluster;
 pub mod instance;
+pub mod map;
 pub mod migrate;
 pub mod session;
 

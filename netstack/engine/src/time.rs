@@ -51,6 +51,11 @@ impl Instant {
         if nanos < 0 { 0 } else { nanos as u64 }
     }
 
+    /// A number that is larger the later the point is, before the origin too.
+    pub const fn order(self) -> u64 {
+        self.0.get()
+    }
+
     /// Microseconds since the origin, rounded down.
     pub const fn as_micros(self) -> u64 {
         self.as_nanos() / 1_000

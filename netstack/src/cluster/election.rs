@@ -16,13 +16,14 @@
 //! configured to begin, then the lowest id; each waits for those before it as long as they are
 //! heard. Nobody is put out of the role for a better one unless [`Rules::preempt`] says so.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use super::lease::{MAX_TERM, Times, Voter};
 use super::message::{Ballot, Claim, Heartbeat};
 use super::{BootId, MemberId};
+use crate::map::{Map, Set};
 use crate::time::{Duration, Instant};
 
 /// Claims remembered at most: more than are ever under way.
@@ -47,9 +48,9 @@ pub struct Rules {
     /// This member.
     pub us: MemberId,
     /// All voters, this member included.
-    pub voters: BTreeSet<MemberId>,
+    pub voters: Set<MemberId>,
     /// Voters that never stand.
-    pub witnesses: BTreeSet<MemberId>,
+    pub witnesses: Set<MemberId>,
     /// Who stands first among those of one priority.
     pub first: MemberId,
     /// Ours; the highest stands first.
@@ -134,7 +135,7 @@ struct Leader {
 pub struct Election {
     rules: Rules,
     voter: Voter,
-    peers: BTreeMap<MemberId, Peer>,
+    peers: Map<MemberId, Peer>,
     /// Whether this member would take the role.
     eligible: bool,
     candidacy: Option<Candidacy>,
@@ -142,7 +143,7 @@ pub struct Election {
     /// Claims of this candidacy, and when they were sent.
     beats: VecDeque<(u64, Instant)>,
     /// When the last claim that a voter has granted was sent.
-    grants: BTreeMap<MemberId, Instant>,
+    grants: Map<MemberId, Instant>,
     /// Until then the grants suffice.
     held_until: Instant,
     leader: Option<Leader>,
@@ -180,7 +181,7 @@ impl Election {
             candidacy: None,
             beat: 0,
             beats: VecDeque::new(),
-            grants: BTreeMap::new(),
+            grants: Map::new(),
             held_until: now,
             leader: None,
             stand_at: None,

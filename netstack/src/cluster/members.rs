@@ -1,12 +1,12 @@
 //! Who is there: the configured members and what each last said of itself.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use super::message::{Heartbeat, Hello};
 use super::rng::Rng;
 use super::{BootId, MemberId};
+use crate::map::Map;
 use crate::stack::ConnId;
 use crate::time::{Duration, Instant};
 
@@ -104,7 +104,7 @@ impl Member {
 /// The configured members but us.
 #[derive(Debug)]
 pub struct Members {
-    all: BTreeMap<MemberId, Member>,
+    all: Map<MemberId, Member>,
     /// Without a word for so long a member gets nothing new.
     stale: Duration,
 }

@@ -4,11 +4,12 @@
 //! This is bookkeeping only. The routes themselves are in the stack, and [`crate::instance`] keeps
 //! the two in step.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use super::MemberId;
 use super::message::Flow;
+use crate::map::{Map, Set};
 use crate::session::SessionId;
 use crate::tcp::Cookie;
 use crate::time::{Duration, Instant};
@@ -44,16 +45,16 @@ pub struct Entry {
 pub struct Steering {
     /// With the time they were set.
     table: BTreeMap<Flow, (Entry, Instant)>,
-    queries: BTreeMap<Flow, Query>,
+    queries: Map<Flow, Query>,
     /// Flows steered and not claimed when they were, with the time.
     unclaimed: VecDeque<(Instant, Flow)>,
-    ended: BTreeMap<Flow, Instant>,
+    ended: Map<Flow, Instant>,
     ended_order: VecDeque<(Instant, Flow)>,
 }
 
 #[derive(Debug)]
 struct Query {
-    waiting: BTreeSet<MemberId>,
+    waiting: Set<MemberId>,
     deadline: Instant,
     /// The cookie that it is about as well.
     cookie: Option<Cookie>,
@@ -188,7 +189,7 @@ impl Steering {
         now: Instant,
         flow: Flow,
         cookie: Option<Cookie>,
-        members: BTreeSet<MemberId>,
+        members: Set<MemberId>,
     ) -> bool {
         if self.queries.len() >= MAX_QUERIES || self.queries.contains_key(&flow) {
             return false;
@@ -297,7 +298,7 @@ mod tests {
     #[test]
     fn nobody_owns_a_flow_only_after_every_members_no() {
         let mut steering = Steering::default();
-        let members = BTreeSet::from([MemberId(2), MemberId(3)]);
+        let members = Set::from([MemberId(2), MemberId(3)]);
         assert!(steering.ask(Instant::ZERO, flow(), None, members.clone()));
         assert!(
             !steering.ask(Instant::ZERO, flow(), None, members),
@@ -328,7 +329,7 @@ mod tests {
     #[test]
     fn silence_expires_without_being_a_no() {
         let mut steering = Steering::default();
-        steering.ask(Instant::ZERO, flow(), None, BTreeSet::from([MemberId(2)]));
+        steering.ask(Instant::ZERO, flow(), None, Set::from([MemberId(2)]));
         assert!(steering.expire(Instant::ZERO).is_empty());
         assert_eq!(steering.expire(Instant::ZERO + QUERY), [flow()]);
         assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
@@ -369,7 +370,7 @@ mod tests {
     #[test]
     fn who_is_named_as_the_owner_is_asked_before_it_is_nobodys() {
         let mut steering = Steering::default();
-        let members = BTreeSet::from([MemberId(2), MemberId(3)]);
+        let members = Set::from([MemberId(2), MemberId(3)]);
         steering.ask(Instant::ZERO, flow(), None, members);
         assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
         assert!(steering.ask_instead(&flow(), MemberId(3), MemberId(2)));

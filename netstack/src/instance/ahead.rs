@@ -15,13 +15,13 @@
 //!
 //! [`Message::Ahead`]: crate::cluster::message::Message::Ahead
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::Instance;
 use super::lull::LIGHT;
 use crate::cluster::MemberId;
 use crate::cluster::message::{Ahead, Message};
+use crate::map::Map;
 use crate::migrate::capsule::{self, Capsule, CapsuleConnection};
 use crate::migrate::rope::Rope;
 use crate::session::{MAX_CONNECTIONS, SessionId};
@@ -123,7 +123,7 @@ impl Kept {
 /// What came ahead of capsules that have not come yet.
 #[derive(Debug, Default)]
 pub(super) struct Stash {
-    kept: BTreeMap<(MemberId, SessionId), Kept>,
+    kept: Map<(MemberId, SessionId), Kept>,
     octets: usize,
 }
 

@@ -12,7 +12,6 @@
 //!
 //! [`RefuseReason::Content`]: crate::migrate::transfer::RefuseReason::Content
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -22,6 +21,7 @@ use super::lull::LIGHT;
 use super::{Instance, ServiceSpec};
 use crate::cluster::MemberId;
 use crate::cluster::message::{Content, Message};
+use crate::map::{Map, Set};
 use crate::migrate::rope::Rope;
 use crate::session::{ContentId, Session, SessionId};
 use crate::time::{Duration, Instant};
@@ -78,8 +78,8 @@ struct Supply {
 /// What has come, what is coming and what is going.
 #[derive(Default)]
 pub(super) struct Contents {
-    kept: BTreeMap<ContentId, Kept>,
-    arriving: BTreeMap<(MemberId, ContentId), Arriving>,
+    kept: Map<ContentId, Kept>,
+    arriving: Map<(MemberId, ContentId), Arriving>,
     supplies: Vec<Supply>,
 }
 
@@ -304,7 +304,7 @@ impl Instance {
     }
 
     /// The contents that committed states name, of the sessions here and of those on their way.
-    fn named_contents(&self) -> BTreeSet<ContentId> {
+    fn named_contents(&self) -> Set<ContentId> {
         let frozen = self.moving.values().map(|moving| &moving.session);
         let served = self.sessions.values().chain(frozen);
         served

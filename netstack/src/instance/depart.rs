@@ -5,13 +5,13 @@
 //! once another member is the ingress, it is asked ([`Message::Confirm`]). Where it does not know a
 //! flow because the session has ended, the owner is asked, and says that nothing hangs on it.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::Instance;
 use super::follow::Following;
 use crate::cluster::MemberId;
 use crate::cluster::message::{Attempt, MAX_ENTRIES, Message, Ownership};
+use crate::map::{Map, Set};
 use crate::session::SessionId;
 use crate::stack::FlowKey;
 use crate::time::{Duration, Instant};
@@ -27,8 +27,8 @@ pub(super) struct Departed {
     /// Sessions that moved away from here in this drain.
     pub moved: usize,
     /// Where they went, and other sessions that the ingress has to know of.
-    places: BTreeMap<SessionId, Following>,
-    open: BTreeSet<SessionId>,
+    places: Map<SessionId, Following>,
+    open: Set<SessionId>,
     /// So many of them were looked at in the present round.
     asked: usize,
     /// Rounds since the ingress has changed.
@@ -46,7 +46,7 @@ impl Departed {
     pub fn ask_anew(&mut self, now: Instant, ingress: MemberId) {
         let elsewhere = self.places.iter().filter(|(_, p)| p.target != ingress);
         let elsewhere: Vec<SessionId> = elsewhere.map(|(session, _)| *session).collect();
-        self.open = BTreeSet::new();
+        self.open = Set::new();
         for session in elsewhere {
             self.set_open(session, true);
         }

@@ -2,7 +2,7 @@
 //! pass on what still arrives, until the ingress has confirmed where everything went ([`Departed`]),
 //! nothing arrives any more, and nobody waits for an answer of ours (`part.rs`).
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 
 use super::depart::Departed;
@@ -10,6 +10,7 @@ use super::{DrainOptions, DrainStatus, DrainThen, Event, Instance, MoveError};
 use crate::cluster::members::Wanted;
 use crate::cluster::message::Message;
 use crate::cluster::{BootId, MemberId};
+use crate::map::{Map, Set};
 use crate::migrate::transfer::Phase;
 use crate::session::{Session, SessionId};
 use crate::stack::{RxFrame, Scope};
@@ -79,7 +80,7 @@ pub(super) struct Leave {
     /// What had not been done when the deadline came, by its reason.
     overrun: Option<Rc<BTreeMap<&'static str, usize>>>,
     /// Why sessions have not moved yet.
-    stuck: BTreeMap<SessionId, &'static str>,
+    stuck: Map<SessionId, &'static str>,
     tick: Instant,
     /// Clients may take us for the ingress.
     was_ingress: bool,
@@ -87,9 +88,9 @@ pub(super) struct Leave {
     succeeded: bool,
     departed: Departed,
     /// Members that expect no answer of us any more, in that boot of theirs.
-    pub(super) parted: BTreeMap<MemberId, BootId>,
+    pub(super) parted: Map<MemberId, BootId>,
     /// Sessions to be moved, with the earliest time.
-    queue: BTreeSet<(Instant, SessionId)>,
+    queue: Set<(Instant, SessionId)>,
     /// Sessions in a row for which nobody was found; after some of them the others wait, too.
     failures: u32,
     /// When to look for somebody again.
@@ -147,12 +148,12 @@ impl Instance {
             since: now,
             options,
             overrun: None,
-            stuck: BTreeMap::new(),
+            stuck: Map::new(),
             tick: now,
             was_ingress: self.is_ingress(),
             succeeded: false,
             departed: Departed::default(),
-            parted: BTreeMap::new(),
+            parted: Map::new(),
             queue,
             failures: 0,
             offer_at: now,

@@ -43,7 +43,7 @@ mod steer;
 mod tests;
 mod types;
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -57,6 +57,7 @@ use crate::cluster::message::{Flow, Ownership, Tally};
 use crate::cluster::rng::Rng;
 use crate::cluster::steering::Steering;
 use crate::cluster::{BootId, CHANNEL_PORT, MemberId};
+use crate::map::{Map, Set};
 use crate::migrate::transfer::Epochs;
 use crate::session::{Session, SessionId};
 use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Scope, Stack, StackEvent, TxFrame};
@@ -129,24 +130,24 @@ pub struct Instance {
     /// Sessions of services that never leave.
     residents: usize,
 
-    moving: BTreeMap<SessionId, Moving>,
+    moving: Map<SessionId, Moving>,
     pace: Pace,
-    frozen: BTreeMap<Flow, SessionId>,
+    frozen: Map<Flow, SessionId>,
     /// Octets of frames kept for all of `moving`.
     kept_octets: usize,
-    deferred: BTreeSet<(Instant, SessionId)>,
+    deferred: Set<(Instant, SessionId)>,
     /// Sessions in their lull.
-    lulled: BTreeSet<SessionId>,
+    lulled: Set<SessionId>,
     /// When fences are lifted without a word.
-    fences: BTreeSet<(Instant, SessionId)>,
+    fences: Set<(Instant, SessionId)>,
     /// Sessions that left and whose frames still come here, and when that ends at the latest.
-    following: BTreeMap<SessionId, Following>,
-    follow_ends: BTreeSet<(Instant, SessionId)>,
+    following: Map<SessionId, Following>,
+    follow_ends: Set<(Instant, SessionId)>,
     /// What went ahead of capsules that are still to be made.
-    sent_ahead: BTreeMap<SessionId, SentAhead>,
+    sent_ahead: Map<SessionId, SentAhead>,
     /// Who would send ahead, by target, and since when. Those who have left are taken out when somebody
     /// asks whether it is his turn.
-    turns: BTreeMap<MemberId, BTreeSet<(Instant, SessionId)>>,
+    turns: Map<MemberId, Set<(Instant, SessionId)>>,
     stash: Stash,
     contents: Contents,
     epochs: Epochs,
@@ -154,11 +155,11 @@ pub struct Instance {
 
     channel_listener: Option<ListenerId>,
     members: Members,
-    links: BTreeMap<ConnId, Link>,
+    links: Map<ConnId, Link>,
     /// What each peer may still cost.
-    budgets: BTreeMap<MemberId, Budget>,
+    budgets: Map<MemberId, Budget>,
     /// Attempts to open a channel that have failed since the last one was up.
-    tries: BTreeMap<MemberId, u32>,
+    tries: Map<MemberId, u32>,
     /// When channels under a key that is not the active one are looked at again.
     renew_at: Instant,
     heartbeat_at: Instant,
@@ -187,7 +188,7 @@ pub struct Instance {
     policy_after: Option<SessionId>,
 
     events: VecDeque<Event>,
-    woken: BTreeSet<SessionId>,
+    woken: Set<SessionId>,
     /// What the ingress is to be told: flows that are ours, and flows that have ended.
     claims: Vec<Ownership>,
     releases: Vec<(Flow, SessionId)>,
@@ -253,26 +254,26 @@ impl Instance {
             uses: BTreeMap::new(),
             opened: 0,
             residents: 0,
-            moving: BTreeMap::new(),
+            moving: Map::new(),
             pace: Pace::default(),
-            frozen: BTreeMap::new(),
+            frozen: Map::new(),
             kept_octets: 0,
-            deferred: BTreeSet::new(),
-            lulled: BTreeSet::new(),
-            fences: BTreeSet::new(),
-            following: BTreeMap::new(),
-            follow_ends: BTreeSet::new(),
-            sent_ahead: BTreeMap::new(),
-            turns: BTreeMap::new(),
+            deferred: Set::new(),
+            lulled: Set::new(),
+            fences: Set::new(),
+            following: Map::new(),
+            follow_ends: Set::new(),
+            sent_ahead: Map::new(),
+            turns: Map::new(),
             stash: Stash::default(),
             contents: Contents::default(),
             epochs: Epochs::new(),
             reports: VecDeque::new(),
             channel_listener,
             members,
-            links: BTreeMap::new(),
+            links: Map::new(),
             budgets,
-            tries: BTreeMap::new(),
+            tries: Map::new(),
             renew_at: now,
             heartbeat_at: now,
             election,
@@ -291,7 +292,7 @@ impl Instance {
             policy_at: now,
             policy_after: None,
             events: VecDeque::new(),
-            woken: BTreeSet::new(),
+            woken: Set::new(),
             claims: Vec::new(),
             releases: Vec::new(),
             openings: Vec::new(),

@@ -7,13 +7,14 @@
 //! lot waits for its channel, or beyond what the target said it has room for: what is on its way
 //! there is counted against that.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
 use super::{Instance, MoveError};
 use crate::cluster::MemberId;
 use crate::cluster::members::Member;
+use crate::map::Map;
 use crate::migrate::transfer::Phase;
 use crate::session::{Session, SessionId};
 use crate::time::{Duration, Instant};
@@ -44,7 +45,7 @@ pub(super) struct Pace {
     /// The quickest answer while any was awaited.
     quickest: Option<Duration>,
     /// Who waits, by target. A line is never empty.
-    lines: BTreeMap<MemberId, VecDeque<SessionId>>,
+    lines: Map<MemberId, VecDeque<SessionId>>,
 }
 
 impl Default for Pace {
@@ -53,7 +54,7 @@ impl Default for Pace {
             offered: 0,
             window: FIRST,
             quickest: None,
-            lines: BTreeMap::new(),
+            lines: Map::new(),
         }
     }
 }
@@ -111,8 +112,8 @@ impl Instance {
         let mut begun = false;
         loop {
             let after = last.map_or(Bound::Unbounded, Bound::Excluded);
-            let mut lines = self.pace.lines.range((after, Bound::Unbounded));
-            match lines.next().map(|(to, _)| *to) {
+            let next = self.pace.lines.range((after, Bound::Unbounded)).next();
+            match next.map(|(to, _)| *to) {
                 Some(to) => {
                     begun |= self.run_line_to(now, to);
                     last = Some(to);

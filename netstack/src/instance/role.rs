@@ -7,7 +7,6 @@
 //! anything is done with a frame, the lease is looked at: a machine that stood still must not act
 //! on what it was granted long ago.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::{Instance, InstanceConfig, RoleStatus};
@@ -15,6 +14,7 @@ use crate::cluster::MemberId;
 use crate::cluster::election::{Change, Election, Rules};
 use crate::cluster::members::Member;
 use crate::cluster::message::{MAX_ENTRIES, Message, Ownership};
+use crate::map::Set;
 use crate::stack::{FlowKey, Route};
 use crate::time::{Duration, Instant};
 
@@ -328,7 +328,7 @@ impl Instance {
     }
 
     fn place_waiting(&mut self, now: Instant) {
-        let waiting: BTreeSet<_> = core::mem::take(&mut self.waiting)
+        let waiting: Set<_> = core::mem::take(&mut self.waiting)
             .into_iter()
             .map(crate::cluster::message::Flow::from)
             .collect();

@@ -1,6 +1,5 @@
 //! Flows that are not local: placing new ones, asking about unknown ones.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::Instance;
@@ -8,6 +7,7 @@ use crate::cluster::MemberId;
 use crate::cluster::members::{Member, Wanted};
 use crate::cluster::message::{Flow, MAX_ENTRIES, Message, Ownership};
 use crate::cluster::steering::{Entry, QueryState};
+use crate::map::Set;
 use crate::session::{Session, SessionId};
 use crate::stack::{COOKIE_LIFE, FlowKey, Route};
 use crate::tcp::Cookie;
@@ -408,7 +408,7 @@ impl Instance {
             let gone = !member.is_up() && now.since(member.heard) >= COOKIE_LIFE;
             !(member.owns_nothing() || counted && gone)
         });
-        let others: BTreeSet<MemberId> = asked.map(|member| member.id).collect();
+        let others: Set<MemberId> = asked.map(|member| member.id).collect();
         if others.is_empty() {
             self.nobody_owns(now, flow, cookie);
             return;
@@ -550,7 +550,7 @@ impl Instance {
         let cookie = self.stack.doubtful_cookie(&flow);
         let others = self.members.iter();
         let others = others.filter(|member| !member.owns_nothing());
-        let others: BTreeSet<MemberId> = others.map(|member| member.id).collect();
+        let others: Set<MemberId> = others.map(|member| member.id).collect();
         if others.is_empty() {
             self.nobody_owns(now, flow, cookie);
         } else if self.steering.ask(now, flow.into(), cookie, others.clone()) {

@@ -3,11 +3,11 @@
 //! The table is bounded: when it is full, the entry that has been quiet for longest makes way. An
 //! IPv6 client is its /64, as it may have all of that.
 
-use alloc::collections::BTreeMap;
 use core::net::{IpAddr, Ipv6Addr};
 
 use godwit_netstack::Instant;
 use godwit_netstack::cluster::budget::{Bucket, Limit};
+use godwit_netstack::map::Map;
 
 /// Requests of one client.
 const REQUESTS: Limit = Limit {
@@ -29,7 +29,7 @@ struct Client {
 /// Who asked how often.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
-    clients: BTreeMap<IpAddr, Client>,
+    clients: Map<IpAddr, Client>,
     /// Requests refused because there were too many.
     pub(super) limited: u64,
     /// Requests with a wrong token or none.

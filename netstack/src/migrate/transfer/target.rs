@@ -1,7 +1,8 @@
 //! The target's side: which epochs of which sessions are decided.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 
+use crate::map::Map;
 use crate::session::SessionId;
 
 /// Sessions remembered at most.
@@ -45,7 +46,7 @@ pub enum Memory {
 #[derive(Debug)]
 pub struct Epochs {
     most: usize,
-    sessions: BTreeMap<SessionId, Entry>,
+    sessions: Map<SessionId, Entry>,
     /// Sessions in the order of use, with the stamp of that use; stale pairs are skipped.
     order: VecDeque<(u64, SessionId)>,
     stamp: u64,
@@ -56,7 +57,7 @@ impl Default for Epochs {
     fn default() -> Epochs {
         Epochs {
             most: MAX_REMEMBERED,
-            sessions: BTreeMap::new(),
+            sessions: Map::new(),
             order: VecDeque::new(),
             stamp: 0,
             forgotten: 0,
