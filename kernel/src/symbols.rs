@@ -1,30 +1,38 @@
 //! Function names for addresses, from a table the image carries.
 //!
 //! `godwit build` appends the table to the linked image as a segment of its own. Layout, all
-//! little-endian: 8 bytes magic, `count: u32`, `names: u32`, `words: u32`, then `count + 1` pairs
-//! `(address: u32, name: u32)` sorted by address, then `names` bytes of names, then `words` bytes of
-//! words. A name reaches from its offset to the next pair's; the last pair is the end of the code.
+//! little-endian: 8 bytes magic, `functions: u32` (bytes of what follows), `rules: u32` (how many), then the
+//! functions in the order of their addresses, then the rules, three bytes each.
 //!
-//! Names repeat each other, and would be a tenth of the image if they were written out. So they are
-//! made of words: a byte below 128 is the number of a word, one above it and the next byte are
-//! together the number of a word beyond those. Words are UTF-8 behind a byte with their length.
+//! A function is how far it begins behind the one before, the length of its name in bytes (both seven
+//! bits to a byte, the lower ones first, the last byte below 128) and the name. The last one is the end of the code and has no name.
+//!
+//! Names repeat each other, and would be a tenth of the image if they were written out. So a name is
+//! made of characters and of rules, each of which stands for two of what names are made of, in twelve bits
+//! each: 32 to 127 are ASCII characters, the others the numbers of rules, 0 to 31 as they are and 32 as 128 and
+//! so on. In a name the latter take two bytes, the first of them from 128 on.
 
-use core::fmt;
+use core::fmt::{self, Write};
 
 /// The first bytes of a table.
-pub const MAGIC: [u8; 8] = *b"GWSYMS\x02\0";
-/// The length of what comes before the pairs.
-pub(crate) const HEADER: usize = 20;
-const PAIR: usize = 8;
-/// Words that one byte stands for.
-const SHORT: u8 = 128;
+pub const MAGIC: [u8; 8] = *b"GWSYMS\x03\0";
+/// The length of what comes before the functions.
+pub(crate) const HEADER: usize = 16;
+const RULE: usize = 3;
+/// Codes from here on take two bytes, and are the numbers of rules from [`SHORT`] on.
+const LONG: u16 = 128;
+/// Rules that one byte stands for; their numbers are those of ASCII's control characters.
+const SHORT: u16 = 32;
+/// A name is at most this long, or the table is damaged.
+const LONGEST: usize = 4096;
+/// Rules are at most this deep in each other, or the table is damaged.
+const DEEPEST: usize = 32;
 
 /// A symbol table in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a> {
-    pairs: &'a [[u8; PAIR]],
-    names: &'a [u8],
-    words: &'a [u8],
+    functions: &'a [u8],
+    rules: &'a [[u8; RULE]],
 }
 
 impl<'a> Table<'a> {
@@ -32,101 +40,123 @@ impl<'a> Table<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let header = Header::parse(bytes)?;
         let rest = bytes.get(HEADER..)?;
-        let (pairs, rest) = rest.split_at_checked(header.pairs()?)?;
-        let (names, rest) = rest.split_at_checked(header.names)?;
+        let (functions, rest) = rest.split_at_checked(header.functions)?;
+        let rules = rest.get(..header.rules.checked_mul(RULE)?)?;
         Some(Self {
-            pairs: pairs.as_chunks().0,
-            names,
-            words: rest.get(..header.words)?,
+            functions,
+            rules: rules.as_chunks().0,
         })
     }
 
     /// The function `address` lies in, and how far behind its start.
     pub fn find(&self, address: u64) -> Option<(Name<'a>, u64)> {
-        let address = u32::try_from(address).ok()?;
-        let after = self.pairs.partition_point(|pair| decode(pair).0 <= address);
-        let (start, from) = decode(self.pairs.get(after.checked_sub(1)?)?);
-        let (_, to) = decode(self.pairs.get(after)?);
-        let name = Name {
-            codes: self.names.get(from as usize..to as usize)?,
-            words: self.words,
-        };
-        Some((name, u64::from(address - start)))
+        let mut rest = self.functions;
+        let mut start = 0u64;
+        let mut found = None;
+        loop {
+            let next = start.checked_add(number(&mut rest)?)?;
+            if address < next {
+                return found.map(|name| (name, address - start));
+            }
+            start = next;
+            let length = usize::try_from(number(&mut rest)?).ok()?;
+            let (codes, more) = rest.split_at_checked(length)?;
+            rest = more;
+            found = Some(Name {
+                codes,
+                rules: self.rules,
+            });
+        }
     }
+}
+
+/// Takes a number off the front of `rest`.
+fn number(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..u64::BITS).step_by(7) {
+        let (byte, more) = rest.split_first()?;
+        *rest = more;
+        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if *byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// A name in a table, to be displayed.
 #[derive(Clone, Copy, Debug)]
 pub struct Name<'a> {
     codes: &'a [u8],
-    words: &'a [u8],
+    rules: &'a [[u8; RULE]],
 }
 
 impl Name<'_> {
-    fn word(&self, number: usize) -> Option<&str> {
-        let mut rest = self.words;
-        for _ in 0..number {
-            let (len, more) = rest.split_first()?;
-            rest = more.get(usize::from(*len)..)?;
-        }
-        let (len, more) = rest.split_first()?;
-        str::from_utf8(more.get(..usize::from(*len))?).ok()
+    /// The two that a code stands for; none if it is a character.
+    fn rule(&self, code: u16) -> Option<[u16; 2]> {
+        let number = match code {
+            0..SHORT => code,
+            _ => code.checked_sub(LONG)? + SHORT,
+        };
+        let damaged = [u16::from(b'?'); 2];
+        let rule = self.rules.get(usize::from(number));
+        Some(rule.map_or(damaged, |&[a, b, c]| {
+            let [a, b, c] = [a, b, c].map(u16::from);
+            [a | (b & 0xf) << 8, b >> 4 | c << 4]
+        }))
     }
 }
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut codes = self.codes.iter().copied();
-        while let Some(code) = codes.next() {
-            let number = match code.checked_sub(SHORT) {
-                None => usize::from(code),
-                Some(high) => {
-                    let low = codes.next().unwrap_or_default();
-                    usize::from(SHORT) + usize::from(u16::from_be_bytes([high, low]))
+        let mut codes = self.codes.iter().copied().map(u16::from);
+        let mut room = LONGEST;
+        let mut waiting = heapless::Vec::<u16, DEEPEST>::new();
+        while let Some(first) = codes.next() {
+            let mut code = Some(match first.checked_sub(LONG) {
+                None => first,
+                Some(high) => LONG + (high << 8) + codes.next().unwrap_or_default(),
+            });
+            while let Some(this) = code {
+                if room == 0 {
+                    return f.write_str("?");
                 }
-            };
-            f.write_str(self.word(number).unwrap_or("?"))?;
+                room -= 1;
+                code = match self.rule(this) {
+                    None => {
+                        f.write_char(this as u8 as char)?;
+                        waiting.pop()
+                    }
+                    Some([this, next]) if waiting.push(next).is_ok() => Some(this),
+                    Some(_) => return f.write_str("?"),
+                };
+            }
         }
         Ok(())
     }
 }
 
-fn decode(pair: &[u8; PAIR]) -> (u32, u32) {
-    let [a, b, c, d, e, f, g, h] = *pair;
-    (
-        u32::from_le_bytes([a, b, c, d]),
-        u32::from_le_bytes([e, f, g, h]),
-    )
-}
-
 /// What the first bytes of a table say about it.
 pub(crate) struct Header {
-    count: usize,
-    names: usize,
-    words: usize,
+    functions: usize,
+    rules: usize,
 }
 
 impl Header {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let rest = bytes.strip_prefix(&MAGIC)?;
-        let (numbers, rest) = rest.split_first_chunk::<8>()?;
-        let (count, names) = decode(numbers);
+        let [functions, rules] = *rest.as_chunks().0.first_chunk()?;
         Some(Self {
-            count: count as usize,
-            names: names as usize,
-            words: u32::from_le_bytes(*rest.first_chunk()?) as usize,
+            functions: u32::from_le_bytes(functions) as usize,
+            rules: u32::from_le_bytes(rules) as usize,
         })
-    }
-
-    fn pairs(&self) -> Option<usize> {
-        self.count.checked_add(1)?.checked_mul(PAIR)
     }
 
     /// The length of the whole table, in bytes.
     #[cfg_attr(not(godwit_image), allow(dead_code))]
     pub(crate) fn len(&self) -> Option<usize> {
-        let pairs = self.pairs()?.checked_add(HEADER)?;
-        pairs.checked_add(self.names)?.checked_add(self.words)
+        let functions = self.functions.checked_add(HEADER)?;
+        functions.checked_add(self.rules.checked_mul(RULE)?)
     }
 }
 
@@ -141,29 +171,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Each name is codes; word `n` is `words[n]`.
-    fn build(symbols: &[(u32, &[u8])], end: u32, words: &[&str]) -> Vec<u8> {
+    /// Each function is how far it is behind the one before, and its name's codes.
+    fn build(functions: &[(u8, &[u8])], rules: &[[u16; 2]]) -> Vec<u8> {
+        let each = |(gap, name): &(u8, &[u8])| [&[*gap, name.len() as u8], *name].concat();
+        let functions: Vec<u8> = functions.iter().flat_map(each).collect();
         let mut bytes = MAGIC.to_vec();
-        let names: Vec<u8> = symbols
-            .iter()
-            .flat_map(|symbol| symbol.1)
-            .copied()
-            .collect();
-        let each = |word: &&str| [&[word.len() as u8], word.as_bytes()].concat();
-        let words: Vec<u8> = words.iter().flat_map(each).collect();
-        bytes.extend((symbols.len() as u32).to_le_bytes());
-        bytes.extend((names.len() as u32).to_le_bytes());
-        bytes.extend((words.len() as u32).to_le_bytes());
-        let mut at = 0u32;
-        for (address, name) in symbols {
-            bytes.extend(address.to_le_bytes());
-            bytes.extend(at.to_le_bytes());
-            at += name.len() as u32;
-        }
-        bytes.extend(end.to_le_bytes());
-        bytes.extend(at.to_le_bytes());
-        bytes.extend(names);
-        bytes.extend(words);
+        bytes.extend((functions.len() as u32).to_le_bytes());
+        bytes.extend((rules.len() as u32).to_le_bytes());
+        bytes.extend(functions);
+        let pack = |[a, b]: &[u16; 2]| [*a as u8, (a >> 8 | b << 4) as u8, (b >> 4) as u8];
+        bytes.extend(rules.iter().flat_map(pack));
         bytes
     }
 
@@ -174,30 +191,39 @@ mod tests {
 
     #[test]
     fn addresses_find_the_function_they_lie_in() {
-        let symbols: [(u32, &[u8]); 2] = [(0x1000, &[0, 1]), (0x1010, &[0, 0, 2])];
-        let bytes = build(&symbols, 0x1020, &["a::", "first", "second"]);
-        let first = |offset| Some(("a::first".into(), offset));
-        assert_eq!(find(&bytes, 0xfff), None);
-        assert_eq!(find(&bytes, 0x1000), first(0));
-        assert_eq!(find(&bytes, 0x100f), first(15));
-        assert_eq!(find(&bytes, 0x101f), Some(("a::a::second".into(), 15)));
-        assert_eq!(find(&bytes, 0x1020), None);
+        let bytes = build(&[(0x70, b"first"), (0x10, b"second"), (0x10, b"")], &[]);
+        let first = |offset| Some(("first".into(), offset));
+        assert_eq!(find(&bytes, 0x6f), None);
+        assert_eq!(find(&bytes, 0x70), first(0));
+        assert_eq!(find(&bytes, 0x7f), first(15));
+        assert_eq!(find(&bytes, 0x8f), Some(("second".into(), 15)));
+        assert_eq!(find(&bytes, 0x90), None);
         assert_eq!(find(&bytes, u64::MAX), None);
     }
 
     #[test]
-    fn words_beyond_the_short_ones_take_two_bytes() {
-        let words: Vec<String> = (0..500).map(|n| format!("<{n}>")).collect();
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let symbols: [(u32, &[u8]); 1] = [(0, &[127, 128, 0, 129, 1, 255, 255])];
-        let bytes = build(&symbols, 1, &words);
-        let expected = "<127><128><385>?";
-        assert_eq!(find(&bytes, 0), Some((expected.into(), 0)));
+    fn rules_stand_for_two_characters_or_rules() {
+        let mut rules = vec![[u16::from(b'-'); 2]; 300];
+        let code = |rule: u16| rule + LONG - SHORT;
+        rules[3] = [b'a', b'b'].map(u16::from);
+        rules[299] = [3, code(40)];
+        let far = (code(299) - LONG).to_be_bytes();
+        let name = [b'<', 3, 128 + far[0], far[1], b'>'];
+        let bytes = build(&[(0, &name), (1, b"")], &rules);
+        assert_eq!(find(&bytes, 0), Some(("<abab-->".into(), 0)));
+    }
+
+    #[test]
+    fn a_rule_that_never_ends_is_left() {
+        for rules in [&[[0, 0]][..], &[[65, 0]], &[[0, 65]], &[]] {
+            let name = find(&build(&[(0, &[0]), (1, &[])], rules), 0);
+            assert!(name.unwrap().0.ends_with('?'));
+        }
     }
 
     #[test]
     fn a_table_cut_short_is_refused() {
-        let bytes = build(&[(0x1000, &[0])], 0x1020, &["first"]);
+        let bytes = build(&[(0x10, b"first"), (0x20, b"")], &[[65, 66]]);
         for len in 0..bytes.len() {
             assert!(Table::parse(&bytes[..len]).is_none());
         }
@@ -205,13 +231,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damage_does_not_panic(noise in prop::collection::vec(any::<u8>(), 12..80), address in 0u64..1 << 33) {
+        fn damage_does_not_panic(noise in prop::collection::vec(any::<u8>(), 8..80), address in 0u64..1 << 33) {
             let mut bytes = MAGIC.to_vec();
             bytes.extend(noise);
             find(&bytes, address);
             let mut small = bytes.clone();
-            small[8..20].fill(0);
-            (small[8], small[12], small[16]) = (1, bytes[12] % 20, bytes[16] % 20);
+            small[8..16].fill(0);
+            (small[8], small[12]) = (bytes[8] % 40, bytes[12] % 10);
             for address in [0, address] {
                 find(&small, address);
             }

@@ -3,6 +3,7 @@
 //! own panic reports need.
 
 mod elf;
+mod names;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -66,6 +67,8 @@ fn rust_flags(root: &Path) -> Vec<String> {
     let script = root.join("images").join("vm").join("link.ld");
     let mut flags: Vec<String> = [
         "--cfg=godwit_image",
+        // What is agreed upon here is one scalar at a time: nothing that AVX2 would make faster.
+        "--cfg=curve25519_dalek_backend=\"serial\"",
         "-Awarnings", // shown where the crates are checked, not here
         "-Crelocation-model=static",
         "-Cforce-frame-pointers=yes",
@@ -74,13 +77,25 @@ fn rust_flags(root: &Path) -> Vec<String> {
         "-Clink-arg=-static",
         "-Clink-arg=-no-pie",
         "-Clink-arg=-Wl,--build-id=none",
+        // Functions that turn out to be the same are there once; nobody compares their addresses.
+        "-Clink-arg=-Wl,--icf=all",
     ]
     .map(String::from)
     .to_vec();
     flags.push(format!("-Clink-arg=-Wl,-T,{}", script.display()));
     // Reports name files as they are called in the workspace, whoever built the image.
     flags.push(format!("--remap-path-prefix={}=", root.display()));
+    if let Some(registry) = registry() {
+        flags.push(format!("--remap-path-prefix={}=", registry.display()));
+    }
     flags
+}
+
+/// Where cargo keeps the sources of dependencies.
+fn registry() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
+    Some(home.join("registry").join("src"))
 }
 
 /// Strips a linked image and appends its symbol table.
@@ -105,110 +120,22 @@ fn symbol_table(linked: &[u8]) -> Result<Vec<u8>> {
             functions.insert(u32::try_from(symbol.address())?, name);
         }
     }
-    let (codes, words) = spell(functions.values().map(String::as_str));
-    let mut table = b"GWSYMS\x02\0".to_vec();
-    let names: usize = codes.iter().map(Vec::len).sum();
-    for number in [functions.len(), names, words.len()] {
+    let (codes, rules) = names::shorten(functions.values().map(String::as_str));
+    let mut entries = Vec::new();
+    let mut before = 0;
+    for (address, name) in functions.keys().zip(&codes) {
+        names::put_number(&mut entries, *address - before);
+        names::put_number(&mut entries, u32::try_from(name.len())?);
+        entries.extend(name);
+        before = *address;
+    }
+    names::put_number(&mut entries, text_end - before);
+    names::put_number(&mut entries, 0);
+    let mut table = b"GWSYMS\x03\0".to_vec();
+    for number in [entries.len(), rules.len()] {
         table.extend(u32::try_from(number)?.to_le_bytes());
     }
-    let mut at = 0u32;
-    for (address, name) in functions.keys().zip(&codes) {
-        table.extend(address.to_le_bytes());
-        table.extend(at.to_le_bytes());
-        at += u32::try_from(name.len())?;
-    }
-    table.extend(text_end.to_le_bytes());
-    table.extend(at.to_le_bytes());
-    table.extend(codes.concat());
-    table.extend(words);
+    table.extend(entries);
+    table.extend(rules.as_flattened());
     Ok(table)
-}
-
-/// Names made of words, the most frequent ones first: the codes of each name, and the words.
-fn spell<'a>(names: impl Iterator<Item = &'a str> + Clone) -> (Vec<Vec<u8>>, Vec<u8>) {
-    const SHORT: usize = 128;
-    const MOST: usize = SHORT + (SHORT << 8);
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    names
-        .clone()
-        .flat_map(words_of)
-        .for_each(|word| *counts.entry(word).or_default() += 1);
-    let mut words: Vec<(&str, usize)> = counts.into_iter().collect();
-    words.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    words.truncate(MOST);
-    let numbers: BTreeMap<&str, usize> = words.iter().map(|(word, _)| *word).zip(0..).collect();
-    let code = |word: &str| match numbers.get(word).copied() {
-        None => vec![u8::MAX, u8::MAX],
-        Some(number) if number < SHORT => vec![number as u8],
-        Some(number) => {
-            let [high, low] = ((number - SHORT) as u16).to_be_bytes();
-            vec![SHORT as u8 + high, low]
-        }
-    };
-    let codes = names.map(|name| words_of(name).flat_map(code).collect());
-    let each = |(word, _): &(&str, usize)| [&[word.len() as u8], word.as_bytes()].concat();
-    (codes.collect(), words.iter().flat_map(each).collect())
-}
-
-/// A name in pieces of at most 255 bytes: identifiers, with the colons behind them, and what is
-/// between.
-fn words_of(name: &str) -> impl Iterator<Item = &str> {
-    let mut rest = name;
-    std::iter::from_fn(move || {
-        let is_word = |c: char| c.is_alphanumeric() || c == '_';
-        let first = rest.chars().next()?;
-        let end = rest.find(|c| is_word(c) != is_word(first));
-        let mut end = end.unwrap_or(rest.len());
-        if is_word(first) && rest.get(end..).is_some_and(|more| more.starts_with("::")) {
-            end += 2;
-        }
-        while end > 255 || !rest.is_char_boundary(end) {
-            end -= 1;
-        }
-        let (word, more) = rest.split_at(end);
-        rest = more;
-        Some(word)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_put_together_again_from_their_words() {
-        let long = "x".repeat(1000);
-        let names = [
-            "<a::b<T> as c::D>::run",
-            "a::b::run",
-            "",
-            "ünï::cödé",
-            &long,
-        ];
-        let many: Vec<String> = (0..1000).map(|n| format!("a::f{n}")).collect();
-        let names = names.into_iter().chain(many.iter().map(String::as_str));
-        let (codes, words) = spell(names.clone());
-        let mut list = Vec::new();
-        let mut rest = &words[..];
-        while let Some((len, more)) = rest.split_first() {
-            let (word, more) = more.split_at(usize::from(*len));
-            list.push(std::str::from_utf8(word).unwrap());
-            rest = more;
-        }
-        for (name, codes) in names.zip(codes) {
-            let mut spelt = String::new();
-            let mut codes = codes.into_iter().map(usize::from);
-            while let Some(code) = codes.next() {
-                spelt += match code {
-                    0..128 => list[code],
-                    _ => list[128 + (code - 128) * 256 + codes.next().unwrap()],
-                };
-            }
-            assert_eq!(spelt, name);
-        }
-        assert_eq!(
-            words_of("<a::b<T>>::run").collect::<Vec<_>>(),
-            ["<", "a::", "b", "<", "T", ">>::", "run"]
-        );
-    }
 }

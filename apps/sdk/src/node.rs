@@ -1,7 +1,6 @@
 //! The drive loop: one instance, its sessions' tasks and its node agent, turned over a
 //! [`Platform`].
 
-use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -9,6 +8,7 @@ use core::cell::{Ref, RefMut};
 
 use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::instance::{Event, InstanceConfig, PATIENCE, ServiceId};
+use godwit_netstack::map::Map;
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{RxFrame, Scope, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
@@ -47,7 +47,7 @@ pub struct Node {
     services: Vec<(ServiceId, Rc<dyn AnyService>)>,
     service_name: &'static str,
     tasks: Tasks<SessionId>,
-    served: BTreeMap<SessionId, Served>,
+    served: Map<SessionId, Served>,
     /// Frames of one turn, on their way from the NIC to the instance.
     received: Vec<RxFrame>,
     awaits_lease: bool,
@@ -137,7 +137,7 @@ impl Node {
             services,
             service_name,
             tasks: Tasks::new(),
-            served: BTreeMap::new(),
+            served: Map::new(),
             received: Vec::with_capacity(RECEIVE_BUDGET),
             awaits_lease: config.dhcp,
             begun: false,

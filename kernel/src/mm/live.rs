@@ -201,10 +201,16 @@ pub(crate) fn hand_over() -> Usage {
     if let Some(live) = guard.as_mut() {
         let mut ranges: heapless::Vec<Range<u64>, { super::map::MAX_RANGES }> =
             live.frames.map.ranges().collect();
-        // The heap keeps a few ranges: the largest are worth most.
-        ranges.sort_unstable_by_key(|range| range.start.wrapping_sub(range.end));
         live.frames.map = MemoryMap::default();
-        for range in ranges {
+        // The heap keeps a few ranges: the largest are worth most.
+        let largest = |ranges: &[Range<u64>]| {
+            let numbered = ranges.iter().enumerate();
+            numbered
+                .max_by_key(|(_, range)| range.end - range.start)
+                .map(|(at, _)| at)
+        };
+        while let Some(at) = largest(&ranges) {
+            let range = ranges.swap_remove(at);
             // SAFETY: usable RAM that is mapped and that nobody has taken.
             unsafe { HEAP.add(range.start as usize..range.end as usize) };
         }

@@ -4,7 +4,7 @@
 //! This is bookkeeping only. The routes themselves are in the stack, and [`crate::instance`] keeps
 //! the two in step.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::MemberId;
@@ -44,7 +44,7 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct Steering {
     /// With the time they were set.
-    table: BTreeMap<Flow, (Entry, Instant)>,
+    table: Map<Flow, (Entry, Instant)>,
     queries: Map<Flow, Query>,
     /// Flows steered and not claimed when they were, with the time.
     unclaimed: VecDeque<(Instant, Flow)>,

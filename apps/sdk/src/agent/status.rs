@@ -311,6 +311,10 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
     sessions.retain(|session| session.service != Agent::NAME);
     let spec = instance.services().find(|spec| spec.name == service);
     let versions = spec.map_or((0, 0), |spec| (spec.state_version, spec.oldest_state));
+    let mut counters = Map::new();
+    for (name, count) in shared.counters() {
+        counters.insert(name.to_string(), count.into());
+    }
     let status = Status {
         id: instance.id().0,
         boot_id: hex(&instance.boot_id()),
@@ -328,11 +332,7 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
             .take(MAX_LISTED)
             .map(Into::into)
             .collect(),
-        counters: shared
-            .counters()
-            .into_iter()
-            .map(|(name, count)| (name.to_string(), count.into()))
-            .collect(),
+        counters,
         moves: instance.moves().into_iter().map(Into::into).collect(),
     };
     // Strings and numbers always encode.

@@ -53,7 +53,9 @@ impl Rcv {
             discard,
         };
         queues.unread = queue.into_chunks();
-        blocks.sort_by_key(|block| core::cmp::Reverse(block_clock.wrapping_sub(block.stamp)));
+        blocks.sort_unstable_by_key(|block| {
+            core::cmp::Reverse(block_clock.wrapping_sub(block.stamp))
+        });
         for block in blocks {
             let Block {
                 start,
