@@ -67,6 +67,19 @@ impl Machine {
         crate::acpi::power::take_button()
     }
 
+    /// Bytes of heap that are free.
+    #[cfg(godwit_image)]
+    pub fn memory_left(&self) -> usize {
+        let usage = crate::mm::memory();
+        (usage.total - usage.used) + usage.cached
+    }
+
+    /// There is no heap of ours on the host.
+    #[cfg(not(godwit_image))]
+    pub fn memory_left(&self) -> usize {
+        usize::MAX
+    }
+
     /// Sleeps until a card has something, the power button is pressed, or `deadline_ns` (see
     /// [`Machine::now_ns`]) has come; may end early. What waits on the console goes out first, piece
     /// by piece.

@@ -31,6 +31,7 @@
 //! | `admin_token` | bearer token of the admin API; without one it only tells its health | |
 //! | `connections` | connections held at most, 64 to 1000000 | 65536, fewer in a small memory |
 //! | `port` | port of the service | the service's own |
+//! | `watchdog` | how long one turn of the drive loop may take before an image ends itself, `500ms` to `600s`, or `off` | `5s` |
 //! | `log` | `off`, `error`, `warn`, `info`, `debug` or `trace` | `info` |
 //!
 //! All members vote on who is the ingress (`peer` and this one), and it acts only while a majority
@@ -127,6 +128,8 @@ pub struct Config {
     pub port: Option<u16>,
     /// Connections held at most, if that does not follow from the memory.
     pub connections: Option<u32>,
+    /// How long a turn of the drive loop may take.
+    pub watchdog: Option<Duration>,
     /// What is logged.
     pub log: LevelFilter,
 }
@@ -233,6 +236,7 @@ struct Draft {
     admin_token: Option<Secret<String>>,
     port: Option<u16>,
     connections: Option<u32>,
+    watchdog: Option<Option<Duration>>,
     log: Option<LevelFilter>,
 }
 
@@ -298,6 +302,11 @@ impl Draft {
             "connections" => {
                 let count = in_range(value, 64..=1_000_000);
                 self.connections = Some(count.ok_or(bad("connections", "64 to 1000000"))?);
+            }
+            "watchdog" if value == "off" => self.watchdog = Some(None),
+            "watchdog" => {
+                let range = Duration::from_millis(500)..=Duration::from_secs(600);
+                self.watchdog = Some(Some(duration("watchdog", value, range)?));
             }
             "log" => self.log = Some(log_level(value)?),
             // QEMU's microvm appends these for its devices; they are the kernel's.
@@ -401,6 +410,7 @@ impl Draft {
             admin_token: self.admin_token,
             port: self.port,
             connections: self.connections,
+            watchdog: self.watchdog.unwrap_or(Some(Duration::from_secs(5))),
             log: self.log.unwrap_or(LevelFilter::Info),
         })
     }
@@ -618,6 +628,7 @@ fn duration(
         "lease" => "a time from 500ms to 60s",
         "policy_hold" => "a time from 1s to 600s",
         "drain_deadline" => "a time from 1s to 3600s",
+        "watchdog" => "a time from 500ms to 600s, or off",
         _ => "a time from 20ms to 15s",
     };
     let time = match (value.strip_suffix("ms"), value.strip_suffix("s")) {

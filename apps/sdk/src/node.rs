@@ -147,6 +147,7 @@ impl Node {
     /// One turn: take frames in, fire due timers, run ready tasks, send what came of it. Returns
     /// when the next turn is due (now, if work is left) unless a frame comes first.
     pub fn step<P: Platform>(&mut self, platform: &mut P) -> Option<Instant> {
+        platform.turn();
         let now = platform.now();
         self.shared.set_now(now);
         if platform.power_button() {
@@ -169,9 +170,11 @@ impl Node {
         self.handle_events(now);
 
         let shared = &self.shared;
-        let ended = self
-            .tasks
-            .turn(TASK_BUDGET, || shared.set_now(platform.now()));
+        let ended = self.tasks.turn(TASK_BUDGET, |session| {
+            shared.set_now(platform.now());
+            platform.serving(Some(*session));
+        });
+        platform.serving(None);
         for session in ended {
             self.served.remove(&session);
         }
@@ -399,6 +402,7 @@ pub fn run<P: Platform, S: Service>(platform: &mut P, sources: &[&str], service:
         Err(error) => return Verdict::new(Code::BadConfig, error.to_string()),
     };
     log::set_max_level(config.log);
+    platform.watch(config.watchdog);
     let mut node = match Node::new(platform, &config, service) {
         Ok(node) => node,
         Err(verdict) => return verdict,

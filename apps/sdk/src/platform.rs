@@ -5,8 +5,9 @@
 
 use core::fmt;
 
-use godwit_netstack::Instant;
+use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{DeviceCapabilities, MacAddr, RxFrame, TxFrame};
+use godwit_netstack::{Duration, Instant};
 
 /// The NIC as the stack needs to know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +43,17 @@ pub trait Platform {
     fn stopwatch(&self) -> Option<fn() -> Instant> {
         None
     }
+
+    /// The drive loop begins a turn. A platform with a watchdog counts them.
+    fn turn(&mut self) {}
+
+    /// How long a turn may take before the platform takes the loop for hung and ends the instance;
+    /// `None`: as long as it likes. Platforms without a watchdog do not care.
+    fn watch(&mut self, _limit: Option<Duration>) {}
+
+    /// From now on code of this session runs, or none's: what the platform names in its report if
+    /// that code ends the instance.
+    fn serving(&mut self, _session: Option<SessionId>) {}
 
     /// Octets of memory that this instance may use, if there is a bound: limits of connections
     /// follow from it.

@@ -6,7 +6,9 @@ use godwit::Instant;
 use godwit::platform::{Device, NoEntropy, Platform};
 use godwit_kernel::drivers::net::{self, Nic, Protocol, TxPacket};
 use godwit_kernel::exit::{ExitCode, exit};
-use godwit_kernel::{Machine, boot, clock, console, entropy};
+use godwit_kernel::{Machine, activity, boot, clock, console, entropy, watchdog};
+use godwit_netstack::Duration;
+use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::frame::{RxChecksum, Segmentation};
 use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};
 
@@ -54,6 +56,21 @@ impl Platform for KernelPlatform {
 
     fn stopwatch(&self) -> Option<fn() -> Instant> {
         Some(|| Instant::from_nanos(clock::now_ns()))
+    }
+
+    fn turn(&mut self) {
+        watchdog::turn();
+    }
+
+    fn watch(&mut self, limit: Option<Duration>) {
+        watchdog::watch(limit.map(|limit| limit.as_nanos() as u64));
+    }
+
+    fn serving(&mut self, session: Option<SessionId>) {
+        match session {
+            Some(session) => activity::serve(session.origin, session.number),
+            None => activity::rest(),
+        }
     }
 
     fn memory(&self) -> Option<usize> {

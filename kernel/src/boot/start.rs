@@ -62,6 +62,7 @@ impl Physical for Unprotected {
 
 /// Called by the first instructions, on the boot stack.
 pub(crate) extern "C" fn from_assembly(start_info: u64, entry_tsc: u64) -> ! {
+    crate::arch::x86_64::cpu::protect();
     clock::set_entry(entry_tsc);
     console::init();
     descriptor_tables::load();

@@ -15,8 +15,8 @@ pub mod paging;
 pub use live::Audit;
 #[cfg(godwit_image)]
 pub(crate) use live::{
-    GUARDED_STACKS, Guarded, audit, hand_over, install, is_guard_page, map_device, out_of_memory,
-    physical_bytes, stack_frame, symbols,
+    Guarded, audit, guarded_stack, hand_over, install, map_device, memory, out_of_memory,
+    physical_bytes, stack_frame, stacks, symbols,
 };
 
 /// The size of a page and of a frame, in bytes.
