@@ -2,6 +2,8 @@
 //!
 //! `cargo test -p godwit-e2e --test machines [FILTER]`
 
+#[path = "machines/crowd.rs"]
+mod crowd;
 #[path = "machines/drain.rs"]
 mod drain;
 #[path = "machines/offload.rs"]
@@ -92,6 +94,9 @@ const TESTS: &[Test] = &[
     }),
     ("a_device_without_offloads_serves_too", offload::none),
     ("a_connection_moves_among_large_frames", offload::moves),
+    ("a_crowd_cannot_end_an_image_of_eight_mib", || {
+        crowd::cannot_end_an_image(Machine::Microvm)
+    }),
 ];
 
 fn main() -> ExitCode {

@@ -260,7 +260,7 @@ fn wait_for<T>(look: impl Fn() -> Result<Option<T>>) -> Result<T> {
 }
 
 /// A generated file, by curl, with the digest it should have.
-fn download(lan: &Lan, host: &str, size: u64) -> Result<()> {
+pub fn download(lan: &Lan, host: &str, size: u64) -> Result<()> {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--fail", "--max-time", "120"])
         .arg(format!("http://{host}/gen/{size}"))
