@@ -150,6 +150,7 @@ impl Node {
         platform.turn();
         let now = platform.now();
         self.shared.set_now(now);
+        self.shared.instance_mut().set_scarcity(platform.scarcity());
         if platform.power_button() {
             self.press_power_button(now);
         }
@@ -172,6 +173,8 @@ impl Node {
         let shared = &self.shared;
         let ended = self.tasks.turn(TASK_BUDGET, |session| {
             shared.set_now(platform.now());
+            // One task may take much; the next one should know.
+            shared.instance_mut().set_scarcity(platform.scarcity());
             platform.serving(Some(*session));
         });
         platform.serving(None);

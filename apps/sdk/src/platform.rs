@@ -7,6 +7,7 @@ use core::fmt;
 
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{DeviceCapabilities, MacAddr, RxFrame, TxFrame};
+use godwit_netstack::tcp::Pressure;
 use godwit_netstack::{Duration, Instant};
 
 /// The NIC as the stack needs to know it.
@@ -59,6 +60,11 @@ pub trait Platform {
     /// follow from it.
     fn memory(&self) -> Option<usize> {
         None
+    }
+
+    /// How short memory is at the moment. Asked in every turn.
+    fn scarcity(&mut self) -> Pressure {
+        Pressure::None
     }
 
     /// The NIC.

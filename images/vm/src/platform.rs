@@ -11,6 +11,7 @@ use godwit_netstack::Duration;
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::frame::{RxChecksum, Segmentation};
 use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};
+use godwit_netstack::tcp::Pressure;
 
 /// One machine with the network card that serves.
 #[derive(Debug)]
@@ -75,6 +76,17 @@ impl Platform for KernelPlatform {
 
     fn memory(&self) -> Option<usize> {
         Some(self.machine.memory())
+    }
+
+    /// Less than a quarter of the heap left, less than an eighth: what a turn takes must fit into
+    /// that.
+    fn scarcity(&mut self) -> Pressure {
+        let (left, all) = (self.machine.memory_left(), self.machine.memory());
+        match () {
+            () if left > all / 4 => Pressure::None,
+            () if left > all / 8 => Pressure::Some,
+            () => Pressure::Exhausted,
+        }
     }
 
     fn device(&self) -> Device {

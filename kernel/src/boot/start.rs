@@ -131,6 +131,7 @@ fn start(start_info: u64) -> Machine {
             ram,
             heap: heap.total,
             clock: source,
+            reclaim_at: 0,
         },
     };
     if !entropy::ready() {

@@ -192,6 +192,11 @@ pub(crate) fn out_of_memory() -> bool {
     HEAP.failed()
 }
 
+/// Gives free small blocks back, as far as they make up pages.
+pub(crate) fn reclaim() -> usize {
+    HEAP.reclaim()
+}
+
 /// How full the heap is.
 pub(crate) fn memory() -> Usage {
     HEAP.usage()

@@ -124,8 +124,10 @@ pub struct Statistics {
     pub rx_packets: u64,
     /// Bytes received.
     pub rx_bytes: u64,
-    /// Received frames thrown away because they were malformed.
+    /// Received frames thrown away: malformed, or no memory for a copy.
     pub rx_errors: u64,
+    /// Those of them for which there was no memory.
+    pub rx_no_memory: u64,
     /// Received frames copied because their user was slow to give buffers back.
     pub rx_copied: u64,
     /// Received frames that the device had joined from several segments.

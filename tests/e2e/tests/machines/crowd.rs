@@ -16,11 +16,11 @@ use crate::offload::{Lan, download, power_off};
 const MEMORY_MIB: u32 = 8;
 /// Threads of the client, and connections each of them tries to open.
 const THREADS: usize = 64;
-const EACH: usize = 64;
+const EACH: usize = 32;
 /// How long a client waits for a connection.
-const KNOCK: Duration = Duration::from_millis(300);
+const KNOCK: Duration = Duration::from_millis(100);
 /// How long it holds on to all it has.
-const HOLD: Duration = Duration::from_secs(3);
+const HOLD: Duration = Duration::from_secs(2);
 /// What must still be served in the end.
 const SIZE: u64 = 4 << 20;
 
