@@ -22,11 +22,13 @@ static WATCH: Watch = Watch {
 };
 
 /// What the interrupts have seen so far.
+#[cfg_attr(not(godwit_image), allow(dead_code))]
 struct Watch {
     seen: AtomicU32,
     missed: AtomicU32,
 }
 
+#[cfg_attr(not(godwit_image), allow(dead_code))]
 impl Watch {
     /// One interrupt after `turns` turns: whether it is one too many.
     fn tick(&self, turns: u32) -> bool {

@@ -64,6 +64,7 @@ use godwit_netstack::instance::{
 };
 use godwit_netstack::stack::Cidr;
 use log::LevelFilter;
+use zeroize::Zeroize;
 
 /// Octets of one source at most.
 pub const MAX_SOURCE: usize = 64 * 1024;
@@ -71,11 +72,17 @@ pub const MAX_SOURCE: usize = 64 * 1024;
 /// Entries of a list at most.
 pub const MAX_LIST: usize = 256;
 
-/// A value that is never printed.
+/// A value that is never printed, and wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret<T>(T);
+pub struct Secret<T: Zeroize>(T);
 
-impl<T> Secret<T> {
+impl<T: Zeroize> Drop for Secret<T> {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl<T: Zeroize> Secret<T> {
     /// Wrap a value.
     pub const fn new(value: T) -> Secret<T> {
         Secret(value)
@@ -87,7 +94,7 @@ impl<T> Secret<T> {
     }
 }
 
-impl<T> fmt::Debug for Secret<T> {
+impl<T: Zeroize> fmt::Debug for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
     }

@@ -400,16 +400,30 @@ fn shared_secret(cluster_key: &[u8; 32]) -> [u8; 32] {
 /// Configure an instance from `sources` (later ones win), serve `service` and return when it is
 /// over.
 pub fn run<P: Platform, S: Service>(platform: &mut P, sources: &[&str], service: S) -> Verdict {
-    let config = match Config::parse(sources) {
-        Ok(config) => config,
-        Err(error) => return Verdict::new(Code::BadConfig, error.to_string()),
-    };
+    match configure(sources) {
+        Ok(config) => run_configured(platform, config, service),
+        Err(verdict) => verdict,
+    }
+}
+
+/// Read the configuration from `sources` (later ones win), which may then be wiped.
+pub fn configure(sources: &[&str]) -> Result<Config, Verdict> {
+    Config::parse(sources).map_err(|error| Verdict::new(Code::BadConfig, error.to_string()))
+}
+
+/// Like [`run`], with a configuration that has been read.
+pub fn run_configured<P: Platform, S: Service>(
+    platform: &mut P,
+    config: Config,
+    service: S,
+) -> Verdict {
     log::set_max_level(config.log);
     platform.watch(config.watchdog);
     let mut node = match Node::new(platform, &config, service) {
         Ok(node) => node,
         Err(verdict) => return verdict,
     };
+    drop(config); // the secrets in it are where they are needed
     loop {
         let until = node.step(platform);
         if let Some(verdict) = node.verdict() {

@@ -10,14 +10,15 @@ mod platform;
 use godwit::Service;
 use godwit_kernel::exit::{ExitCode, exit};
 use godwit_kernel::{Machine, boot};
+use zeroize::Zeroize;
 
 pub use platform::KernelPlatform;
 
 /// Serves until it is over, then ends the machine with the verdict's code.
-pub fn serve(machine: Machine, service: impl Service) -> ! {
+pub fn serve(mut machine: Machine, service: impl Service) -> ! {
     boot::chart::mark("service");
     let command_line = machine.command_line.clone();
-    let config_file = machine.config_file.clone().unwrap_or_default();
+    let mut config_file = machine.config_file.take().unwrap_or_default();
     let mut platform = match KernelPlatform::new(machine) {
         Ok(platform) => platform,
         Err(machine) => {
@@ -25,8 +26,12 @@ pub fn serve(machine: Machine, service: impl Service) -> ! {
             exit(ExitCode::NoNic, "no network card that can be used");
         }
     };
-    let sources = [command_line.as_str(), config_file.as_str()];
-    let verdict = godwit::run(&mut platform, &sources, service);
+    let config = godwit::configure(&[&command_line, &config_file]);
+    config_file.zeroize(); // where the keys are
+    let verdict = match config {
+        Ok(config) => godwit::run_configured(&mut platform, config, service),
+        Err(verdict) => verdict,
+    };
     platform.describe(); // if it has not come so far that this was done
     let code = ExitCode::from_number(verdict.code.number()).unwrap_or(ExitCode::Panic);
     exit(code, verdict.reason)
