@@ -30,6 +30,9 @@ pub(crate) struct Stock {
     pub(crate) heap: usize,
     /// What the clock was calibrated with.
     pub(crate) clock: &'static str,
+    /// When the heap may be tidied again, by the clock.
+    #[cfg_attr(not(godwit_image), allow(dead_code))]
+    pub(crate) reclaim_at: u64,
 }
 
 struct Mac([u8; 6]);
@@ -45,7 +48,9 @@ impl Machine {
     /// Logs what the machine is made of. Not done by the boot itself: a line costs a twentieth of
     /// it, and can wait until somebody is served, or until it is clear that nobody will be.
     pub fn describe(&self) {
-        let Stock { ram, heap, clock } = self.stock;
+        let Stock {
+            ram, heap, clock, ..
+        } = self.stock;
         log::info!("{} KiB of RAM, {} KiB heap", ram >> 10, heap >> 10);
         log::info!(
             "clock by {clock}, {:?}",
@@ -80,6 +85,34 @@ impl Machine {
             let each = |any, nic: &mut Box<dyn Nic>| nic.watch(now) || any;
             self.watched = self.nics.iter_mut().fold(false, each);
         }
+    }
+
+    /// Bytes of heap that are left for blocks of any size. Asking makes room where there is little:
+    /// ask often, as it is cheap where there is much.
+    #[cfg(godwit_image)]
+    pub fn memory_left(&mut self) -> usize {
+        /// Making room may take so much of the time: one part in this many.
+        const SHARE: u64 = 20;
+        const PAUSE_NS: u64 = 100_000_000;
+        let usage = crate::mm::memory();
+        let left = usage.total - usage.used;
+        if left > usage.total / 4 || usage.cached < usage.total / 32 {
+            return left;
+        }
+        let begun = self.now_ns();
+        if begun < self.stock.reclaim_at {
+            return left;
+        }
+        let gained = crate::mm::reclaim();
+        let end = self.now_ns();
+        self.stock.reclaim_at = end + PAUSE_NS.max((end - begun) * SHARE);
+        left + gained
+    }
+
+    /// There is no heap of ours on the host.
+    #[cfg(not(godwit_image))]
+    pub fn memory_left(&mut self) -> usize {
+        usize::MAX
     }
 
     /// Sleeps until a card has something, the power button is pressed, or `deadline_ns` (see

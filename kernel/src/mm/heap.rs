@@ -1,9 +1,10 @@
 //! The heap: all RAM the kernel does not use itself, behind the global allocator.
 //!
 //! Small blocks (up to 2 KiB) come from free lists by size class, so the common case is a pop and a
-//! push; what the classes need they take, a page at a time and for good, from
-//! `linked_list_allocator`, which also serves large and page-aligned blocks. There is one linked
-//! list for each contiguous range of RAM.
+//! push; what the classes need they take, a page at a time, from `linked_list_allocator`, which also
+//! serves large and page-aligned blocks. There is one linked list for each contiguous range of RAM.
+//! Pages whose blocks are all free go back when memory is short ([`Heap::reclaim`]): else a crowd
+//! of small blocks would leave nothing for large ones for good.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ops::Range;
@@ -15,9 +16,9 @@ use crate::sync::Lock;
 
 /// The sizes of small blocks. All are multiples of 16, which is also their alignment.
 const CLASSES: [usize; 12] = [16, 32, 48, 64, 96, 128, 192, 256, 512, 768, 1024, 2048];
-/// What a class takes from the linked list at a time.
+/// What a class takes from the linked list at a time; aligned, so that a block's slab is known.
 const SLAB: usize = 4096;
-const SLAB_LAYOUT: Layout = match Layout::from_size_align(SLAB, 16) {
+const SLAB_LAYOUT: Layout = match Layout::from_size_align(SLAB, SLAB) {
     Ok(layout) => layout,
     Err(_) => panic!("a slab has a valid layout"),
 };
@@ -124,9 +125,42 @@ impl Heap {
     }
 
     fn allocate_large(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        let block = self.allocate_fresh(layout);
+        if block.is_none() && self.cached >= SLAB && self.reclaim() > 0 {
+            return self.allocate_fresh(layout);
+        }
+        block
+    }
+
+    fn allocate_fresh(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         self.ranges
             .iter_mut()
             .find_map(|list| list.allocate_first_fit(layout).ok())
+    }
+
+    /// Gives the slabs back that nobody uses a block of. Bytes gained. Takes time that grows with
+    /// the number of free small blocks.
+    pub fn reclaim(&mut self) -> usize {
+        let before = self.cached;
+        for (class, size) in CLASSES.into_iter().enumerate() {
+            let blocks = SLAB / size;
+            let mut rest = sort(self.classes[class].take());
+            let mut kept = Tail::default();
+            while let Some(first) = rest {
+                let (run, count, next) = split_slab(first);
+                if count == blocks {
+                    self.cached -= count * size;
+                    // SAFETY: the first of all blocks of a slab is where it begins, and nobody uses
+                    // any of them.
+                    unsafe { self.release_large(first.cast(), SLAB_LAYOUT) };
+                } else {
+                    kept.append(run);
+                }
+                rest = next;
+            }
+            self.classes[class] = kept.head;
+        }
+        before - self.cached
     }
 
     fn refill(&mut self, class: usize) -> Option<()> {
@@ -162,6 +196,14 @@ impl Heap {
             // SAFETY: the layout decides the class, so it is the one the block came from.
             return unsafe { self.release_small(block, class) };
         }
+        // SAFETY: passed on from the caller.
+        unsafe { self.release_large(block, layout) };
+    }
+
+    /// # Safety
+    ///
+    /// `block` must have come from `allocate_large` with the same layout, and not be used any more.
+    unsafe fn release_large(&mut self, block: NonNull<u8>, layout: Layout) {
         let address = block.as_ptr() as usize;
         let owner = self
             .ranges
@@ -172,6 +214,96 @@ impl Heap {
             unsafe { list.deallocate(block, layout) };
         }
     }
+}
+
+/// A list of free blocks and its end.
+#[derive(Clone, Copy, Default)]
+struct Tail {
+    head: Option<NonNull<FreeBlock>>,
+    last: Option<NonNull<FreeBlock>>,
+}
+
+impl Tail {
+    fn append(&mut self, other: Tail) {
+        match self.last {
+            // SAFETY: blocks on a list of the heap's are free and were written by `release_small`.
+            Some(last) => unsafe { (*last.as_ptr()).next = other.head },
+            None => self.head = other.head,
+        }
+        self.last = other.last.or(self.last);
+    }
+}
+
+/// Cuts off the blocks at the head of a sorted list that are of one slab: them, their number, and
+/// what follows.
+fn split_slab(first: NonNull<FreeBlock>) -> (Tail, usize, Option<NonNull<FreeBlock>>) {
+    let slab = |block: NonNull<FreeBlock>| block.as_ptr() as usize & !(SLAB - 1);
+    let (mut last, mut count) = (first, 1);
+    loop {
+        // SAFETY: as in `Tail::append`.
+        let next = unsafe { last.as_ref().next };
+        match next {
+            Some(block) if slab(block) == slab(first) => (last, count) = (block, count + 1),
+            rest => {
+                // SAFETY: as above.
+                unsafe { (*last.as_ptr()).next = None };
+                let run = Tail {
+                    head: Some(first),
+                    last: Some(last),
+                };
+                return (run, count, rest);
+            }
+        }
+    }
+}
+
+/// Sorts a list of free blocks by address: merges runs of 1, 2, 4 ... blocks, bottom up, as there is
+/// no memory to sort with but the blocks.
+fn sort(list: Option<NonNull<FreeBlock>>) -> Option<NonNull<FreeBlock>> {
+    // `runs[i]` is empty or a sorted list of 2^i blocks, as the bits of a counter.
+    let mut runs = [None; usize::BITS as usize];
+    let mut rest = list;
+    while let Some(block) = rest {
+        // SAFETY: as in `Tail::append`.
+        unsafe { rest = core::mem::take(&mut (*block.as_ptr()).next) };
+        let mut run = Some(block);
+        for place in &mut runs {
+            match place.take() {
+                None => {
+                    *place = run;
+                    break;
+                }
+                other => run = merge(other, run),
+            }
+        }
+    }
+    runs.into_iter().fold(None, merge)
+}
+
+fn merge(
+    mut a: Option<NonNull<FreeBlock>>,
+    mut b: Option<NonNull<FreeBlock>>,
+) -> Option<NonNull<FreeBlock>> {
+    let mut merged = Tail::default();
+    while let (Some(first), Some(second)) = (a, b) {
+        let (block, list) = match first < second {
+            true => (first, &mut a),
+            false => (second, &mut b),
+        };
+        // SAFETY: as in `Tail::append`.
+        *list = unsafe { block.as_ref().next };
+        merged.append(Tail {
+            head: Some(block),
+            last: Some(block),
+        });
+    }
+    let rest = a.or(b);
+    match merged.last {
+        // SAFETY: as above.
+        Some(last) => unsafe { (*last.as_ptr()).next = rest },
+        None => merged.head = rest,
+    }
+    merged.head
 }
 
 /// A [`Heap`] that can be Rust's global allocator.
@@ -196,6 +328,11 @@ impl GlobalHeap {
     /// How full the heap is.
     pub fn usage(&self) -> Usage {
         self.0.lock().usage()
+    }
+
+    /// Gives free slabs back; see [`Heap::reclaim`].
+    pub fn reclaim(&self) -> usize {
+        self.0.lock().reclaim()
     }
 
     /// Whether an allocation has failed since boot. Does not wait for the lock: for the panic path.
@@ -291,11 +428,31 @@ mod tests {
 
     #[test]
     fn a_full_heap_says_no() {
-        let mut heap = heap(&[8192]);
+        let mut heap = heap(&[16384]);
         let layout = Layout::from_size_align(1024, 16).unwrap();
         let count = core::iter::from_fn(|| heap.allocate(layout)).count();
-        assert!((4..=8).contains(&count), "{count}");
+        assert!((8..=16).contains(&count), "{count}");
         assert_eq!(Heap::empty().allocate(layout), None);
+    }
+
+    #[test]
+    fn free_small_blocks_make_room_for_large_ones_again() {
+        let mut heap = heap(&[256 << 10]);
+        let small = Layout::from_size_align(192, 16).unwrap();
+        let large = Layout::from_size_align(128 << 10, 16).unwrap();
+        let blocks: Vec<_> = core::iter::from_fn(|| heap.allocate(small)).collect();
+        assert_eq!(heap.allocate(large), None);
+        // All but one, in an order that has nothing to do with addresses.
+        let (odd, even): (Vec<_>, Vec<_>) = blocks[1..].chunks(3).partition(|c| c.len() == 3);
+        for block in odd.iter().rev().chain(&even).copied().flatten() {
+            // SAFETY: just allocated with this layout.
+            unsafe { heap.release(*block, small) };
+        }
+        assert!(heap.allocate(large).is_some());
+        assert!(
+            heap.usage().cached < SLAB,
+            "only the slab of the one that is used"
+        );
     }
 
     proptest! {
@@ -306,6 +463,9 @@ mod tests {
             let mut heap = heap(&[1 << 20, 1 << 18]);
             let mut live: Vec<(NonNull<u8>, Layout, u8)> = Vec::new();
             for (step, (size, align, pick, free)) in steps.into_iter().enumerate() {
+                if step % 50 == 49 {
+                    heap.reclaim();
+                }
                 if free && !live.is_empty() {
                     let (block, layout, mark) = live.swap_remove(pick.index(live.len()));
                     // SAFETY: the block is live and `layout` is its own.

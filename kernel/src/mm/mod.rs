@@ -15,9 +15,23 @@ pub mod paging;
 pub use live::Audit;
 #[cfg(godwit_image)]
 pub(crate) use live::{
-    GUARDED_STACKS, Guarded, audit, hand_over, install, is_guard_page, map_device, map_screen,
-    out_of_memory, physical_bytes, stack_frame, symbols,
+    Guarded, audit, guarded_stack, hand_over, install, map_device, map_screen, memory,
+    out_of_memory, physical_bytes, reclaim, stack_frame, stacks, symbols,
 };
+
+/// Whether so many bytes of the heap may go to something that can be done without: an eighth is
+/// kept for what cannot.
+#[cfg(godwit_image)]
+pub(crate) fn can_spare(bytes: usize) -> bool {
+    let usage = live::memory();
+    usage.total - usage.used > usage.total / 8 + bytes
+}
+
+/// The host's memory is not ours to ration.
+#[cfg(not(godwit_image))]
+pub(crate) fn can_spare(_bytes: usize) -> bool {
+    true
+}
 
 /// The size of a page and of a frame, in bytes.
 pub const PAGE: u64 = 4096;

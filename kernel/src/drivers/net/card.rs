@@ -260,9 +260,14 @@ impl Card {
                 return None;
             }
         };
+        let short = self.pool.available() < LOW;
+        if short && len > SMALL && !crate::mm::can_spare(len) {
+            self.statistics.rx_errors += 1;
+            self.statistics.rx_no_memory += 1;
+            return None;
+        }
         self.statistics.rx_packets += 1;
         self.statistics.rx_bytes += len as u64;
-        let short = self.pool.available() < LOW;
         let bytes = if short || len <= SMALL {
             self.statistics.rx_copied += u64::from(short);
             Bytes::copy_from_slice(buffer.bytes().get(..len)?)

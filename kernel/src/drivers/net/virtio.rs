@@ -330,6 +330,10 @@ impl<T: Transport + Send> VirtioNet<T> {
         let short = self.pool.available() < LOW;
         let mut parts = pieces.into_iter();
         let (bytes, more) = if complete || short || frame <= SMALL {
+            if frame > SMALL && !crate::mm::can_spare(frame) {
+                self.statistics.rx_no_memory += 1;
+                return None;
+            }
             let mut whole = Vec::with_capacity(frame);
             let mut skip = self.header;
             for (buffer, len) in parts {
