@@ -7,7 +7,8 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::apic::{
-    DEVICE_VECTOR_COUNT, DEVICE_VECTORS, IoApic, LocalApic, POWER_VECTOR, SPURIOUS_VECTOR, Trigger,
+    DEVICE_VECTOR_COUNT, DEVICE_VECTORS, IoApic, LocalApic, POWER_VECTOR, SPURIOUS_VECTOR,
+    TIMER_VECTOR, Trigger,
 };
 use super::cpu;
 use crate::exit::ExitCode;
