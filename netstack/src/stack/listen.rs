@@ -203,6 +203,8 @@ impl Stack {
                 return;
             };
             self.drop_half_open(cookie);
+            // Its SYN-ACK is out, and nothing remembers it any more.
+            self.cookie_given = Some(now);
             self.trust_cookies(now);
         } else if full {
             // Nothing is remembered: the peer's ACK brings back what its SYN said.
