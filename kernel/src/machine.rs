@@ -95,18 +95,17 @@ impl Machine {
         const SHARE: u64 = 20;
         const PAUSE_NS: u64 = 100_000_000;
         let usage = crate::mm::memory();
-        let left = usage.total - usage.used;
-        if left > usage.total / 4 || usage.cached < usage.total / 32 {
-            return left;
+        if !usage.is_worth_reclaiming() {
+            return usage.left();
         }
         let begun = self.now_ns();
         if begun < self.stock.reclaim_at {
-            return left;
+            return usage.left();
         }
-        let gained = crate::mm::reclaim();
+        crate::mm::reclaim();
         let end = self.now_ns();
         self.stock.reclaim_at = end + PAUSE_NS.max((end - begun) * SHARE);
-        left + gained
+        crate::mm::memory().left()
     }
 
     /// There is no heap of ours on the host.

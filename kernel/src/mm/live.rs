@@ -1,5 +1,6 @@
 //! The page tables and the heap of the running image.
 
+use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -201,6 +202,19 @@ pub(crate) fn reclaim() -> usize {
     HEAP.reclaim()
 }
 
+/// Memory for so many bytes that can be done without, if so much may go to it.
+pub(crate) fn spare(bytes: usize) -> Option<Vec<u8>> {
+    let mut spared = Vec::new();
+    if !HEAP.usage().can_spare(bytes) {
+        return None;
+    }
+    if spared.try_reserve_exact(bytes).is_err() {
+        HEAP.pardon();
+        return None;
+    }
+    Some(spared)
+}
+
 /// How full the heap is.
 pub(crate) fn memory() -> Usage {
     HEAP.usage()
@@ -216,9 +230,19 @@ pub(crate) fn hand_over() -> Usage {
         // The heap keeps a few ranges: the largest are worth most.
         ranges.sort_unstable_by_key(|range| range.start.wrapping_sub(range.end));
         live.frames.map = MemoryMap::default();
-        for range in ranges {
+        let all = ranges
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum::<u64>();
+        for (i, range) in ranges.into_iter().enumerate() {
+            let range = range.start as usize..range.end as usize;
             // SAFETY: usable RAM that is mapped and that nobody has taken.
-            unsafe { HEAP.add(range.start as usize..range.end as usize) };
+            unsafe {
+                match i {
+                    0 => HEAP.add_first(range, all as usize),
+                    _ => HEAP.add(range),
+                }
+            }
         }
     }
     HEAP.usage()

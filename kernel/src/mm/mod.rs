@@ -11,26 +11,21 @@ mod live;
 pub mod map;
 pub mod paging;
 
+#[cfg(not(godwit_image))]
+use alloc::vec::Vec;
+
 #[cfg(godwit_image)]
 pub use live::Audit;
 #[cfg(godwit_image)]
 pub(crate) use live::{
     Guarded, audit, guarded_stack, hand_over, install, map_device, map_screen, memory,
-    out_of_memory, physical_bytes, reclaim, stack_frame, stacks, symbols,
+    out_of_memory, physical_bytes, reclaim, spare, stack_frame, stacks, symbols,
 };
-
-/// Whether so many bytes of the heap may go to something that can be done without: an eighth is
-/// kept for what cannot.
-#[cfg(godwit_image)]
-pub(crate) fn can_spare(bytes: usize) -> bool {
-    let usage = live::memory();
-    usage.total - usage.used > usage.total / 8 + bytes
-}
 
 /// The host's memory is not ours to ration.
 #[cfg(not(godwit_image))]
-pub(crate) fn can_spare(_bytes: usize) -> bool {
-    true
+pub(crate) fn spare(bytes: usize) -> Option<Vec<u8>> {
+    Some(Vec::with_capacity(bytes))
 }
 
 /// The size of a page and of a frame, in bytes.
