@@ -136,8 +136,8 @@ impl Header {
 pub struct Place(pub u64);
 
 #[cfg(godwit_image)]
-impl core::fmt::Display for Place {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match table().and_then(|table| table.find(self.0)) {
             Some((name, offset)) => write!(f, "{:#010x} {name}+{offset:#x}", self.0),
             None => write!(f, "{:#010x}", self.0),
