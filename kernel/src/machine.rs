@@ -128,7 +128,7 @@ impl Machine {
         let ready = self
             .nics
             .iter_mut()
-            .fold(false, |any, nic| nic.arm() || any);
+            .fold(false, |any, nic| any | nic.arm());
         if !ready {
             cpu::disable_interrupts();
             // Interrupts are off: whatever comes after these checks ends the `hlt` at once.
