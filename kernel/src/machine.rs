@@ -125,10 +125,7 @@ impl Machine {
             return; // to see what has come meanwhile
         }
         self.watch();
-        let ready = self
-            .nics
-            .iter_mut()
-            .fold(false, |any, nic| any | nic.arm());
+        let ready = self.nics.iter_mut().fold(false, |any, nic| any | nic.arm());
         if !ready {
             cpu::disable_interrupts();
             // Interrupts are off: whatever comes after these checks ends the `hlt` at once.
