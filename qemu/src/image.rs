@@ -66,7 +66,7 @@ fn rust_flags(root: &Path) -> Vec<String> {
     let script = root.join("images").join("vm").join("link.ld");
     let mut flags: Vec<String> = [
         "--cfg=godwit_image",
-        "-Awarnings", // shown where the crates are checked, not here
+        "-Awarnings", // `.ci/run` shows them
         "-Crelocation-model=static",
         "-Cforce-frame-pointers=yes",
         "-Clink-arg=-nostartfiles",

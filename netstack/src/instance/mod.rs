@@ -60,7 +60,7 @@ use crate::cluster::{BootId, CHANNEL_PORT, MemberId};
 use crate::migrate::transfer::Epochs;
 use crate::session::{Session, SessionId};
 use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Scope, Stack, StackEvent, TxFrame};
-use crate::tcp::TcpConfig;
+use crate::tcp::{Pressure, TcpConfig};
 use crate::time::{Duration, Instant};
 
 use ahead::{SentAhead, Stash};
@@ -304,6 +304,12 @@ impl Instance {
     /// reports). Nothing else depends on it; without it such times are zero.
     pub fn set_clock(&mut self, clock: fn() -> Instant) {
         self.clock = Some(clock);
+    }
+
+    /// Say how short memory is apart from what connections may use of it: load is shed accordingly
+    /// ([`Pressure`]).
+    pub fn set_scarcity(&mut self, scarcity: Pressure) {
+        self.stack.set_scarcity(scarcity);
     }
 
     /// Remember the decisions about at most so many sessions, instead of [`MAX_REMEMBERED`]. Whoever asks about

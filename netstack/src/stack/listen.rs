@@ -182,13 +182,13 @@ impl Stack {
             self.counters.syn_not_accepting += 1;
             return;
         }
-        if !self.has_room(now) {
-            self.counters.syn_too_many += 1;
-            return;
-        }
         self.reclaim();
         if self.pressure() == Pressure::Exhausted {
             self.counters.syn_no_memory += 1;
+            return;
+        }
+        if !self.has_room(now) {
+            self.counters.syn_too_many += 1;
             return;
         }
         let above = self.reused.take_if(|(of, _)| *of == packed);
@@ -234,6 +234,9 @@ impl Stack {
     /// soon: it only keeps old duplicates from a later connection, which PAWS does too
     /// (RFC 6191 section 2).
     fn has_room(&mut self, now: Instant) -> bool {
+        if self.scarcity == Pressure::Exhausted {
+            return false;
+        }
         if self.table.len() < self.tcp.max_connections as usize {
             return true;
         }

@@ -288,6 +288,8 @@ pub struct Stack {
     unreachable_limit: Limit,
     /// Octets in the queues of all connections.
     memory: usize,
+    /// How short everybody's memory is.
+    scarcity: Pressure,
     /// SYN cookies are taken until then.
     cookies_until: Option<Instant>,
     /// When the last one was given here.
@@ -357,6 +359,7 @@ impl Stack {
             echo_limit: Limit::per_second(MAX_ECHO, now, costs(1)),
             unreachable_limit: Limit::per_second(MAX_UNREACHABLE, now, costs(2)),
             memory: 0,
+            scarcity: Pressure::None,
             cookies_until: None,
             cookie_given: None,
             spent: Spent::new(keyed, held / SPENT_PART),
@@ -552,7 +555,12 @@ impl Stack {
 
     /// How short memory is for the queues of connections.
     pub fn pressure(&self) -> Pressure {
-        Pressure::of(self.memory, self.tcp.memory)
+        Pressure::of(self.memory, self.tcp.memory).max(self.scarcity)
+    }
+
+    /// Say how short the memory is that everything else shares with the connections.
+    pub fn set_scarcity(&mut self, scarcity: Pressure) {
+        self.scarcity = scarcity;
     }
 
     /// Octets in the queues of all connections.
@@ -564,9 +572,12 @@ impl Stack {
     pub fn send_room(&self, conn: ConnId) -> usize {
         self.table.get(conn).map_or(0, |block| {
             let connection = &block.connection;
-            connection
-                .send_capacity(&self.tcp)
-                .saturating_sub(connection.send_queued())
+            let capacity = match self.scarcity {
+                // The connection may not have heard of it yet.
+                Pressure::Exhausted => usize::from(connection.mss()),
+                _ => connection.send_capacity(&self.tcp),
+            };
+            capacity.saturating_sub(connection.send_queued())
         })
     }
 
