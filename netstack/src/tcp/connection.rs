@@ -586,12 +586,20 @@ impl Connection {
         }
     }
 
-    /// Close our direction, and read no more: what still arrives is acknowledged and dropped,
-    /// and a peer that never closes is not waited for for ever.
+    /// Close our direction, and read no more. A peer that never closes is not waited for for ever.
+    ///
+    /// If octets are unread, or arrive later, the peer gets an RST, as they are lost (RFC 9293 section 3.6.1,
+    /// RFC 2525 section 2.17): at once, or else when it has acknowledged all that was sent, and FIN.
     pub fn release(&mut self, now: Instant) {
-        self.close(now);
         self.rcv.discard = true;
-        self.receive_consume(now, usize::MAX / 2);
+        self.rcv.drop_unread();
+        let at_rest = self.snd.fin == SndFin::Open && self.snd.queue.len() == 0;
+        if self.rcv.lost && at_rest && self.state.is_synchronized() {
+            return self.reset(ConnectionError::Aborted);
+        }
+        self.close(now);
+        self.receive_consume(now, 0);
+        self.reset_if_lost();
         if self.state == State::FinWait2 {
             self.timers.linger.set_by(now + FIN_WAIT_2);
         }
