@@ -32,6 +32,10 @@ use crate::time::{Duration, Instant};
 
 /// How long TIME-WAIT lasts: twice a maximum segment lifetime of 30 s.
 pub(crate) const TIME_WAIT: Duration = Duration::from_secs(60);
+/// How long a connection is in TIME-WAIT at least before its ends are taken for another one.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+/// How far beyond an earlier connection's numbers to begin.
+pub(crate) const BEYOND: u32 = 65_537;
 /// How long FIN-WAIT-2 lasts once nobody reads any more.
 pub(crate) const FIN_WAIT_2: Duration = Duration::from_secs(60);
 /// Largest window shift (RFC 7323 section 2.3).
@@ -683,6 +687,30 @@ impl Connection {
                 !is_older(theirs.value, ours.recent)
             }
             _ => syn.seq.after(self.rcv.nxt),
+        }
+    }
+
+    /// Whether a connection may be opened from here between the same ends: only in TIME-WAIT, and only where
+    /// timestamps keep old duplicates from the new one, in both directions (RFC 7323 section 5, RFC 6191). Ours
+    /// have to be newer than all the old one sent, which they are a second after it last heard a FIN.
+    pub fn may_reopen(&self, now: Instant) -> bool {
+        let entered = self.timers.linger.remaining(now);
+        let rested = entered.is_some_and(|left| left + REOPEN_AFTER <= TIME_WAIT);
+        self.state == State::TimeWait && self.timestamps.is_some() && rested
+    }
+
+    /// Begin beyond the numbers and timestamps of a connection that was open between the same ends (RFC 1122
+    /// section 4.2.2.13). To be called before anything is sent.
+    pub(crate) fn follow(&mut self, now: Instant, before: &Connection) {
+        if !self.snd.iss.after(before.snd.nxt) {
+            let iss = before.snd.nxt.add(BEYOND);
+            self.snd = Snd::new(iss, self.snd.peer_mss);
+            self.recovery = Recovery::new(iss);
+        }
+        if let (Some(ours), Some(theirs)) = (&mut self.timestamps, &before.timestamps)
+            && is_older(ours.value(now), theirs.value(now))
+        {
+            ours.offset = theirs.offset;
         }
     }
 

@@ -17,12 +17,15 @@ impl Run {
         let flow = self.world.flow(number);
         if spec.new {
             flow.peer.isn = flow.theirs_raw(spec.seq);
-            flow.isn = None;
+            // Unless it answers a SYN of ours.
+            if spec.flags & ACK == 0 {
+                flow.isn = None;
+                flow.reported = false;
+            }
             flow.peer.acked = 0;
             flow.peer.next = 0;
             flow.peer.beyond.clear();
             flow.peer.timestamps = false;
-            flow.reported = false;
         }
         let mut single = spec.clone();
         if spec.new {

@@ -7,6 +7,7 @@ mod link;
 mod memory;
 mod merged;
 mod neighbours;
+mod opening;
 mod path;
 mod peers;
 mod pieces;
