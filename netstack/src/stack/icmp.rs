@@ -100,6 +100,7 @@ impl Stack {
         reply.head.extend_from_slice(&header);
         let data = ip.payload.start + HEADER..ip.payload.end;
         if !data.is_empty() {
+            fragments: None,
             reply.payload.push(frame.bytes.slice(data));
         }
         self.counters.icmp_echo_answered += 1;

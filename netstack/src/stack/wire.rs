@@ -234,6 +234,9 @@ impl IpHeader {
                 head.extend_from_slice(&all);
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
+    /// Routers may fragment the packet, which is told apart by this from others between the same ends; only
+    /// IPv4 has that.
+    pub(super) fragments: Option<u16>,
                 let header = self.octets_v6(src, dst);
                 let all: [u8; ETHERNET + IPV6] = ethernet(ETHERTYPE_IPV6).with(header);
                 head.extend_from_slice(&all);
@@ -245,16 +248,20 @@ impl IpHeader {
     fn octets_v4(&self, src: Ipv4Addr, dst: Ipv4Addr) -> [u8; IPV4] {
         let total = (IPV4 + self.length).min(usize::from(u16::MAX)) as u16;
         let [t0, t1] = total.to_be_bytes();
-        // Never fragmented, so the identification means nothing (RFC 6864).
+        // What is never fragmented has an identification that means nothing (RFC 6864).
+        let (dont_fragment, [i0, i1]) = match self.fragments {
+            Some(identification) => (0, identification.to_be_bytes()),
+            None => (0x40, [0, 0]),
+        };
         let mut header = [0u8; IPV4];
         header[..12].copy_from_slice(&[
             0x45,
             self.ecn,
             t0,
             t1,
-            0,
-            0,
-            0x40,
+            i0,
+            i1,
+            dont_fragment,
             0,
             self.hop_limit,
             self.protocol,
@@ -335,6 +342,7 @@ mod tests {
             assert_eq!((ip.hop_limit, ip.ecn, ip.protocol), (9, 2, TCP));
             assert_eq!(&frame[ip.payload], b"seven!!");
         }
+            fragments: None,
     }
 
     #[test]

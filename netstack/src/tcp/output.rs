@@ -102,6 +102,9 @@ impl Connection {
         // alone: what is cut has the same options on every piece.
         let lone = self.owed.user_timeout;
         let mss = u32::from(self.mss()) - u32::from(lone) * USER_TIMEOUT_LEN;
+        // Packets that may be fragmented are told apart by their identification, which nobody counts on when
+        // cutting.
+        let lone = lone || self.may_fragment();
         let burst = match u32::try_from(max_payload).unwrap_or(u32::MAX) / mss {
             _ if lone => mss,
             0 | 1 => mss,
@@ -147,6 +150,7 @@ impl Connection {
         out.window = self.rcv.advertise();
         out.options.timestamps = self.timestamps_option(now);
         out.segment_size = self.mss();
+        out.may_fragment = self.may_fragment();
         // A probe of the path's MTU has no room for it.
         if self.owed.user_timeout
             && out.payload_len() as u32 + USER_TIMEOUT_LEN <= u32::from(out.segment_size)

@@ -94,6 +94,7 @@ impl Run {
             window: flow.peer.window,
             urgent: spec.urgent.unwrap_or(0),
             ecn: spec.ecn.unwrap_or(0),
+            may_fragment: false,
             options,
             payload: flow::octets(stream, spec.seq + syn - 1, len),
         };
@@ -171,6 +172,7 @@ fn ack_spec(ack: i64, congestion: bool) -> SegmentSpec {
         window: None,
         urgent: None,
         ecn: None,
+        may_fragment: false,
         options: None,
         by: None,
         new: false,

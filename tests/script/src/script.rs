@@ -143,6 +143,8 @@ pub(crate) struct SegmentSpec {
     pub window: Option<RangeInclusive<u32>>,
     pub urgent: Option<u16>,
     pub ecn: Option<u8>,
+    /// IPv4 without Don't Fragment.
+    pub may_fragment: bool,
     pub options: Option<Vec<OptionSpec>>,
     /// Octets per segment of a train.
     pub by: Option<u32>,
