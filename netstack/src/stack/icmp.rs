@@ -53,6 +53,11 @@ impl Stack {
             return;
         }
         if ip.protocol == ICMPV6 && matches!(message.first(), Some(133..=137)) {
+            if ip.atomic {
+                // Neighbour discovery in fragments gets past those who watch over it (RFC 6980 section 5).
+                self.counters.rx_fragment += 1;
+                return;
+            }
             self.handle_ndp(now, ip, message);
             return;
         }
@@ -95,12 +100,12 @@ impl Stack {
             hop_limit: HOP_LIMIT,
             ecn: 0,
             length: ip.payload.len(),
+            fragments: None,
         }
         .emit(self.mac, &mut reply.head);
         reply.head.extend_from_slice(&header);
         let data = ip.payload.start + HEADER..ip.payload.end;
         if !data.is_empty() {
-            fragments: None,
             reply.payload.push(frame.bytes.slice(data));
         }
         self.counters.icmp_echo_answered += 1;

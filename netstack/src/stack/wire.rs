@@ -87,6 +87,8 @@ pub(super) struct Ip {
     pub(super) protocol: u8,
     /// Where the transport header and payload lie in the frame. Ends before Ethernet padding.
     pub(super) payload: Range<usize>,
+    /// An IPv6 packet with a Fragment header, though whole: an atomic fragment (RFC 6946).
+    pub(super) atomic: bool,
 }
 
 /// Why a packet is not taken.
@@ -147,6 +149,7 @@ fn parse_ipv4(packet: &[u8], start: usize, whole: bool, length: usize) -> Result
         ecn: fixed[1] & 3,
         protocol: fixed[9],
         payload: start + header..start + end,
+        atomic: false,
     })
 }
 
@@ -160,6 +163,7 @@ fn parse_ipv6(packet: &[u8], start: usize, whole: bool, length: usize) -> Result
     let body = packet.get(..end.min(packet.len())).unwrap_or_default();
     let mut protocol = fixed[6];
     let mut at = IPV6;
+    let mut atomic = false;
     for _ in 0..MAX_EXTENSIONS {
         match protocol {
             // Hop-by-hop options, destination options: skipped. Routing: only if used up.
@@ -174,7 +178,20 @@ fn parse_ipv6(packet: &[u8], start: usize, whole: bool, length: usize) -> Result
                     return Err(IpError::Malformed);
                 }
             }
-            44 => return Err(IpError::Fragment),
+            // An atomic fragment is all there is of its packet, whatever has the same identification (RFC
+            // 6946 section 4). A quoted first fragment still names its flow.
+            44 => {
+                let extension = body.get(at..at + 8).ok_or(IpError::Malformed)?;
+                let [next, _, o0, o1, ..] = *extension else {
+                    return Err(IpError::Malformed);
+                };
+                let place = u16::from_be_bytes([o0, o1]);
+                if place & 0xfff8 != 0 || (whole && place & 1 != 0) {
+                    return Err(IpError::Fragment);
+                }
+                (protocol, atomic) = (next, true);
+                at += 8;
+            }
             _ => {
                 return Ok(Ip {
                     src: IpAddr::V6(address_v6(fixed, 8)),
@@ -183,6 +200,7 @@ fn parse_ipv6(packet: &[u8], start: usize, whole: bool, length: usize) -> Result
                     ecn: (fixed[1] >> 4) & 3,
                     protocol,
                     payload: start + at..start + end,
+                    atomic,
                 });
             }
         }
@@ -216,6 +234,9 @@ pub(super) struct IpHeader {
     pub(super) ecn: u8,
     /// Octets of transport header and payload.
     pub(super) length: usize,
+    /// Routers may fragment the packet, which is told apart by this from others between the same ends; only
+    /// IPv4 has that.
+    pub(super) fragments: Option<u16>,
 }
 
 impl IpHeader {
@@ -234,9 +255,6 @@ impl IpHeader {
                 head.extend_from_slice(&all);
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
-    /// Routers may fragment the packet, which is told apart by this from others between the same ends; only
-    /// IPv4 has that.
-    pub(super) fragments: Option<u16>,
                 let header = self.octets_v6(src, dst);
                 let all: [u8; ETHERNET + IPV6] = ethernet(ETHERTYPE_IPV6).with(header);
                 head.extend_from_slice(&all);
@@ -324,6 +342,7 @@ mod tests {
             hop_limit: 9,
             ecn: 2,
             length: body.len(),
+            fragments: None,
         }
         .emit([2, 0, 0, 0, 0, 1], &mut head);
         head.extend_from_slice(body);
@@ -342,7 +361,32 @@ mod tests {
             assert_eq!((ip.hop_limit, ip.ecn, ip.protocol), (9, 2, TCP));
             assert_eq!(&frame[ip.payload], b"seven!!");
         }
-            fragments: None,
+    }
+
+    /// A packet with a Fragment header that says this of its place.
+    fn in_fragment(address: IpAddr, place: u16) -> Vec<u8> {
+        let [p0, p1] = place.to_be_bytes();
+        let mut body = vec![TCP, 0, p0, p1, 9, 9, 9, 9];
+        body.extend_from_slice(b"seven!!");
+        let mut frame = packet(address, address, &body);
+        frame[ETHERNET + 6] = 44;
+        frame
+    }
+
+    /// RFC 6946 section 4.
+    #[test]
+    fn a_fragment_that_is_all_of_its_packet_is_taken() {
+        let v6 = IpAddr::V6("fd00::1".parse().unwrap());
+        // The reserved bits mean nothing.
+        for place in [0, 6] {
+            let frame = in_fragment(v6, place);
+            let ip = parse_ip(&frame, ETHERNET, true).unwrap();
+            assert_eq!((ip.protocol, ip.atomic), (TCP, true));
+            assert_eq!(&frame[ip.payload], b"seven!!");
+        }
+        let mut frame = in_fragment(v6, 0);
+        frame[ETHERNET + 5] = 7;
+        assert_eq!(parse_ip(&frame, ETHERNET, true), Err(IpError::Malformed));
     }
 
     #[test]
@@ -371,6 +415,10 @@ mod tests {
         assert_eq!(parse_ip(&frame, ETHERNET, true), Err(IpError::Fragment));
 
         let v6 = IpAddr::V6("fd00::1".parse().unwrap());
+        for place in [1, 8, 0xfff8] {
+            let frame = in_fragment(v6, place);
+            assert_eq!(parse_ip(&frame, ETHERNET, true), Err(IpError::Fragment));
+        }
         let mut frame = packet(v6, v6, &[0; 200]);
         frame[ETHERNET + 6] = 60;
         for option in frame[ETHERNET + IPV6..].chunks_mut(8) {

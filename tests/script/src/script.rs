@@ -167,6 +167,8 @@ pub(crate) enum Flaw {
     Cut(usize),
     /// The data offset of the TCP header; the checksum is right.
     Offset(u8),
+    /// Nothing, but a Fragment header that says it is the whole packet (IPv6).
+    Atomic,
     /// The source address.
     From(Martian),
     /// The destination address.

@@ -252,6 +252,16 @@ pub fn frame(
     out
 }
 
+/// Make a frame with an IPv6 packet one with a fragment that is all of it.
+pub fn put_in_fragment(frame: &mut Vec<u8>) {
+    let body = frame.split_off(ETHERNET + 40);
+    let [l0, l1] = (8 + body.len() as u16).to_be_bytes();
+    let next = frame[ETHERNET + 6];
+    frame[ETHERNET + 4..ETHERNET + 7].copy_from_slice(&[l0, l1, 44]);
+    frame.extend([next, 0, 0, 0, 1, 2, 3, 4]);
+    frame.extend(body);
+}
+
 /// An IP packet.
 pub fn packet(from: IpAddr, to: IpAddr, protocol: u8, ecn: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(40 + body.len());
@@ -473,6 +483,7 @@ mod tests {
                 flags: ACK | PSH,
                 window: 5,
                 ecn: 2,
+                may_fragment: false,
                 options: vec![
                     TcpOption::Timestamps(6, 7),
                     TcpOption::Sack(vec![(8, 9), (10, 11)]),
@@ -483,7 +494,6 @@ mod tests {
             let mut built = frame(([1; 6], [2; 6]), from, to, TCP, 2, &segment.emit(from, to));
             let Ok(Sent::Tcp {
                 segment: read_back, ..
-                may_fragment: false,
             }) = read(&built)
             else {
                 panic!("not read");

@@ -218,8 +218,10 @@ impl World {
             segment.ecn,
             &body,
         );
-        if let Some(Flaw::Cut(octets)) = flaw {
-            frame.truncate(frame.len().saturating_sub(octets));
+        match flaw {
+            Some(Flaw::Cut(octets)) => frame.truncate(frame.len().saturating_sub(octets)),
+            Some(Flaw::Atomic) => wire::put_in_fragment(&mut frame),
+            _ => {}
         }
         self.handle(owner, frame);
     }
