@@ -205,19 +205,17 @@ impl Connection {
 
     /// Retransmit the first `len` numbers of the segment at `index`.
     fn retransmit(&mut self, now: Instant, index: usize, len: u32, out: &mut Outgoing) -> bool {
-        self.snd.split(index, len);
+        let Some(segment) = self.snd.retransmit(index, len, now) else {
+            return false;
+        };
         let stamp = self.timestamps.map(|timestamps| timestamps.value(now));
         if self.recovery.phase != Phase::Open {
             self.recovery.undo.on_retransmit(len, stamp);
             self.recovery.prr.sent = self.recovery.prr.sent.saturating_add(len);
         }
-        self.snd.mark_retransmitted(index, now);
         if index == 0 || !self.timers.retransmit.is_set() {
             self.arm_retransmit(now);
         }
-        let Some(segment) = self.snd.sent.get(index).copied() else {
-            return false;
-        };
         let flags = match segment.marks.has(Marks::FIN) {
             true => Flags::FIN | Flags::PSH,
             false if segment.end() == self.snd.nxt => Flags::PSH,
