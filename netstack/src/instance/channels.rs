@@ -208,7 +208,7 @@ impl Instance {
         remote: SocketAddr,
     ) -> Option<ConnId> {
         let key = self.next_key(peer)?;
-        let conn = self.stack.connect(now, None, remote).ok()?;
+        let conn = self.stack.connect_peer(now, remote).ok()?;
         let ends = self.ends(peer)?;
         self.stack.update(now, conn, |connection| {
             connection.set_options(now, tuned());

@@ -233,7 +233,7 @@ impl Stack {
     /// Whether another connection fits. At the limit one in TIME-WAIT makes way, if one is found
     /// soon: it only keeps old duplicates from a later connection, which PAWS does too
     /// (RFC 6191 section 2).
-    fn has_room(&mut self, now: Instant) -> bool {
+    pub(super) fn has_room(&mut self, now: Instant) -> bool {
         if self.scarcity == Pressure::Exhausted {
             return false;
         }

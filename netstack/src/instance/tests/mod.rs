@@ -280,6 +280,8 @@ pub(super) struct Net {
     /// Frames between the client and the virtual address seen so far.
     pub packets: u64,
     pub resets: u64,
+    /// Clients do not close, though they have all there is.
+    pub clients_stay: bool,
     /// Instances whose frames all get lost.
     pub cut: BTreeSet<u32>,
     /// Members whose channel frames to each other get lost.
@@ -314,6 +316,7 @@ impl Net {
             faults: Faults::default(),
             packets: 0,
             resets: 0,
+            clients_stay: false,
             cut: BTreeSet::new(),
             cut_channels: false,
             cut_pairs: BTreeSet::new(),
@@ -396,7 +399,7 @@ impl Net {
                 }
                 entry.ended |= tcp.receive_finished();
                 entry.failed |= tcp.error().is_some();
-                if entry.ended && entry.sent == entry.to_send.len() {
+                if entry.ended && entry.sent == entry.to_send.len() && !self.clients_stay {
                     tcp.close(now);
                 }
             });

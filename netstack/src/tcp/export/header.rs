@@ -202,6 +202,8 @@ pub struct RcvHeader {
     pub quick: u8,
     /// Nobody reads any more.
     pub discard: bool,
+    /// Octets were dropped for that.
+    pub lost: bool,
 }
 
 /// Round-trip estimator.
