@@ -1,6 +1,8 @@
 //! Handshakes that nobody remembers, while a member is away.
 
 use super::*;
+use crate::stack::Route;
+use crate::tcp::Cookie;
 
 /// Instance 1 with room for one half-open connection, a witness, and a third that may own flows.
 fn crowded() -> Net {
@@ -122,4 +124,39 @@ fn a_request_is_served_again_if_who_knew_of_its_end_has_lost_its_memory() {
     net.cut.remove(&CLIENT);
     net.run_for(Duration::from_secs(20));
     assert_eq!(net.sessions().len(), 1, "nobody can know");
+}
+
+#[test]
+fn what_brings_the_cookie_of_a_later_syn_is_not_left_over_from_the_connection_before() {
+    let mut net = Net::new(2, 5);
+    net.settle();
+    net.allow_resets = true;
+    let number = net.connect(ECHO, stream(0, 100), false);
+    net.run_until_received(Duration::from_secs(5), 100);
+    let there = net
+        .client
+        .connection(net.conns[number].conn)
+        .unwrap()
+        .flow();
+    let flow = FlowKey {
+        local: there.remote,
+        remote: there.local,
+    };
+    let (session, owner) = net.sessions()[0];
+    let (owner, now) = (owner.unwrap(), net.now);
+    let stack = &net.node(owner).stack;
+    let Some(Route::Local(conn)) = stack.route(&flow) else {
+        panic!("its owner has it");
+    };
+    let own = stack.connection(conn).unwrap().handshake();
+    net.node(owner).abort(now, session);
+    net.run_for(Duration::from_millis(10));
+    let (node, now) = (&net.nodes[owner as usize - 1].instance, net.now);
+    let left_over = |cookie| node.is_left_over(now, &flow.into(), cookie);
+    let later = Cookie {
+        irs: own.irs.add(77),
+        ..own
+    };
+    assert!(left_over(None) && left_over(Some(own)));
+    assert!(!left_over(Some(later)));
 }
