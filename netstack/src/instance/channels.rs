@@ -107,21 +107,26 @@ impl Instance {
         }
         let limit = self.tcp.max_connections as usize;
         let room = limit.saturating_sub(self.stack.connection_count());
-        let moves = |service: &&Service| service.spec.scope == Scope::Service;
-        let moving = self.services.iter().filter(moves);
-        let version = moving.map(|service| service.spec.state_version).max();
         let heartbeat = Heartbeat {
             sessions: self.load(),
             room: if self.is_witness() { 0 } else { room as u32 },
             draining: self.is_draining(),
             healthy: self.stack.pressure() != Pressure::Exhausted,
             priority,
-            version: version.unwrap_or(0),
+            version: self.state_version(),
             term,
             clock: self.cluster_clock(now),
             claim,
         };
         self.broadcast(&Message::Heartbeat(heartbeat));
+    }
+
+    /// Version of the states that sessions commit here, the highest of all services that may leave.
+    pub(super) fn state_version(&self) -> u32 {
+        let moves = |service: &&Service| service.spec.scope == Scope::Service;
+        let moving = self.services.iter().filter(moves);
+        let version = moving.map(|service| service.spec.state_version).max();
+        version.unwrap_or(0)
     }
 
     /// Sessions here and those about to begin.
