@@ -415,6 +415,7 @@ impl Stack {
         };
         let (flow, listener) = (pending.flow, pending.listener);
         let half_open = &pending.half_open;
+        let cookie = half_open.cookie();
         let begins = half_open.begins_with(segment.seq);
         let orders = segment.flags.contains(Flags::SYN) || segment.flags.contains(Flags::RST);
         let answers = begins
@@ -450,6 +451,12 @@ impl Stack {
             HalfOpenEvent::Reset => {
                 self.drop_half_open(serial);
                 self.counters.half_open_expired += 1;
+            }
+            HalfOpenEvent::Established(_) if self.is_spent(now, &flow, cookie) => {
+                // Late duplicates of a handshake whose connection has come and gone.
+                self.counters.syn_cookies_spent += 1;
+                self.drop_half_open(serial);
+                self.refuse(now, &flow, segment);
             }
             HalfOpenEvent::Established(connection) => {
                 if !self.has_room(now) {
