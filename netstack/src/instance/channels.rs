@@ -562,6 +562,9 @@ impl Instance {
                 self.part(from);
             }
             Message::Parted => self.handle_parted(from),
+            Message::Spent { left } => {
+                self.handle_spent(now, Duration::from_millis(u64::from(left)), &tail);
+            }
         }
     }
 

@@ -432,7 +432,10 @@ impl Instance {
             }
         };
         match next {
-            Some(Stage::Farewell { .. }) => self.broadcast(&Message::Leaving),
+            Some(Stage::Farewell { .. }) => {
+                self.hand_on_spent(now);
+                self.broadcast(&Message::Leaving);
+            }
             Some(Stage::Done) => {
                 if unparted > 0 {
                     self.counters.add("drains_unparted");

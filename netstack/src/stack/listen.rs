@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
@@ -311,6 +312,21 @@ impl Stack {
         let Cookie { irs, iss } = cookie;
         if self.numbers.open_cookie(now, flow, irs, iss).is_some() {
             let forgotten = self.spent.add(now, &Packed::new(flow), cookie);
+            self.counters.syn_cookies_forgotten += forgotten as u64;
+        }
+    }
+
+    /// What is remembered of cookies whose connections are over, for an instance that shares our secret:
+    /// how long each part is to be remembered yet, and hashes.
+    pub fn spent_cookies(&self, now: Instant) -> impl Iterator<Item = (Duration, Vec<u64>)> {
+        self.spent.parts(now)
+    }
+
+    /// Remember what another instance has remembered of cookies, for so long yet.
+    pub fn take_spent(&mut self, now: Instant, left: Duration, hashes: impl Iterator<Item = u64>) {
+        let until = now + left.min(COOKIE_LIFE);
+        for hash in hashes {
+            let forgotten = self.spent.add_hash(now, until, hash);
             self.counters.syn_cookies_forgotten += forgotten as u64;
         }
     }
