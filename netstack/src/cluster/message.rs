@@ -67,7 +67,7 @@ pub struct Hello {
 /// The sender's state, at regular intervals and whenever it changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Sessions it serves, and connections that are being opened.
+    /// Sessions it serves that may leave it, and connections that are being opened.
     pub sessions: u32,
     /// Sessions it would still take.
     pub room: u32,

@@ -129,9 +129,11 @@ impl Instance {
         version.unwrap_or(0)
     }
 
-    /// Sessions here and those about to begin.
+    /// Sessions here and those about to begin; not those of services that never leave: whoever is asked how
+    /// it is has no less room for others.
     pub(super) fn load(&self) -> u32 {
-        (self.sessions.len() + self.stack.half_open_count()) as u32
+        let sessions = self.sessions.len().saturating_sub(self.residents);
+        (sessions + self.stack.half_open_count()) as u32
     }
 
     /// Lease and heartbeats.

@@ -183,3 +183,26 @@ fn a_member_without_memory_gives_sessions_to_one_that_has_some() {
     net.run_until_received(Duration::from_secs(120), 20_000);
     assert_eq!(net.resets, 0);
 }
+
+#[test]
+fn sessions_that_never_leave_are_no_load() {
+    let mut net = balanced(config_of(false, &[]));
+    // Somebody asks the first how it is, again and again.
+    net.node(1).add_service(ServiceSpec {
+        name: "own",
+        port: 9100,
+        scope: Scope::Own,
+        state_version: 1,
+        oldest_state: 1,
+        states: None,
+    });
+    net.nodes[0].services.push(9100);
+    for _ in 0..24 {
+        net.connect_to(address(1), 9100, Vec::new(), false);
+    }
+    net.run_for(Duration::from_secs(1));
+    assert_eq!(net.node(1).sessions().len(), 24);
+    net.node(2).set_policy(config_of(false, &[Trigger::Load]));
+    net.run_for(Duration::from_secs(12));
+    assert_eq!(net.counter(2, "policy_load_moves"), 12);
+}
