@@ -37,8 +37,8 @@
 //! All members vote on who is the ingress (`peer` and this one), and it acts only while a majority
 //! keeps voting for it. So of three members one may fail, of two none may: a third one that needs no
 //! service, `witness`, makes up for that. `prefer=availability` is the other way out: whoever hears
-//! nothing of the others for longer than the lease goes on without them. When it is the network that
-//! failed and not the members, each part then has an ingress of its own; clients get whichever
+//! nothing of the others for longer than the lease (after a boot, for six seconds at least) goes on
+//! without them. When it is the network that failed and not the members, each part then has an ingress of its own; clients get whichever
 //! answers them first, and flows whose owner is in the other part stand still. A member that was
 //! told to leave (`drain`) does not count as failed: the last one of two serves on.
 //!

@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
@@ -318,6 +319,21 @@ impl Stack {
         }
     }
 
+    /// What is remembered of cookies whose connections are over, for an instance that shares our secret:
+    /// how long each part is to be remembered yet, and hashes.
+    pub fn spent_cookies(&self, now: Instant) -> impl Iterator<Item = (Duration, Vec<u64>)> {
+        self.spent.parts(now)
+    }
+
+    /// Remember what another instance has remembered of cookies, for so long yet.
+    pub fn take_spent(&mut self, now: Instant, left: Duration, hashes: impl Iterator<Item = u64>) {
+        let until = now + left.min(COOKIE_LIFE);
+        for hash in hashes {
+            let forgotten = self.spent.add_hash(now, until, hash);
+            self.counters.syn_cookies_forgotten += forgotten as u64;
+        }
+    }
+
     /// Whether the connection of a cookie is known to be over.
     pub fn is_spent(&self, now: Instant, flow: &FlowKey, cookie: Cookie) -> bool {
         self.spent.has(now, &Packed::new(flow), cookie)
@@ -418,6 +434,7 @@ impl Stack {
         };
         let (flow, listener) = (pending.flow, pending.listener);
         let half_open = &pending.half_open;
+        let cookie = half_open.cookie();
         let begins = half_open.begins_with(segment.seq);
         let orders = segment.flags.contains(Flags::SYN) || segment.flags.contains(Flags::RST);
         let answers = begins
@@ -453,6 +470,12 @@ impl Stack {
             HalfOpenEvent::Reset => {
                 self.drop_half_open(serial);
                 self.counters.half_open_expired += 1;
+            }
+            HalfOpenEvent::Established(_) if self.is_spent(now, &flow, cookie) => {
+                // Late duplicates of a handshake whose connection has come and gone.
+                self.counters.syn_cookies_spent += 1;
+                self.drop_half_open(serial);
+                self.refuse(now, &flow, segment);
             }
             HalfOpenEvent::Established(connection) => {
                 if !self.has_room(now) {

@@ -348,7 +348,7 @@ impl Stack {
             scarcity: Pressure::None,
             cookies_until: None,
             cookie_given: None,
-            spent: Spent::new(keyed, held / SPENT_PART),
+            spent: Spent::new(&config.secret, held / SPENT_PART),
             reused: None,
             announce: None,
             vip_speaker: None,

@@ -284,3 +284,45 @@ fn sessions_told_to_move_wait_for_a_target_that_has_no_room_but_not_for_ever() {
     assert_eq!(last.result, "not begun: that member has no room");
     assert_eq!(net.resets, 0);
 }
+
+#[test]
+fn two_services_at_two_addresses_move_and_outlive_the_ingress() {
+    let now = Instant::from_millis(1_000);
+    let nodes = (1..=3).map(|id| {
+        let mut config = config(id, 3);
+        config.stack.vips.push(OTHER_VIP);
+        Node::new(config, 60 + id as u8, now)
+    });
+    let mut net = Net::with(nodes.collect(), 61, now);
+    net.settle();
+    let open = |net: &mut Net| {
+        for vip in [VIP, OTHER_VIP] {
+            net.connect_to(vip, ECHO, stream(0, 9_000), false);
+            net.connect_to(vip, BULK, Vec::new(), false);
+        }
+    };
+    open(&mut net);
+    net.run_until(Duration::from_secs(1), |net| net.sessions().len() == 4);
+    // Those of all four services away from the ingress, in the middle of their streams.
+    for to in [3, 2] {
+        for (session, owner) in net.sessions() {
+            let now = net.now;
+            if let Some(owner) = owner.filter(|owner| *owner != to) {
+                let source = net.node(owner);
+                source.move_session(now, session, MemberId(to)).unwrap();
+            }
+        }
+        net.run_for(Duration::from_millis(300));
+        assert!(net.sessions().iter().all(|(_, owner)| *owner == Some(to)));
+    }
+    net.cut.insert(1);
+    net.run_for(Duration::from_secs(5));
+    open(&mut net);
+    net.run_until_received(Duration::from_secs(10), 9_000);
+    let bulk = |net: &mut Net| {
+        let mut bulk = net.conns.iter().skip(1).step_by(2);
+        bulk.all(|conn| conn.received == stream(0, BULK_OCTETS))
+    };
+    net.run_until(Duration::from_secs(10), bulk);
+    assert_eq!(net.resets, 0);
+}

@@ -288,6 +288,32 @@ fn the_cookie_of_a_connection_that_is_over_opens_no_other() {
     assert_eq!(stack.connection_count(), 1);
 }
 
+#[test]
+fn a_late_duplicate_of_a_whole_handshake_opens_nothing_that_is_over() {
+    let now = Instant::from_millis(5);
+    let mut stack = server();
+    let (_, ack) = handshake(&mut stack, now, 1_000);
+    stack.handle_frame(now, RxFrame::new(ack.clone()));
+    let accepted = |event| match event {
+        StackEvent::Accepted { conn, .. } => Some(conn),
+        _ => None,
+    };
+    let conn = events(&mut stack).into_iter().find_map(accepted).unwrap();
+    stack.update(now, conn, |tcp| tcp.abort(now));
+    drain(&mut stack, now);
+    // The SYN comes once more, is half open, and what completes it comes as well.
+    let later = now + Duration::from_secs(10);
+    handshake(&mut stack, later, 1_000);
+    assert_eq!(stack.half_open_count(), 1);
+    stack.handle_frame(later, RxFrame::new(ack));
+    assert_eq!((stack.connection_count(), stack.half_open_count()), (0, 0));
+    let out = drain(&mut stack, later);
+    let answers = out.iter().filter(|frame| ethertype(frame) != ETHERTYPE_ARP);
+    let flags: Vec<u8> = answers.map(|frame| tcp_flags(frame)).collect();
+    assert_eq!(flags, [RST]);
+    assert_eq!(counter(&stack, "syn_cookies_spent"), 1);
+}
+
 /// One of a cluster with an old SYN half open, that gets the ACK of another SYN-ACK, which nobody remembers.
 fn half_open_behind_a_cookie(now: Instant) -> Stack {
     let (_, ack) = handshake(&mut full(server()), now, 1_000);
