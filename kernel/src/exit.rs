@@ -33,6 +33,8 @@ pub enum ExitCode {
     StackOverflow = 18,
     /// Told to end before everything was handed over.
     Incomplete = 19,
+    /// The loop did not come back.
+    Watchdog = 20,
 }
 
 impl ExitCode {
@@ -50,12 +52,13 @@ impl ExitCode {
             Self::BootFailed => "boot-failed",
             Self::StackOverflow => "stack-overflow",
             Self::Incomplete => "incomplete",
+            Self::Watchdog => "watchdog",
         }
     }
 
     /// The code with this number, if there is one.
     pub fn from_number(number: u8) -> Option<Self> {
-        const ALL: [ExitCode; 11] = [
+        const ALL: [ExitCode; 12] = [
             ExitCode::Success,
             ExitCode::Panic,
             ExitCode::NoNic,
@@ -67,6 +70,7 @@ impl ExitCode {
             ExitCode::BootFailed,
             ExitCode::StackOverflow,
             ExitCode::Incomplete,
+            ExitCode::Watchdog,
         ];
         ALL.into_iter().find(|&code| code as u8 == number)
     }
@@ -130,6 +134,7 @@ mod tests {
             (ExitCode::UnhandledException, 15),
             (ExitCode::StackOverflow, 18),
             (ExitCode::Incomplete, 19),
+            (ExitCode::Watchdog, 20),
         ] {
             assert_eq!(code as u8, number);
             assert_eq!(ExitCode::from_number(number), Some(code));

@@ -8,6 +8,7 @@
 //! - [`mm`]: memory map, frames, page tables, heap
 //! - [`acpi`], [`pci`]: what the machine says it is made of
 //! - [`drivers`]: network cards and the random number generator
+//! - [`watchdog`], [`activity`]: a loop that hangs is noticed, and what it served named
 //! - [`clock`], [`entropy`], [`console`], [`exit`], [`symbols`]: services for everybody
 //!
 //! `unsafe` lives in `boot`, `arch`, `mm`, [`dma`], [`mmio`] and [`sync`] only. One core, interrupts
@@ -21,6 +22,7 @@
 extern crate alloc;
 
 pub mod acpi;
+pub mod activity;
 #[allow(unsafe_code, reason = "talks to the processor")]
 pub mod arch;
 #[allow(unsafe_code, reason = "reads what the boot loader left in memory")]
@@ -45,6 +47,7 @@ pub mod probe;
 pub mod symbols;
 #[allow(unsafe_code, reason = "shares by lock and by once-written cell")]
 pub mod sync;
+pub mod watchdog;
 
 pub use bytes;
 pub use log;

@@ -30,6 +30,9 @@ pub(crate) struct Stock {
     pub(crate) heap: usize,
     /// What the clock was calibrated with.
     pub(crate) clock: &'static str,
+    /// When the heap may be tidied again, by the clock.
+    #[cfg_attr(not(godwit_image), allow(dead_code))]
+    pub(crate) reclaim_at: u64,
 }
 
 struct Mac([u8; 6]);
@@ -45,7 +48,9 @@ impl Machine {
     /// Logs what the machine is made of. Not done by the boot itself: a line costs a twentieth of
     /// it, and can wait until somebody is served, or until it is clear that nobody will be.
     pub fn describe(&self) {
-        let Stock { ram, heap, clock } = self.stock;
+        let Stock {
+            ram, heap, clock, ..
+        } = self.stock;
         log::info!("{} KiB of RAM, {} KiB heap", ram >> 10, heap >> 10);
         log::info!(
             "clock by {clock}, {:?}",
@@ -82,6 +87,33 @@ impl Machine {
         }
     }
 
+    /// Bytes of heap that are left for blocks of any size. Asking makes room where there is little:
+    /// ask often, as it is cheap where there is much.
+    #[cfg(godwit_image)]
+    pub fn memory_left(&mut self) -> usize {
+        /// Making room may take so much of the time: one part in this many.
+        const SHARE: u64 = 20;
+        const PAUSE_NS: u64 = 100_000_000;
+        let usage = crate::mm::memory();
+        if !usage.is_worth_reclaiming() {
+            return usage.left();
+        }
+        let begun = self.now_ns();
+        if begun < self.stock.reclaim_at {
+            return usage.left();
+        }
+        crate::mm::reclaim();
+        let end = self.now_ns();
+        self.stock.reclaim_at = end + PAUSE_NS.max((end - begun) * SHARE);
+        crate::mm::memory().left()
+    }
+
+    /// There is no heap of ours on the host.
+    #[cfg(not(godwit_image))]
+    pub fn memory_left(&mut self) -> usize {
+        usize::MAX
+    }
+
     /// Sleeps until a card has something, the power button is pressed, or `deadline_ns` (see
     /// [`Machine::now_ns`]) has come; may end early. What waits on the console goes out first, piece
     /// by piece.
@@ -93,10 +125,7 @@ impl Machine {
             return; // to see what has come meanwhile
         }
         self.watch();
-        let ready = self
-            .nics
-            .iter_mut()
-            .fold(false, |any, nic| nic.arm() || any);
+        let ready = self.nics.iter_mut().fold(false, |any, nic| any | nic.arm());
         if !ready {
             cpu::disable_interrupts();
             // Interrupts are off: whatever comes after these checks ends the `hlt` at once.

@@ -4,10 +4,12 @@ use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::activity::Activity;
 use crate::arch::x86_64::cpu;
 use crate::console::emergency;
 use crate::exit::{ExitCode, exit};
-use crate::{mm, symbols};
+use crate::mm;
+use crate::symbols::Place;
 
 static PANICKING: AtomicBool = AtomicBool::new(false);
 const DEPTH: usize = 48;
@@ -18,7 +20,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     if PANICKING.swap(true, Ordering::Relaxed) {
         exit(ExitCode::Panic, "panic while panicking");
     }
-    emergency(format_args!("{info}"));
+    emergency(format_args!("{info}{Activity}"));
     backtrace(None, cpu::frame_pointer());
     // `alloc` reports a failed allocation as a panic of its own wording.
     let text = info.message();
@@ -30,43 +32,36 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     } else {
         ExitCode::Panic
     };
+    if code == ExitCode::OutOfMemory {
+        emergency(format_args!("heap: {:?}", mm::memory()));
+    }
     match info.location() {
-        Some(at) => exit(code, format_args!("{text} ({}:{})", at.file(), at.line())),
-        None => exit(code, text),
+        Some(at) => {
+            let (file, line) = (at.file(), at.line());
+            exit(code, format_args!("{text} ({file}:{line}){Activity}"))
+        }
+        None => exit(code, format_args!("{text}{Activity}")),
     }
 }
 
-/// Reports an exception of the processor, raised at `rip`.
-pub(crate) fn report_exception(
-    code: ExitCode,
-    what: fmt::Arguments<'_>,
-    rip: u64,
-    frame: u64,
-) -> ! {
+/// Ends the image for what was noticed at `rip`: an exception of the processor, or a hang.
+pub(crate) fn report(code: ExitCode, what: fmt::Arguments<'_>, rip: u64, frame: u64) -> ! {
     if PANICKING.swap(true, Ordering::Relaxed) {
         exit(code, format_args!("{what} (while panicking)"));
     }
-    emergency(format_args!("{what}"));
+    emergency(format_args!("{what}{Activity}"));
     backtrace(Some(rip), frame);
-    exit(code, what)
+    exit(code, format_args!("{what}{Activity}"))
 }
 
-/// Walks the chain of frame pointers. Every frame must lie on the boot stack, above the one before:
+/// Walks the chain of frame pointers. Every frame must lie on a stack, above the one before:
 /// a damaged chain ends the walk, not the report.
 fn backtrace(first: Option<u64>, mut frame: u64) {
-    let table = symbols::table();
     let mut depth = 0;
     let mut show = |address: u64, exact: bool| {
         // A return address may be the first byte of the next function: look up the call itself.
-        let lookup = address - u64::from(!exact);
-        match table.and_then(|table| table.find(lookup)) {
-            Some((name, offset)) => {
-                emergency(format_args!(
-                    "  {depth:2}: {address:#010x} {name}+{offset:#x}"
-                ));
-            }
-            None => emergency(format_args!("  {depth:2}: {address:#010x}")),
-        }
+        let place = Place(address - u64::from(!exact));
+        emergency(format_args!("  {depth:2}: {place}"));
         depth += 1;
     };
     if let Some(address) = first {

@@ -2,18 +2,17 @@
 
 use alloc::string::String;
 
-/// What the page tables allow: `Ok` if no page is both writable and executable, every stack has
-/// its guard, and a null pointer faults.
+/// What the page tables allow: `Ok` if no page is both writable and executable, nothing but code can
+/// be executed, code and constants are read-only, every stack has its guard, a null pointer faults,
+/// and the processor applies all of that.
 #[cfg(godwit_image)]
 pub fn audit() -> Result<String, String> {
     let audit = crate::mm::audit();
     let summary = alloc::format!("{audit:?}");
-    let sound = audit.violations == 0
-        && audit.guards == crate::mm::GUARDED_STACKS
-        && audit.null_faults
-        && audit.executable > 0
-        && audit.mapped > audit.executable;
-    if sound { Ok(summary) } else { Err(summary) }
+    match audit.wrong {
+        None => Ok(summary),
+        Some(_) => Err(summary),
+    }
 }
 
 /// There are no page tables of ours on the host.
@@ -22,8 +21,9 @@ pub fn audit() -> Result<String, String> {
     Ok(String::new())
 }
 
-/// Commits the offence named: `overflow` (the stack), `fault` (a null pointer), `write-text`,
-/// `execute-data`. Each must end the image with a code of its own; coming back from one ends it
+/// Commits the offence named: `overflow` (the stack; `overflow:interrupt` and so on: one of those for
+/// interrupts), `fault` (a null pointer), `write-text`, `write-rodata`, `execute-stack`,
+/// `execute-heap`, `spin` (for ever). Each must end the image with a code of its own; coming back from one ends it
 /// with another.
 pub fn misbehave(offence: &str) -> ! {
     #[cfg(godwit_image)]

@@ -160,6 +160,21 @@ impl Header {
     }
 }
 
+/// An address in code, written as the function it lies in where that is known.
+#[cfg(godwit_image)]
+#[derive(Clone, Copy, Debug)]
+pub struct Place(pub u64);
+
+#[cfg(godwit_image)]
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match table().and_then(|table| table.find(self.0)) {
+            Some((name, offset)) => write!(f, "{:#010x} {name}+{offset:#x}", self.0),
+            None => write!(f, "{:#010x}", self.0),
+        }
+    }
+}
+
 /// The table of the running image.
 #[cfg(godwit_image)]
 pub fn table() -> Option<Table<'static>> {

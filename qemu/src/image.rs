@@ -69,7 +69,7 @@ fn rust_flags(root: &Path) -> Vec<String> {
         "--cfg=godwit_image",
         // What is agreed upon here is one scalar at a time: nothing that AVX2 would make faster.
         "--cfg=curve25519_dalek_backend=\"serial\"",
-        "-Awarnings", // shown where the crates are checked, not here
+        "-Awarnings", // `.ci/run` shows them
         "-Crelocation-model=static",
         "-Cforce-frame-pointers=yes",
         "-Clink-arg=-nostartfiles",

@@ -31,13 +31,14 @@
 //! | `admin_token` | bearer token of the admin API; without one it only tells its health | |
 //! | `connections` | connections held at most, 64 to 1000000 | 65536, fewer in a small memory |
 //! | `port` | port of the service | the service's own |
+//! | `watchdog` | how long one turn of the drive loop may take before an image ends itself, `500ms` to `600s`, or `off` | `5s` |
 //! | `log` | `off`, `error`, `warn`, `info`, `debug` or `trace` | `info` |
 //!
 //! All members vote on who is the ingress (`peer` and this one), and it acts only while a majority
 //! keeps voting for it. So of three members one may fail, of two none may: a third one that needs no
 //! service, `witness`, makes up for that. `prefer=availability` is the other way out: whoever hears
-//! nothing of the others for longer than the lease goes on without them. When it is the network that
-//! failed and not the members, each part then has an ingress of its own; clients get whichever
+//! nothing of the others for longer than the lease (after a boot, for six seconds at least) goes on
+//! without them. When it is the network that failed and not the members, each part then has an ingress of its own; clients get whichever
 //! answers them first, and flows whose owner is in the other part stand still. A member that was
 //! told to leave (`drain`) does not count as failed: the last one of two serves on.
 //!
@@ -66,6 +67,7 @@ use godwit_netstack::instance::{
 use godwit_netstack::stack::Cidr;
 use log::LevelFilter;
 use nearest::nearest;
+use zeroize::Zeroize;
 
 /// Octets of one source at most.
 pub const MAX_SOURCE: usize = 64 * 1024;
@@ -73,11 +75,17 @@ pub const MAX_SOURCE: usize = 64 * 1024;
 /// Entries of a list at most.
 pub const MAX_LIST: usize = 256;
 
-/// A value that is never printed.
+/// A value that is never printed, and wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret<T>(T);
+pub struct Secret<T: Zeroize>(T);
 
-impl<T> Secret<T> {
+impl<T: Zeroize> Drop for Secret<T> {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl<T: Zeroize> Secret<T> {
     /// Wrap a value.
     pub const fn new(value: T) -> Secret<T> {
         Secret(value)
@@ -89,7 +97,7 @@ impl<T> Secret<T> {
     }
 }
 
-impl<T> fmt::Debug for Secret<T> {
+impl<T: Zeroize> fmt::Debug for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
     }
@@ -130,6 +138,8 @@ pub struct Config {
     pub port: Option<u16>,
     /// Connections held at most, if that does not follow from the memory.
     pub connections: Option<u32>,
+    /// How long a turn of the drive loop may take.
+    pub watchdog: Option<Duration>,
     /// What is logged.
     pub log: LevelFilter,
 }
@@ -242,6 +252,7 @@ struct Draft {
     admin_token: Option<Secret<String>>,
     port: Option<u16>,
     connections: Option<u32>,
+    watchdog: Option<Option<Duration>>,
     log: Option<LevelFilter>,
 }
 
@@ -307,6 +318,11 @@ impl Draft {
             "connections" => {
                 let count = in_range(value, 64..=1_000_000);
                 self.connections = Some(count.ok_or(bad("connections", "64 to 1000000"))?);
+            }
+            "watchdog" if value == "off" => self.watchdog = Some(None),
+            "watchdog" => {
+                let range = Duration::from_millis(500)..=Duration::from_secs(600);
+                self.watchdog = Some(Some(duration("watchdog", value, range)?));
             }
             "log" => self.log = Some(log_level(value)?),
             // QEMU's microvm appends these for its devices; they are the kernel's.
@@ -410,6 +426,7 @@ impl Draft {
             admin_token: self.admin_token,
             port: self.port,
             connections: self.connections,
+            watchdog: self.watchdog.unwrap_or(Some(Duration::from_secs(5))),
             log: self.log.unwrap_or(LevelFilter::Info),
         })
     }
@@ -627,6 +644,7 @@ fn duration(
         "lease" => "a time from 500ms to 60s",
         "policy_hold" => "a time from 1s to 600s",
         "drain_deadline" => "a time from 1s to 3600s",
+        "watchdog" => "a time from 500ms to 600s, or off",
         _ => "a time from 20ms to 15s",
     };
     let time = match (value.strip_suffix("ms"), value.strip_suffix("s")) {

@@ -126,9 +126,9 @@ impl<T> Tasks<T> {
     }
 
     /// Poll every task that is ready now, at most `budget` of them and each at most once; tasks
-    /// that wake meanwhile wait for the next turn. `before` runs before each poll. Returns the
+    /// that wake meanwhile wait for the next turn. `before` runs before each poll, with the tag. Returns the
     /// tags of the tasks that ended.
-    pub(crate) fn turn(&mut self, budget: usize, mut before: impl FnMut()) -> Vec<T> {
+    pub(crate) fn turn(&mut self, budget: usize, mut before: impl FnMut(&T)) -> Vec<T> {
         let mut ended = Vec::new();
         for _ in 0..self.ready.len().min(budget) {
             let Ok(id) = self.ready.pop() else { break };
@@ -143,7 +143,7 @@ impl<T> Tasks<T> {
             };
             // Cleared before the poll: a wake during the poll must count.
             task.wakeup.queued.store(false, Ordering::Release);
-            before();
+            before(&task.tag);
             let done = task
                 .future
                 .as_mut()
@@ -181,7 +181,7 @@ mod tests {
         tasks.spawn(1, restless(greedy.clone()));
         tasks.spawn(2, restless(modest.clone()));
         for _ in 0..10 {
-            tasks.turn(usize::MAX, || {});
+            tasks.turn(usize::MAX, |_| {});
         }
         assert_eq!((greedy.get(), modest.get()), (10, 10));
     }
@@ -194,7 +194,7 @@ mod tests {
             tasks.spawn(tag, restless(count.clone()));
         }
         for _ in 0..5 {
-            tasks.turn(2, || {});
+            tasks.turn(2, |_| {});
         }
         assert!(counts.iter().all(|count| count.get() == 2));
     }
@@ -213,13 +213,13 @@ mod tests {
                 Poll::<()>::Pending
             })),
         );
-        tasks.turn(10, || {});
+        tasks.turn(10, |_| {});
         let waker = waker.borrow_mut().take().unwrap();
         for _ in 0..100 {
             waker.wake_by_ref();
         }
-        tasks.turn(10, || {});
-        tasks.turn(10, || {});
+        tasks.turn(10, |_| {});
+        tasks.turn(10, |_| {});
         assert_eq!(polls.get(), 2);
     }
 
@@ -235,7 +235,7 @@ mod tests {
                 Poll::<()>::Pending
             })),
         );
-        tasks.turn(10, || {});
+        tasks.turn(10, |_| {});
         assert_eq!(tasks.cancel(first), Some(1));
         assert_eq!(tasks.cancel(first), None);
         let polls = Rc::new(Cell::new(0));
@@ -248,9 +248,9 @@ mod tests {
             })),
         );
         assert_eq!(second.slot, first.slot, "the slot is used again");
-        tasks.turn(10, || {});
+        tasks.turn(10, |_| {});
         waker.borrow_mut().take().unwrap().wake();
-        tasks.turn(10, || {});
+        tasks.turn(10, |_| {});
         assert_eq!(polls.get(), 1);
     }
 
@@ -261,7 +261,7 @@ mod tests {
             tasks.spawn(tag, Box::pin(async {}));
         }
         tasks.spawn(3, Box::pin(pending()));
-        assert_eq!(tasks.turn(10, || {}), [0, 1, 2]);
+        assert_eq!(tasks.turn(10, |_| {}), [0, 1, 2]);
         assert_eq!(tasks.len(), 1);
         for tag in 4..7 {
             tasks.spawn(tag, Box::pin(async {}));

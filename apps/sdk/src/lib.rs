@@ -78,7 +78,7 @@ pub use error::{Error, Result};
 pub use godwit_netstack::migrate::transfer::RefuseReason;
 pub use godwit_netstack::session::{ContentId, SessionError, SessionId};
 pub use godwit_netstack::{Duration, Instant};
-pub use node::{Node, run};
+pub use node::{Node, configure, run, run_configured};
 pub use platform::Platform;
 pub use service::Service;
 pub use session::{Session, Sleep};

@@ -152,12 +152,14 @@ impl Node {
     /// One turn: take frames in, fire due timers, run ready tasks, send what came of it. Returns
     /// when the next turn is due (now, if work is left) unless a frame comes first.
     pub fn step<P: Platform>(&mut self, platform: &mut P) -> Option<Instant> {
+        platform.turn();
         let now = platform.now();
         self.shared.set_now(now);
         if self.announced && now.since(self.counted) >= COUNTED {
             self.counted = now;
             self.shared.set_nic_counters(platform.counters());
         }
+        self.shared.instance_mut().set_scarcity(platform.scarcity());
         if platform.power_button() {
             self.press_power_button(now);
         }
@@ -178,9 +180,13 @@ impl Node {
         self.handle_events(now);
 
         let shared = &self.shared;
-        let ended = self
-            .tasks
-            .turn(TASK_BUDGET, || shared.set_now(platform.now()));
+        let ended = self.tasks.turn(TASK_BUDGET, |session| {
+            shared.set_now(platform.now());
+            // One task may take much; the next one should know.
+            shared.instance_mut().set_scarcity(platform.scarcity());
+            platform.serving(Some(*session));
+        });
+        platform.serving(None);
         for session in ended {
             self.served.remove(&session);
         }
@@ -403,15 +409,30 @@ fn shared_secret(cluster_key: &[u8; 32]) -> [u8; 32] {
 /// Configure an instance from `sources` (later ones win), serve `service` and return when it is
 /// over.
 pub fn run<P: Platform, S: Service>(platform: &mut P, sources: &[&str], service: S) -> Verdict {
-    let config = match Config::parse(sources) {
-        Ok(config) => config,
-        Err(error) => return Verdict::new(Code::BadConfig, error.to_string()),
-    };
+    match configure(sources) {
+        Ok(config) => run_configured(platform, config, service),
+        Err(verdict) => verdict,
+    }
+}
+
+/// Read the configuration from `sources` (later ones win), which may then be wiped.
+pub fn configure(sources: &[&str]) -> Result<Config, Verdict> {
+    Config::parse(sources).map_err(|error| Verdict::new(Code::BadConfig, error.to_string()))
+}
+
+/// Like [`run`], with a configuration that has been read.
+pub fn run_configured<P: Platform, S: Service>(
+    platform: &mut P,
+    config: Config,
+    service: S,
+) -> Verdict {
     log::set_max_level(config.log);
+    platform.watch(config.watchdog);
     let mut node = match Node::new(platform, &config, service) {
         Ok(node) => node,
         Err(verdict) => return verdict,
     };
+    drop(config); // the secrets in it are where they are needed
     loop {
         let until = node.step(platform);
         if let Some(verdict) = node.verdict() {

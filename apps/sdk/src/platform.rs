@@ -6,8 +6,10 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use godwit_netstack::Instant;
+use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{DeviceCapabilities, MacAddr, RxFrame, TxFrame};
+use godwit_netstack::tcp::Pressure;
+use godwit_netstack::{Duration, Instant};
 
 /// The NIC as the stack needs to know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,10 +46,26 @@ pub trait Platform {
         None
     }
 
+    /// The drive loop begins a turn. A platform with a watchdog counts them.
+    fn turn(&mut self) {}
+
+    /// How long a turn may take before the platform takes the loop for hung and ends the instance;
+    /// `None`: as long as it likes. Platforms without a watchdog do not care.
+    fn watch(&mut self, _limit: Option<Duration>) {}
+
+    /// From now on code of this session runs, or none's: what the platform names in its report if
+    /// that code ends the instance.
+    fn serving(&mut self, _session: Option<SessionId>) {}
+
     /// Octets of memory that this instance may use, if there is a bound: limits of connections
     /// follow from it.
     fn memory(&self) -> Option<usize> {
         None
+    }
+
+    /// How short memory is at the moment. Asked in every turn.
+    fn scarcity(&mut self) -> Pressure {
+        Pressure::None
     }
 
     /// The NIC.

@@ -39,7 +39,9 @@ pub trait Service: 'static {
     const OLDEST_STATE: u32 = Self::STATE_VERSION;
 
     /// Serve one session until it is done. `Ok` closes it gracefully (with what was not yet
-    /// committed), an error resets the client.
+    /// committed), an error resets the client. A client that has sent what was not read, or goes on sending,
+    /// is reset too, once it has all that was written and its end: its octets are lost, and it is to know.
+    /// Who does not want that reads on for a while after [`crate::Connection::shutdown`].
     fn serve(&self, session: &mut Session<Self::State>) -> impl Future<Output = Result<()>>;
 
     /// Read a state committed by an older version of the service.

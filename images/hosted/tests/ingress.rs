@@ -120,6 +120,14 @@ fn an_ingress_that_is_killed_is_replaced_and_the_others_downloads_go_on() {
 }
 
 #[test]
+fn two_instances_and_a_witness_outlive_the_ingress() {
+    let name = "two_instances_and_a_witness_outlive_the_ingress";
+    in_namespace(name, || {
+        kill_the_ingress(start(3, &["witness=3"]));
+    });
+}
+
+#[test]
 fn of_two_instances_the_survivor_serves_if_availability_is_preferred() {
     let name = "of_two_instances_the_survivor_serves_if_availability_is_preferred";
     in_namespace(name, || {

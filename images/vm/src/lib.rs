@@ -16,14 +16,15 @@ use alloc::vec::Vec;
 use godwit::Service;
 use godwit_kernel::exit::{ExitCode, exit};
 use godwit_kernel::{Machine, boot};
+use zeroize::Zeroize;
 
 pub use platform::KernelPlatform;
 
 /// Serves until it is over, then ends the machine with the verdict's code.
-pub fn serve(machine: Machine, service: impl Service) -> ! {
+pub fn serve(mut machine: Machine, service: impl Service) -> ! {
     boot::chart::mark("service");
     let mut sources = vec![machine.command_line.clone()];
-    sources.extend(machine.config.iter().cloned());
+    sources.append(&mut machine.config);
     let mut platform = match KernelPlatform::new(machine) {
         Ok(platform) => platform,
         Err(machine) => {
@@ -31,8 +32,13 @@ pub fn serve(machine: Machine, service: impl Service) -> ! {
             exit(ExitCode::NoNic, "no network card that can be used");
         }
     };
-    let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
-    let verdict = godwit::run(&mut platform, &sources, service);
+    let texts: Vec<&str> = sources.iter().map(String::as_str).collect();
+    let config = godwit::configure(&texts);
+    sources.zeroize(); // where the keys are
+    let verdict = match config {
+        Ok(config) => godwit::run_configured(&mut platform, config, service),
+        Err(verdict) => verdict,
+    };
     platform.describe(); // if it has not come so far that this was done
     let code = ExitCode::from_number(verdict.code.number()).unwrap_or(ExitCode::Panic);
     exit(code, verdict.reason)

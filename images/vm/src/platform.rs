@@ -1,5 +1,6 @@
 //! The kernel as the SDK's [`Platform`].
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -7,9 +8,12 @@ use godwit::Instant;
 use godwit::platform::{Device, NoEntropy, Platform};
 use godwit_kernel::drivers::net::{self, Nic, Protocol, TxPacket};
 use godwit_kernel::exit::{ExitCode, exit};
-use godwit_kernel::{Machine, boot, clock, console, entropy};
+use godwit_kernel::{Machine, activity, boot, clock, console, entropy, watchdog};
+use godwit_netstack::Duration;
+use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::frame::{RxChecksum, Segmentation};
 use godwit_netstack::stack::{DeviceCapabilities, RxFrame, TxFrame};
+use godwit_netstack::tcp::Pressure;
 
 /// One machine with the network card that serves.
 #[derive(Debug)]
@@ -23,13 +27,13 @@ pub struct KernelPlatform {
 impl KernelPlatform {
     /// Takes the machine, or gives it back if it has no network card. With several, the first
     /// serves.
-    pub fn new(machine: Machine) -> Result<Self, Machine> {
+    pub fn new(machine: Machine) -> Result<Self, Box<Machine>> {
         let cards = machine.nics.len();
         if cards > 1 {
             log::warn!("{cards} network cards: only the first is used");
         }
         if cards == 0 {
-            return Err(machine);
+            return Err(Box::new(machine));
         }
         Ok(Self {
             machine,
@@ -60,8 +64,34 @@ impl Platform for KernelPlatform {
         Some(|| Instant::from_nanos(clock::now_ns()))
     }
 
+    fn turn(&mut self) {
+        watchdog::turn();
+    }
+
+    fn watch(&mut self, limit: Option<Duration>) {
+        watchdog::watch(limit.map(|limit| limit.as_nanos() as u64));
+    }
+
+    fn serving(&mut self, session: Option<SessionId>) {
+        match session {
+            Some(session) => activity::serve(session.origin, session.number),
+            None => activity::rest(),
+        }
+    }
+
     fn memory(&self) -> Option<usize> {
         Some(self.machine.memory())
+    }
+
+    /// Less than a quarter of the heap left, less than an eighth: what a turn takes must fit into
+    /// that.
+    fn scarcity(&mut self) -> Pressure {
+        let (left, all) = (self.machine.memory_left(), self.machine.memory());
+        match () {
+            () if left > all / 4 => Pressure::None,
+            () if left > all / 8 => Pressure::Some,
+            () => Pressure::Exhausted,
+        }
     }
 
     fn device(&self) -> Device {

@@ -66,6 +66,7 @@ impl Physical for Unprotected {
 /// Called by the first instructions, on the boot stack: with the address of what the loader left, the
 /// time of entry, and the number a Multiboot2 loader says, or 0 for PVH.
 pub(crate) extern "C" fn from_assembly(left: u64, entry_tsc: u64, loader: u64) -> ! {
+    crate::arch::x86_64::cpu::protect();
     clock::set_entry(entry_tsc);
     console::init();
     descriptor_tables::load();
@@ -147,6 +148,7 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
             ram,
             heap: heap.total,
             clock: source,
+            reclaim_at: 0,
         },
         watch_at_ns: 0,
         watched: false,

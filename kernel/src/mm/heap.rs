@@ -1,9 +1,14 @@
 //! The heap: all RAM the kernel does not use itself, behind the global allocator.
 //!
 //! Small blocks (up to 2 KiB) come from free lists by size class, so the common case is a pop and a
-//! push; what the classes need they take, a page at a time and for good, from
-//! `linked_list_allocator`, which also serves large and page-aligned blocks. There is one linked
-//! list for each contiguous range of RAM.
+//! push; what the classes need they take, a page at a time, from `linked_list_allocator`, which also
+//! serves large and page-aligned blocks. There is one linked list for each contiguous range of RAM.
+//! Pages whose blocks are all free go back when memory is short ([`Heap::reclaim`]): else a crowd
+//! of small blocks would leave nothing for large ones for good.
+//!
+//! Memory can end by going to pieces: much is free, but nothing in one place. So an eighth is a
+//! reserve, a list of its own for what the others have no place for. Whether that is in use says
+//! that memory is short when no count of free bytes does ([`Usage::left`]).
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ops::Range;
@@ -15,12 +20,17 @@ use crate::sync::Lock;
 
 /// The sizes of small blocks. All are multiples of 16, which is also their alignment.
 const CLASSES: [usize; 12] = [16, 32, 48, 64, 96, 128, 192, 256, 512, 768, 1024, 2048];
-/// What a class takes from the linked list at a time.
+/// What a class takes from the linked list at a time; aligned, so that a block's slab is known.
 const SLAB: usize = 4096;
-const SLAB_LAYOUT: Layout = match Layout::from_size_align(SLAB, 16) {
+const SLAB_LAYOUT: Layout = match Layout::from_size_align(SLAB, SLAB) {
     Ok(layout) => layout,
     Err(_) => panic!("a slab has a valid layout"),
 };
+/// One part in so many of all memory is the reserve.
+const RESERVE: usize = 8;
+/// Memory is in pieces when not even the reserve has a block of one part in so many of all: a third of
+/// it, as who has looked takes more than one block before somebody looks again.
+const PIECE: usize = 3 * RESERVE;
 /// The most ranges of RAM the heap manages.
 const MAX_RANGES: usize = 8;
 
@@ -53,6 +63,39 @@ pub struct Usage {
     pub used: usize,
     /// Bytes in free small blocks.
     pub cached: usize,
+    /// Whether the reserve is in use.
+    pub reserve_used: bool,
+    /// Whether no large block can be had, however much is free.
+    pub in_pieces: bool,
+}
+
+impl Usage {
+    /// Bytes that are left for blocks of any size: a quarter at most while the reserve is in use,
+    /// none while memory is in pieces.
+    pub fn left(&self) -> usize {
+        let free = self.total - self.used;
+        match self.reserve_used {
+            _ if self.in_pieces => 0,
+            true => free.min(self.total / 4),
+            false => free,
+        }
+    }
+
+    /// Whether so many bytes may go to something that can be done without: an eighth is kept for
+    /// what cannot.
+    pub fn can_spare(&self, bytes: usize) -> bool {
+        self.left() > self.total / 8 + bytes
+    }
+
+    /// Whether [`Heap::reclaim`] would be worth its time.
+    pub fn is_worth_reclaiming(&self) -> bool {
+        let worth = if self.in_pieces {
+            SLAB
+        } else {
+            self.total / 32
+        };
+        self.left() <= self.total / 4 && self.cached >= worth
+    }
 }
 
 /// An allocator over ranges of memory that are given to it.
@@ -61,6 +104,7 @@ pub struct Heap {
     cached: usize,
     failed: bool,
     ranges: heapless::Vec<LinkedList, MAX_RANGES>,
+    reserve: LinkedList,
 }
 
 // SAFETY: the heap owns the memory its pointers lead to.
@@ -74,6 +118,7 @@ impl Heap {
             cached: 0,
             failed: false,
             ranges: heapless::Vec::new(),
+            reserve: LinkedList::empty(),
         }
     }
 
@@ -92,13 +137,54 @@ impl Heap {
         let _ = self.ranges.push(list);
     }
 
-    /// How full the heap is.
-    pub fn usage(&self) -> Usage {
-        Usage {
-            total: self.ranges.iter().map(LinkedList::size).sum(),
-            used: self.ranges.iter().map(LinkedList::used).sum(),
-            cached: self.cached,
+    /// Gives the heap its first range, of `all` bytes that it will be given: the end of it becomes
+    /// the reserve.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::add`].
+    pub unsafe fn add_first(&mut self, range: Range<usize>, all: usize) {
+        let size = range.end.saturating_sub(range.start);
+        let reserve = (all / RESERVE).min(size / 2) & !(SLAB - 1);
+        let middle = range.end - reserve;
+        if reserve >= SLAB && self.reserve.size() == 0 {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                self.reserve.init(middle as *mut u8, reserve);
+                self.add(range.start..middle);
+            }
+        } else {
+            // SAFETY: passed on from the caller.
+            unsafe { self.add(range) };
         }
+    }
+
+    /// How full the heap is.
+    pub fn usage(&mut self) -> Usage {
+        let lists = || self.ranges.iter().chain([&self.reserve]);
+        let total = lists().map(LinkedList::size).sum();
+        let used = lists().map(LinkedList::used).sum();
+        let reserve_used = self.reserve.used() > 0;
+        Usage {
+            total,
+            used,
+            cached: self.cached,
+            reserve_used,
+            in_pieces: reserve_used && !self.has_piece(total / PIECE),
+        }
+    }
+
+    /// Whether the reserve has so much in one piece.
+    fn has_piece(&mut self, size: usize) -> bool {
+        let Ok(layout) = Layout::from_size_align(size, 16) else {
+            return false;
+        };
+        let Ok(piece) = self.reserve.allocate_first_fit(layout) else {
+            return false;
+        };
+        // SAFETY: just allocated, and not used.
+        unsafe { self.reserve.deallocate(piece, layout) };
+        true
     }
 
     fn class(layout: Layout) -> Option<usize> {
@@ -124,9 +210,46 @@ impl Heap {
     }
 
     fn allocate_large(&mut self, layout: Layout) -> Option<NonNull<u8>> {
-        self.ranges
-            .iter_mut()
+        let block = self.allocate_fresh(layout);
+        if block.is_none() && self.cached >= SLAB && self.reclaim() > 0 {
+            return self.allocate_fresh(layout);
+        }
+        block
+    }
+
+    fn allocate_fresh(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        self.lists()
             .find_map(|list| list.allocate_first_fit(layout).ok())
+    }
+
+    /// All lists, the reserve last.
+    fn lists(&mut self) -> impl Iterator<Item = &mut LinkedList> {
+        self.ranges.iter_mut().chain([&mut self.reserve])
+    }
+
+    /// Gives the slabs back that nobody uses a block of. Bytes gained. Takes time that grows with
+    /// the number of free small blocks.
+    pub fn reclaim(&mut self) -> usize {
+        let before = self.cached;
+        for (class, size) in CLASSES.into_iter().enumerate() {
+            let blocks = SLAB / size;
+            let mut rest = sort(self.classes[class].take());
+            let mut kept = Tail::default();
+            while let Some(first) = rest {
+                let (run, count, next) = split_slab(first);
+                if count == blocks {
+                    self.cached -= count * size;
+                    // SAFETY: the first of all blocks of a slab is where it begins, and nobody uses
+                    // any of them.
+                    unsafe { self.release_large(first.cast(), SLAB_LAYOUT) };
+                } else {
+                    kept.append(run);
+                }
+                rest = next;
+            }
+            self.classes[class] = kept.head;
+        }
+        before - self.cached
     }
 
     fn refill(&mut self, class: usize) -> Option<()> {
@@ -162,16 +285,114 @@ impl Heap {
             // SAFETY: the layout decides the class, so it is the one the block came from.
             return unsafe { self.release_small(block, class) };
         }
+        // SAFETY: passed on from the caller.
+        unsafe { self.release_large(block, layout) };
+    }
+
+    /// # Safety
+    ///
+    /// `block` must have come from `allocate_large` with the same layout, and not be used any more.
+    unsafe fn release_large(&mut self, block: NonNull<u8>, layout: Layout) {
         let address = block.as_ptr() as usize;
         let owner = self
-            .ranges
-            .iter_mut()
+            .lists()
+            .filter(|list| list.size() > 0)
             .find(|list| (list.bottom() as usize..list.top() as usize).contains(&address));
         if let Some(list) = owner {
             // SAFETY: the block came from this list, with this layout.
             unsafe { list.deallocate(block, layout) };
         }
     }
+}
+
+/// A list of free blocks and its end.
+#[derive(Clone, Copy, Default)]
+struct Tail {
+    head: Option<NonNull<FreeBlock>>,
+    last: Option<NonNull<FreeBlock>>,
+}
+
+impl Tail {
+    fn append(&mut self, other: Tail) {
+        match self.last {
+            // SAFETY: blocks on a list of the heap's are free and were written by `release_small`.
+            Some(last) => unsafe { (*last.as_ptr()).next = other.head },
+            None => self.head = other.head,
+        }
+        self.last = other.last.or(self.last);
+    }
+}
+
+/// Cuts off the blocks at the head of a sorted list that are of one slab: them, their number, and
+/// what follows.
+fn split_slab(first: NonNull<FreeBlock>) -> (Tail, usize, Option<NonNull<FreeBlock>>) {
+    let slab = |block: NonNull<FreeBlock>| block.as_ptr() as usize & !(SLAB - 1);
+    let (mut last, mut count) = (first, 1);
+    loop {
+        // SAFETY: as in `Tail::append`.
+        let next = unsafe { last.as_ref().next };
+        match next {
+            Some(block) if slab(block) == slab(first) => (last, count) = (block, count + 1),
+            rest => {
+                // SAFETY: as above.
+                unsafe { (*last.as_ptr()).next = None };
+                let run = Tail {
+                    head: Some(first),
+                    last: Some(last),
+                };
+                return (run, count, rest);
+            }
+        }
+    }
+}
+
+/// Sorts a list of free blocks by address: merges runs of 1, 2, 4 ... blocks, bottom up, as there is
+/// no memory to sort with but the blocks.
+fn sort(list: Option<NonNull<FreeBlock>>) -> Option<NonNull<FreeBlock>> {
+    // `runs[i]` is empty or a sorted list of 2^i blocks, as the bits of a counter.
+    let mut runs = [None; usize::BITS as usize];
+    let mut rest = list;
+    while let Some(block) = rest {
+        // SAFETY: as in `Tail::append`.
+        unsafe { rest = core::mem::take(&mut (*block.as_ptr()).next) };
+        let mut run = Some(block);
+        for place in &mut runs {
+            match place.take() {
+                None => {
+                    *place = run;
+                    break;
+                }
+                other => run = merge(other, run),
+            }
+        }
+    }
+    runs.into_iter().fold(None, merge)
+}
+
+fn merge(
+    mut a: Option<NonNull<FreeBlock>>,
+    mut b: Option<NonNull<FreeBlock>>,
+) -> Option<NonNull<FreeBlock>> {
+    let mut merged = Tail::default();
+    while let (Some(first), Some(second)) = (a, b) {
+        let (block, list) = match first < second {
+            true => (first, &mut a),
+            false => (second, &mut b),
+        };
+        // SAFETY: as in `Tail::append`.
+        *list = unsafe { block.as_ref().next };
+        merged.append(Tail {
+            head: Some(block),
+            last: Some(block),
+        });
+    }
+    let rest = a.or(b);
+    match merged.last {
+        // SAFETY: as above.
+        Some(last) => unsafe { (*last.as_ptr()).next = rest },
+        None => merged.head = rest,
+    }
+    merged.head
 }
 
 /// A [`Heap`] that can be Rust's global allocator.
@@ -193,14 +414,34 @@ impl GlobalHeap {
         unsafe { self.0.lock().add(range) };
     }
 
+    /// Gives the heap its first range; see [`Heap::add_first`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::add`].
+    pub unsafe fn add_first(&self, range: Range<usize>, all: usize) {
+        // SAFETY: passed on from the caller.
+        unsafe { self.0.lock().add_first(range, all) };
+    }
+
     /// How full the heap is.
     pub fn usage(&self) -> Usage {
         self.0.lock().usage()
     }
 
+    /// Gives free slabs back; see [`Heap::reclaim`].
+    pub fn reclaim(&self) -> usize {
+        self.0.lock().reclaim()
+    }
+
     /// Whether an allocation has failed since boot. Does not wait for the lock: for the panic path.
     pub fn failed(&self) -> bool {
         self.0.try_lock().is_some_and(|heap| heap.failed)
+    }
+
+    /// Forgets that: whoever asked could do without.
+    pub fn pardon(&self) {
+        self.0.lock().failed = false;
     }
 }
 
@@ -255,12 +496,28 @@ mod tests {
 
     fn heap(sizes: &[usize]) -> Heap {
         let mut heap = Heap::empty();
-        for size in sizes {
-            let memory = vec![0u128; size / 16].leak().as_mut_ptr() as usize;
+        for &size in sizes {
+            let range = memory(size);
             // SAFETY: leaked, so ours for good.
-            unsafe { heap.add(memory..memory + size) };
+            unsafe { heap.add(range) };
         }
         heap
+    }
+
+    fn heap_with_reserve(sizes: [usize; 2]) -> Heap {
+        let mut heap = Heap::empty();
+        let [first, second] = sizes.map(memory);
+        // SAFETY: leaked, so ours for good.
+        unsafe {
+            heap.add_first(first, sizes.iter().sum());
+            heap.add(second);
+        }
+        heap
+    }
+
+    fn memory(size: usize) -> Range<usize> {
+        let start = vec![0u128; size / 16].leak().as_mut_ptr() as usize;
+        start..start + size
     }
 
     #[test]
@@ -291,11 +548,63 @@ mod tests {
 
     #[test]
     fn a_full_heap_says_no() {
-        let mut heap = heap(&[8192]);
+        let mut heap = heap(&[16384]);
         let layout = Layout::from_size_align(1024, 16).unwrap();
         let count = core::iter::from_fn(|| heap.allocate(layout)).count();
-        assert!((4..=8).contains(&count), "{count}");
+        assert!((8..=16).contains(&count), "{count}");
         assert_eq!(Heap::empty().allocate(layout), None);
+    }
+
+    #[test]
+    fn free_small_blocks_make_room_for_large_ones_again() {
+        let mut heap = heap(&[256 << 10]);
+        let small = Layout::from_size_align(192, 16).unwrap();
+        let large = Layout::from_size_align(128 << 10, 16).unwrap();
+        let blocks: Vec<_> = core::iter::from_fn(|| heap.allocate(small)).collect();
+        assert_eq!(heap.allocate(large), None);
+        // All but one, in an order that has nothing to do with addresses.
+        let (odd, even): (Vec<_>, Vec<_>) = blocks[1..].chunks(3).partition(|c| c.len() == 3);
+        for block in odd.iter().rev().chain(&even).copied().flatten() {
+            // SAFETY: just allocated with this layout.
+            unsafe { heap.release(*block, small) };
+        }
+        assert!(heap.allocate(large).is_some());
+        assert!(
+            heap.usage().cached < SLAB,
+            "only the slab of the one that is used"
+        );
+    }
+
+    #[test]
+    fn the_reserve_has_what_memory_in_pieces_has_not_and_says_so() {
+        const ALL: usize = 1 << 20;
+        let mut heap = heap_with_reserve([ALL, 0]);
+        assert_eq!(heap.usage().left(), heap.usage().total);
+        let page = Layout::from_size_align(4000, 16).unwrap();
+        let blocks: Vec<_> = core::iter::from_fn(|| heap.allocate(page))
+            .take(ALL / 8 * 7 / 4000)
+            .collect();
+        assert!(!heap.usage().reserve_used);
+        for block in blocks.iter().step_by(2) {
+            // SAFETY: just allocated with this layout.
+            unsafe { heap.release(*block, page) };
+        }
+        let large = Layout::from_size_align(ALL / 32, 16).unwrap();
+        let mut held = vec![heap.allocate(large).unwrap()];
+        let usage = heap.usage();
+        assert!(usage.total - usage.used > ALL / 3, "much is free");
+        assert!(usage.reserve_used && usage.left() <= ALL / 4);
+        while heap.usage().left() > 0 {
+            held.push(heap.allocate(large).unwrap());
+        }
+        assert!(!heap.usage().can_spare(0));
+        let last = heap.allocate(large);
+        held.push(last.expect("the end is seen before it is there"));
+        for block in held {
+            // SAFETY: just allocated with this layout.
+            unsafe { heap.release(block, large) };
+        }
+        assert!(heap.usage().left() > ALL / 3, "all is well again");
     }
 
     proptest! {
@@ -303,9 +612,12 @@ mod tests {
         fn blocks_never_overlap_and_contents_survive(
             steps in prop::collection::vec((1usize..6000, 0u32..13, any::<prop::sample::Index>(), any::<bool>()), 1..300),
         ) {
-            let mut heap = heap(&[1 << 20, 1 << 18]);
+            let mut heap = heap_with_reserve([1 << 20, 1 << 18]);
             let mut live: Vec<(NonNull<u8>, Layout, u8)> = Vec::new();
             for (step, (size, align, pick, free)) in steps.into_iter().enumerate() {
+                if step % 50 == 49 {
+                    heap.reclaim();
+                }
                 if free && !live.is_empty() {
                     let (block, layout, mark) = live.swap_remove(pick.index(live.len()));
                     // SAFETY: the block is live and `layout` is its own.

@@ -1,5 +1,6 @@
 //! The page tables and the heap of the running image.
 
+use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -146,9 +147,9 @@ pub(crate) fn install(
             table.map(pages(range), flags, &mut frames)?;
         }
     }
-    for_each_guard(|page| {
-        let _ = table.unmap_page(page, &mut frames);
-    });
+    for (_, guard, _) in stacks() {
+        table.unmap_page(guard, &mut frames)?;
+    }
     while !frames.reserve.is_full() {
         let Some(frame) = frames.map.take(1, 1 << 32) else {
             break;
@@ -158,29 +159,31 @@ pub(crate) fn install(
     // SAFETY: the image and all RAM, stacks included, are mapped where they were, with the rights
     // their contents need.
     unsafe { cpu::load_page_table(table.root()) };
+    // SAFETY: just loaded others.
+    unsafe { entry::retire_boot_tables() };
     *TABLE.lock() = Some(Live { table, frames });
     Ok(())
 }
 
-fn for_each_guard(mut each: impl FnMut(u64)) {
-    each(entry::STACK.guard());
-    tables::guard_pages(each);
+/// Every stack: purpose, guard page, top.
+pub(crate) fn stacks() -> impl Iterator<Item = (&'static str, u64, u64)> {
+    let main = ("main", entry::STACK.guard(), entry::STACK.top());
+    core::iter::once(main).chain(tables::stacks())
 }
 
-/// Whether an address lies in the guard page of a stack.
-pub(crate) fn is_guard_page(address: u64) -> bool {
-    let mut found = false;
-    for_each_guard(|page| found |= (page..page + PAGE).contains(&address));
-    found
+/// The stack whose guard page an address lies in.
+pub(crate) fn guarded_stack(address: u64) -> Option<&'static str> {
+    stacks()
+        .find_map(|(purpose, guard, _)| (guard..guard + PAGE).contains(&address).then_some(purpose))
 }
 
-/// The saved frame pointer and the return address of a stack frame on the boot stack.
+/// The saved frame pointer and the return address of a stack frame on one of the stacks.
 pub(crate) fn stack_frame(frame: u64) -> Option<(u64, u64)> {
-    let stack = entry::STACK.guard() + PAGE..entry::STACK.top() - 15;
-    if !stack.contains(&frame) || !frame.is_multiple_of(8) {
+    let inside = stacks().any(|(_, guard, top)| (guard + PAGE..top - 15).contains(&frame));
+    if !inside || !frame.is_multiple_of(8) {
         return None;
     }
-    // SAFETY: both words lie inside the boot stack, which is mapped.
+    // SAFETY: both words lie inside a stack, which is mapped.
     Some(unsafe {
         (
             (frame as *const u64).read_volatile(),
@@ -194,6 +197,29 @@ pub(crate) fn out_of_memory() -> bool {
     HEAP.failed()
 }
 
+/// Gives free small blocks back, as far as they make up pages.
+pub(crate) fn reclaim() -> usize {
+    HEAP.reclaim()
+}
+
+/// Memory for so many bytes that can be done without, if so much may go to it.
+pub(crate) fn spare(bytes: usize) -> Option<Vec<u8>> {
+    let mut spared = Vec::new();
+    if !HEAP.usage().can_spare(bytes) {
+        return None;
+    }
+    if spared.try_reserve_exact(bytes).is_err() {
+        HEAP.pardon();
+        return None;
+    }
+    Some(spared)
+}
+
+/// How full the heap is.
+pub(crate) fn memory() -> Usage {
+    HEAP.usage()
+}
+
 /// Gives all RAM that is left to the heap. What the boot loader left there (command line, tables)
 /// is overwritten from now on.
 pub(crate) fn hand_over() -> Usage {
@@ -201,18 +227,22 @@ pub(crate) fn hand_over() -> Usage {
     if let Some(live) = guard.as_mut() {
         let mut ranges: heapless::Vec<Range<u64>, { super::map::MAX_RANGES }> =
             live.frames.map.ranges().collect();
-        live.frames.map = MemoryMap::default();
         // The heap keeps a few ranges: the largest are worth most.
-        let largest = |ranges: &[Range<u64>]| {
-            let numbered = ranges.iter().enumerate();
-            numbered
-                .max_by_key(|(_, range)| range.end - range.start)
-                .map(|(at, _)| at)
-        };
-        while let Some(at) = largest(&ranges) {
-            let range = ranges.swap_remove(at);
+        ranges.sort_unstable_by_key(|range| range.start.wrapping_sub(range.end));
+        live.frames.map = MemoryMap::default();
+        let all = ranges
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum::<u64>();
+        for (i, range) in ranges.into_iter().enumerate() {
+            let range = range.start as usize..range.end as usize;
             // SAFETY: usable RAM that is mapped and that nobody has taken.
-            unsafe { HEAP.add(range.start as usize..range.end as usize) };
+            unsafe {
+                match i {
+                    0 => HEAP.add_first(range, all as usize),
+                    _ => HEAP.add(range),
+                }
+            }
         }
     }
     HEAP.usage()
@@ -259,19 +289,58 @@ pub(crate) fn physical_bytes(base: u64, len: usize) -> Option<&'static [u8]> {
     Some(unsafe { slice::from_raw_parts(base as *const u8, len) })
 }
 
-/// Walks the page tables and counts what they allow.
+/// Walks the page tables the processor uses and finds what they allow that they should not.
 pub(crate) fn audit() -> Audit {
     let mut audit = Audit::default();
-    if let Some(live) = TABLE.lock().as_ref() {
-        live.table.visit(|range, flags| {
-            let writable = flags.contains(Flags::WRITE);
-            let executable = !flags.contains(Flags::NO_EXECUTE);
-            audit.mapped += range.end - range.start;
-            audit.executable += u64::from(executable) * (range.end - range.start);
-            audit.violations += usize::from(writable && executable);
-        });
-        for_each_guard(|page| audit.guards += usize::from(live.table.flags(page).is_none()));
-        audit.null_faults = live.table.flags(0).is_none();
+    let guard = TABLE.lock();
+    let Some(live) = guard.as_ref() else {
+        audit.object(true, "no page tables");
+        return audit;
+    };
+    let pages = |range: Range<u64>| page_down(range.start)..page_up(range.end).unwrap_or(0);
+    let text = pages(linker_range!(__text_start, __text_end));
+    let read_only = [
+        pages(linker_range!(__rodata_start, __rodata_end)),
+        pages(symbols_range()),
+    ];
+    let overlap = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
+    live.table.visit(|range, flags| {
+        let writable = flags.contains(Flags::WRITE);
+        let executable = !flags.contains(Flags::NO_EXECUTE);
+        let size = range.end - range.start;
+        audit.mapped += size;
+        audit.large += u64::from(size > PAGE);
+        audit.executable += if executable { size } else { 0 };
+        audit.violations += usize::from(writable && executable);
+        audit.object(flags.contains(Flags::USER), "a page is open to ring 3");
+        let code = overlap(&range, &text);
+        audit.object(executable && !code, "a page without code is executable");
+        audit.object(code && writable, "code is writable");
+        let constant = read_only.iter().any(|section| overlap(&range, section));
+        audit.object(constant && writable, "constants are writable");
+    });
+    for (_, guard, _) in stacks() {
+        audit.guards += usize::from(live.table.flags(guard).is_none());
+    }
+    let code = text.end - text.start;
+    audit.object(audit.violations > 0, "a page is writable and executable");
+    audit.object(audit.executable != code, "not all code is executable");
+    audit.object(
+        audit.large == 0,
+        "no large page: half of this is not tested",
+    );
+    audit.object(audit.guards != stacks().count(), "a guard page is missing");
+    audit.object(
+        live.table.flags(0).is_some(),
+        "a null pointer does not fault",
+    );
+    audit.object(
+        cpu::page_table() != live.table.root(),
+        "other tables in use",
+    );
+    audit.object(!entry::boot_tables_retired(), "the boot tables are intact");
+    if let Some(missing) = cpu::unprotected() {
+        audit.object(true, missing);
     }
     audit
 }
@@ -281,15 +350,22 @@ pub(crate) fn audit() -> Audit {
 pub struct Audit {
     /// Bytes mapped.
     pub mapped: u64,
+    /// Pages of 2 MiB or more.
+    pub large: u64,
     /// Bytes that may be executed.
     pub executable: u64,
     /// Pages both writable and executable.
     pub violations: usize,
     /// Guard pages in place.
     pub guards: usize,
-    /// Whether a null pointer faults.
-    pub null_faults: bool,
+    /// What is wrong: the first thing found.
+    pub wrong: Option<&'static str>,
 }
 
-/// Stacks with guard pages: the service's and those for interrupts.
-pub(crate) const GUARDED_STACKS: usize = 1 + tables::STACK_COUNT;
+impl Audit {
+    fn object(&mut self, wrong: bool, what: &'static str) {
+        if wrong {
+            self.wrong.get_or_insert(what);
+        }
+    }
+}

@@ -11,13 +11,22 @@ mod live;
 pub mod map;
 pub mod paging;
 
+#[cfg(not(godwit_image))]
+use alloc::vec::Vec;
+
 #[cfg(godwit_image)]
 pub use live::Audit;
 #[cfg(godwit_image)]
 pub(crate) use live::{
-    GUARDED_STACKS, Guarded, audit, hand_over, install, is_guard_page, map_device, map_screen,
-    out_of_memory, physical_bytes, stack_frame, symbols,
+    Guarded, audit, guarded_stack, hand_over, install, map_device, map_screen, memory,
+    out_of_memory, physical_bytes, reclaim, spare, stack_frame, stacks, symbols,
 };
+
+/// The host's memory is not ours to ration.
+#[cfg(not(godwit_image))]
+pub(crate) fn spare(bytes: usize) -> Option<Vec<u8>> {
+    Some(Vec::with_capacity(bytes))
+}
 
 /// The size of a page and of a frame, in bytes.
 pub const PAGE: u64 = 4096;

@@ -25,11 +25,13 @@ bitflags! {
         const PRESENT = 1;
         /// Writes are allowed.
         const WRITE = 1 << 1;
+        /// Ring 3 may use the page. None may.
+        const USER = 1 << 2;
         /// Together with [`Flags::UNCACHED`]: device memory.
         const WRITE_THROUGH = 1 << 3;
         /// Accesses bypass the cache.
         const UNCACHED = 1 << 4;
-        /// At level 2: this entry maps 2 MiB.
+        /// Above level 1: this entry maps a page, not a table.
         const LARGE = 1 << 7;
         /// Instruction fetches fault.
         const NO_EXECUTE = 1 << 63;
@@ -162,30 +164,33 @@ impl PageTable {
         found
     }
 
-    /// Calls `each` with every mapped range of one page (4 KiB or 2 MiB) and its flags.
+    /// Calls `each` with every mapped page (4 KiB, 2 MiB or 1 GiB) and what the processor grants
+    /// there: the flags of its entry, less what a table above it withholds.
     pub fn visit(&self, mut each: impl FnMut(Range<u64>, Flags)) {
-        let present = Flags::PRESENT.bits();
-        for (i4, &l4) in self.table(self.root).iter().enumerate() {
-            if l4 & present == 0 {
+        self.walk(self.root, 4, 0, Flags::WRITE | Flags::USER, &mut each);
+    }
+
+    fn walk(
+        &self,
+        table: NonNull<[u64; ENTRIES]>,
+        level: u32,
+        base: u64,
+        above: Flags,
+        each: &mut dyn FnMut(Range<u64>, Flags),
+    ) {
+        let size = PAGE << (9 * (level - 1));
+        for (i, &entry) in self.table(table).iter().enumerate() {
+            let mut flags = Flags::from_bits_truncate(entry);
+            if !flags.contains(Flags::PRESENT) {
                 continue;
             }
-            for (i3, &l3) in self.table(child(l4)).iter().enumerate() {
-                if l3 & present == 0 {
-                    continue;
-                }
-                for (i2, &l2) in self.table(child(l3)).iter().enumerate() {
-                    let base = ((i4 as u64) << 39) | ((i3 as u64) << 30) | ((i2 as u64) << 21);
-                    if l2 & Flags::LARGE.bits() != 0 {
-                        each(base..base + LARGE, Flags::from_bits_truncate(l2));
-                    } else if l2 & present != 0 {
-                        for (i1, &l1) in self.table(child(l2)).iter().enumerate() {
-                            if l1 & present != 0 {
-                                let page = base | ((i1 as u64) << 12);
-                                each(page..page + PAGE, Flags::from_bits_truncate(l1));
-                            }
-                        }
-                    }
-                }
+            flags -= (Flags::WRITE | Flags::USER) - above;
+            flags |= above & Flags::NO_EXECUTE;
+            let start = base + i as u64 * size;
+            if level == 1 || flags.contains(Flags::LARGE) {
+                each(start..start + size, flags);
+            } else {
+                self.walk(child(entry), level - 1, start, flags, each);
             }
         }
     }
@@ -323,6 +328,23 @@ mod tests {
         assert_eq!(map(0x1000..0x2000, Flags::TEXT), Ok(true));
         assert_eq!(map(0x20_1000..0x20_2000, Flags::DATA), Ok(false));
         assert_eq!(map(0x20_1000..0x20_2000, Flags::RODATA), Ok(true));
+    }
+
+    #[test]
+    fn what_a_table_withholds_its_pages_do_not_have() {
+        let mut frames = Frames(64);
+        let mut table = PageTable::new(&mut frames).unwrap();
+        table.map(0x1000..0x2000, Flags::DATA, &mut frames).unwrap();
+        let l3 = descend(table.root, 0, &mut frames).unwrap();
+        // SAFETY: a live table of this tree; as if a bug had written there.
+        unsafe {
+            *entry(l3, 0) &= !Flags::WRITE.bits();
+            *entry(l3, 1) = (1 << 30) | (Flags::TEXT | Flags::WRITE | Flags::LARGE).bits();
+        }
+        assert_eq!(table.flags(0x1000), Some(Flags::RODATA));
+        let giant = Flags::TEXT | Flags::WRITE | Flags::LARGE;
+        assert_eq!(table.flags(0x7fff_ffff), Some(giant), "1 GiB");
+        assert_eq!(table.flags(0x8000_0000), None);
     }
 
     #[test]

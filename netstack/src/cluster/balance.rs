@@ -142,7 +142,7 @@ pub struct Other {
 pub struct View {
     /// This instance.
     pub own: Own,
-    /// The others; those that are gone, drain or are in need themselves are left out.
+    /// The others; those that are gone, drain, are in need themselves or do not read our states are left out.
     pub others: Vec<Other>,
 }
 

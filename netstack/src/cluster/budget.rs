@@ -92,7 +92,7 @@ pub struct Limits {
     /// Units of work: one per message and list entry, and one for every 16 KiB behind it. A drain
     /// at full speed needs a third of this.
     pub work: Limit,
-    /// Questions to be answered.
+    /// Questions about flows, to be answered.
     pub queries: Limit,
     /// Heartbeats, ballots, farewells and the answers to them: each makes us look at the election.
     pub control: Limit,
@@ -164,9 +164,9 @@ impl Budget {
         let units = 1 + entries + tail / UNIT;
         self.work.charge(now, units as u32);
         match message {
-            Message::WhoOwns(..) | Message::Doubt(_) if !self.queries.take(now) => {
-                Verdict::DropQuery
-            }
+            // A doubt is not a question of this kind: it is asked once in a channel, and without an answer
+            // the session stays frozen. Strangers make members ask about flows, and so could use up its turn.
+            Message::WhoOwns(..) if !self.queries.take(now) => Verdict::DropQuery,
             Message::Heartbeat(_)
             | Message::Ballot(_)
             | Message::Handover { .. }

@@ -28,6 +28,9 @@ use crate::time::{Duration, Instant};
 
 /// Claims remembered at most: more than are ever under way.
 const MAX_BEATS: usize = 64;
+/// A member that is there is heard within this time after our boot: whoever has waited for us tries again
+/// every few seconds only.
+const REACHED: Duration = Duration::from_secs(6);
 /// Leases for which a member must be heard before it is preferred to one that acts.
 const SETTLED: u32 = 5;
 
@@ -114,6 +117,18 @@ struct Peer {
     /// again once it has voted for us, or is heard while we do not act: whoever acts goes on
     /// while one that comes back may not vote yet.
     counts: bool,
+}
+
+impl Peer {
+    /// When it counts as gone, if nothing more is heard of it. One that was never heard may act, and not have
+    /// reached us yet since we have booted.
+    fn missed_at(&self, silence: Duration) -> Instant {
+        let patience = match self.since {
+            Some(_) => silence,
+            None => silence.max(REACHED),
+        };
+        self.heard + patience
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -539,14 +554,14 @@ impl Election {
 
     /// Where availability is preferred, do not count who is silent.
     fn count_out_silent(&mut self, now: Instant) {
-        let patience = match self.rules.prefer {
+        let silence = match self.rules.prefer {
             Prefer::Consistency => return,
             // Who acts goes on; the other one cannot know of it, and waits longer.
             Prefer::Availability if self.acts() => self.rules.times.lease / 2,
             Prefer::Availability => self.rules.times.silence(),
         };
         for peer in self.peers.values_mut() {
-            peer.counts &= now.since(peer.heard) < patience;
+            peer.counts &= now < peer.missed_at(silence);
         }
     }
 
@@ -686,7 +701,7 @@ impl Election {
         let lapse = |leader: &Leader| leader.heard + self.rules.times.promised();
         let silence = self.rules.times.silence();
         let available = self.rules.prefer == Prefer::Availability;
-        let silences = self.peers.values().map(|peer| peer.heard + silence);
+        let silences = self.peers.values().map(|peer| peer.missed_at(silence));
         [
             self.voter.poll_timeout(now),
             self.leader.as_ref().map(lapse),

@@ -10,13 +10,20 @@ use core::fmt;
 use core::str::FromStr;
 
 use sha2::{Digest, Sha256};
+use zeroize::Zeroize;
 
 /// Keys a member holds at most.
 pub const MAX_KEYS: usize = 4;
 
-/// A key that members prove to each other, never printed.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// A key that members prove to each other, never printed, and wiped when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Key(pub [u8; 32]);
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,7 +98,10 @@ pub struct Keyring(Vec<Key>);
 impl Keyring {
     /// A ring of one key, the active one.
     pub fn new(key: Key) -> Keyring {
-        Keyring(alloc::vec![key])
+        // Never moved to a larger place: that would leave a copy behind.
+        let mut keys = Vec::with_capacity(MAX_KEYS);
+        keys.push(key);
+        Keyring(keys)
     }
 
     /// The keys, the active one first.
@@ -118,21 +128,23 @@ impl Keyring {
 
     /// Take this key as well. A key that is held already changes nothing.
     pub fn add(&mut self, key: Key) -> Result<KeyId, KeyError> {
+        let id = key.id();
         if !self.0.contains(&key) {
             if self.0.len() >= MAX_KEYS {
                 return Err(KeyError::TooMany);
             }
             self.0.push(key);
         }
-        Ok(key.id())
+        Ok(id)
     }
 
     /// Open channels with this key from now on.
     pub fn activate(&mut self, id: KeyId) -> Result<(), KeyError> {
         let at = self.0.iter().position(|key| key.id() == id);
         let at = at.ok_or(KeyError::Unknown)?;
-        let key = self.0.remove(at);
-        self.0.insert(0, key);
+        if let Some(keys) = self.0.get_mut(..=at) {
+            keys.rotate_right(1);
+        }
         Ok(())
     }
 
@@ -142,7 +154,11 @@ impl Keyring {
             None => Err(KeyError::Unknown),
             Some(0) => Err(KeyError::Active),
             Some(at) => {
-                self.0.remove(at);
+                // Dropped where it is: what is moved out leaves a copy behind.
+                if let Some(keys) = self.0.get_mut(at..) {
+                    keys.rotate_left(1);
+                }
+                self.0.truncate(self.0.len() - 1);
                 Ok(())
             }
         }
@@ -158,14 +174,14 @@ mod tests {
     #[test]
     fn the_active_key_comes_first_and_stays() {
         let (old, new) = (Key([1; 32]), Key([2; 32]));
-        let mut ring = Keyring::new(old);
-        assert_eq!(ring.add(new), Ok(new.id()));
+        let mut ring = Keyring::new(old.clone());
+        assert_eq!(ring.add(new.clone()), Ok(new.id()));
         assert_eq!(ring.active(), old.id());
         assert_eq!(ring.remove(old.id()), Err(KeyError::Active));
         assert_eq!(ring.activate(new.id()), Ok(()));
-        assert_eq!(ring.keys(), [new, old]);
-        let tried = [0, 1, 2].map(|attempt| *ring.for_attempt(attempt).unwrap());
-        assert_eq!(tried, [new, old, new]);
+        assert_eq!(ring.keys(), [new.clone(), old.clone()]);
+        let tried = [0, 1, 2].map(|attempt| ring.for_attempt(attempt).unwrap());
+        assert_eq!(tried, [&new, &old, &new]);
         assert_eq!(ring.remove(old.id()), Ok(()));
         assert_eq!(ring.remove(old.id()), Err(KeyError::Unknown));
         assert!(ring.holds(new.id()) && !ring.holds(old.id()));

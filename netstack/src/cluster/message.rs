@@ -1,8 +1,8 @@
 //! What instances say to each other, and its form inside the encrypted stream.
 //!
 //! A message is its length (32 bits, little endian), its fields in postcard, and for
-//! [`Message::Transfer`], [`Message::Frame`], [`Message::Ahead`] and [`Message::Content`] a tail of raw octets (the capsule, the frame)
-//! that is passed on as slices. Lengths are checked before anything is kept; the protocol's
+//! some, [`Message::Transfer`] and [`Message::Frame`] among them, a tail of raw octets (the capsule, the
+//! frame) that is passed on as slices. Lengths are checked before anything is kept; the protocol's
 //! version is in the stream's prologue ([`super::noise`]).
 
 use alloc::vec::Vec;
@@ -67,7 +67,7 @@ pub struct Hello {
 /// The sender's state, at regular intervals and whenever it changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Sessions it serves, and connections that are being opened.
+    /// Sessions it serves that may leave it, and connections that are being opened.
     pub sessions: u32,
     /// Sessions it would still take.
     pub room: u32,
@@ -260,7 +260,16 @@ pub enum Message {
     /// To a member that said [`Message::Leaving`]: the sender is in doubt about nothing that it offered
     /// this boot of it, and offers it nothing more.
     Parted,
+    /// From a member that leaves, to one that stays: SYN cookies whose connections are over, as the hashes by
+    /// which members remember them; they are the tail, [`HASH`] octets each.
+    Spent {
+        /// For how long they are to be remembered yet, in milliseconds.
+        left: u32,
+    },
 }
+
+/// Octets of a hash in [`Message::Spent`], the lowest first.
+pub const HASH: usize = 8;
 
 /// One reader of such lists for all messages that have one.
 #[inline(never)]
@@ -298,7 +307,7 @@ macro_rules! kinds {
 kinds! {
     Hello Heartbeat Transfer Frame Fence Accepted Refused Doubt Owned NotOwner Forgotten
     WhoOwns NotMine Ended Owns Released HandoverTable Handover Ballot Leaving
-    Ahead Content Rerouted Confirm Parted
+    Ahead Content Rerouted Confirm Parted Spent
 }
 
 /// How often each kind of message was sent and received.
@@ -342,7 +351,11 @@ impl Message {
     fn has_tail(&self) -> bool {
         matches!(
             self,
-            Message::Transfer(_) | Message::Frame(_) | Message::Ahead(_) | Message::Content(_)
+            Message::Transfer(_)
+                | Message::Frame(_)
+                | Message::Ahead(_)
+                | Message::Content(_)
+                | Message::Spent { .. }
         )
     }
 
@@ -483,6 +496,7 @@ mod tests {
                 }),
                 alloc::vec![7; 3_000],
             ),
+            (Message::Spent { left: 66_000 }, alloc::vec![8; 4_000]),
             plain(Message::Fence(attempt())),
             plain(Message::Rerouted(alloc::vec![attempt(); 2])),
             plain(Message::Confirm(alloc::vec![ownership; MAX_ENTRIES])),

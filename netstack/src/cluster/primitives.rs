@@ -12,6 +12,7 @@ use snow::Error;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
 use snow::resolvers::CryptoResolver;
 use snow::types::{Cipher, Dh, Hash, Random};
+use zeroize::Zeroize;
 
 use super::rng::Rng;
 
@@ -63,6 +64,12 @@ impl Random for Seeded {
 struct X25519 {
     private: [u8; 32],
     public: [u8; 32],
+}
+
+impl Drop for X25519 {
+    fn drop(&mut self) {
+        self.private.zeroize();
+    }
 }
 
 impl X25519 {

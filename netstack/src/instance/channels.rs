@@ -107,16 +107,13 @@ impl Instance {
         }
         let limit = self.tcp.max_connections as usize;
         let room = limit.saturating_sub(self.stack.connection_count());
-        let moves = |service: &&Service| service.spec.scope == Scope::Service;
-        let moving = self.services.iter().filter(moves);
-        let version = moving.map(|service| service.spec.state_version).max();
         let heartbeat = Heartbeat {
             sessions: self.load(),
             room: if self.is_witness() { 0 } else { room as u32 },
             draining: self.is_draining(),
             healthy: self.stack.pressure() != Pressure::Exhausted,
             priority,
-            version: version.unwrap_or(0),
+            version: self.state_version(),
             term,
             clock: self.cluster_clock(now),
             claim,
@@ -124,9 +121,19 @@ impl Instance {
         self.broadcast(&Message::Heartbeat(heartbeat));
     }
 
-    /// Sessions here and those about to begin.
+    /// Version of the states that sessions commit here, the highest of all services that may leave.
+    pub(super) fn state_version(&self) -> u32 {
+        let moves = |service: &&Service| service.spec.scope == Scope::Service;
+        let moving = self.services.iter().filter(moves);
+        let version = moving.map(|service| service.spec.state_version).max();
+        version.unwrap_or(0)
+    }
+
+    /// Sessions here and those about to begin; not those of services that never leave: whoever is asked how
+    /// it is has no less room for others.
     pub(super) fn load(&self) -> u32 {
-        (self.sessions.len() + self.stack.half_open_count()) as u32
+        let sessions = self.sessions.len().saturating_sub(self.residents);
+        (sessions + self.stack.half_open_count()) as u32
     }
 
     /// Lease and heartbeats.
@@ -208,7 +215,7 @@ impl Instance {
         remote: SocketAddr,
     ) -> Option<ConnId> {
         let key = self.next_key(peer)?;
-        let conn = self.stack.connect(now, None, remote).ok()?;
+        let conn = self.stack.connect_peer(now, remote).ok()?;
         let ends = self.ends(peer)?;
         self.stack.update(now, conn, |connection| {
             connection.set_options(now, tuned());
@@ -557,6 +564,9 @@ impl Instance {
                 self.part(from);
             }
             Message::Parted => self.handle_parted(from),
+            Message::Spent { left } => {
+                self.handle_spent(now, Duration::from_millis(u64::from(left)), &tail);
+            }
         }
     }
 

@@ -433,7 +433,10 @@ impl Instance {
             }
         };
         match next {
-            Some(Stage::Farewell { .. }) => self.broadcast(&Message::Leaving),
+            Some(Stage::Farewell { .. }) => {
+                self.hand_on_spent(now);
+                self.broadcast(&Message::Leaving);
+            }
             Some(Stage::Done) => {
                 if unparted > 0 {
                     self.counters.add("drains_unparted");
@@ -486,8 +489,11 @@ impl Instance {
                 continue;
             };
             let movable_at = session.movable_at(now);
-            let service = self.services.get(session.service);
-            let version = service.map_or(0, |service| service.spec.state_version);
+            // Of one that has committed nothing here, an older release may still read the state.
+            let version = session
+                .committed
+                .as_ref()
+                .map_or(0, |(version, _)| *version);
             let wanted = Wanted { own: None, version };
             let to = self.members.choose(now, &mut self.rng, wanted);
             if to.is_some_and(|to| !self.may_begin(to)) {

@@ -91,12 +91,12 @@ impl Instance {
         let keys = self.key.as_ref()?;
         // While a channel is up, only the active key is worth another one.
         if self.members.get(peer).is_some_and(|member| member.is_up()) {
-            return keys.for_attempt(0).copied();
+            return keys.for_attempt(0).cloned();
         }
         let tries = self.tries.entry(peer).or_default();
         let attempt = *tries;
         *tries = tries.wrapping_add(1);
-        keys.for_attempt(attempt).copied()
+        keys.for_attempt(attempt).cloned()
     }
 
     /// Open new channels beside those that have another key than the active one.

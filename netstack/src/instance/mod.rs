@@ -43,7 +43,7 @@ mod steer;
 mod tests;
 mod types;
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -61,7 +61,7 @@ use crate::map::{Map, Set};
 use crate::migrate::transfer::Epochs;
 use crate::session::{Session, SessionId};
 use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Scope, Stack, StackEvent, TxFrame};
-use crate::tcp::TcpConfig;
+use crate::tcp::{Pressure, TcpConfig};
 use crate::time::{Duration, Instant};
 
 use ahead::{SentAhead, Stash};
@@ -188,7 +188,7 @@ pub struct Instance {
     policy_after: Option<SessionId>,
 
     events: VecDeque<Event>,
-    woken: Set<SessionId>,
+    woken: BTreeSet<SessionId>,
     /// What the ingress is to be told: flows that are ours, and flows that have ended.
     claims: Vec<Ownership>,
     releases: Vec<(Flow, SessionId)>,
@@ -292,7 +292,7 @@ impl Instance {
             policy_at: now,
             policy_after: None,
             events: VecDeque::new(),
-            woken: Set::new(),
+            woken: BTreeSet::new(),
             claims: Vec::new(),
             releases: Vec::new(),
             openings: Vec::new(),
@@ -305,6 +305,12 @@ impl Instance {
     /// reports). Nothing else depends on it; without it such times are zero.
     pub fn set_clock(&mut self, clock: fn() -> Instant) {
         self.clock = Some(clock);
+    }
+
+    /// Say how short memory is apart from what connections may use of it: load is shed accordingly
+    /// ([`Pressure`]).
+    pub fn set_scarcity(&mut self, scarcity: Pressure) {
+        self.stack.set_scarcity(scarcity);
     }
 
     /// Remember the decisions about at most so many sessions, instead of [`MAX_REMEMBERED`]. Whoever asks about

@@ -381,6 +381,11 @@ impl Instance {
             self.frozen.remove(&connection.flow.into());
             self.stack.drop_held(now, &connection.flow);
         }
+        for carried in &moving.connections {
+            // Whoever else has it remembers that himself when it ends; if it was lost, we have to.
+            self.stack
+                .spend(now, &carried.flow(), carried.tcp.header.handshake());
+        }
         for frame in moving.kept {
             self.stack.inject(now, frame);
         }
@@ -484,6 +489,7 @@ impl Instance {
             session.connections.iter_mut().zip(connections).enumerate()
         {
             self.frozen.remove(&connection.flow.into());
+            let handshake = carried.tcp.header.handshake();
             let attached = Connection::import(carried.tcp, now, &self.tcp, self.mtu)
                 .ok()
                 .and_then(|tcp| self.stack.attach(now, tcp, carried.next_hop).ok());
@@ -495,6 +501,7 @@ impl Instance {
                 None => {
                     self.counters.add("thaws_failed");
                     connection.failure = Some(SessionError::Reset);
+                    self.stack.spend(now, &connection.flow, handshake);
                     self.stack.clear_route(now, &connection.flow);
                 }
             }

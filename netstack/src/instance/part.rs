@@ -9,17 +9,57 @@
 //! looks from here like one that stands still with a session frozen for us, in an offer that may never have
 //! arrived, and that has to find us when it goes on.
 
+use alloc::vec::Vec;
+
 use super::Instance;
 use super::drain::Drain;
 use crate::cluster::MemberId;
 use crate::cluster::members::Member;
-use crate::cluster::message::Message;
+use crate::cluster::message::{HASH, Message};
+use crate::migrate::rope::Rope;
 use crate::time::{Duration, Instant};
 
 /// A member that was heard so long ago may still be in doubt and come back.
 const RECENT: Duration = Duration::from_secs(15);
+/// Cookies handed on in one message at most; what a longer one has besides is not read.
+const MAX_HASHES: usize = 4096;
 
 impl Instance {
+    /// We leave, and nobody else remembers which of our connections have ended: somebody shall.
+    /// (One is enough: whoever asks about a flow asks everyone.)
+    pub(super) fn hand_on_spent(&mut self, now: Instant) {
+        let there = self.members.iter();
+        let there = there.filter(|member| member.is_up() && !member.owns_nothing());
+        let heir = there.min_by_key(|member| {
+            let leaves = member.heartbeat.is_none_or(|beat| beat.draining);
+            (leaves, Some(member.id) != self.ingress)
+        });
+        let Some(heir) = heir.map(|member| member.id) else {
+            return;
+        };
+        let parts: Vec<(Duration, Vec<u64>)> = self.stack.spent_cookies(now).collect();
+        for (left, hashes) in parts {
+            let left = left.as_millis() as u32;
+            for part in hashes.chunks(MAX_HASHES) {
+                let octets: Vec<u8> = part.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+                self.send_with(heir, &Message::Spent { left }, Rope::from(octets));
+                self.counters
+                    .add_many("spent_cookies_sent", part.len() as u64);
+            }
+        }
+    }
+
+    /// A member that leaves has remembered these cookies.
+    pub(super) fn handle_spent(&mut self, now: Instant, left: Duration, tail: &Rope) {
+        let mut octets = alloc::vec![0; tail.len().min(MAX_HASHES * HASH)];
+        tail.peek(&mut octets);
+        let (hashes, _) = octets.as_chunks::<HASH>();
+        let hashes = hashes.iter().map(|hash| u64::from_le_bytes(*hash));
+        self.counters
+            .add_many("spent_cookies_taken", hashes.len() as u64);
+        self.stack.take_spent(now, left, hashes);
+    }
+
     /// `peer` leaves: tell it that we expect nothing of it any more, if that is so.
     pub(super) fn part(&mut self, peer: MemberId) {
         let left = self.members.get(peer).is_some_and(|m| m.left.is_some());

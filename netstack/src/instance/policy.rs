@@ -7,6 +7,7 @@ use core::ops::Bound::{Excluded, Unbounded};
 use super::{Instance, MoveError};
 use crate::cluster::MemberId;
 use crate::cluster::balance::{Intent, Other, Own, Policy, PolicyConfig, SETTLED, Trigger, View};
+use crate::cluster::members::Member;
 use crate::session::{Session, SessionId};
 use crate::time::{Duration, Instant};
 
@@ -119,8 +120,12 @@ impl Instance {
             own.movable += u32::from(self.may_be_shed(now, session));
         }
         let stale = self.members.stale();
-        let takes = self.members.iter().filter(|m| m.takes_sessions(now, stale));
-        let other = |member: &crate::cluster::members::Member| Other {
+        let version = self.state_version();
+        // A member of an older release would refuse whatever has been committed here, again and again.
+        let reads = |member: &Member| member.heartbeat.is_some_and(|beat| beat.version >= version);
+        let takes = self.members.iter();
+        let takes = takes.filter(|m| m.takes_sessions(now, stale) && reads(m));
+        let other = |member: &Member| Other {
             id: member.id,
             load: member.load(),
             room: member

@@ -322,8 +322,8 @@ impl Instance {
         }
     }
 
-    /// A finished session reads no more: TCP drops what still arrives and waits for a client that
-    /// never closes only so long.
+    /// A finished session reads no more: TCP resets a client that is still sending once it has all of
+    /// ours, and waits for one that never closes only so long.
     fn release_connections(&mut self, now: Instant, id: SessionId) {
         let Some(session) = self.sessions.get(&id) else {
             return;

@@ -398,11 +398,11 @@ impl Instance {
     /// Ask every other member whose flow this is. Meanwhile its frames are held; RST needs every
     /// member's no.
     fn ask(&mut self, now: Instant, flow: FlowKey) {
-        if self.steering.has_ended(now, &flow.into()) {
+        let cookie = self.stack.held_cookie(now, &flow);
+        if self.is_left_over(now, &flow.into(), cookie) {
             self.stack.drop_held(now, &flow);
             return;
         }
-        let cookie = self.stack.held_cookie(now, &flow);
         let counted = cookie.is_some() && self.may_count_out(now);
         let asked = self.members.iter().filter(|member| {
             let gone = !member.is_up() && now.since(member.heard) >= COOKIE_LIFE;
@@ -422,6 +422,13 @@ impl Instance {
         for member in others {
             self.send(member, &Message::WhoOwns(flow.into(), cookie));
         }
+    }
+
+    /// Whether what comes of a flow that ended here a moment ago is left over from the connection that did. The
+    /// cookie of that one is spent: what brings another one answers a later SYN, from a port just used.
+    pub(super) fn is_left_over(&self, now: Instant, flow: &Flow, cookie: Option<Cookie>) -> bool {
+        let spent = |cookie: Cookie| self.stack.is_spent(now, &(*flow).into(), cookie);
+        self.steering.has_ended(now, flow) && cookie.is_none_or(spent)
     }
 
     /// Whether an unknown flow that brings a cookie cannot be, nor have been, that of a member that has been
@@ -460,7 +467,7 @@ impl Instance {
                 session,
                 epoch,
             }]),
-            _ if self.steering.has_ended(now, &flow) => Message::Ended(flow),
+            _ if self.is_left_over(now, &flow, cookie) => Message::Ended(flow),
             _ => Message::NotMine(flow, spent),
         };
         self.send(from, &answer);

@@ -67,10 +67,12 @@ fn each_end_has_its_code_on_each_machine() {
 fn memory_protection_catches_each_offence() {
     for machine in MACHINES {
         for (order, code, says) in [
-            ("overflow", 18, "stack overflow"),
+            ("overflow", 18, "stack overflow (main stack)"),
             ("fault", 15, "page fault"),
             ("write-text", 15, "page fault"),
-            ("execute-data", 15, "page fault"),
+            ("write-rodata", 15, "page fault"),
+            ("execute-stack", 15, "page fault"),
+            ("execute-heap", 15, "page fault"),
         ] {
             let (got, reason, _) = run(machine, order);
             assert_eq!(got, code, "{machine:?} {order}: {reason}");
@@ -79,12 +81,56 @@ fn memory_protection_catches_each_offence() {
     }
 }
 
+/// The page-fault stack too: its overflow is a page fault, which begins at the top of it again.
+#[test]
+fn the_overflow_of_an_interrupt_stack_is_told_as_such() {
+    for stack in [
+        "interrupt",
+        "exception",
+        "page-fault",
+        "double-fault",
+        "urgent",
+    ] {
+        let (code, reason, console) = run(Machine::Microvm, &format!("overflow:{stack}"));
+        assert_eq!(code, 18, "{stack}: {reason}");
+        let says = format!("stack overflow ({stack} stack): page fault at ");
+        assert!(reason.contains(&says), "{stack}: {reason}");
+        assert!(console.contains("offence::dig+"), "{stack}: {console}");
+    }
+}
+
+#[test]
+fn a_loop_that_does_not_come_back_ends_with_the_place_where_it_is() {
+    for machine in MACHINES {
+        let (code, reason, console) = run(machine, "spin watchdog=1000");
+        assert_eq!(code, 20, "{machine:?}: {reason}");
+        assert!(reason.contains("for 1000 ms, at 0x"), "{reason}");
+        assert!(reason.contains("offence::commit+"), "{reason}");
+        assert!(console.contains("probe::run+"), "{console}");
+    }
+}
+
+#[test]
+fn a_loop_that_turns_or_sleeps_is_not_taken_for_hung() {
+    let mut vm = start(&spec(Machine::Microvm, "idle watchdog=500"));
+    vm.wait_ready(PATIENCE).expect("the probe is ready");
+    std::thread::sleep(Duration::from_secs(2));
+    vm.press_power_button().expect("the monitor answers");
+    match vm.wait_exit(PATIENCE) {
+        Outcome::Verdict(verdict) => assert_eq!(verdict.code, 0, "{verdict:?}"),
+        Outcome::Infrastructure(what) => panic!("{what}"),
+    }
+}
+
 #[test]
 fn no_page_is_writable_and_executable() {
     for machine in MACHINES {
         let (code, reason, _) = run(machine, "audit");
         assert_eq!(code, 0, "{machine:?}: {reason}");
-        assert!(reason.contains("violations: 0"), "{machine:?}: {reason}");
+        for says in ["violations: 0", "guards: 6", "wrong: None"] {
+            assert!(reason.contains(says), "{machine:?}: {reason}");
+        }
+        println!("{machine:?}: {reason}");
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! `cargo test -p godwit-e2e --test machines [FILTER]`
 
+#[path = "machines/crowd.rs"]
+mod crowd;
 #[path = "machines/drain.rs"]
 mod drain;
 #[path = "machines/nics.rs"]
@@ -135,6 +137,9 @@ const TESTS: &[Test] = &[
     ),
     ("a_pulled_cable_costs_time_only", nics::pulled_cables),
     ("cards_may_share_an_interrupt_line", nics::shared_line),
+    ("a_crowd_cannot_end_an_image_of_eight_mib", || {
+        crowd::cannot_end_an_image(Machine::Microvm)
+    }),
 ];
 
 fn main() -> ExitCode {

@@ -47,6 +47,12 @@ pub(crate) fn differences(flow: &Flow, spec: &SegmentSpec, got: &Segment) -> Vec
         let name = |ecn: u8| names[usize::from(ecn & 3)];
         out.push(format!("{}, not {}", name(got.ecn), name(ecn)));
     }
+    if spec.may_fragment != got.may_fragment {
+        out.push(match got.may_fragment {
+            true => "without DF".into(),
+            false => "with DF".into(),
+        });
+    }
     options(flow, spec, got, &mut out);
     out
 }

@@ -210,6 +210,9 @@ impl Flow {
             text += &format!(" urg {}", segment.urgent);
         }
         text += ["", " ect1", " ect0", " ce"][usize::from(segment.ecn & 3)];
+        if segment.may_fragment {
+            text += " may-fragment";
+        }
         let acknowledges = segment.flags & ACK != 0;
         let options: Vec<String> = segment
             .options

@@ -17,12 +17,15 @@ impl Run {
         let flow = self.world.flow(number);
         if spec.new {
             flow.peer.isn = flow.theirs_raw(spec.seq);
-            flow.isn = None;
+            // Unless it answers a SYN of ours.
+            if spec.flags & ACK == 0 {
+                flow.isn = None;
+                flow.reported = false;
+            }
             flow.peer.acked = 0;
             flow.peer.next = 0;
             flow.peer.beyond.clear();
             flow.peer.timestamps = false;
-            flow.reported = false;
         }
         let mut single = spec.clone();
         if spec.new {
@@ -91,6 +94,7 @@ impl Run {
             window: flow.peer.window,
             urgent: spec.urgent.unwrap_or(0),
             ecn: spec.ecn.unwrap_or(0),
+            may_fragment: false,
             options,
             payload: flow::octets(stream, spec.seq + syn - 1, len),
         };
@@ -168,6 +172,7 @@ fn ack_spec(ack: i64, congestion: bool) -> SegmentSpec {
         window: None,
         urgent: None,
         ecn: None,
+        may_fragment: false,
         options: None,
         by: None,
         new: false,

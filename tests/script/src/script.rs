@@ -143,6 +143,8 @@ pub(crate) struct SegmentSpec {
     pub window: Option<RangeInclusive<u32>>,
     pub urgent: Option<u16>,
     pub ecn: Option<u8>,
+    /// IPv4 without Don't Fragment.
+    pub may_fragment: bool,
     pub options: Option<Vec<OptionSpec>>,
     /// Octets per segment of a train.
     pub by: Option<u32>,
@@ -165,6 +167,8 @@ pub(crate) enum Flaw {
     Cut(usize),
     /// The data offset of the TCP header; the checksum is right.
     Offset(u8),
+    /// Nothing, but a Fragment header that says it is the whole packet (IPv6).
+    Atomic,
     /// The source address.
     From(Martian),
     /// The destination address.

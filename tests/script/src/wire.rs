@@ -68,6 +68,8 @@ pub struct Segment {
     pub window: u16,
     pub urgent: u16,
     pub ecn: u8,
+    /// IPv4 without Don't Fragment.
+    pub may_fragment: bool,
     pub options: Vec<TcpOption>,
     pub payload: Vec<u8>,
 }
@@ -153,6 +155,7 @@ impl Segment {
             window: half(14),
             urgent: half(18),
             ecn: 0,
+            may_fragment: false,
             options: read_options(bytes.get(20..offset)?)?,
             payload: bytes.get(offset..)?.to_vec(),
         })
@@ -249,6 +252,16 @@ pub fn frame(
     out
 }
 
+/// Make a frame with an IPv6 packet one with a fragment that is all of it.
+pub fn put_in_fragment(frame: &mut Vec<u8>) {
+    let body = frame.split_off(ETHERNET + 40);
+    let [l0, l1] = (8 + body.len() as u16).to_be_bytes();
+    let next = frame[ETHERNET + 6];
+    frame[ETHERNET + 4..ETHERNET + 7].copy_from_slice(&[l0, l1, 44]);
+    frame.extend([next, 0, 0, 0, 1, 2, 3, 4]);
+    frame.extend(body);
+}
+
 /// An IP packet.
 pub fn packet(from: IpAddr, to: IpAddr, protocol: u8, ecn: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(40 + body.len());
@@ -326,14 +339,15 @@ fn read_ipv4(body: &[u8]) -> Result<Sent, String> {
     if header[9] != TCP {
         return Ok(Sent::Other);
     }
-    // RFC 1191 section 3: whoever discovers the path MTU must set DF.
-    if header[6] & 0x40 == 0 {
+    let may_fragment = header[6] & 0x40 == 0;
+    if may_fragment && length > 576 {
+        // RFC 1191 section 3: whoever discovers the path MTU must set DF.
         return Err("TCP over IPv4 without DF".into());
     }
     read_tcp(
         address(12),
         address(16),
-        header[1] & 3,
+        (header[1] & 3, may_fragment),
         length,
         &body[20..length],
     )
@@ -349,7 +363,7 @@ fn read_ipv6(body: &[u8]) -> Result<Sent, String> {
     };
     let (from, to) = (address(8), address(24));
     match (header[6], inside.first()) {
-        (TCP, _) => read_tcp(from, to, header[1] >> 4 & 3, length, inside),
+        (TCP, _) => read_tcp(from, to, (header[1] >> 4 & 3, false), length, inside),
         (ICMPV6, Some(135)) if !from.is_unspecified() => {
             let target = inside.get(8..).and_then(|rest| rest.first_chunk::<16>());
             let target = IpAddr::from(*target.ok_or("a neighbour solicitation cut off")?);
@@ -359,12 +373,18 @@ fn read_ipv6(body: &[u8]) -> Result<Sent, String> {
     }
 }
 
-fn read_tcp(from: IpAddr, to: IpAddr, ecn: u8, length: usize, body: &[u8]) -> Result<Sent, String> {
+fn read_tcp(
+    from: IpAddr,
+    to: IpAddr,
+    (ecn, may_fragment): (u8, bool),
+    length: usize,
+    body: &[u8],
+) -> Result<Sent, String> {
     if transport_sum(from, to, TCP, body) != 0 {
         return Err("wrong TCP checksum".into());
     }
     let mut segment = Segment::read(body).ok_or("a malformed TCP header or options")?;
-    segment.ecn = ecn;
+    (segment.ecn, segment.may_fragment) = (ecn, may_fragment);
     Ok(Sent::Tcp {
         to,
         segment,
@@ -463,6 +483,7 @@ mod tests {
                 flags: ACK | PSH,
                 window: 5,
                 ecn: 2,
+                may_fragment: false,
                 options: vec![
                     TcpOption::Timestamps(6, 7),
                     TcpOption::Sack(vec![(8, 9), (10, 11)]),

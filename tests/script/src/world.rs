@@ -12,6 +12,7 @@ use godwit_netstack::Instant;
 use godwit_netstack::stack::{
     Cidr, DeviceCapabilities, RxFrame, Scope, Stack, StackConfig, StackEvent,
 };
+use godwit_netstack::tcp::State;
 
 use crate::Family;
 use crate::flow::{self, Flow, View};
@@ -157,10 +158,14 @@ impl World {
         let (now, local) = (self.now, address(self.ipv4, VIP));
         let flow = self.flow(number);
         let (remote, before) = (flow.remote, flow.local);
-        // Once more: between the same ends.
-        let again = flow.gone && before.port() != PORT;
-        flow.nxt_before = flow.view.take().map(|view| view.info.snd_nxt.raw());
-        let stack = &mut self.stacks[0];
+        let view = flow.view.take();
+        let waits = |view: &View| view.info.state == State::TimeWait;
+        let waiting = flow.conn.is_some() && view.as_ref().is_some_and(waits);
+        // Once more: between the same ends, and where the connection before is, if it is anywhere.
+        let again = (flow.gone || waiting) && before.port() != PORT;
+        let owner = if waiting { flow.owner } else { 0 };
+        flow.nxt_before = view.map(|view| view.info.snd_nxt.raw());
+        let stack = &mut self.stacks[owner];
         let conn = match again {
             true => stack.connect_from(now, before, remote),
             false => stack.connect(now, Some(local), remote),
@@ -168,7 +173,7 @@ impl World {
         let conn = conn.map_err(|error| format!("connect failed: {error:?}"))?;
         let local = stack.flow(conn).map(|flow| flow.local);
         let flow = self.flow(number);
-        flow.owner = 0;
+        flow.owner = owner;
         flow.conn = Some(conn);
         (flow.accepted, flow.gone) = (true, false);
         (flow.sent, flow.read, flow.isn) = (0, 0, None);
@@ -213,8 +218,10 @@ impl World {
             segment.ecn,
             &body,
         );
-        if let Some(Flaw::Cut(octets)) = flaw {
-            frame.truncate(frame.len().saturating_sub(octets));
+        match flaw {
+            Some(Flaw::Cut(octets)) => frame.truncate(frame.len().saturating_sub(octets)),
+            Some(Flaw::Atomic) => wire::put_in_fragment(&mut frame),
+            _ => {}
         }
         self.handle(owner, frame);
     }

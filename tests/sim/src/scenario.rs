@@ -241,6 +241,7 @@ impl Setup {
             admin_token: None,
             port: None,
             connections: None,
+            watchdog: None,
             log: log::LevelFilter::Off,
         }
     }

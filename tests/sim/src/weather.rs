@@ -1,14 +1,23 @@
 //! What befalls a rough run besides its links' rules: the client's link is dead for a while, an instance
-//! stands still, two lose sight of each other.
+//! stands still, two lose sight of each other. In between it is fine for longer than any time-out: no
+//! segment that is repeated for minutes is lost each time by the weather alone.
 
 use godwit_netstack::{Duration, Instant};
 
 use crate::rng::Rng;
 use crate::scenario::Cluster;
 
+/// How long spells follow each other.
+const BAD: Duration = Duration::from_secs(116);
+/// How long there are none then: longer than the longest time-out there is (RFC 6298 section 2.5). Some give
+/// up after five minutes in which nothing got through, and then the other end may wait for ever (seed 11367).
+const FINE: Duration = Duration::from_secs(64);
+
 /// Spells of bad weather, and when the next one is due.
 pub(crate) struct Weather {
     rng: Rng,
+    /// When it gets fine.
+    fine: Instant,
     /// When the next spell begins, and when the one that is on ends.
     next: Instant,
     until: Option<Instant>,
@@ -22,6 +31,7 @@ impl Weather {
     pub(crate) fn new(mut rng: Rng, now: Instant) -> Option<Weather> {
         let every = Duration::from_millis(20 + rng.below(400));
         rng.chance(500_000).then(|| Weather {
+            fine: now + BAD,
             next: now + every,
             until: None,
             every,
@@ -47,6 +57,11 @@ impl Weather {
             cluster.world.heal();
         }
         if now < self.next || self.until.is_some() {
+            return;
+        }
+        if now >= self.fine {
+            self.next = now + FINE;
+            self.fine = self.next + BAD;
             return;
         }
         let length = Duration::from_micros(self.rng.below(300_000));
@@ -87,5 +102,35 @@ impl Weather {
         let client = cluster.client;
         cluster.world.link(client).set_black_hole(false);
         cluster.world.heal();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Setup;
+
+    #[test]
+    fn whoever_repeats_a_segment_for_five_minutes_finds_the_link_alive() {
+        for seed in 1..=4 {
+            let mut cluster = Cluster::new(Setup::default());
+            let begun = cluster.now();
+            let mut weather = (0..).find_map(|n| Weather::new(Rng::new(seed).split(0, n), begun));
+            let weather = weather.as_mut().expect("bad weather");
+            let (mut dead, mut dead_last, mut fine) = (0, begun, 0);
+            while cluster.now() < begun + Duration::from_secs(600) {
+                cluster.world.step();
+                weather.look(&mut cluster);
+                let now = cluster.now();
+                let client = cluster.client;
+                if cluster.world.link(client).down.rules.black_hole {
+                    fine += u32::from(now.since(dead_last) >= Duration::from_secs(60));
+                    dead += 1;
+                    dead_last = now;
+                }
+            }
+            assert!(dead > 100, "{dead}");
+            assert_eq!(fine, 3, "once in three minutes");
+        }
     }
 }

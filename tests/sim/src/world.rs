@@ -695,7 +695,11 @@ impl World {
                 let flow = seen.flow;
                 let party = &self.slots[port].party;
                 let remembered = party.remembers(segment.source, segment.target);
-                self.note(Note::Answered { flow, remembered });
+                self.note(Note::Answered {
+                    flow,
+                    by: port,
+                    remembered,
+                });
             }
             // An RST about a flow that is forgotten is no word of a session's.
             let ends = segment.rst

@@ -22,6 +22,14 @@ fn on_a_clean_network_whatever_was_to_end_well_does() {
 }
 
 #[test]
+fn a_port_just_used_is_served_though_only_a_cookie_remembers_its_syn() {
+    for seed in [10_465, 10_932] {
+        let report = crowd(&options(seed, 250, true));
+        assert_eq!(report.violations, 0, "{:?}", report.first_violations);
+    }
+}
+
+#[test]
 fn a_seed_can_be_replayed() {
     let run = || crowd(&options(3, 60, true)).trace_hash;
     assert_eq!(run(), run());

@@ -60,7 +60,7 @@ fn nothing_that_is_logged_or_printed_shows_a_key() {
     for port in cluster.nodes() {
         cluster.world.with(port, |node: &mut Node, now| {
             let mut instance = node.instance_mut();
-            instance.add_key(new).unwrap();
+            instance.add_key(new.clone()).unwrap();
             instance.activate_key(now, new.id()).unwrap();
         });
     }

@@ -1,4 +1,5 @@
-//! How often the admin port may be asked, and how often with a wrong token, per client.
+//! How often the admin port may be asked, and how often with a wrong token, per client; and how many
+//! connections it may have: each takes the place of one of the service's.
 //!
 //! The table is bounded: when it is full, the entry that has been quiet for longest makes way. An
 //! IPv6 client is its /64, as it may have all of that.
@@ -26,10 +27,19 @@ struct Client {
     seen: Instant,
 }
 
+/// Connections at a time, of all clients.
+pub(super) const MAX_CONNECTIONS: usize = 128;
+/// Connections at a time of one client: more than anybody needs, fewer than it takes to keep others out.
+pub(super) const MAX_OF_ONE: usize = 32;
+
 /// Who asked how often.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
     clients: Map<IpAddr, Client>,
+    /// Connections by client; those without any are not in it.
+    connections: Map<IpAddr, usize>,
+    /// Connections refused because there were too many.
+    pub(super) crowded: u64,
     /// Requests refused because there were too many.
     pub(super) limited: u64,
     /// Requests with a wrong token or none.
@@ -59,6 +69,32 @@ impl Guard {
         });
         client.seen = now;
         client
+    }
+
+    /// Whether one more connection of the client is served; then it has to be told when it [leaves].
+    ///
+    /// [leaves]: Guard::leaves
+    pub(super) fn enters(&mut self, address: IpAddr) -> bool {
+        let all: usize = self.connections.values().sum();
+        let address = network(address);
+        let own = self.connections.get(&address).copied().unwrap_or(0);
+        let enters = all < MAX_CONNECTIONS && own < MAX_OF_ONE;
+        if enters {
+            self.connections.insert(address, own + 1);
+        }
+        self.crowded += u64::from(!enters);
+        enters
+    }
+
+    /// A connection of the client is over.
+    pub(super) fn leaves(&mut self, address: IpAddr) {
+        let address = network(address);
+        match self.connections.get_mut(&address) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => {
+                self.connections.remove(&address);
+            }
+        }
     }
 
     /// Whether the client may ask. One that has guessed too often may not, whatever it says: else
@@ -136,5 +172,27 @@ mod tests {
                 .clients
                 .contains_key(&IpAddr::from(9_999_u32.to_be_bytes()))
         );
+    }
+
+    #[test]
+    fn connections_are_bounded_for_each_client_and_for_all() {
+        let mut guard = Guard::default();
+        let client = |number: u8| IpAddr::from([10, 0, 0, number]);
+        let opened = |guard: &mut Guard, number| {
+            let all = (0..1_000).filter(|_| guard.enters(client(number)));
+            all.count()
+        };
+        let counts: [usize; 5] = core::array::from_fn(|n| opened(&mut guard, n as u8));
+        assert_eq!(counts, [32, 32, 32, 32, 0]);
+        assert_eq!(guard.crowded, 5_000 - 128);
+        for _ in 0..32 {
+            guard.leaves(client(2));
+        }
+        assert_eq!(
+            guard.connections.len(),
+            3,
+            "nobody is remembered for nothing"
+        );
+        assert_eq!(opened(&mut guard, 4), 32);
     }
 }

@@ -14,7 +14,8 @@
 //! | `POST /key {"add": "64 hex digits"}`, `{"activate": ID}`, `{"remove": ID}` | 200 and the same list |
 //!
 //! Errors are `{"error": ".."}` with 400, 401, 404, 405, 408, 409, 411, 413, 414, 429, 431, 501 or 505.
-//! Who asks too often, or guesses tokens, is answered 429 for a while ([`guard`]).
+//! Who asks too often, or guesses tokens, is answered 429 for a while; who opens too many connections is
+//! reset ([`guard`]).
 
 mod guard;
 mod keys;
@@ -103,27 +104,28 @@ impl Service for Agent {
     const PORT: u16 = 9100;
 
     async fn serve(&self, session: &mut Session<()>) -> Result<()> {
-        let mut client = session.client();
         let from = session.client_address().map(|address| address.ip());
         let from = from.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        loop {
-            let input = session.timeout(IDLE, client.peek()).await.transpose()?;
-            if input.is_none_or(|input| input.is_empty()) {
-                return Ok(());
-            }
-            let request = session.timeout(PATIENCE, read_request(&mut client));
-            let (answer, keep) = match request.await {
-                None => (Answer::error(408, "the request took too long"), false),
-                Some(Ok(None)) => return Ok(()),
-                Some(Ok(Some((head, body)))) => self.guarded(from, &head, &body),
-                Some(Err(Refusal::Session(error))) => return Err(error),
-                Some(Err(Refusal::Status(status, what))) => (Answer::error(status, &what), false),
-            };
-            respond(session, &mut client, answer, keep).await?;
-            if !keep {
-                return linger(session, &mut client).await;
-            }
+        if !self.guard.borrow_mut().enters(from) {
+            return Err(Error::Service("too many connections to the admin port"));
         }
+        let _visit = Visit {
+            guard: &self.guard,
+            from,
+        };
+        self.converse(session, from).await
+    }
+}
+
+/// A connection that is served, until it is dropped.
+struct Visit<'a> {
+    guard: &'a RefCell<guard::Guard>,
+    from: IpAddr,
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.guard.borrow_mut().leaves(self.from);
     }
 }
 
@@ -222,6 +224,29 @@ impl Agent {
         }
     }
 
+    /// Answer requests until the client has no more, or says nothing.
+    async fn converse(&self, session: &mut Session<()>, from: IpAddr) -> Result<()> {
+        let mut client = session.client();
+        loop {
+            let input = session.timeout(IDLE, client.peek()).await.transpose()?;
+            if input.is_none_or(|input| input.is_empty()) {
+                return Ok(());
+            }
+            let request = session.timeout(PATIENCE, read_request(&mut client));
+            let (answer, keep) = match request.await {
+                None => (Answer::error(408, "the request took too long"), false),
+                Some(Ok(None)) => return Ok(()),
+                Some(Ok(Some((head, body)))) => self.guarded(from, &head, &body),
+                Some(Err(Refusal::Session(error))) => return Err(error),
+                Some(Err(Refusal::Status(status, what))) => (Answer::error(status, &what), false),
+            };
+            respond(session, &mut client, answer, keep).await?;
+            if !keep {
+                return linger(session, &mut client).await;
+            }
+        }
+    }
+
     /// Answer, unless the client asks too often; and whether to go on with it.
     fn guarded(&self, from: IpAddr, head: &Head, body: &[u8]) -> (Answer, bool) {
         let now = self.shared.now();
@@ -239,6 +264,7 @@ impl Agent {
         let mut text = status::metrics(&self.shared, self.service);
         let guard = self.guard.borrow();
         for (name, count) in [
+            ("admin_crowded", guard.crowded),
             ("admin_limited", guard.limited),
             ("admin_unauthorized", guard.unauthorized),
         ] {

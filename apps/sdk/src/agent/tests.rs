@@ -381,6 +381,26 @@ fn who_guesses_tokens_is_not_heard_for_a_while() {
     assert!(answer.contains("HTTP/1.1 429 ") && !answer.contains("HTTP/1.1 200 "));
 }
 
+#[test]
+fn who_opens_too_many_connections_is_reset_until_others_end() {
+    let crowded = |places: usize| {
+        let agent = Agent::new(shared(), "http", None);
+        for client in 0..8 {
+            while agent.guard.borrow_mut().enters([10, 0, 0, client].into()) {}
+        }
+        (0..places).for_each(|_| agent.guard.borrow_mut().leaves([10, 0, 0, 0].into()));
+        let mut harness = Harness::new(agent);
+        harness.client_sends(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        harness.run();
+        harness
+    };
+    let last = crowded(1);
+    assert!(last.received().starts_with(b"HTTP/1.1 200 "));
+    let too_many = crowded(0);
+    assert_eq!(too_many.received(), b"");
+    assert_eq!(too_many.end(), Some(End::Aborted));
+}
+
 /// Everything that is logged in this process.
 struct Logged;
 

@@ -1,7 +1,7 @@
 //! A diagnostic image: boots, says what it found, and then does as the command line says:
-//! `probe=exit:N`, `probe=panic`, `probe=overflow`, `probe=fault`, `probe=write-text`,
-//! `probe=execute-data`, `probe=memory`, `probe=idle` (until the power button), `probe=audit`,
-//! `probe=reflect` (sends every frame back to its sender).
+//! `probe=exit:N`, `probe=panic`, `probe=memory`, `probe=idle` (until the power button), `probe=audit`,
+//! `probe=reflect` (sends every frame back to its sender), or one of the offences of [`probe`].
+//! With `watchdog=MS` the loop of `idle` is watched, and whatever has none.
 #![cfg_attr(godwit_image, no_std, no_main)]
 
 extern crate alloc;
@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use godwit_kernel::drivers::net::TxPacket;
 use godwit_kernel::exit::{ExitCode, exit};
-use godwit_kernel::{Machine, boot, clock, console, probe};
+use godwit_kernel::{Machine, boot, clock, console, probe, watchdog};
 
 godwit_kernel::entry!(run);
 
@@ -30,6 +30,11 @@ fn run(mut machine: Machine) -> ! {
         .split_ascii_whitespace()
         .find_map(|word| word.strip_prefix("probe="))
         .unwrap_or("exit:0");
+    let limit = machine
+        .command_line
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix("watchdog=")?.parse::<u64>().ok());
+    watchdog::watch(limit.map(|ms| ms * 1_000_000));
     match order {
         "panic" => panic!("as told"),
         "memory" => exhaust(),
@@ -57,6 +62,7 @@ fn idle(machine: &mut Machine) -> ! {
     let start = machine.now_ns();
     let mut beats = 0u64;
     loop {
+        watchdog::turn();
         if machine.power_button() {
             exit(
                 ExitCode::Success,

@@ -230,6 +230,76 @@ pub fn fault_address() -> u64 {
     address
 }
 
+/// CR4: ring 0 neither executes (SMEP) nor touches (SMAP) what ring 3 may reach. Nothing here is
+/// mapped for ring 3, so an entry of a page table gone wrong faults instead of being used.
+#[cfg(godwit_image)]
+const SMEP: u64 = 1 << 20;
+#[cfg(godwit_image)]
+const SMAP: u64 = 1 << 21;
+/// CR4: ring 3 cannot read where the descriptor tables are.
+#[cfg(godwit_image)]
+const UMIP: u64 = 1 << 11;
+/// CR0: read-only pages are read-only for ring 0 too.
+#[cfg(godwit_image)]
+const WRITE_PROTECT: u64 = 1 << 16;
+/// EFER: page tables may forbid execution.
+#[cfg(godwit_image)]
+const NO_EXECUTE: u64 = 1 << 11;
+
+/// The protections of CR4 that this processor has.
+#[cfg(godwit_image)]
+fn protections() -> u64 {
+    let leaf = cpuid(7).unwrap_or_default();
+    let bit = |there: bool, bit: u64| if there { bit } else { 0 };
+    bit(leaf.ebx & (1 << 7) != 0, SMEP)
+        | bit(leaf.ebx & (1 << 20) != 0, SMAP)
+        | bit(leaf.ecx & (1 << 2) != 0, UMIP)
+}
+
+/// Switches on the protections that the processor has. Before anything else: under emulation, code
+/// that ran without them is translated again.
+#[cfg(godwit_image)]
+pub fn protect() {
+    let wanted = protections();
+    // SAFETY: only bits the processor has, and nothing is mapped for ring 3.
+    unsafe {
+        asm!("mov {old}, cr4", "or {old}, {wanted}", "mov cr4, {old}",
+            old = out(reg) _, wanted = in(reg) wanted, options(nostack));
+    }
+}
+
+/// Which protection the processor has and does not apply.
+#[cfg(godwit_image)]
+pub fn unprotected() -> Option<&'static str> {
+    let (cr0, cr4): (u64, u64);
+    // SAFETY: reading control registers has no effects.
+    unsafe {
+        asm!("mov {}, cr0", "mov {}, cr4", out(reg) cr0, out(reg) cr4,
+            options(nomem, nostack, preserves_flags));
+    }
+    // SAFETY: every x86-64 has EFER.
+    let efer = unsafe { read_msr(0xc000_0080) };
+    let missing = protections() & !cr4;
+    [
+        (cr0 & WRITE_PROTECT == 0, "CR0.WP is off"),
+        (efer & NO_EXECUTE == 0, "EFER.NXE is off"),
+        (missing & SMEP != 0, "SMEP is off"),
+        (missing & SMAP != 0, "SMAP is off"),
+        (missing & UMIP != 0, "UMIP is off"),
+    ]
+    .into_iter()
+    .find_map(|(off, name)| off.then_some(name))
+}
+
+/// The page tables in use: CR3.
+#[cfg(godwit_image)]
+pub fn page_table() -> u64 {
+    let root: u64;
+    // SAFETY: reading CR3 has no effects.
+    unsafe { asm!("mov {}, cr3", out(reg) root, options(nomem, nostack, preserves_flags)) };
+    root & 0x000f_ffff_ffff_f000
+}
+
 /// Switches to other page tables, which also empties the TLB.
 ///
 /// # Safety

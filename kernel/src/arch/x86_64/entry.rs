@@ -39,6 +39,8 @@ global_asm!(
     // Page tables good enough to get into Rust: the first 4 GiB, 2 MiB pages, no protection.
     ".pushsection .bss.boot_tables, \"aw\", @nobits",
     ".balign 4096",
+    ".globl godwit_boot_level4",
+    "godwit_boot_level4:",
     "boot_level4: .skip 4096",
     "boot_level3: .skip 4096",
     "boot_level2: .skip 4 * 4096",
@@ -116,6 +118,27 @@ global_asm!(
     main = sym crate::boot::from_assembly,
     options(att_syntax)
 );
+
+unsafe extern "C" {
+    #[link_name = "godwit_boot_level4"]
+    static mut BOOT_LEVEL4: [u64; 512];
+}
+
+/// Empties the root of the boot page tables, which allow everything: nothing leads there any more.
+///
+/// # Safety
+///
+/// Other tables must be loaded.
+pub unsafe fn retire_boot_tables() {
+    // SAFETY: nobody else refers to the table, the processor included.
+    unsafe { (&raw mut BOOT_LEVEL4).write([0; 512]) };
+}
+
+/// Whether the boot page tables map nothing.
+pub fn boot_tables_retired() -> bool {
+    // SAFETY: written by nobody after boot.
+    unsafe { (&raw const BOOT_LEVEL4).read() == [0; 512] }
+}
 
 /// Precompiled `core` refers to it; nothing unwinds here.
 #[unsafe(no_mangle)]

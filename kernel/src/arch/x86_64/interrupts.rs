@@ -7,11 +7,13 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::apic::{
-    DEVICE_VECTOR_COUNT, DEVICE_VECTORS, IoApic, LocalApic, POWER_VECTOR, SPURIOUS_VECTOR, Trigger,
+    DEVICE_VECTOR_COUNT, DEVICE_VECTORS, IoApic, LocalApic, POWER_VECTOR, SPURIOUS_VECTOR,
+    TIMER_VECTOR, Trigger,
 };
 use super::cpu;
 use crate::exit::ExitCode;
 use crate::mmio::{Mmio, Quiet};
+use crate::symbols::Place;
 use crate::sync::Once;
 
 static LOCAL_APIC: Once<LocalApic> = Once::new();
@@ -232,6 +234,7 @@ extern "C" fn handle(frame: &Frame) {
     let vector = frame.vector as u8;
     match vector {
         0..32 => exception(frame),
+        TIMER_VECTOR => crate::watchdog::tick(frame.rip, frame.rbp),
         SPURIOUS_VECTOR => return,
         POWER_VECTOR => crate::acpi::power::handle_interrupt(),
         _ => {}
@@ -273,18 +276,30 @@ fn exception(frame: &Frame) -> ! {
     let name = NAMES.get(frame.vector as usize).unwrap_or(&"exception");
     let address = cpu::fault_address();
     let page_fault = frame.vector == 14;
-    let overflow = page_fault && crate::mm::is_guard_page(address);
-    let code = if overflow {
+    // A double fault has the address too, if it began as a page fault.
+    let stack = (page_fault || frame.vector == 8)
+        .then(|| crate::mm::guarded_stack(address))
+        .flatten();
+    let code = if stack.is_some() {
         ExitCode::StackOverflow
     } else {
         ExitCode::UnhandledException
     };
-    crate::panic::report_exception(
+    struct Overflow(Option<&'static str>);
+    impl core::fmt::Display for Overflow {
+        fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            match self.0 {
+                Some(stack) => write!(f, "stack overflow ({stack} stack): "),
+                None => Ok(()),
+            }
+        }
+    }
+    crate::panic::report(
         code,
         format_args!(
-            "{}{name} at {:#x}, error {:#x}, address {:#x}, stack {:#x}",
-            if overflow { "stack overflow: " } else { "" },
-            frame.rip,
+            "{}{name} at {}, error {:#x}, address {:#x}, stack {:#x}",
+            Overflow(stack),
+            Place(frame.rip),
             frame.error,
             if page_fault { address } else { 0 },
             frame.rsp,

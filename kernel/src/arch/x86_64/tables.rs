@@ -144,9 +144,19 @@ pub fn load() {
     }
 }
 
-/// Calls `each` with the guard page of every interrupt stack.
-pub fn guard_pages(mut each: impl FnMut(u64)) {
-    for stack in &STACKS {
-        each(stack.guard());
-    }
+/// What each stack is for, in reports.
+const PURPOSES: [&str; STACK_COUNT] = [
+    "urgent",
+    "double-fault",
+    "page-fault",
+    "exception",
+    "interrupt",
+];
+
+/// The interrupt stacks: purpose, guard page, top.
+pub fn stacks() -> impl Iterator<Item = (&'static str, u64, u64)> {
+    PURPOSES
+        .into_iter()
+        .zip(&STACKS)
+        .map(|(purpose, stack)| (purpose, stack.guard(), stack.top()))
 }

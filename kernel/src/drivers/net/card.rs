@@ -260,14 +260,28 @@ impl Card {
                 return None;
             }
         };
+        let short = self.pool.available() < LOW;
+        let copy = match (short, len <= SMALL) {
+            (_, true) => Some(Vec::with_capacity(len)),
+            (true, false) => match crate::mm::spare(len) {
+                Some(copy) => Some(copy),
+                None => {
+                    self.statistics.rx_errors += 1;
+                    self.statistics.rx_no_memory += 1;
+                    return None;
+                }
+            },
+            (false, false) => None,
+        };
         self.statistics.rx_packets += 1;
         self.statistics.rx_bytes += len as u64;
-        let short = self.pool.available() < LOW;
-        let bytes = if short || len <= SMALL {
-            self.statistics.rx_copied += u64::from(short);
-            Bytes::copy_from_slice(buffer.bytes().get(..len)?)
-        } else {
-            buffer.into_bytes(0, len)
+        let bytes = match copy {
+            Some(mut copy) => {
+                self.statistics.rx_copied += u64::from(short);
+                copy.extend_from_slice(buffer.bytes().get(..len)?);
+                Bytes::from(copy)
+            }
+            None => buffer.into_bytes(0, len),
         };
         Some(RxPacket {
             bytes,

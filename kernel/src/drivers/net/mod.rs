@@ -131,8 +131,10 @@ pub struct Statistics {
     pub rx_packets: u64,
     /// Bytes received.
     pub rx_bytes: u64,
-    /// Received frames thrown away because they were malformed.
+    /// Received frames thrown away: malformed, or no memory for a copy.
     pub rx_errors: u64,
+    /// Those of them for which there was no memory.
+    pub rx_no_memory: u64,
     /// Received frames copied because their user was slow to give buffers back.
     pub rx_copied: u64,
     /// Received frames that the device had joined from several segments.
@@ -159,11 +161,12 @@ pub struct Statistics {
 
 impl Statistics {
     /// All of them, under names of their own.
-    pub fn named(&self) -> [(&'static str, u64); 14] {
+    pub fn named(&self) -> [(&'static str, u64); 15] {
         let Self {
             rx_packets,
             rx_bytes,
             rx_errors,
+            rx_no_memory,
             rx_copied,
             rx_coalesced,
             tx_packets,
@@ -180,6 +183,7 @@ impl Statistics {
             ("nic_rx_packets", rx_packets),
             ("nic_rx_bytes", rx_bytes),
             ("nic_rx_errors", rx_errors),
+            ("nic_rx_no_memory", rx_no_memory),
             ("nic_rx_copied", rx_copied),
             ("nic_rx_coalesced", rx_coalesced),
             ("nic_rx_missed", rx_missed),

@@ -330,7 +330,14 @@ impl<T: Transport + Send> VirtioNet<T> {
         let short = self.pool.available() < LOW;
         let mut parts = pieces.into_iter();
         let (bytes, more) = if complete || short || frame <= SMALL {
-            let mut whole = Vec::with_capacity(frame);
+            let whole = match frame <= SMALL {
+                true => Some(Vec::with_capacity(frame)),
+                false => crate::mm::spare(frame),
+            };
+            let Some(mut whole) = whole else {
+                self.statistics.rx_no_memory += 1;
+                return None;
+            };
             let mut skip = self.header;
             for (buffer, len) in parts {
                 whole.extend_from_slice(buffer.bytes().get(skip..len).unwrap_or_default());

@@ -83,6 +83,8 @@ counters! {
     syn_too_many,
     /// Connections in TIME-WAIT that made way at the limit of connections.
     time_wait_evicted,
+    /// Connections in TIME-WAIT whose ends were taken for one opened from here.
+    time_wait_reopened,
     /// SYNs answered without being remembered, as the table of half-open connections was full.
     syn_cookies_sent,
     /// Connections accepted by the cookie in the peer's ACK.

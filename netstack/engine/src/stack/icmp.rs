@@ -53,6 +53,11 @@ impl Stack {
             return;
         }
         if ip.protocol == ICMPV6 && matches!(message.first(), Some(133..=137)) {
+            if ip.atomic {
+                // Neighbour discovery in fragments gets past those who watch over it (RFC 6980 section 5).
+                self.counters.rx_fragment += 1;
+                return;
+            }
             self.handle_ndp(now, ip, message);
             return;
         }
@@ -95,6 +100,7 @@ impl Stack {
             hop_limit: HOP_LIMIT,
             ecn: 0,
             length: ip.payload.len(),
+            fragments: None,
         }
         .emit(self.mac, &mut reply.head);
         reply.head.extend_from_slice(&header);

@@ -1,11 +1,12 @@
 //! Frames in: checked, classified and taken to the connection, the listener or the instance that
 //! they are for.
 
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use super::flows::{self, Entry, Held, HoldError, Packed};
 use super::frame::{RxChecksum, RxFrame};
-use super::wire::{self, ETHERNET, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
+use super::wire::{self, ETHERNET, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV6};
 use super::wire::{ICMP, ICMPV6, Ip, IpError, TCP, UDP};
 use super::{ConnId, FlowKey, Stack, StackEvent, forward, solicited_node};
 use crate::tcp::segment::{Ecn, Segment};
@@ -158,7 +159,11 @@ impl Stack {
             return;
         }
         self.counters.udp_received += 1;
-        if let Some(packet) = frame.bytes.get(ETHERNET..ip.payload.end) {
+        if ip.atomic {
+            // Fragment headers are not for smoltcp.
+            self.slow
+                .handle_packet(now, &without_extensions(&frame, ip));
+        } else if let Some(packet) = frame.bytes.get(ETHERNET..ip.payload.end) {
             self.slow.handle_packet(now, packet);
         }
     }
@@ -388,6 +393,18 @@ impl Stack {
             self.refuse(now, &flow, &segment);
         }
     }
+}
+
+/// An IPv6 packet with nothing between its header and its payload.
+fn without_extensions(frame: &RxFrame, ip: &Ip) -> Vec<u8> {
+    let header = frame.bytes.get(ETHERNET..ETHERNET + IPV6);
+    let mut packet = header.unwrap_or_default().to_vec();
+    if let Some(field) = packet.get_mut(4..7) {
+        let [l0, l1] = (ip.payload.len() as u16).to_be_bytes();
+        field.copy_from_slice(&[l0, l1, ip.protocol]);
+    }
+    packet.extend_from_slice(frame.bytes.get(ip.payload.clone()).unwrap_or_default());
+    packet
 }
 
 fn is_dhcp(frame: &RxFrame, ip: &Ip) -> bool {

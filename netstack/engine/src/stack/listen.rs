@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
@@ -182,13 +183,13 @@ impl Stack {
             self.counters.syn_not_accepting += 1;
             return;
         }
-        if !self.has_room(now) {
-            self.counters.syn_too_many += 1;
-            return;
-        }
         self.reclaim();
         if self.pressure() == Pressure::Exhausted {
             self.counters.syn_no_memory += 1;
+            return;
+        }
+        if !self.has_room(now) {
+            self.counters.syn_too_many += 1;
             return;
         }
         let above = self.reused.take_if(|(of, _)| *of == packed);
@@ -233,7 +234,10 @@ impl Stack {
     /// Whether another connection fits. At the limit one in TIME-WAIT makes way, if one is found
     /// soon: it only keeps old duplicates from a later connection, which PAWS does too
     /// (RFC 6191 section 2).
-    fn has_room(&mut self, now: Instant) -> bool {
+    pub(super) fn has_room(&mut self, now: Instant) -> bool {
+        if self.scarcity == Pressure::Exhausted {
+            return false;
+        }
         if self.table.len() < self.tcp.max_connections as usize {
             return true;
         }
@@ -311,6 +315,21 @@ impl Stack {
         let Cookie { irs, iss } = cookie;
         if self.numbers.open_cookie(now, flow, irs, iss).is_some() {
             let forgotten = self.spent.add(now, &Packed::new(flow), cookie);
+            self.counters.syn_cookies_forgotten += forgotten as u64;
+        }
+    }
+
+    /// What is remembered of cookies whose connections are over, for an instance that shares our secret:
+    /// how long each part is to be remembered yet, and hashes.
+    pub fn spent_cookies(&self, now: Instant) -> impl Iterator<Item = (Duration, Vec<u64>)> {
+        self.spent.parts(now)
+    }
+
+    /// Remember what another instance has remembered of cookies, for so long yet.
+    pub fn take_spent(&mut self, now: Instant, left: Duration, hashes: impl Iterator<Item = u64>) {
+        let until = now + left.min(COOKIE_LIFE);
+        for hash in hashes {
+            let forgotten = self.spent.add_hash(now, until, hash);
             self.counters.syn_cookies_forgotten += forgotten as u64;
         }
     }
@@ -415,6 +434,7 @@ impl Stack {
         };
         let (flow, listener) = (pending.flow, pending.listener);
         let half_open = &pending.half_open;
+        let cookie = half_open.cookie();
         let begins = half_open.begins_with(segment.seq);
         let orders = segment.flags.contains(Flags::SYN) || segment.flags.contains(Flags::RST);
         let answers = begins
@@ -450,6 +470,12 @@ impl Stack {
             HalfOpenEvent::Reset => {
                 self.drop_half_open(serial);
                 self.counters.half_open_expired += 1;
+            }
+            HalfOpenEvent::Established(_) if self.is_spent(now, &flow, cookie) => {
+                // Late duplicates of a handshake whose connection has come and gone.
+                self.counters.syn_cookies_spent += 1;
+                self.drop_half_open(serial);
+                self.refuse(now, &flow, segment);
             }
             HalfOpenEvent::Established(connection) => {
                 if !self.has_room(now) {

@@ -22,6 +22,7 @@ mod limit;
 mod listen;
 mod ndp;
 mod neighbour;
+mod open;
 mod output;
 mod pieces;
 mod routes;
@@ -52,6 +53,7 @@ use limit::Limit;
 pub use listen::COOKIE_LIFE;
 use listen::{HalfOpenTable, Listener};
 use neighbour::Neighbours;
+pub use open::ConnectError;
 use slow::Slow;
 pub use slow::UdpId;
 use spent::Spent;
@@ -212,20 +214,6 @@ pub enum StackEvent {
     },
 }
 
-/// Why [`Stack::connect`] failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// No own address of the remote's family, or the local address given is none of ours.
-    NoAddress,
-    /// No on-link prefix and no gateway leads there.
-    NoRoute,
-    /// Every local port towards that remote end is in use.
-    NoPort,
-    /// The limit of connections is reached.
-    TooMany,
-}
-
 /// Why [`Stack::attach`] failed. The connection is given back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -246,8 +234,6 @@ const SPENT_PART: usize = 16;
 const RECLAIMED: usize = 16;
 /// A deadline that is over and stays over is looked at again after this long.
 const TICK: Duration = Duration::from_millis(1);
-/// First and last local port of connections opened from here (RFC 6335 section 6).
-const EPHEMERAL: (u16, u16) = (49_152, 65_535);
 
 /// The network stack of one instance. After every `handle_*` or command drain
 /// [`Stack::poll_event`] and then [`Stack::poll_transmit`], and sleep until
@@ -287,6 +273,8 @@ pub struct Stack {
     unreachable_limit: Limit,
     /// Octets in the queues of all connections.
     memory: usize,
+    /// How short everybody's memory is.
+    scarcity: Pressure,
     /// SYN cookies are taken until then.
     cookies_until: Option<Instant>,
     /// When the last one was given here.
@@ -356,9 +344,10 @@ impl Stack {
             echo_limit: Limit::per_second(MAX_ECHO, now, costs(1)),
             unreachable_limit: Limit::per_second(MAX_UNREACHABLE, now, costs(2)),
             memory: 0,
+            scarcity: Pressure::None,
             cookies_until: None,
             cookie_given: None,
-            spent: Spent::new(keyed, held / SPENT_PART),
+            spent: Spent::new(&config.secret, held / SPENT_PART),
             reused: None,
             announce: None,
             vip_speaker: None,
@@ -551,7 +540,12 @@ impl Stack {
 
     /// How short memory is for the queues of connections.
     pub fn pressure(&self) -> Pressure {
-        Pressure::of(self.memory, self.tcp.memory)
+        Pressure::of(self.memory, self.tcp.memory).max(self.scarcity)
+    }
+
+    /// Say how short the memory is that everything else shares with the connections.
+    pub fn set_scarcity(&mut self, scarcity: Pressure) {
+        self.scarcity = scarcity;
     }
 
     /// Octets in the queues of all connections.
@@ -563,9 +557,12 @@ impl Stack {
     pub fn send_room(&self, conn: ConnId) -> usize {
         self.table.get(conn).map_or(0, |block| {
             let connection = &block.connection;
-            connection
-                .send_capacity(&self.tcp)
-                .saturating_sub(connection.send_queued())
+            let capacity = match self.scarcity {
+                // The connection may not have heard of it yet.
+                Pressure::Exhausted => usize::from(connection.mss()),
+                _ => connection.send_capacity(&self.tcp),
+            };
+            capacity.saturating_sub(connection.send_queued())
         })
     }
 
@@ -609,82 +606,6 @@ impl Stack {
         // Held behind a fence.
         self.counters.hold_expired += self.flows.take_held(&packed).len() as u64;
         Some(block)
-    }
-
-    /// Open a connection, from `local` (an own or virtual address) or the own address that fits.
-    pub fn connect(
-        &mut self,
-        now: Instant,
-        local: Option<IpAddr>,
-        remote: SocketAddr,
-    ) -> Result<ConnId, ConnectError> {
-        let local = self.local_for(local, remote)?;
-        let flow = self.free_port(local, remote).ok_or(ConnectError::NoPort)?;
-        Ok(self.open(now, flow))
-    }
-
-    /// Open a connection from a port of the caller's choice. [`ConnectError::NoPort`] if it is in use
-    /// towards `remote`, be it by a connection in TIME-WAIT.
-    pub fn connect_from(
-        &mut self,
-        now: Instant,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) -> Result<ConnId, ConnectError> {
-        let address = self.local_for(Some(local.ip()), remote)?;
-        let flow = flows::flow((address, local.port()), (remote.ip(), remote.port()));
-        if self.flows.get(&Packed::new(&flow)).is_some() {
-            return Err(ConnectError::NoPort);
-        }
-        Ok(self.open(now, flow))
-    }
-
-    /// The address a connection to `remote` leaves from, if one may be opened at all.
-    fn local_for(&self, local: Option<IpAddr>, remote: SocketAddr) -> Result<IpAddr, ConnectError> {
-        if self.table.len() >= self.tcp.max_connections as usize {
-            return Err(ConnectError::TooMany);
-        }
-        let local = match local {
-            Some(local) => Some(local)
-                .filter(|local| self.addresses.is_own(*local) || self.addresses.is_vip(*local))
-                .filter(|local| local.is_ipv4() == remote.is_ipv4()),
-            None => self.addresses.source_for(remote.ip()),
-        };
-        let local = local.ok_or(ConnectError::NoAddress)?;
-        // Nothing here leads back to ourselves.
-        if !self.addresses.is_host(remote.ip())
-            || self.addresses.is_own(remote.ip())
-            || self.addresses.next_hop(remote.ip()).is_none()
-        {
-            return Err(ConnectError::NoRoute);
-        }
-        Ok(local)
-    }
-
-    fn open(&mut self, now: Instant, flow: FlowKey) -> ConnId {
-        self.counters.opened += 1;
-        let connection = Connection::connect(now, &self.tcp, &self.numbers, flow, self.mtu);
-        let id = self.put_block(connection, flow);
-        self.settle(now, id);
-        id
-    }
-
-    /// A flow from a local port that is not in use towards `remote`; each remote end has its own
-    /// sequence of ports (RFC 6056 section 3.3.3).
-    fn free_port(&mut self, local: IpAddr, remote: SocketAddr) -> Option<FlowKey> {
-        let (first, last) = EPHEMERAL;
-        let count = u64::from(last - first) + 1;
-        let place = flows::flow((local, 0), (remote.ip(), remote.port()));
-        let offset = self.keyed.hash_words(Packed::new(&place).words()) % count;
-        for _ in 0..count {
-            self.opened = self.opened.wrapping_add(1);
-            let port = first + ((offset + self.opened % count) % count) as u16;
-            let flow = flows::flow((local, port), (remote.ip(), remote.port()));
-            if self.flows.get(&Packed::new(&flow)).is_none() {
-                return Some(flow);
-            }
-        }
-        None
     }
 
     /// The connection, unless its id is dead.

@@ -27,6 +27,7 @@ fn frame(mac: MacAddr, src: Ipv6Addr, dst: Ipv6Addr, repr: NdiscRepr<'_>) -> TxF
         hop_limit: HOP_LIMIT,
         ecn: 0,
         length: repr.buffer_len(),
+        fragments: None,
     }
     .emit(mac, &mut frame.head);
     let start = frame.head.len();

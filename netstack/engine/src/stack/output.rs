@@ -6,6 +6,7 @@ use core::net::IpAddr;
 
 use super::checksum::Sum;
 use super::cut::{Cut, Headers};
+use super::flows::Packed;
 use super::frame::{Head, Segmentation, TxChecksum, TxFrame};
 use super::neighbour::{Released, Resolution, Solicit};
 use super::slow;
@@ -142,6 +143,7 @@ impl Stack {
             hop_limit: HOP_LIMIT,
             ecn: ecn(&outgoing),
             length: header_len + size,
+            fragments: None,
         }
         .emit(self.mac, &mut head);
         let (seq, flags) = (outgoing.seq, outgoing.flags);
@@ -226,6 +228,9 @@ impl Stack {
         let payload_len = outgoing.payload_len();
         let header_len = outgoing.header_len();
         let length = header_len + payload_len;
+        let fragments = outgoing
+            .may_fragment
+            .then(|| self.identification(flow, &outgoing));
         let head = &mut frame.head;
         IpHeader {
             src,
@@ -234,6 +239,7 @@ impl Stack {
             hop_limit: HOP_LIMIT,
             ecn: ecn(&outgoing),
             length,
+            fragments,
         }
         .emit(self.mac, head);
         let start = head.len();
@@ -268,6 +274,17 @@ impl Stack {
             ipv6: src.is_ipv6(),
             segment_size,
         });
+    }
+
+    /// What tells a packet's fragments from those of others between the same ends (RFC 6864), without a
+    /// stranger learning how many there are: what a retransmission has in common with what it repeats, its
+    /// timestamp has not.
+    fn identification(&self, flow: &FlowKey, outgoing: &Outgoing) -> u16 {
+        let [a, b, c, d, ports] = *Packed::new(flow).words();
+        let stamp = outgoing.options.timestamps.map_or(0, |stamp| stamp.value);
+        let numbers = u64::from(outgoing.seq.raw()) << 32 | u64::from(outgoing.ack.raw());
+        let words = [a ^ b, c ^ d, ports, numbers, u64::from(stamp)];
+        self.keyed.hash_words(&words) as u16
     }
 
     /// Send a segment that belongs to no connection (yet).

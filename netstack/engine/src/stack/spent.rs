@@ -12,12 +12,14 @@ use super::flows::Packed;
 use super::hash::Keyed;
 use super::listen::COOKIE_LIFE;
 use crate::tcp::isn::Cookie;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Places of the first table.
 const LEAST: usize = 64;
 /// Tables there are room for at least, once they have grown.
 const PARTS: usize = 8;
+/// Sets these hashes apart from others under the same secret: `spent`.
+const SPENT: u64 = 0x73_7065_6e74;
 
 /// A table with open addressing: zero is a free place.
 #[derive(Debug)]
@@ -61,6 +63,19 @@ impl Table {
     }
 }
 
+/// Two words that follow from a secret, and say nothing of it.
+fn words(secret: &[u8; 32]) -> [u64; 2] {
+    let (octets, _) = secret.as_chunks::<8>();
+    let mut key = [0; 4];
+    for (word, octets) in key.iter_mut().zip(octets) {
+        *word = u64::from_le_bytes(*octets);
+    }
+    let [a, b, c, d] = key;
+    // Initial numbers are made with the same secret, of other texts.
+    let derived = |n| Keyed::new([a, b]).hash_words(&[c, d, SPENT, n]);
+    [derived(0), derived(1)]
+}
+
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Spent {
@@ -73,10 +88,11 @@ pub(super) struct Spent {
 }
 
 impl Spent {
-    /// Nothing yet, and never more than `octets` of it (but for the first table).
-    pub(super) fn new(keyed: Keyed, octets: usize) -> Spent {
+    /// Nothing yet, and never more than `octets` of it (but for the first table). Instances that share
+    /// `secret` remember a cookie by the same hash.
+    pub(super) fn new(secret: &[u8; 32], octets: usize) -> Spent {
         Spent {
-            keyed,
+            keyed: Keyed::new(words(secret)),
             tables: VecDeque::new(),
             places: 0,
             most: octets / size_of::<u64>(),
@@ -91,10 +107,15 @@ impl Spent {
 
     /// Remember that a cookie is spent. Returns how many were forgotten for it that are not out of date.
     pub(super) fn add(&mut self, now: Instant, flow: &Packed, cookie: Cookie) -> usize {
+        let hash = self.hash(flow, cookie);
+        self.add_hash(now, now + COOKIE_LIFE, hash)
+    }
+
+    /// The same until then, by the cookie's hash.
+    pub(super) fn add_hash(&mut self, now: Instant, until: Instant, hash: u64) -> usize {
         while self.tables.front().is_some_and(|table| table.until <= now) {
             self.drop_oldest();
         }
-        let hash = self.hash(flow, cookie);
         let mut forgotten = 0;
         if self.tables.back().is_none_or(Table::is_full) {
             let places = self.next_size();
@@ -114,10 +135,20 @@ impl Spent {
             self.tables.push_back(table);
         }
         if let Some(table) = self.tables.back_mut() {
-            table.put(hash);
-            table.until = now + COOKIE_LIFE;
+            // Zero is a free place.
+            table.put(hash.max(1));
+            table.until = table.until.max(until);
         }
         forgotten
+    }
+
+    /// The hashes in each table that is not out of date, and for how long they count yet.
+    pub(super) fn parts(&self, now: Instant) -> impl Iterator<Item = (Duration, Vec<u64>)> {
+        let tables = self.tables.iter().filter(move |table| table.until > now);
+        tables.map(move |table| {
+            let hashes = table.places.iter().filter(|hash| **hash != 0);
+            (table.until.since(now), hashes.copied().collect())
+        })
     }
 
     /// Places of the next table: as many as there are, within bounds.
@@ -175,7 +206,7 @@ mod tests {
     }
 
     fn spent(octets: usize) -> Spent {
-        Spent::new(Keyed::new([3, 4]), octets)
+        Spent::new(&[3; 32], octets)
     }
 
     #[test]
@@ -245,5 +276,35 @@ mod tests {
             spent.add(Instant::ZERO, &packed(1), cookie(7, 8));
         }
         assert_eq!(spent.places, LEAST);
+    }
+
+    #[test]
+    fn what_one_remembers_another_takes_over_for_what_is_left_of_its_time() {
+        let mut former = spent(1 << 20);
+        for client in 0..1_000 {
+            former.add(Instant::ZERO, &packed(client), cookie(1, 2));
+        }
+        let now = Instant::ZERO + COOKIE_LIFE / 2;
+        let mut heir = spent(1 << 20);
+        heir.add(now, &packed(5_000), cookie(3, 4));
+        let parts: Vec<(Duration, Vec<u64>)> = former.parts(now).collect();
+        for (left, hashes) in parts {
+            assert_eq!(left, COOKIE_LIFE / 2);
+            for hash in hashes {
+                assert_eq!(heir.add_hash(now, now + left, hash), 0);
+            }
+        }
+        assert!((0..1_000).all(|client| heir.has(now, &packed(client), cookie(1, 2))));
+        assert!(heir.has(now, &packed(5_000), cookie(3, 4)));
+        assert!(!heir.has(now, &packed(1_000), cookie(1, 2)));
+        let last = now + COOKIE_LIFE;
+        assert_eq!(former.parts(last).count(), 0);
+        // Of another secret it is of no use, and does no harm.
+        let mut stranger = Spent::new(&[4; 32], 1 << 20);
+        let hashes = former.parts(now).flat_map(|(_, hashes)| hashes);
+        for hash in hashes.collect::<Vec<u64>>() {
+            stranger.add_hash(now, last, hash);
+        }
+        assert!(!stranger.has(now, &packed(1), cookie(1, 2)));
     }
 }

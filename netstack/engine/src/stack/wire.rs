@@ -87,6 +87,8 @@ pub(super) struct Ip {
     pub(super) protocol: u8,
     /// Where the transport header and payload lie in the frame. Ends before Ethernet padding.
     pub(super) payload: Range<usize>,
+    /// An IPv6 packet with a Fragment header, though whole: an atomic fragment (RFC 6946).
+    pub(super) atomic: bool,
 }
 
 /// Why a packet is not taken.
@@ -147,6 +149,7 @@ fn parse_ipv4(packet: &[u8], start: usize, whole: bool, length: usize) -> Result
         ecn: fixed[1] & 3,
         protocol: fixed[9],
         payload: start + header..start + end,
+        atomic: false,
     })
 }
 
@@ -160,6 +163,7 @@ fn parse_ipv6(packet: &[u8], start: usize, whole: bool, length: usize) -> Result
     let body = packet.get(..end.min(packet.len())).unwrap_or_default();
     let mut protocol = fixed[6];
     let mut at = IPV6;
+    let mut atomic = false;
     for _ in 0..MAX_EXTENSIONS {
         match protocol {
             // Hop-by-hop options, destination options: skipped. Routing: only if used up.
@@ -174,7 +178,20 @@ fn parse_ipv6(packet: &[u8], start: usize, whole: bool, length: usize) -> Result
                     return Err(IpError::Malformed);
                 }
             }
-            44 => return Err(IpError::Fragment),
+            // An atomic fragment is all there is of its packet, whatever has the same identification (RFC
+            // 6946 section 4). A quoted first fragment still names its flow.
+            44 => {
+                let extension = body.get(at..at + 8).ok_or(IpError::Malformed)?;
+                let [next, _, o0, o1, ..] = *extension else {
+                    return Err(IpError::Malformed);
+                };
+                let place = u16::from_be_bytes([o0, o1]);
+                if place & 0xfff8 != 0 || (whole && place & 1 != 0) {
+                    return Err(IpError::Fragment);
+                }
+                (protocol, atomic) = (next, true);
+                at += 8;
+            }
             _ => {
                 return Ok(Ip {
                     src: IpAddr::V6(address_v6(fixed, 8)),
@@ -183,6 +200,7 @@ fn parse_ipv6(packet: &[u8], start: usize, whole: bool, length: usize) -> Result
                     ecn: (fixed[1] >> 4) & 3,
                     protocol,
                     payload: start + at..start + end,
+                    atomic,
                 });
             }
         }
@@ -216,6 +234,9 @@ pub(super) struct IpHeader {
     pub(super) ecn: u8,
     /// Octets of transport header and payload.
     pub(super) length: usize,
+    /// Routers may fragment the packet, which is told apart by this from others between the same ends; only
+    /// IPv4 has that.
+    pub(super) fragments: Option<u16>,
 }
 
 impl IpHeader {
@@ -245,16 +266,20 @@ impl IpHeader {
     fn octets_v4(&self, src: Ipv4Addr, dst: Ipv4Addr) -> [u8; IPV4] {
         let total = (IPV4 + self.length).min(usize::from(u16::MAX)) as u16;
         let [t0, t1] = total.to_be_bytes();
-        // Never fragmented, so the identification means nothing (RFC 6864).
+        // What is never fragmented has an identification that means nothing (RFC 6864).
+        let (dont_fragment, [i0, i1]) = match self.fragments {
+            Some(identification) => (0, identification.to_be_bytes()),
+            None => (0x40, [0, 0]),
+        };
         let mut header = [0u8; IPV4];
         header[..12].copy_from_slice(&[
             0x45,
             self.ecn,
             t0,
             t1,
-            0,
-            0,
-            0x40,
+            i0,
+            i1,
+            dont_fragment,
             0,
             self.hop_limit,
             self.protocol,
@@ -317,6 +342,7 @@ mod tests {
             hop_limit: 9,
             ecn: 2,
             length: body.len(),
+            fragments: None,
         }
         .emit([2, 0, 0, 0, 0, 1], &mut head);
         head.extend_from_slice(body);
@@ -335,6 +361,32 @@ mod tests {
             assert_eq!((ip.hop_limit, ip.ecn, ip.protocol), (9, 2, TCP));
             assert_eq!(&frame[ip.payload], b"seven!!");
         }
+    }
+
+    /// A packet with a Fragment header that says this of its place.
+    fn in_fragment(address: IpAddr, place: u16) -> Vec<u8> {
+        let [p0, p1] = place.to_be_bytes();
+        let mut body = vec![TCP, 0, p0, p1, 9, 9, 9, 9];
+        body.extend_from_slice(b"seven!!");
+        let mut frame = packet(address, address, &body);
+        frame[ETHERNET + 6] = 44;
+        frame
+    }
+
+    /// RFC 6946 section 4.
+    #[test]
+    fn a_fragment_that_is_all_of_its_packet_is_taken() {
+        let v6 = IpAddr::V6("fd00::1".parse().unwrap());
+        // The reserved bits mean nothing.
+        for place in [0, 6] {
+            let frame = in_fragment(v6, place);
+            let ip = parse_ip(&frame, ETHERNET, true).unwrap();
+            assert_eq!((ip.protocol, ip.atomic), (TCP, true));
+            assert_eq!(&frame[ip.payload], b"seven!!");
+        }
+        let mut frame = in_fragment(v6, 0);
+        frame[ETHERNET + 5] = 7;
+        assert_eq!(parse_ip(&frame, ETHERNET, true), Err(IpError::Malformed));
     }
 
     #[test]
@@ -363,6 +415,10 @@ mod tests {
         assert_eq!(parse_ip(&frame, ETHERNET, true), Err(IpError::Fragment));
 
         let v6 = IpAddr::V6("fd00::1".parse().unwrap());
+        for place in [1, 8, 0xfff8] {
+            let frame = in_fragment(v6, place);
+            assert_eq!(parse_ip(&frame, ETHERNET, true), Err(IpError::Fragment));
+        }
         let mut frame = packet(v6, v6, &[0; 200]);
         frame[ETHERNET + 6] = 60;
         for option in frame[ETHERNET + IPV6..].chunks_mut(8) {

@@ -11,6 +11,10 @@ use super::segment::{SackRange, Segment};
 use super::snd::{Marks, SentSegment};
 use crate::time::{Duration, Instant};
 
+/// Segments an acknowledgement covers at most for its duplicates to count as signs of a loss though nothing
+/// new was covered (RFC 6582 section 4.1).
+const SMALL_STEP: u32 = 4;
+
 /// What one acknowledgement delivered.
 #[derive(Default)]
 struct Delivery {
@@ -79,6 +83,9 @@ impl Connection {
             !progress && segment.is_empty() && !window_moved && sacked == 0 && dsack.is_none();
         self.judge_probe(segment, duplicate, dsack.is_some());
         let recovered = self.leave_phase(segment, progress, dsack.is_some());
+        if recovered && !self.sack {
+            self.judge_duplicates_to_come(outstanding - self.snd.outstanding());
+        }
         let lost = match self.sack {
             true => self.detect_losses(now),
             false => self.count_duplicates(duplicate, progress, outstanding),
@@ -353,6 +360,19 @@ impl Connection {
             // A partial acknowledgement: the next hole begins here.
             Phase::Recovery => self.mark_head_lost(mss),
             Phase::Loss => false,
+        }
+    }
+
+    /// An episode is over, by an acknowledgement of so many octets more. Duplicates of it may answer what was
+    /// sent again though it had arrived, and do not count. But then the acknowledgement would have
+    /// gone over all that had arrived: after a small step a loss is the likelier reason (RFC 6582 section 4.1).
+    fn judge_duplicates_to_come(&mut self, acknowledged: u32) {
+        let mss = u32::from(self.mss());
+        if self.snd.una == self.recovery.point
+            && acknowledged <= SMALL_STEP * mss
+            && self.congestion.cwnd > mss
+        {
+            self.recovery.point = self.snd.una.sub(1);
         }
     }
 

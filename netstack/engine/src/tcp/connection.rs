@@ -32,6 +32,10 @@ use crate::time::{Duration, Instant};
 
 /// How long TIME-WAIT lasts: twice a maximum segment lifetime of 30 s.
 pub(crate) const TIME_WAIT: Duration = Duration::from_secs(60);
+/// How long a connection is in TIME-WAIT at least before its ends are taken for another one.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+/// How far beyond an earlier connection's numbers to begin.
+pub(crate) const BEYOND: u32 = 65_537;
 /// How long FIN-WAIT-2 lasts once nobody reads any more.
 pub(crate) const FIN_WAIT_2: Duration = Duration::from_secs(60);
 /// Largest window shift (RFC 7323 section 2.3).
@@ -586,12 +590,20 @@ impl Connection {
         }
     }
 
-    /// Close our direction, and read no more: what still arrives is acknowledged and dropped,
-    /// and a peer that never closes is not waited for for ever.
+    /// Close our direction, and read no more. A peer that never closes is not waited for for ever.
+    ///
+    /// If octets are unread, or arrive later, the peer gets an RST, as they are lost (RFC 9293 section 3.6.1,
+    /// RFC 2525 section 2.17): at once, or else when it has acknowledged all that was sent, and FIN.
     pub fn release(&mut self, now: Instant) {
-        self.close(now);
         self.rcv.discard = true;
-        self.receive_consume(now, usize::MAX / 2);
+        self.rcv.drop_unread();
+        let at_rest = self.snd.fin == SndFin::Open && self.snd.queue.len() == 0;
+        if self.rcv.lost && at_rest && self.state.is_synchronized() {
+            return self.reset(ConnectionError::Aborted);
+        }
+        self.close(now);
+        self.receive_consume(now, 0);
+        self.reset_if_lost();
         if self.state == State::FinWait2 {
             self.timers.linger.set_by(now + FIN_WAIT_2);
         }
@@ -675,6 +687,30 @@ impl Connection {
                 !is_older(theirs.value, ours.recent)
             }
             _ => syn.seq.after(self.rcv.nxt),
+        }
+    }
+
+    /// Whether a connection may be opened from here between the same ends: only in TIME-WAIT, and only where
+    /// timestamps keep old duplicates from the new one, in both directions (RFC 7323 section 5, RFC 6191). Ours
+    /// have to be newer than all the old one sent, which they are a second after it last heard a FIN.
+    pub fn may_reopen(&self, now: Instant) -> bool {
+        let entered = self.timers.linger.remaining(now);
+        let rested = entered.is_some_and(|left| left + REOPEN_AFTER <= TIME_WAIT);
+        self.state == State::TimeWait && self.timestamps.is_some() && rested
+    }
+
+    /// Begin beyond the numbers and timestamps of a connection that was open between the same ends (RFC 1122
+    /// section 4.2.2.13). To be called before anything is sent.
+    pub(crate) fn follow(&mut self, now: Instant, before: &Connection) {
+        if !self.snd.iss.after(before.snd.nxt) {
+            let iss = before.snd.nxt.add(BEYOND);
+            self.snd = Snd::new(iss, self.snd.peer_mss);
+            self.recovery = Recovery::new(iss);
+        }
+        if let (Some(ours), Some(theirs)) = (&mut self.timestamps, &before.timestamps)
+            && is_older(ours.value(now), theirs.value(now))
+        {
+            ours.offset = theirs.offset;
         }
     }
 

@@ -354,10 +354,19 @@ impl Connection {
                 if self.rcv.discard {
                     self.timers.linger.set(now + FIN_WAIT_2);
                 }
+                self.reset_if_lost();
             }
             State::Closing => self.enter_time_wait(now),
             State::LastAck => self.die(None),
             _ => {}
+        }
+    }
+
+    /// The peer has everything of ours, and octets of its own were dropped unread: it is to know that (RFC
+    /// 9293 section 3.6.1). Not before, as an RST may keep its application from what we sent.
+    pub(crate) fn reset_if_lost(&mut self) {
+        if self.rcv.lost && self.state == State::FinWait2 {
+            self.reset(ConnectionError::Aborted);
         }
     }
 
@@ -383,6 +392,9 @@ impl Connection {
         let end = seq.add(payload.len() as u32);
         if !payload.is_empty() {
             self.take_payload(now, seq, payload);
+            if self.state == State::Closed {
+                return;
+            }
         }
         let fin_fits =
             end.at_or_after(self.rcv.nxt) && end.at_or_before(self.rcv.edge.later(self.rcv.nxt));
@@ -428,6 +440,9 @@ impl Connection {
                 match due {
                     true => self.owed.ack = true,
                     false => self.timers.delayed_ack.set_by(now + self.options.ack_delay),
+                }
+                if self.rcv.lost {
+                    self.reset_if_lost();
                 }
             }
             Accepted::OutOfOrder => {

@@ -98,7 +98,14 @@ impl InitialNumbers {
     }
 
     /// The nine bits of a cookie, if `iss` is one that this or another instance gave the flow not
-    /// longer ago than two steps. A guess succeeds once in 2^22.
+    /// longer ago than two steps.
+    ///
+    /// A blind guess succeeds once in 2^22: two steps of 2^9 numbers each are good. That is less than the 2^29
+    /// of Linux, whose cookies hold one of four MSS and nothing else: its other options travel in
+    /// TSval, and who has no timestamps (Windows, by default) loses window scale and SACK. Nine bits
+    /// here are what it costs that nobody does. What a guess opens is one connection from an address whose
+    /// owner does not answer, and only while cookies are believed at all
+    /// ([`crate::stack::Stack::trust_cookies`]): for as long as one lives after the table was last full.
     pub(crate) fn open_cookie(
         &self,
         now: Instant,

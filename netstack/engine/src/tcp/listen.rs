@@ -6,8 +6,8 @@ use alloc::boxed::Box;
 use super::TcpConfig;
 use super::challenge::ChallengeLimit;
 use super::connection::{
-    Connection, EcnMode, MAX_SCALE, MIN_MSS, TimestampState, default_mss, is_older, largest_buffer,
-    mss_of, scale_of,
+    BEYOND, Connection, EcnMode, MAX_SCALE, MIN_MSS, TimestampState, default_mss, is_older,
+    largest_buffer, mss_of, scale_of,
 };
 use super::isn::{COOKIE_STEP, Cookie, InitialNumbers};
 use super::options::{Options, Timestamps};
@@ -18,8 +18,6 @@ use crate::seq::SeqNumber;
 use crate::stack::FlowKey;
 use crate::time::{Duration, Instant};
 
-/// How far beyond an earlier connection's numbers to begin.
-const BEYOND: u32 = 65_537;
 /// Stands for "no window scaling" in a cookie.
 const NO_SCALE: u8 = 15;
 

@@ -16,7 +16,8 @@ use crate::time::{Duration, Instant};
 const PLATEAUS: [u16; 9] = [
     32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_280, 1_006, 576,
 ];
-/// What IPv4 hosts must take (RFC 1122 section 3.3.2); less is not believed.
+/// What IPv4 hosts must take (RFC 1122 section 3.3.2). Where a router says less, packets of this size may be
+/// fragmented: a path that carries no more works, and nobody makes us send crumbs.
 const LEAST_V4: u16 = 576;
 /// What IPv6 links must carry (RFC 8200 section 5).
 const LEAST_V6: u16 = 1_280;
@@ -51,6 +52,13 @@ impl Connection {
             None => 0,
         };
         headers(&self.flow()) + options
+    }
+
+    /// Whether packets are so small that routers may fragment them: there is nothing left to find out by Don't
+    /// Fragment. IPv6 knows no such thing: its routers fragment nothing, and no packet of ours has a Fragment
+    /// header, not even an atomic one (RFC 8021).
+    pub(crate) fn may_fragment(&self) -> bool {
+        self.path_mtu <= LEAST_V4 && self.ends.is_ipv4()
     }
 
     /// Octets of an IP packet that our link, and the peer's by its MSS, carry.
@@ -243,6 +251,7 @@ impl Connection {
         let size = payload + self.overhead();
         self.send_new(now, u32::from(payload), false, out);
         out.segment_size = payload;
+        out.may_fragment = false;
         self.counters.mtu_probes += 1;
         if let Some(search) = &mut self.search {
             search.probe = Some((start, size));

@@ -102,6 +102,9 @@ impl Connection {
         // alone: what is cut has the same options on every piece.
         let lone = self.owed.user_timeout;
         let mss = u32::from(self.mss()) - u32::from(lone) * USER_TIMEOUT_LEN;
+        // Packets that may be fragmented are told apart by their identification, which nobody counts on when
+        // cutting.
+        let lone = lone || self.may_fragment();
         let burst = match u32::try_from(max_payload).unwrap_or(u32::MAX) / mss {
             _ if lone => mss,
             0 | 1 => mss,
@@ -147,6 +150,7 @@ impl Connection {
         out.window = self.rcv.advertise();
         out.options.timestamps = self.timestamps_option(now);
         out.segment_size = self.mss();
+        out.may_fragment = self.may_fragment();
         // A probe of the path's MTU has no room for it.
         if self.owed.user_timeout
             && out.payload_len() as u32 + USER_TIMEOUT_LEN <= u32::from(out.segment_size)
@@ -201,19 +205,17 @@ impl Connection {
 
     /// Retransmit the first `len` numbers of the segment at `index`.
     fn retransmit(&mut self, now: Instant, index: usize, len: u32, out: &mut Outgoing) -> bool {
-        self.snd.split(index, len);
+        let Some(segment) = self.snd.retransmit(index, len, now) else {
+            return false;
+        };
         let stamp = self.timestamps.map(|timestamps| timestamps.value(now));
         if self.recovery.phase != Phase::Open {
             self.recovery.undo.on_retransmit(len, stamp);
             self.recovery.prr.sent = self.recovery.prr.sent.saturating_add(len);
         }
-        self.snd.mark_retransmitted(index, now);
         if index == 0 || !self.timers.retransmit.is_set() {
             self.arm_retransmit(now);
         }
-        let Some(segment) = self.snd.sent.get(index).copied() else {
-            return false;
-        };
         let flags = match segment.marks.has(Marks::FIN) {
             true => Flags::FIN | Flags::PSH,
             false if segment.end() == self.snd.nxt => Flags::PSH,

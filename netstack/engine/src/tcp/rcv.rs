@@ -100,6 +100,8 @@ pub(crate) struct Rcv {
     pub quick: u8,
     /// Nobody will read: what arrives is acknowledged and dropped.
     pub discard: bool,
+    /// Octets were dropped for that: the peer is to be told (RFC 9293 section 3.6.1).
+    pub lost: bool,
     /// The right edge stays where it is for the time being.
     pub held: bool,
 }
@@ -127,6 +129,7 @@ impl Rcv {
             full_size: 536,
             quick: QUICK_ACKS,
             discard: false,
+            lost: false,
             held: false,
         }
     }
@@ -265,8 +268,14 @@ impl Rcv {
         self.nxt = self.nxt.add(data.len() as u32);
         self.queue.push(data);
         if self.discard {
-            self.queue.advance_to(self.queue.end());
+            self.drop_unread();
         }
+    }
+
+    /// Drop what nobody will read.
+    pub fn drop_unread(&mut self) {
+        self.lost |= self.queue.len() > 0;
+        self.queue.advance_to(self.queue.end());
     }
 
     /// In-order octets while stretches wait: take those that become contiguous along.

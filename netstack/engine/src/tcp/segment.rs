@@ -267,6 +267,8 @@ pub struct Outgoing {
     pub segment_size: u16,
     /// Whether the IP header says ECT(0) (RFC 3168 section 6.1.2).
     pub ecn_capable: bool,
+    /// Whether routers may fragment the packet: Don't Fragment is not set (RFC 1191 section 3).
+    pub may_fragment: bool,
 }
 
 impl Outgoing {

@@ -53,8 +53,8 @@ impl Marks {
     }
 }
 
-/// Transmitted stretches remembered apart at most, but for what retransmission splits off. A capsule takes
-/// somewhat more (`migrate`).
+/// Transmitted stretches remembered apart at most, but for what retransmission splits off
+/// ([`Snd::retransmit`]). A capsule takes somewhat more (`migrate`).
 pub const MAX_ENTRIES: usize = 6 * 1024;
 /// Stretches that SACK may make of a window: one for each of these octets, and [`FREE_ENTRIES`].
 /// Segments are mostly larger, so that reports of whole segments are all taken.
@@ -266,10 +266,52 @@ impl Snd {
             .partition_point(|segment| segment.end().at_or_before(seq))
     }
 
+    /// Stretches that are remembered apart at most for what a peer says.
+    fn most_entries(&self) -> usize {
+        (FREE_ENTRIES + self.outstanding() as usize / ENTRY_OCTETS).min(MAX_ENTRIES)
+    }
+
     /// Whether a peer's report may split a segment: it could else have us remember every octet apart.
     pub fn may_split(&self) -> bool {
-        let most = FREE_ENTRIES + self.outstanding() as usize / ENTRY_OCTETS;
-        self.sent.len() < most.min(MAX_ENTRIES)
+        self.sent.len() < self.most_entries()
+    }
+
+    /// Note a retransmission of the first `len` numbers of the stretch at `index`, and return them.
+    ///
+    /// A peer can have a burst leave again in crumbs, by its MSS or what it claims of the path. So a piece
+    /// that would be one too many goes on with the one before it, which has just left too. Where
+    /// there is no such (stretches that have arrived lie between those that have not), pieces are told apart
+    /// up to a quarter more; beyond that all of the stretch counts as sent again, and what did not
+    /// leave is found lost as if it had.
+    pub fn retransmit(&mut self, index: usize, len: u32, now: Instant) -> Option<SentSegment> {
+        let most = self.most_entries();
+        if self.sent.len() < most + most / 4 {
+            self.split(index, len);
+        }
+        self.mark_retransmitted(index, now);
+        let mut piece = *self.sent.get(index)?;
+        if piece.len > len {
+            piece.len = len;
+            piece.marks.clear(Marks::FIN);
+        }
+        if self.sent.len() > most {
+            self.join(index);
+        }
+        Some(piece)
+    }
+
+    /// Make the stretch at `index` a part of the one before it, if nothing but their times tells them apart.
+    fn join(&mut self, index: usize) {
+        let Some(later) = self.sent.get(index).copied() else {
+            return;
+        };
+        let before = index.checked_sub(1).and_then(|at| self.sent.get_mut(at));
+        if let Some(before) = before.filter(|before| before.marks == later.marks) {
+            before.len += later.len;
+            before.sent_at = later.sent_at;
+            before.retransmits = before.retransmits.max(later.retransmits);
+            self.sent.remove(index);
+        }
     }
 
     /// What the stretches remembered cost, but for the few that every connection has.
@@ -360,7 +402,7 @@ impl Snd {
     }
 
     /// Note a retransmission of the segment at `index`.
-    pub fn mark_retransmitted(&mut self, index: usize, now: Instant) {
+    fn mark_retransmitted(&mut self, index: usize, now: Instant) {
         let Some(segment) = self.sent.get_mut(index) else {
             return;
         };

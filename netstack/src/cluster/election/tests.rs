@@ -395,6 +395,31 @@ fn with_availability_the_one_that_is_left_alone_acts() {
 }
 
 #[test]
+fn with_availability_one_that_boots_gives_the_others_time_to_reach_it() {
+    let prefer = Prefer::Availability;
+    let rules = Rules { prefer, ..rules(2) };
+    let mut lab = Lab::new(rules, 15);
+    lab.until_acting(SECOND);
+    lab.run_for(SECOND);
+    lab.machines[1].down = true;
+    lab.run_for(SECOND * 4);
+    // The channel to it takes a while.
+    lab.isolate(1);
+    lab.boot(1);
+    for _ in 0..50 {
+        lab.run_for(SECOND / 10);
+        assert_eq!(lab.acting(), [0]);
+    }
+    lab.heal();
+    lab.run_for(SECOND);
+    assert_eq!(lab.acting(), [0]);
+    // If there is nobody, it does not wait for ever.
+    lab.machines[0].down = true;
+    lab.boot(1);
+    assert_eq!(lab.until_acting(SECOND * 8).0, 1);
+}
+
+#[test]
 fn two_and_a_witness_outlive_either_of_the_two() {
     let witnesses = BTreeSet::from([MemberId(3)]);
     let rules = Rules {

@@ -1,6 +1,8 @@
 //! Handshakes that nobody remembers, while a member is away.
 
 use super::*;
+use crate::stack::Route;
+use crate::tcp::Cookie;
 
 /// Instance 1 with room for one half-open connection, a witness, and a third that may own flows.
 fn crowded() -> Net {
@@ -122,4 +124,96 @@ fn a_request_is_served_again_if_who_knew_of_its_end_has_lost_its_memory() {
     net.cut.remove(&CLIENT);
     net.run_for(Duration::from_secs(20));
     assert_eq!(net.sessions().len(), 1, "nobody can know");
+}
+
+#[test]
+fn what_brings_the_cookie_of_a_later_syn_is_not_left_over_from_the_connection_before() {
+    let mut net = Net::new(2, 5);
+    net.settle();
+    net.allow_resets = true;
+    let number = net.connect(ECHO, stream(0, 100), false);
+    net.run_until_received(Duration::from_secs(5), 100);
+    let there = net
+        .client
+        .connection(net.conns[number].conn)
+        .unwrap()
+        .flow();
+    let flow = FlowKey {
+        local: there.remote,
+        remote: there.local,
+    };
+    let (session, owner) = net.sessions()[0];
+    let (owner, now) = (owner.unwrap(), net.now);
+    let stack = &net.node(owner).stack;
+    let Some(Route::Local(conn)) = stack.route(&flow) else {
+        panic!("its owner has it");
+    };
+    let own = stack.connection(conn).unwrap().handshake();
+    net.node(owner).abort(now, session);
+    net.run_for(Duration::from_millis(10));
+    let (node, now) = (&net.nodes[owner as usize - 1].instance, net.now);
+    let left_over = |cookie| node.is_left_over(now, &flow.into(), cookie);
+    let later = Cookie {
+        irs: own.irs.add(77),
+        ..own
+    };
+    assert!(left_over(None) && left_over(Some(own)));
+    assert!(!left_over(Some(later)));
+}
+
+#[test]
+fn a_request_is_not_served_again_though_who_knew_of_its_end_has_drained() {
+    for owner in 1..=3 {
+        let mut net = reset_unheard(owner);
+        net.cut.insert(CLIENT);
+        let now = net.now;
+        net.node(owner).drain(now);
+        let drained = |net: &mut Net| net.nodes[owner as usize - 1].drained;
+        net.run_until(Duration::from_secs(20), drained);
+        let now = net.now;
+        net.nodes[owner as usize - 1] = Node::new(config(owner, 3), 99, now);
+        net.run_for(Duration::from_secs(3));
+        let now = net.now;
+        for id in 1..=3 {
+            net.node(id).stack.trust_cookies(now);
+        }
+        net.cut.remove(&CLIENT);
+        net.run_for(Duration::from_secs(30));
+        assert_eq!(net.sessions(), [], "of {owner}");
+        assert_eq!(net.resets, 2, "of {owner}: lost, and told when it asks");
+    }
+}
+
+#[test]
+fn a_request_whose_session_was_lost_with_its_target_is_not_served_again() {
+    let mut net = Net::new(3, 7);
+    net.settle();
+    net.allow_resets = true;
+    let number = net.connect(ECHO, Vec::new(), false);
+    net.run_until(Duration::from_secs(1), |net| !net.sessions().is_empty());
+    net.cut.insert(CLIENT);
+    net.conns[number].to_send = b"once".to_vec();
+    let (session, at) = net.sessions()[0];
+    let at = at.unwrap();
+    let to = at % 3 + 1;
+    net.cut_pairs.insert((at.min(to), at.max(to)));
+    let now = net.now;
+    net.node(at)
+        .move_session(now, session, MemberId(to))
+        .unwrap();
+    net.run_for(Duration::from_millis(100));
+    assert_eq!(net.owner(session), None, "on its way");
+    let now = net.now;
+    net.nodes[to as usize - 1] = Node::new(config(to, 3), 99, now);
+    net.cut_pairs.clear();
+    net.run_for(Duration::from_secs(5));
+    assert_eq!(net.counter(at, "sessions_lost"), 1);
+    let now = net.now;
+    for id in 1..=3 {
+        net.node(id).stack.trust_cookies(now);
+    }
+    net.cut.remove(&CLIENT);
+    net.run_for(Duration::from_secs(20));
+    assert_eq!(net.sessions(), []);
+    assert_eq!(net.resets, 1);
 }

@@ -31,6 +31,8 @@ use crate::stack::{Cidr, DeviceCapabilities, RxChecksum, StackConfig};
 use crate::tcp::{Flags, Segment};
 
 pub(super) const VIP: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 77, 0, 10));
+/// A second virtual address, where a test has one.
+pub(super) const OTHER_VIP: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 77, 0, 20));
 pub(super) const ECHO: u16 = 7;
 pub(super) const BULK: u16 = 80;
 pub(super) const KEY: [u8; 32] = [9; 32];
@@ -280,6 +282,8 @@ pub(super) struct Net {
     /// Frames between the client and the virtual address seen so far.
     pub packets: u64,
     pub resets: u64,
+    /// Clients do not close, though they have all there is.
+    pub clients_stay: bool,
     /// Instances whose frames all get lost.
     pub cut: BTreeSet<u32>,
     /// Members whose channel frames to each other get lost.
@@ -314,6 +318,7 @@ impl Net {
             faults: Faults::default(),
             packets: 0,
             resets: 0,
+            clients_stay: false,
             cut: BTreeSet::new(),
             cut_channels: false,
             cut_pairs: BTreeSet::new(),
@@ -335,9 +340,13 @@ impl Net {
     }
 
     pub fn connect(&mut self, port: u16, to_send: Vec<u8>, close: bool) -> usize {
+        self.connect_to(VIP, port, to_send, close)
+    }
+
+    pub fn connect_to(&mut self, vip: IpAddr, port: u16, to_send: Vec<u8>, close: bool) -> usize {
         let conn = self
             .client
-            .connect(self.now, None, (VIP, port).into())
+            .connect(self.now, None, (vip, port).into())
             .unwrap();
         self.conns.push(ClientConn {
             conn,
@@ -396,7 +405,7 @@ impl Net {
                 }
                 entry.ended |= tcp.receive_finished();
                 entry.failed |= tcp.error().is_some();
-                if entry.ended && entry.sent == entry.to_send.len() {
+                if entry.ended && entry.sent == entry.to_send.len() && !self.clients_stay {
                     tcp.close(now);
                 }
             });
@@ -451,17 +460,17 @@ impl Net {
         let Some((source, destination, segment)) = parse(frame) else {
             return;
         };
-        if source.0 != VIP && destination.0 != VIP {
+        if !is_vip(source) && !is_vip(destination) {
             return;
         }
-        if from == CLIENT || source.0 == VIP {
+        if from == CLIENT || is_vip(source) {
             self.packets += 1;
         }
         if segment.flags.contains(Flags::RST) && !self.is_over(source) {
             self.resets += 1;
             assert!(self.allow_resets, "RST from {from}: {segment:?}");
         }
-        if source.0 != VIP || from == CLIENT || segment.flags.contains(Flags::SYN) {
+        if !is_vip(source) || from == CLIENT || segment.flags.contains(Flags::SYN) {
             return;
         }
         // Whoever speaks has the session, and nobody else has it.
@@ -489,7 +498,7 @@ impl Net {
     /// Whether the client has read its stream to the end there: late duplicates may be reset.
     fn is_over(&self, source: End) -> bool {
         let port = |conn: &ClientConn| self.client.flow(conn.conn).map(|flow| flow.local.port());
-        source.0 != VIP
+        !is_vip(source)
             && self
                 .conns
                 .iter()
@@ -594,6 +603,10 @@ impl Net {
 }
 
 type End = (IpAddr, u16);
+
+fn is_vip(end: End) -> bool {
+    [VIP, OTHER_VIP].contains(&end.0)
+}
 
 /// The ends and the segment in an IPv4 frame.
 pub(super) fn parse(frame: &[u8]) -> Option<(End, End, Segment)> {

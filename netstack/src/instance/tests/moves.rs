@@ -115,6 +115,7 @@ fn moves_under_loss_duplication_and_reordering_keep_the_streams_exact() {
 fn move_in(state: &str, port: u16, octets: u64, close: bool, pause: bool) {
     let mut net = Net::new(2, 5);
     net.settle();
+    net.clients_stay = state == "FIN-WAIT-2";
     net.connect(port, payload(octets), close);
     let reached = |net: &Net| {
         let sessions = net.nodes.iter().flat_map(|node| node.instance.sessions());
@@ -132,6 +133,7 @@ fn move_in(state: &str, port: u16, octets: u64, close: bool, pause: bool) {
         assert!(begun == 1 || round > 0, "{state}");
         net.run_for(Duration::from_millis(150));
     }
+    net.clients_stay = false;
     for node in &mut net.nodes {
         node.paused = false;
         node.resume(net.now);
@@ -152,7 +154,7 @@ fn a_session_moves_in_every_closing_state() {
     move_in("CLOSE-WAIT", ECHO, 2_000, true, true);
     move_in("LAST-ACK", ECHO, 2_000, true, false);
     move_in("FIN-WAIT-1", BULK, 0, false, false);
-    move_in("FIN-WAIT-2", BULK, 250_000, false, false);
+    move_in("FIN-WAIT-2", BULK, 0, false, false);
     move_in("TIME-WAIT", BULK, 0, false, false);
 }
 
@@ -280,5 +282,47 @@ fn sessions_told_to_move_wait_for_a_target_that_has_no_room_but_not_for_ever() {
     let moves = net.node(1).moves();
     let last = moves.last().unwrap();
     assert_eq!(last.result, "not begun: that member has no room");
+    assert_eq!(net.resets, 0);
+}
+
+#[test]
+fn two_services_at_two_addresses_move_and_outlive_the_ingress() {
+    let now = Instant::from_millis(1_000);
+    let nodes = (1..=3).map(|id| {
+        let mut config = config(id, 3);
+        config.stack.vips.push(OTHER_VIP);
+        Node::new(config, 60 + id as u8, now)
+    });
+    let mut net = Net::with(nodes.collect(), 61, now);
+    net.settle();
+    let open = |net: &mut Net| {
+        for vip in [VIP, OTHER_VIP] {
+            net.connect_to(vip, ECHO, stream(0, 9_000), false);
+            net.connect_to(vip, BULK, Vec::new(), false);
+        }
+    };
+    open(&mut net);
+    net.run_until(Duration::from_secs(1), |net| net.sessions().len() == 4);
+    // Those of all four services away from the ingress, in the middle of their streams.
+    for to in [3, 2] {
+        for (session, owner) in net.sessions() {
+            let now = net.now;
+            if let Some(owner) = owner.filter(|owner| *owner != to) {
+                let source = net.node(owner);
+                source.move_session(now, session, MemberId(to)).unwrap();
+            }
+        }
+        net.run_for(Duration::from_millis(300));
+        assert!(net.sessions().iter().all(|(_, owner)| *owner == Some(to)));
+    }
+    net.cut.insert(1);
+    net.run_for(Duration::from_secs(5));
+    open(&mut net);
+    net.run_until_received(Duration::from_secs(10), 9_000);
+    let bulk = |net: &mut Net| {
+        let mut bulk = net.conns.iter().skip(1).step_by(2);
+        bulk.all(|conn| conn.received == stream(0, BULK_OCTETS))
+    };
+    net.run_until(Duration::from_secs(10), bulk);
     assert_eq!(net.resets, 0);
 }

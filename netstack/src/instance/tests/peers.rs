@@ -277,6 +277,29 @@ fn questions_beyond_the_limit_are_not_answered() {
 }
 
 #[test]
+fn an_offer_in_doubt_is_answered_however_many_questions_came_before() {
+    let mut yard = Yard::new(107);
+    let mut end = yard.open();
+    for number in 0..80_000 {
+        yard.say(&mut end, &Message::WhoOwns(flow(number), None));
+    }
+    let attempt = Attempt {
+        session: SessionId {
+            origin: 9,
+            number: 9,
+        },
+        epoch: 5,
+    };
+    yard.say(&mut end, &Message::Doubt(attempt));
+    for _ in 0..300 {
+        yard.carry(&mut end);
+    }
+    assert!(yard.count("peer_queries_dropped") > 0);
+    let denied = |message: &Message| *message == Message::NotOwner(attempt);
+    assert!(end.heard.iter().any(denied), "else it stays frozen");
+}
+
+#[test]
 fn heartbeats_beyond_the_limit_are_as_if_lost() {
     let mut yard = Yard::new(105);
     let mut end = yard.open();

@@ -107,3 +107,102 @@ fn a_flood_of_half_open_connections_sends_sessions_to_the_calm_member() {
     assert_eq!(net.node(1).sessions().len() as u64, shed);
     assert_eq!(net.counter(1, "policy_flood_moves"), 0);
 }
+
+#[test]
+fn nothing_is_given_to_a_member_that_does_not_read_it() {
+    let now = Instant::from_millis(1_000);
+    let node = |id, newest| {
+        let edition = Edition {
+            reads: 1..=newest,
+            ..Edition::default()
+        };
+        Node::of(config(id, 2), id as u8, now, edition)
+    };
+    // The second is of a newer release, and all sessions are there.
+    let mut net = Net::with(alloc::vec![node(1, 1), node(2, 2)], 98, now);
+    net.settle();
+    for _ in 0..24 {
+        net.connect(ECHO, stream(0, 10), false);
+    }
+    net.run_until_received(Duration::from_secs(5), 10);
+    for (session, owner) in net.sessions() {
+        if owner == Some(1) {
+            let now = net.now;
+            net.node(1).move_session(now, session, MemberId(2)).unwrap();
+        }
+    }
+    net.run_for(Duration::from_secs(1));
+    for conn in &mut net.conns {
+        conn.to_send.extend(stream(10, 20));
+    }
+    net.run_until_received(Duration::from_secs(5), 20);
+    net.run_for(crate::cluster::balance::SETTLED);
+    let all = [Trigger::Load, Trigger::Flood, Trigger::Health];
+    net.node(2).set_policy(config_of(false, &all));
+    net.run_for(Duration::from_secs(30));
+    assert_eq!(net.node(2).sessions().len(), 24);
+    assert_eq!(net.counter(1, "transfer_refused_state_version"), 0);
+    assert_eq!(net.counter(2, "policy_load_moves"), 0);
+    let triggers = net.node(2).policy_status().triggers;
+    assert!(triggers.iter().all(|trigger| trigger.would_move.is_empty()));
+}
+
+#[test]
+fn a_member_without_memory_gives_sessions_to_one_that_has_some() {
+    let now = Instant::from_millis(1_000);
+    let node = |id| {
+        let mut config = config(id, 2);
+        if id == 2 {
+            config.stack.tcp.memory = 60_000;
+        }
+        Node::new(config, id as u8, now)
+    };
+    let mut net = Net::with(alloc::vec![node(1), node(2)], 99, now);
+    net.settle();
+    for _ in 0..40 {
+        net.connect(ECHO, Vec::new(), false);
+    }
+    net.run_for(Duration::from_secs(1));
+    net.node(2).set_policy(config_of(false, &[Trigger::Health]));
+    let before = net.node(2).sessions().len();
+    assert!(before >= 15, "{before}");
+    // Nobody reads there, and its queues fill.
+    net.nodes[1].paused = true;
+    for conn in &mut net.conns {
+        conn.to_send = stream(0, 20_000);
+    }
+    net.run_for(Duration::from_secs(10));
+    let given = net.counter(2, "policy_health_moves");
+    assert!(given >= 2, "{given} given");
+    let status = net.node(2).policy_status();
+    assert!(status.triggers[0].sees.contains("memory"), "{status:?}");
+    assert_eq!(net.counter(1, "policy_health_moves"), 0);
+    net.nodes[1].paused = false;
+    let now = net.now;
+    net.nodes[1].resume(now);
+    net.run_until_received(Duration::from_secs(120), 20_000);
+    assert_eq!(net.resets, 0);
+}
+
+#[test]
+fn sessions_that_never_leave_are_no_load() {
+    let mut net = balanced(config_of(false, &[]));
+    // Somebody asks the first how it is, again and again.
+    net.node(1).add_service(ServiceSpec {
+        name: "own",
+        port: 9100,
+        scope: Scope::Own,
+        state_version: 1,
+        oldest_state: 1,
+        states: None,
+    });
+    net.nodes[0].services.push(9100);
+    for _ in 0..24 {
+        net.connect_to(address(1), 9100, Vec::new(), false);
+    }
+    net.run_for(Duration::from_secs(1));
+    assert_eq!(net.node(1).sessions().len(), 24);
+    net.node(2).set_policy(config_of(false, &[Trigger::Load]));
+    net.run_for(Duration::from_secs(12));
+    assert_eq!(net.counter(2, "policy_load_moves"), 12);
+}

@@ -130,6 +130,22 @@ fn a_state_is_handed_on_under_the_version_it_was_committed_in() {
 }
 
 #[test]
+fn a_drain_gives_a_state_to_whoever_reads_it_however_old() {
+    let mut net = net(alloc::vec![version(1, 1), version(1, 2)], 41);
+    let session = download(&mut net, 3_000);
+    // It is not committed anew there.
+    net.nodes[1].paused = true;
+    let now = net.now;
+    net.node(1).move_session(now, session, MemberId(2)).unwrap();
+    net.run_until(LONG, |net| net.owner(session) == Some(2));
+    let now = net.now;
+    net.node(2).drain(now);
+    net.run_until(Duration::from_secs(20), |net| net.nodes[1].drained);
+    assert_eq!(net.owner(session), Some(1));
+    finish(&mut net, &stream(0, BULK_OCTETS));
+}
+
+#[test]
 fn versions_too_old_are_refused() {
     let mut net = net(alloc::vec![version(1, 1), version(2, 3)], 6);
     let session = download(&mut net, 20_000);

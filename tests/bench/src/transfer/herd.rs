@@ -36,6 +36,8 @@ struct Client {
     send: u32,
     receive: u32,
     asked: Instant,
+    /// The timestamp of the last segment received, to be echoed.
+    stamp: u32,
 }
 
 /// The clients.
@@ -78,6 +80,21 @@ fn word(octets: &[u8], at: usize) -> u32 {
         .get(at..at + 4)
         .and_then(|octets| octets.try_into().ok())
         .map_or(0, u32::from_be_bytes)
+}
+
+/// The timestamp of a segment that has one.
+fn timestamp(frame: &[u8]) -> Option<u32> {
+    let end = 34 + usize::from(frame.get(46)? >> 4) * 4;
+    let mut at = 54;
+    while at < end {
+        at += match frame.get(at..)? {
+            [8, 10, ..] => return Some(word(frame, at + 2)),
+            [1, ..] => 1,
+            [_, length, ..] if *length > 1 => usize::from(*length),
+            _ => return None,
+        };
+    }
+    None
 }
 
 impl Herd {
@@ -147,6 +164,7 @@ impl Herd {
                 send: client as u32,
                 receive: 0,
                 asked: now,
+                stamp: 0,
             });
             self.waiting += 1;
             self.send(client, SYN, 0);
@@ -243,6 +261,7 @@ impl Herd {
             self.resets += 1;
             return;
         }
+        client.stamp = timestamp(frame).unwrap_or(client.stamp);
         let (seq, ack) = (word(frame, 38), word(frame, 42));
         let start = 34 + usize::from(frame[46] >> 4) * 4;
         let end = 14 + usize::from(u16::from_be_bytes([frame[16], frame[17]]));
@@ -314,6 +333,7 @@ impl Herd {
         head[46..50].copy_from_slice(&[0x80, flags, 0xff, 0xff]);
         head[54..58].copy_from_slice(&[1, 1, 8, 10]);
         head[58..62].copy_from_slice(&1u32.to_be_bytes());
+        head[62..66].copy_from_slice(&client.stamp.to_be_bytes());
         self.block.extend_from_slice(&head);
         for at in 0..octets {
             let offset = client.send.wrapping_add(at as u32);

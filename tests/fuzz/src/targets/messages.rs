@@ -104,6 +104,7 @@ fn seeds() -> Vec<Vec<u8>> {
         Message::Owns(vec![ownership; 3]),
         Message::Confirm(vec![ownership; 2]),
         Message::Parted,
+        Message::Spent { left: 1_000 },
         Message::Released(vec![(flow, session)]),
         Message::HandoverTable(vec![ownership]),
         Message::Handover { term: 4 },

@@ -5,8 +5,8 @@ use super::values::{integer, sequence, word, word_range};
 use crate::script::{Flaw, Martian, OptionSpec, SegmentSpec, Value};
 use crate::wire::{FLAGS, SYN};
 
-/// `FLAGS SEQ[:END] [ack N[..M]] [win N] [urg N] [ect0|ect1|ce|not-ect] [by N] [new]
-/// [bad-checksum|cut N|offset N|from WHO|to WHO] [forged] [lost] [<options>]`.
+/// `FLAGS SEQ[:END] [ack N[..M]] [win N] [urg N] [ect0|ect1|ce|not-ect] [may-fragment] [by N] [new]
+/// [bad-checksum|cut N|offset N|from WHO|to WHO|atomic] [forged] [lost] [<options>]`.
 pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
     let (text, options) = match text.split_once('<') {
         None => (text, None),
@@ -36,6 +36,7 @@ pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
         window: None,
         urgent: None,
         ecn: None,
+        may_fragment: false,
         options,
         by: None,
         new: false,
@@ -67,6 +68,7 @@ pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
             "ect1" => spec.ecn = Some(1),
             "ect0" => spec.ecn = Some(2),
             "ce" => spec.ecn = Some(3),
+            "may-fragment" => spec.may_fragment = true,
             "new" => spec.new = true,
             "bad-checksum" => spec.flaw = Some(Flaw::Checksum),
             "cut" => spec.flaw = Some(Flaw::Cut(word(value()?)? as usize)),
@@ -77,6 +79,7 @@ pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
             }
             "from" => spec.flaw = Some(Flaw::From(parse_martian(value()?)?)),
             "to" => spec.flaw = Some(Flaw::To(parse_martian(value()?)?)),
+            "atomic" => spec.flaw = Some(Flaw::Atomic),
             "forged" => spec.forged = true,
             "lost" => spec.lost = true,
             other => return Err(format!("`{other}` is no part of a segment")),

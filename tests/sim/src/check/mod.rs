@@ -154,6 +154,8 @@ pub enum Note {
     Answered {
         /// The flow.
         flow: FlowId,
+        /// The instance.
+        by: Port,
         /// Whether it keeps the handshake, so that whatever acknowledges it completes it; else only what
         /// brings back its cookie does, and that is what begins at the first octet.
         remembered: bool,

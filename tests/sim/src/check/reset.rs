@@ -9,21 +9,26 @@ use crate::net::Port;
 /// How long a SYN-ACK without an answer is repeated (RFC 6298, five times) before the handshake is over.
 const HANDSHAKE: Duration = Duration::from_secs(63);
 
+/// How long a SYN cookie is good at least.
+const COOKIE: Duration = Duration::from_millis(65_536);
+
 /// How long who closes first keeps the connection.
 const TIME_WAIT: Duration = Duration::from_secs(60);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     /// The client has closed.
     client_closed: bool,
     /// The server's FIN has reached the client.
     server_closed: bool,
-    /// When the client's first SYN got to an instance.
+    /// When a SYN of the client's last got to an instance.
     asked: Option<Instant>,
     /// What first got to an instance after that, and was not passed on by it.
     heard: Option<Heard>,
-    /// Some instance keeps the handshake.
-    remembered: bool,
+    /// Which instances keep the handshake, and since when.
+    kept: Vec<(Port, Instant)>,
+    /// When a SYN was last answered that nobody remembers: with a SYN cookie.
+    cookie: Option<Instant>,
     /// When the client's FIN first got to an instance.
     ended: Option<Instant>,
     /// The server had given the handshake up before it heard from the client again.
@@ -44,13 +49,13 @@ impl State {
     /// A segment of the client's got to an instance.
     fn hear(&mut self, seen: &Seen<'_>) {
         if seen.segment.syn {
-            self.asked.get_or_insert(seen.at);
+            self.asked = Some(seen.at);
             return;
         }
         // An RST completes no handshake; what is from further into the stream one that is remembered
         // (RFC 9293 section 3.10.7.4), and no other.
         let first = seen.seq <= 1;
-        let completes = first || self.remembered && seen.segment.ack.is_some();
+        let completes = first || !self.kept.is_empty() && seen.segment.ack.is_some();
         if completes && !seen.segment.rst && self.asked.is_some() {
             self.heard.get_or_insert(Heard {
                 at: seen.at,
@@ -67,12 +72,33 @@ impl State {
     }
 
     /// Whether there never was a connection at the server: no answer to its SYN-ACK has got there in all the
-    /// time a handshake takes. What comes later is answered with an RST by any TCP (section 3.10.7.1).
+    /// time a handshake takes, or a cookie is good. What comes later is answered with an RST by any TCP (section
+    /// 3.10.7.1).
     fn handshake_expired(&self) -> bool {
-        let (Some(asked), Some(heard)) = (self.asked, self.heard) else {
+        let Some(heard) = self.heard else {
             return false;
         };
-        heard.at.since(asked) >= HANDSHAKE
+        let is_over = |since: Instant, takes: Duration| heard.at.since(since) >= takes;
+        let mut kept = self.kept.iter();
+        let answered = !self.kept.is_empty() || self.cookie.is_some();
+        answered
+            && kept.all(|(_, since)| is_over(*since, HANDSHAKE))
+            && self.cookie.is_none_or(|given| is_over(given, COOKIE))
+    }
+
+    /// An instance answers a SYN, which got there a moment ago or is answered once more.
+    fn answer(&mut self, now: Instant, by: Port, remembered: bool) {
+        let since = self.asked.unwrap_or(now);
+        if !remembered {
+            self.cookie = Some(since);
+            return;
+        }
+        let is_over = |since: Instant| now.since(since) >= HANDSHAKE;
+        match self.kept.iter_mut().find(|(port, _)| *port == by) {
+            Some((_, before)) if is_over(*before) => *before = since,
+            Some(_) => {}
+            None => self.kept.push((by, since)),
+        }
     }
 
     /// Whether the connection has been over at both ends for so long that nobody remembers it: what turns up
@@ -115,9 +141,14 @@ impl Reset {
 }
 
 impl Check for Reset {
-    fn note(&mut self, _at: Instant, note: Note, _flows: &Flows, _findings: &mut Findings) {
-        if let Note::Answered { flow, remembered } = note {
-            self.flows.at(flow).remembered |= remembered;
+    fn note(&mut self, at: Instant, note: Note, _flows: &Flows, _findings: &mut Findings) {
+        if let Note::Answered {
+            flow,
+            by,
+            remembered,
+        } = note
+        {
+            self.flows.at(flow).answer(at, by, remembered);
         }
     }
 

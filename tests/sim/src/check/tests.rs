@@ -107,7 +107,11 @@ impl Bench {
     /// The SYN-ACK belongs to a handshake that is kept, or not.
     fn answered(&mut self, remembered: bool) {
         let flow = self.flows.of_client(end(5000, 9)).expect("the flow");
-        self.note(Note::Answered { flow, remembered });
+        self.note(Note::Answered {
+            flow,
+            by: A,
+            remembered,
+        });
     }
 
     fn note(&mut self, note: Note) {
@@ -315,7 +319,7 @@ fn resets_after(remembered: bool, answers: impl FnOnce(&mut Bench)) -> u64 {
     let mut bench = Bench::new(Reset::default());
     bench.answered(remembered);
     answers(&mut bench);
-    bench.now += Duration::from_secs(64);
+    bench.now += Duration::from_secs(66);
     bench.see(A, false, bench.client(1, 1));
     let mut reset = bench.server(1, b"");
     reset.rst = true;
@@ -354,6 +358,39 @@ fn a_handshake_that_only_a_cookie_remembers_is_completed_from_the_first_octet_on
     assert_eq!(resets_after(false, later), 0);
     let first = |bench: &mut Bench| bench.see(A, false, bench.client(1, 1));
     assert_eq!(resets_after(false, first), 1);
+}
+
+#[test]
+fn a_reset_is_not_excused_while_a_cookie_is_good_whichever_syn_it_answered() {
+    let reset_after = |again: &[bool], silence: u64| {
+        let mut bench = Bench::new(Reset::default());
+        bench.answered(false);
+        // The answer was lost, and the client says SYN again.
+        for remembered in again {
+            bench.now += Duration::from_secs(31);
+            let opening = Segment {
+                syn: true,
+                ack: None,
+                ..bench.client(0, 0)
+            };
+            bench.see(A, false, opening);
+            bench.answered(*remembered);
+        }
+        bench.now += Duration::from_secs(silence);
+        bench.see(A, false, bench.client(1, 1));
+        let mut reset = bench.server(1, b"");
+        reset.rst = true;
+        bench.put(A, reset);
+        bench.found()
+    };
+    assert_eq!(reset_after(&[], 65), 1);
+    assert_eq!(reset_after(&[], 66), 0);
+    assert_eq!(reset_after(&[false], 65), 1, "the later cookie");
+    assert_eq!(reset_after(&[false], 66), 0);
+    assert_eq!(reset_after(&[true], 62), 1, "kept since then");
+    assert_eq!(reset_after(&[true], 63), 0);
+    assert_eq!(reset_after(&[true, true], 31), 1);
+    assert_eq!(reset_after(&[true, true], 32), 0, "kept no longer for that");
 }
 
 #[test]

@@ -196,6 +196,9 @@ pub const SCENARIOS: &[Scenario] = &[
         prelude: |trial| {
             trial.host(Echo, OCTETS, 1);
             trial.host(Download, 60_000, 1);
+            // Whoever leaves has something to remember.
+            let over = trial.host(Upload, 4_000, 1);
+            trial.finish(over);
         },
         acts: &[
             (0, Act::Say(0, OCTETS / 4)),

@@ -139,6 +139,13 @@ impl Trial {
         self.storm.run_for(Duration::from_millis(150));
     }
 
+    /// Let a conversation come to its end, and both ends know.
+    pub fn finish(&mut self, conversation: usize) {
+        self.say(conversation, u64::MAX / 2);
+        self.storm.finish(conversation, Duration::from_secs(5));
+        self.storm.run_for(Duration::from_millis(100));
+    }
+
     /// Begin downloads of a file until one is served at `at`; none is read for now.
     pub fn host_file(&mut self, here: &Plan, elsewhere: &Plan, at: Port) {
         for _ in 0..20 {

@@ -206,6 +206,59 @@ fn what_overtakes_the_ack_with_the_cookie_does_not_end_the_connection() {
     );
 }
 
+/// A server whose only half-open connection, which it remembered, has just made way for one from a port used
+/// before; and the answer to its SYN-ACK.
+fn evicted() -> (Stack, Instant, Vec<u8>) {
+    let mut net = Net::new(vec![client(false, true, EcnMode::Off), server()]);
+    let open = |net: &mut Net, port: u16| {
+        let from = SocketAddr::new(ip("10.77.0.99"), 1_000 + port);
+        let now = net.now;
+        let conn = net.hosts[0].connect_from(now, from, at("10.77.0.11:80"));
+        net.run_for(Duration::from_millis(10));
+        (conn.unwrap(), net.accepted(1).expect("accepted"))
+    };
+    for port in 1..=12 {
+        let (there, here) = open(&mut net, port);
+        for (host, conn) in [(1, here), (0, there)] {
+            let now = net.now;
+            net.hosts[host].update(now, conn, |tcp| tcp.close(now));
+            net.run_for(Duration::from_millis(10));
+        }
+    }
+    for port in 1..=12 {
+        let now = net.now;
+        let (_, ack) = handshake(&mut net.hosts[1], now, 1_000 * u32::from(port));
+        assert_eq!(net.hosts[1].half_open_count(), 1, "remembered");
+        let cookies = counter(&net.hosts[1], "syn_cookies_sent");
+        open(&mut net, port);
+        if counter(&net.hosts[1], "syn_cookies_sent") == cookies {
+            // The number of this one had to be beyond that of the connection before.
+            let now = net.now;
+            return (net.hosts.remove(1), now, ack);
+        }
+        // For the cookie to be long ago.
+        net.run_for(Duration::from_secs(5));
+    }
+    panic!("each number was beyond the one before by chance");
+}
+
+#[test]
+fn what_overtakes_an_answer_that_was_evicted_does_not_end_the_connection() {
+    let (mut stack, now, ack) = evicted();
+    assert_eq!(stack.half_open_count(), 0);
+    let mut later = ack.clone();
+    let at = parse(&later).payload.start + 4;
+    let seq = u32::from_be_bytes(later[at..at + 4].try_into().unwrap());
+    later[at..at + 4].copy_from_slice(&(seq + 1_460).to_be_bytes());
+    let mut frame = RxFrame::new(later);
+    frame.checksum = RxChecksum::Verified;
+    stack.handle_frame(now, frame);
+    assert!(drain(&mut stack, now).is_empty(), "in doubt it is silent");
+    let before = stack.connection_count();
+    stack.handle_frame(now, RxFrame::new(ack));
+    assert_eq!(stack.connection_count(), before + 1);
+}
+
 #[test]
 fn the_cookie_of_a_connection_that_is_over_opens_no_other() {
     let now = Instant::from_millis(5);
@@ -233,6 +286,32 @@ fn the_cookie_of_a_connection_that_is_over_opens_no_other() {
     let (_, ack) = handshake(&mut stack, later, 5_000);
     stack.handle_frame(later, RxFrame::new(ack));
     assert_eq!(stack.connection_count(), 1);
+}
+
+#[test]
+fn a_late_duplicate_of_a_whole_handshake_opens_nothing_that_is_over() {
+    let now = Instant::from_millis(5);
+    let mut stack = server();
+    let (_, ack) = handshake(&mut stack, now, 1_000);
+    stack.handle_frame(now, RxFrame::new(ack.clone()));
+    let accepted = |event| match event {
+        StackEvent::Accepted { conn, .. } => Some(conn),
+        _ => None,
+    };
+    let conn = events(&mut stack).into_iter().find_map(accepted).unwrap();
+    stack.update(now, conn, |tcp| tcp.abort(now));
+    drain(&mut stack, now);
+    // The SYN comes once more, is half open, and what completes it comes as well.
+    let later = now + Duration::from_secs(10);
+    handshake(&mut stack, later, 1_000);
+    assert_eq!(stack.half_open_count(), 1);
+    stack.handle_frame(later, RxFrame::new(ack));
+    assert_eq!((stack.connection_count(), stack.half_open_count()), (0, 0));
+    let out = drain(&mut stack, later);
+    let answers = out.iter().filter(|frame| ethertype(frame) != ETHERTYPE_ARP);
+    let flags: Vec<u8> = answers.map(|frame| tcp_flags(frame)).collect();
+    assert_eq!(flags, [RST]);
+    assert_eq!(counter(&stack, "syn_cookies_spent"), 1);
 }
 
 /// One of a cluster with an old SYN half open, that gets the ACK of another SYN-ACK, which nobody remembers.

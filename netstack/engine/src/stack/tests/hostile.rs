@@ -268,3 +268,25 @@ fn a_half_open_connection_uses_up_its_own_answers_only() {
         assert_eq!(answers(&mut stack, one, RST, 500, later), 1);
     }
 }
+
+/// RFC 6980 section 5: who watches over a link does not look into fragments.
+#[test]
+fn neighbour_discovery_in_a_fragment_is_not_taken() {
+    let mut stack = host(11);
+    let (asker, own) = (ip("fd77::99"), ip("fd77::11"));
+    let (IpAddr::V6(source), IpAddr::V6(target)) = (asker, own) else {
+        unreachable!();
+    };
+    let asked = ndp::solicitation(mac(99), source, target, Some(mac(11))).to_vec();
+    stack.handle_frame(Instant::ZERO, RxFrame::new(asked.clone()));
+    assert_eq!(drain(&mut stack, Instant::ZERO).len(), 1, "an answer");
+    let mut frame = asked;
+    let body = frame.split_off(ETHERNET + 40);
+    let [l0, l1] = (8 + body.len() as u16).to_be_bytes();
+    frame[ETHERNET + 4..ETHERNET + 7].copy_from_slice(&[l0, l1, 44]);
+    frame.extend([wire::ICMPV6, 0, 0, 0, 1, 2, 3, 4]);
+    frame.extend(body);
+    stack.handle_frame(Instant::ZERO, RxFrame::new(frame));
+    assert!(drain(&mut stack, Instant::ZERO).is_empty());
+    assert_eq!(counter(&stack, "rx_fragment"), 1);
+}

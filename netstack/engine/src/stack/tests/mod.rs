@@ -7,6 +7,7 @@ mod link;
 mod memory;
 mod merged;
 mod neighbours;
+mod opening;
 mod path;
 mod peers;
 mod pieces;
@@ -110,6 +111,7 @@ impl Packet<'_> {
             hop_limit: self.hop_limit,
             ecn: 0,
             length: self.body.len(),
+            fragments: None,
         }
         .emit(self.from.0, &mut head);
         head[..6].copy_from_slice(&self.to.0);

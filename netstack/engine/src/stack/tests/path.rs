@@ -3,7 +3,7 @@
 use super::link::*;
 use super::steering::too_big_about;
 use super::*;
-use crate::tcp::{EcnMode, SocketOptions};
+use crate::tcp::{EcnMode, IcmpError, SocketOptions};
 
 fn asking(n: u8) -> Stack {
     let mut config = config(n);
@@ -92,5 +92,39 @@ fn a_router_that_takes_less_is_heard_by_the_connection() {
             assert_eq!(info.tx_bytes, 9000);
             assert_eq!(info.counters.timeouts, 0);
         }
+    }
+}
+
+/// RFC 1191 section 3. Nobody counts identifications on where a device cuts.
+#[test]
+fn what_is_small_enough_may_be_fragmented_and_goes_packet_by_packet() {
+    let mut config = config(99);
+    config.capabilities.tx_checksum = true;
+    config.capabilities.tso4 = true;
+    let mut server = host(11);
+    server.listen(80, Scope::Service);
+    let client = Stack::new(config, [9; 32], Instant::ZERO);
+    let mut net = Net::new(vec![client, server]);
+    let conn = net.hosts[0]
+        .connect(Instant::ZERO, None, at(BOTH[0]))
+        .unwrap();
+    net.run_for(Duration::from_millis(10));
+    let now = net.now;
+    net.hosts[0].update(now, conn, |c| c.send(now, vec![1; 9000].into()).unwrap());
+    let sent = drain(&mut net.hosts[0], now);
+    assert!(sent[0].len() > 1514, "cut by the device");
+    assert_eq!(sent[0][ETHERNET + 6], 0x40, "DF");
+    net.hosts[0].update(now, conn, |c| {
+        let error = IcmpError::PacketTooBig { mtu: 296 };
+        c.handle_icmp_error(now, error, c.snd.una);
+    });
+    let sent = drain(&mut net.hosts[0], now);
+    assert!(sent.len() >= 9);
+    let mut identifications = std::collections::BTreeSet::new();
+    for frame in &sent {
+        assert!(frame.len() <= ETHERNET + 576);
+        assert_eq!(frame[ETHERNET + 6], 0, "no DF");
+        let of = [frame[ETHERNET + 4], frame[ETHERNET + 5]];
+        assert!(identifications.insert(of), "two packets alike");
     }
 }

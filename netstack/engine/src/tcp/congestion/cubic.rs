@@ -125,6 +125,61 @@ impl Cubic {
 #[cfg(test)]
 mod tests {
     use super::{Cubic, cube_root};
+    use crate::time::{Duration, Instant};
+
+    const RTT: Duration = Duration::from_millis(100);
+
+    /// In avoidance since time zero, on a plateau of `w_max` that it reaches `k_ms` after that.
+    fn since_zero(w_max: u32, k_ms: u32) -> Cubic {
+        Cubic {
+            w_max,
+            k_ms,
+            epoch: Some(Instant::ZERO),
+            ..Cubic::default()
+        }
+    }
+
+    /// RFC 9438 section 4.2.
+    #[test]
+    fn the_target_is_at_least_the_window_and_at_most_half_as_much_again() {
+        let late = Instant::from_millis(100_000);
+        for acked in [10_000, 100_000] {
+            let mut cubic = since_zero(10_000, 0);
+            assert_eq!(cubic.growth(late, 10_000, acked, 1_000, RTT), 5_000);
+        }
+        let mut below = since_zero(20_000, 1_000);
+        let early = Instant::from_millis(500);
+        assert_eq!(below.growth(early, 30_000, 30_000, 1_000, RTT), 0);
+    }
+
+    /// RFC 9438 section 5.8: growth goes on where it was, however long the application was silent.
+    #[test]
+    fn time_in_which_the_window_was_not_used_does_not_count() {
+        let grown = |cubic: &mut Cubic, millis| {
+            let now = Instant::from_millis(millis);
+            cubic.growth(now, 100_000, 100_000, 1_000, RTT)
+        };
+        let (mut steady, mut paused) = (since_zero(100_000, 0), since_zero(100_000, 0));
+        assert_eq!(grown(&mut steady, 1_000), grown(&mut paused, 1_000));
+        // The first word of it is what counts.
+        for millis in [2_000, 5_000, 9_000] {
+            paused.pause(Instant::from_millis(millis));
+        }
+        let wanted = [2_000, 3_000].map(|millis| grown(&mut steady, millis));
+        let got = [12_000, 13_000].map(|millis| grown(&mut paused, millis));
+        assert_eq!(wanted, got);
+        assert!(wanted[0] > 3_000, "{wanted:?}");
+        // What was unused before the stage began is not to be taken off it.
+        let mut begun = Cubic {
+            epoch: Some(Instant::from_millis(10_000)),
+            paused: Some(Instant::ZERO),
+            ..since_zero(100_000, 0)
+        };
+        let mut fresh = since_zero(100_000, 0);
+        let wanted = [0, 2_000].map(|millis| grown(&mut fresh, millis));
+        let got = [12_000, 14_000].map(|millis| grown(&mut begun, millis));
+        assert_eq!(wanted, got);
+    }
 
     /// RFC 9438 section 4.7.
     #[test]

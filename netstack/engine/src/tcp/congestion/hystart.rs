@@ -130,6 +130,37 @@ mod tests {
         assert_eq!(rounds(&mut hystart, &[70, 80, 90, 100, 110, 120]), Some(4));
     }
 
+    /// RFC 9406 section 4.3: MIN_RTT_THRESH, MAX_RTT_THRESH, MIN_RTT_DIVISOR, N_RTT_SAMPLE.
+    #[test]
+    fn growth_counts_from_an_eighth_within_4_to_16_ms_and_from_the_eighth_sample_on() {
+        // Whether a round of `samples` samples makes slow start conservative, after one of `before`.
+        let conservative = |before: u64, now: u64, samples: usize| {
+            let mut hystart = HyStart::default();
+            let sample = |micros| Some(Duration::from_micros(micros));
+            let una = SeqNumber::new(1000);
+            for _ in 0..8 {
+                hystart.on_ack(una, una.add(1000), sample(before));
+            }
+            let una = una.add(1000);
+            for _ in 0..samples {
+                hystart.on_ack(una, una.add(1000), sample(now));
+            }
+            hystart.is_conservative()
+        };
+        for (before, enough) in [
+            (10_000, 4_000),
+            (31_992, 4_000),
+            (80_000, 10_000),
+            (120_000, 15_000),
+            (128_008, 16_000),
+            (400_000, 16_000),
+        ] {
+            assert!(!conservative(before, before + enough - 1, 8), "{before}");
+            assert!(conservative(before, before + enough, 8), "{before}");
+            assert!(!conservative(before, before + enough, 7), "{before}");
+        }
+    }
+
     #[test]
     fn a_passing_growth_is_forgiven() {
         let mut hystart = HyStart::default();

@@ -6,7 +6,7 @@ use core::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Counters, Phase, SocketOptions, State};
+use super::super::{Cookie, Counters, Phase, SocketOptions, State};
 use crate::seq::SeqNumber;
 use crate::time::Duration;
 
@@ -57,6 +57,16 @@ pub struct ConnectionHeader {
     pub progress_age: Option<Duration>,
     /// Counters.
     pub counters: Counters,
+}
+
+impl ConnectionHeader {
+    /// The numbers of its handshake, whether or not ours is a cookie.
+    pub fn handshake(&self) -> Cookie {
+        Cookie {
+            irs: self.rcv.irs,
+            iss: self.snd.iss,
+        }
+    }
 }
 
 /// RFC 7323 timestamps.
@@ -202,6 +212,8 @@ pub struct RcvHeader {
     pub quick: u8,
     /// Nobody reads any more.
     pub discard: bool,
+    /// Octets were dropped for that.
+    pub lost: bool,
 }
 
 /// Round-trip estimator.

@@ -31,6 +31,7 @@ impl Rcv {
             full_size,     // carried
             quick,         // carried
             discard,       // carried
+            lost,          // carried
             held: _,       // dropped because it is held for the sake of the move
         } = self;
         let header = RcvHeader {
@@ -51,6 +52,7 @@ impl Rcv {
             full_size,
             quick,
             discard,
+            lost,
         };
         queues.unread = queue.into_chunks();
         blocks.sort_unstable_by_key(|block| {
@@ -138,6 +140,7 @@ impl RcvHeader {
             full_size: self.full_size.max(1),
             quick: self.quick,
             discard: self.discard,
+            lost: self.discard && self.lost,
             held: false,
         };
         for (distance, piece) in core::mem::take(&mut queues.out_of_order) {

@@ -76,6 +76,22 @@ mod tests {
         assert!((13 * mss..=14 * mss).contains(&in_flight), "{in_flight}");
     }
 
+    /// RFC 6937 section 3.1: slow start reduction bound while acknowledgements bring good news only.
+    #[test]
+    fn below_the_threshold_a_segment_more_leaves_only_where_nothing_more_is_lost() {
+        let window = |in_flight, progress| {
+            let mut prr = Prr {
+                delivered: 4_000,
+                sent: 5_000,
+                flight: 10_000,
+            };
+            prr.window(1_000, in_flight, 7_000, progress, 1_000)
+        };
+        assert_eq!(window(3_000, false), 4_000, "what was delivered");
+        assert_eq!(window(3_000, true), 5_000);
+        assert_eq!(window(5_500, true), 7_000, "the threshold");
+    }
+
     #[test]
     fn the_first_retransmission_is_never_held_back() {
         let mut prr = Prr::begin(10_000);

@@ -198,6 +198,29 @@ mod tests {
         assert!(rack.reordering_seen);
     }
 
+    /// RFC 8985 section 6.2, step 2: it was the original that arrived.
+    #[test]
+    fn a_retransmission_acknowledged_sooner_than_any_segment_before_says_nothing() {
+        let iss = SeqNumber::new(0);
+        let taken = |millis: u64, marks: u8| {
+            let mut rack = Rack::new(iss);
+            let segment = SentSegment {
+                seq: iss,
+                len: 1000,
+                sent_at: Instant::from_millis(100),
+                retransmits: 1,
+                marks: Marks(marks),
+            };
+            let least = Some(Duration::from_millis(20));
+            let now = Instant::from_millis(100 + millis);
+            rack.on_delivered(now, &segment, false, least);
+            rack.xmit.is_some()
+        };
+        assert!(!taken(19, Marks::EVER_RETRANSMITTED));
+        assert!(taken(20, Marks::EVER_RETRANSMITTED));
+        assert!(taken(19, 0), "a shorter path");
+    }
+
     /// RFC 8985 section 6.2, step 4.
     #[test]
     fn duplicates_widen_the_reordering_window_once_a_round_until_recoveries_pass_without_any() {

@@ -274,3 +274,54 @@ fn a_peer_that_reports_single_octets_costs_no_more_than_small_segments_and_moves
     super::moves::move_end(&mut pair, SERVER);
     assert_eq!(pair.end(SERVER).snd.sent.len(), entries);
 }
+
+/// By a path that carries next to nothing, or reports that leave every second stretch missing.
+#[test]
+fn bursts_that_leave_again_in_crumbs_are_remembered_together() {
+    let total = 1u32 << 20;
+    for holes in [false, true] {
+        let mut pair = Pair::open();
+        let now = pair.now;
+        pair.send(SERVER, 0, total as usize);
+        let server = pair.end(SERVER);
+        server.congestion.near = true;
+        server.congestion.cwnd = 4 << 20;
+        server.snd.window = 4 << 20;
+        while server.poll_transmit(now, 65_000).is_some() {}
+        let una = server.snd.una;
+        if holes {
+            for n in (1..total / 600).step_by(2) {
+                let (start, end) = (una.add(600 * n), una.add(600 * (n + 1)));
+                let mut sack = options::SackRanges::EMPTY;
+                sack.push(SackRange { start, end });
+                server.snd.apply_sack(&sack, |_| {});
+            }
+            assert!(server.snd.sacked > total / 3);
+        }
+        let before = server.snd.sent.len();
+        for index in 0..before {
+            server.snd.mark_lost(index);
+        }
+        server.recovery.phase = Phase::Loss;
+        server.recovery.point = server.snd.nxt;
+        server.snd.peer_mss = 48;
+        let (lost, mut again) = (server.snd.lost, 0);
+        let most = (64 + total as usize / 512) * 5 / 4 + 1;
+        while let Some(out) = server.poll_transmit(now, 0) {
+            assert!(out.payload_len() <= 48);
+            again += out.payload_len() as u32;
+            let entries = server.snd.sent.len();
+            assert!(entries <= most.max(before), "{entries} entries");
+            let counted = (server.snd.sacked, server.snd.lost, server.snd.retransmitted);
+            if again % 4096 < 48 {
+                assert_eq!(server.snd.recount(), counted);
+            }
+        }
+        if !holes {
+            assert_eq!(again, lost, "all of it, once");
+        }
+        assert_eq!(server.snd.retransmitted, lost, "nothing is left waiting");
+        server.snd.window = 0xffff;
+        super::moves::move_end(&mut pair, SERVER);
+    }
+}

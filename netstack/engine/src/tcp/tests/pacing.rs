@@ -47,6 +47,18 @@ fn a_window_kept_through_a_pause_does_not_leave_at_once() {
 }
 
 #[test]
+fn the_rate_is_twice_the_window_in_slow_start_and_a_quarter_more_after_it() {
+    let mut pair = path(Duration::from_millis(25), 0);
+    let client = pair.end(CLIENT);
+    let window = f64::from(client.congestion.cwnd);
+    let seconds = client.rtt.srtt().unwrap().as_secs_f64();
+    let factor = |client: &Connection| client.pacing_rate().unwrap() as f64 * seconds / window;
+    assert!((factor(client) - 2.0).abs() < 0.001, "{}", factor(client));
+    client.congestion.ssthresh = client.congestion.cwnd;
+    assert!((factor(client) - 1.25).abs() < 0.001, "{}", factor(client));
+}
+
+#[test]
 fn the_pace_is_not_what_limits() {
     // 200 Mbit/s, 20 ms.
     let mut pair = path(Duration::from_millis(10), 25_000_000);

@@ -278,12 +278,35 @@ fn a_released_connection_does_not_wait_for_ever() {
     let mut pair = Pair::open();
     let now = pair.now;
     pair.end(SERVER).release(now);
-    pair.send(CLIENT, 0, 600_000);
     pair.run_for(Duration::from_secs(5));
     assert_eq!(pair.state(SERVER), State::FinWait2);
-    assert_eq!(pair.end(CLIENT).send_queued(), 0, "what comes is dropped");
     pair.run_for(Duration::from_secs(70));
     assert!(pair.end(SERVER).is_closed());
+    assert_eq!(pair.end(SERVER).error(), None);
+}
+
+/// RFC 9293 section 3.6.1. What it sent before must get through: an RST may destroy it.
+#[test]
+fn who_sends_to_a_released_connection_gets_all_of_it_and_then_a_reset() {
+    for before in [true, false] {
+        let mut pair = Pair::open();
+        pair.ends[SERVER].reading = false;
+        if before {
+            pair.send(CLIENT, 0, 5_000);
+            pair.run_for(Duration::from_millis(100));
+        }
+        pair.send(SERVER, 0, 100_000);
+        let now = pair.now;
+        pair.end(SERVER).release(now);
+        if !before {
+            pair.send(CLIENT, 0, 5_000);
+        }
+        pair.run_for(Duration::from_secs(5));
+        pair.check_received(CLIENT, 100_000);
+        assert!(pair.end(CLIENT).receive_finished());
+        assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::Reset));
+        assert_eq!(pair.end(SERVER).error(), Some(ConnectionError::Aborted));
+    }
 }
 
 #[test]

@@ -106,6 +106,7 @@ fn busy() -> ConnectionState {
             full_size: 1428,
             quick: 5,
             discard: true,
+            lost: false,
         },
         rtt: RttHeader {
             srtt: Some(Duration::from_nanos(1_234_567)),

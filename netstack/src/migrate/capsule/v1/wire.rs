@@ -83,8 +83,23 @@ impl Writer {
         }
     }
 
+    /// An integer of 128 or more.
     #[inline(never)]
-    fn long_integer(&mut self, mut value: u64) {
+    fn long_integer(&mut self, value: u64) {
+        let count = value.ilog2() as usize / 7 + 1;
+        match self.octets.get_mut(self.end..self.end + 8) {
+            // All eight, whose number is known; what is too much is written over.
+            Some(room) if count <= 8 => {
+                let more = u64::MAX >> (72 - 8 * count) & 0x8080_8080_8080_8080;
+                room.copy_from_slice(&(spread(value) | more).to_le_bytes());
+                self.end += count;
+            }
+            _ => self.any_integer(value),
+        }
+    }
+
+    #[cold]
+    fn any_integer(&mut self, mut value: u64) {
         let mut octets = [0; LONGEST];
         let mut count = 0;
         for place in &mut octets {
@@ -96,14 +111,7 @@ impl Writer {
                 break;
             }
         }
-        match self.octets.get_mut(self.end..self.end + LONGEST) {
-            // All of them, whose number is known; what is too much is written over.
-            Some(room) => {
-                room.copy_from_slice(&octets);
-                self.end += count;
-            }
-            None => self.raw(&octets[..count]),
-        }
+        self.raw(&octets[..count]);
     }
 
     /// Octets as they are.
@@ -178,8 +186,22 @@ impl<'a> Reader<'a> {
         value
     }
 
-    #[inline(never)]
+    #[inline]
     fn long_integer(&mut self) -> u64 {
+        if let Some((octets, _)) = self.rest.split_first_chunk() {
+            let octets = u64::from_le_bytes(*octets);
+            let stops = !octets & 0x8080_8080_8080_8080;
+            if stops != 0 {
+                let last = stops.trailing_zeros();
+                self.rest = &self.rest[last as usize / 8 + 1..];
+                return gather(octets & u64::MAX >> (63 - last));
+            }
+        }
+        self.any_integer()
+    }
+
+    #[cold]
+    fn any_integer(&mut self) -> u64 {
         let mut value = 0;
         for (place, octet) in self.rest.iter().take(LONGEST).enumerate() {
             let bits = u64::from(octet & 0x7f);
@@ -209,6 +231,20 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// 56 bits, seven to an octet: LEB128 but for the bits that say whether more follows.
+fn spread(value: u64) -> u64 {
+    let value = value & 0x0fff_ffff | (value & 0x00ff_ffff_f000_0000) << 4;
+    let value = value & 0x0000_3fff_0000_3fff | (value & 0x0fff_c000_0fff_c000) << 2;
+    value & 0x007f_007f_007f_007f | (value & 0x3f80_3f80_3f80_3f80) << 1
+}
+
+/// The 56 bits of what [`spread`] made; the topmost bit of an octet counts for nothing.
+fn gather(octets: u64) -> u64 {
+    let value = octets & 0x007f_007f_007f_007f | (octets & 0x7f00_7f00_7f00_7f00) >> 1;
+    let value = value & 0x0000_3fff_0000_3fff | (value & 0x3fff_0000_3fff_0000) >> 2;
+    value & 0x0fff_ffff | (value & 0x0fff_ffff_0000_0000) >> 4
 }
 
 macro_rules! unsigned {
@@ -385,16 +421,27 @@ impl<'a, T: Wire<'a>, const MAX: usize> Wire<'a> for Capped<T, MAX> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
     use core::fmt::Debug;
 
     fn same<T: for<'a> Wire<'a> + serde::Serialize + PartialEq + Debug>(value: T) {
-        let mut out = Writer::with_room(0);
-        value.put(&mut out);
-        let octets = out.finish();
-        assert_eq!(octets, postcard::to_allocvec(&value).unwrap(), "{value:?}");
-        let mut input = Reader::new(&octets);
-        assert_eq!(T::take(&mut input), value);
-        assert!(input.is_done());
+        let octets = postcard::to_allocvec(&value).unwrap();
+        // Without and with room to write more than is needed, or to read it.
+        for room in [0, 64] {
+            let mut out = Writer::with_room(room);
+            value.put(&mut out);
+            assert_eq!(out.finish(), octets, "{value:?} with room for {room}");
+            for behind in [0, 0x7f, 0xff] {
+                let longer = [&octets[..], &vec![behind; room]].concat();
+                let mut input = Reader::new(&longer);
+                assert_eq!(
+                    T::take(&mut input),
+                    value,
+                    "{room} times {behind} behind it"
+                );
+                assert!(!input.is_wrong() && input.rest.len() == room);
+            }
+        }
         for end in 0..octets.len() {
             let mut input = Reader::new(&octets[..end]);
             T::take(&mut input);

@@ -84,7 +84,7 @@ impl ConnectionV1 {
                 recent_age: Duration::from_millis(timestamps.recent_age),
             }),
             snd: decode_snd(snd, una, nxt, has(flag::CWND_LIMITED), extra.pace)?,
-            rcv: decode_rcv(rcv, nxt, has(flag::DISCARD))?,
+            rcv: decode_rcv(rcv, nxt, has(flag::DISCARD), has(flag::LOST))?,
             rtt: RttHeader {
                 srtt: rtt.srtt.map(Duration::from_nanos),
                 rttvar: Duration::from_nanos(rtt.rttvar),
@@ -178,7 +178,12 @@ fn decode_snd(
 }
 
 #[inline(never)]
-fn decode_rcv(rcv: RcvV1, nxt: SeqNumber, discard: bool) -> Result<RcvHeader, CapsuleError> {
+fn decode_rcv(
+    rcv: RcvV1,
+    nxt: SeqNumber,
+    discard: bool,
+    lost: bool,
+) -> Result<RcvHeader, CapsuleError> {
     Ok(RcvHeader {
         irs: nxt.sub(span(rcv.offset).wrapping_add(rcv.from_irs as u32)),
         nxt,
@@ -201,6 +206,7 @@ fn decode_rcv(rcv: RcvV1, nxt: SeqNumber, discard: bool) -> Result<RcvHeader, Ca
         full_size: rcv.full_size,
         quick: rcv.quick,
         discard,
+        lost,
     })
 }
 

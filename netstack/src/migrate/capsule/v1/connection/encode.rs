@@ -127,6 +127,7 @@ impl ConnectionV1 {
             (*nagle, flag::NAGLE),
             (snd.cwnd_limited, flag::CWND_LIMITED),
             (rcv.discard, flag::DISCARD),
+            (rcv.lost, flag::LOST),
             (recovery.rack.reordering_seen, flag::REORDERING),
             (*ack, flag::ACK),
             (*probe, flag::PROBE),
@@ -284,6 +285,7 @@ fn encode_rcv(header: &RcvHeader) -> RcvV1 {
         full_size,
         quick,
         discard: _, // a flag
+        lost: _,    // a flag
     } = *header;
     RcvV1 {
         nxt: nxt.raw(),

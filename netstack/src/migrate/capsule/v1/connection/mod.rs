@@ -119,7 +119,8 @@ mod flag {
     pub const ECN_REDUCED: u32 = 1 << 10;
     pub const SOFT_ERROR: u32 = 1 << 11;
     pub const USER_TIMEOUT: u32 = 1 << 12;
-    pub const ALL: u32 = (1 << 13) - 1;
+    pub const LOST: u32 = 1 << 13;
+    pub const ALL: u32 = (1 << 14) - 1;
 }
 
 wire! {
