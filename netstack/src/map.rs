@@ -473,6 +473,12 @@ impl<K: Key> FromIterator<K> for Set<K> {
     }
 }
 
+impl<K: Key, const N: usize> From<[K; N]> for Set<K> {
+    fn from(keys: [K; N]) -> Set<K> {
+        Set::from_iter(keys)
+    }
+}
+
 impl<K: Key> Default for Set<K> {
     fn default() -> Set<K> {
         Set::new()

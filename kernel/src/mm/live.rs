@@ -227,14 +227,21 @@ pub(crate) fn hand_over() -> Usage {
     if let Some(live) = guard.as_mut() {
         let mut ranges: heapless::Vec<Range<u64>, { super::map::MAX_RANGES }> =
             live.frames.map.ranges().collect();
-        // The heap keeps a few ranges: the largest are worth most.
-        ranges.sort_unstable_by_key(|range| range.start.wrapping_sub(range.end));
         live.frames.map = MemoryMap::default();
         let all = ranges
             .iter()
             .map(|range| range.end - range.start)
             .sum::<u64>();
-        for (i, range) in ranges.into_iter().enumerate() {
+        // The heap keeps a few ranges: the largest are worth most.
+        let largest = |ranges: &[Range<u64>]| {
+            let lengths = ranges.iter().map(|range| range.end - range.start);
+            lengths.enumerate().max_by_key(|(_, length)| *length)
+        };
+        for i in 0.. {
+            let Some((at, _)) = largest(&ranges) else {
+                break;
+            };
+            let range = ranges.swap_remove(at);
             let range = range.start as usize..range.end as usize;
             // SAFETY: usable RAM that is mapped and that nobody has taken.
             unsafe {

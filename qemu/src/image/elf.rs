@@ -7,7 +7,8 @@ const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 const LOAD: u32 = 1;
 const NOTE: u32 = 4;
-const PAGE: u64 = 4096;
+/// Loaders copy segments to their pages, so in the file they are as close as the code's alignment lets them.
+const ALIGN: u64 = 16;
 
 /// A program header (System V ABI, ELF-64 object file format).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,11 +116,11 @@ pub fn rewrite(file: &[u8], last: &[u8]) -> Result<Vec<u8>> {
             let to = from + usize::try_from(old.file_size)?;
             file.get(from..to).context("segment beyond the file")?
         };
-        // Offsets and addresses agree in the page, so that a file can be mapped.
         let at = start + body.len() as u64;
-        let padding = (old.address % PAGE + PAGE - at % PAGE) % PAGE;
+        let padding = (old.address % ALIGN + ALIGN - at % ALIGN) % ALIGN;
         body.resize(body.len() + usize::try_from(padding)?, 0);
         new.offset = start + body.len() as u64;
+        new.align = ALIGN;
         body.extend_from_slice(contents);
         placed.push((*old, new));
     }
@@ -201,7 +202,11 @@ mod tests {
         assert_eq!(contents(1), b"codecodeNOTEcode");
         assert_eq!(contents(2), b"symbols");
         assert_eq!(found[2].memory_size, 7);
-        assert!(found.iter().all(|s| s.offset % PAGE == s.address % PAGE));
+        assert!(
+            found
+                .iter()
+                .all(|s| s.offset % s.align == s.address % s.align)
+        );
         assert_eq!(u64_at(&output, 40).unwrap(), 0, "section headers are gone");
         assert!(!output.windows(5).any(|window| window == b"debug"));
     }

@@ -388,7 +388,7 @@ impl Connection {
     }
 
     /// The numbers of its handshake, whether or not ours is a cookie.
-    pub(crate) fn handshake(&self) -> Cookie {
+    pub fn handshake(&self) -> Cookie {
         Cookie {
             irs: self.rcv.irs,
             iss: self.snd.iss,

@@ -3,6 +3,8 @@
 
 use proptest::prelude::*;
 
+use alloc::collections::{BTreeMap, BTreeSet};
+
 use super::*;
 use crate::cluster::rng::Rng;
 
@@ -40,7 +42,7 @@ struct Lab {
     rng: Rng,
     rules: Rules,
     /// The voters that each machine has for its configuration.
-    lists: Vec<BTreeSet<MemberId>>,
+    lists: Vec<Set<MemberId>>,
     changes: Vec<(Duration, usize, Change)>,
     late: Duration,
 }
@@ -53,7 +55,7 @@ fn rules(members: u32) -> Rules {
     Rules {
         us: MemberId(1),
         voters: (1..=members).map(MemberId).collect(),
-        witnesses: BTreeSet::new(),
+        witnesses: Set::new(),
         first: MemberId(1),
         priority: 100,
         preempt: false,
@@ -69,7 +71,7 @@ impl Lab {
     }
 
     /// Machines whose configurations name different voters.
-    fn with_lists(rules: Rules, lists: Vec<BTreeSet<MemberId>>, seed: u8) -> Lab {
+    fn with_lists(rules: Rules, lists: Vec<Set<MemberId>>, seed: u8) -> Lab {
         let mut rng = Rng::new(&[seed; 32], b"lab");
         let count = lists.len();
         let mut lab = Lab {
@@ -421,7 +423,7 @@ fn with_availability_one_that_boots_gives_the_others_time_to_reach_it() {
 
 #[test]
 fn two_and_a_witness_outlive_either_of_the_two() {
-    let witnesses = BTreeSet::from([MemberId(3)]);
+    let witnesses = Set::from([MemberId(3)]);
     let rules = Rules {
         witnesses,
         ..rules(3)
@@ -708,7 +710,7 @@ proptest! {
 
 // --- a change of the voters ------------------------------------------------------------------------
 
-fn voters(ids: core::ops::RangeInclusive<u32>) -> BTreeSet<MemberId> {
+fn voters(ids: core::ops::RangeInclusive<u32>) -> Set<MemberId> {
     ids.map(MemberId).collect()
 }
 
