@@ -6,9 +6,9 @@ use std::cell::Cell;
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use godwit_netstack::Instant;
-use godwit_netstack::stack::{Cidr, RxChecksum, RxFrame, Scope, Stack, StackConfig};
-use godwit_netstack::tcp::TcpConfig;
+use godwit_engine::Instant;
+use godwit_engine::stack::{Cidr, RxChecksum, RxFrame, Scope, Stack, StackConfig};
+use godwit_engine::tcp::TcpConfig;
 
 /// The system's allocator, with a count of what was asked for and of what is held.
 struct Counting;
