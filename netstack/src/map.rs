@@ -517,7 +517,7 @@ mod tests {
             assert_eq!(map.len(), model.len());
         }
         assert!(map.iter().eq(&model));
-        for (key, _) in &model {
+        for key in model.keys() {
             assert_eq!(map.get(key), model.get(key));
             assert!(map.range(*key..).eq(model.range(key..)));
         }
