@@ -489,7 +489,10 @@ impl Instance {
             };
             let movable_at = session.movable_at(now);
             // Of one that has committed nothing here, an older release may still read the state.
-            let version = session.committed.as_ref().map_or(0, |(version, _)| *version);
+            let version = session
+                .committed
+                .as_ref()
+                .map_or(0, |(version, _)| *version);
             let wanted = Wanted { own: None, version };
             let to = self.members.choose(now, &mut self.rng, wanted);
             if to.is_some_and(|to| !self.may_begin(to)) {

@@ -10,6 +10,8 @@ mod drain;
 mod nics;
 #[path = "machines/offload.rs"]
 mod offload;
+#[path = "machines/takeover.rs"]
+mod takeover;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -80,6 +82,7 @@ const TESTS: &[Test] = &[
         upgrade(&["--connections", "60", "--downloads", "8"])
     }),
     ("a_drain_of_thousands_resets_nobody", drain::of_thousands),
+    ("an_ingress_without_power_is_replaced", takeover::survives),
     ("a_client_hardly_waits_at_a_move", short_silence),
     ("a_machine_without_a_nic_says_so", no_nic),
     ("a_machine_without_entropy_serves_nobody", no_entropy),
