@@ -8,6 +8,7 @@
 //!
 //! Tested with QEMU's vmxnet3; never run on VMware's own. QEMU's (7.2) differs from what one would expect:
 //!
+//! - Its answers about frames do not say that they are of that kind.
 //! - It has no queue for frames that find no buffer: they are lost.
 //! - An interrupt that comes up while its vector is masked is made up for when that is unmasked, even
 //!   if nothing is left to do by then: each time the image goes to sleep after traffic it wakes up once.
@@ -170,7 +171,8 @@ fn sent([first, second]: [u64; 2]) -> Answer {
 /// What an answer of the receive queue says. Its flags move to where the second word has nothing of
 /// use.
 fn received([first, second]: [u64; 2]) -> Answer {
-    let ours = second >> KIND_AT & KIND == RECEIVED && first >> RING_AT & RING_NUMBER == 0;
+    let kind = second >> KIND_AT & KIND;
+    let ours = (kind == RECEIVED || kind == UNSAID) && first >> RING_AT & RING_NUMBER == 0;
     Answer {
         lap: second & LAP != 0,
         index: ours.then_some((first & INDEX) as u16),

@@ -151,4 +151,5 @@ pub const KIND_AT: u32 = 56;
 pub const KIND: u64 = 0x7f;
 pub const SENT: u64 = 0;
 pub const RECEIVED: u64 = 3;
+pub const UNSAID: u64 = 0;
 pub const LAP: u64 = 1 << 63;

@@ -105,12 +105,19 @@ fn frames_with_errors_or_in_pieces_cost_nobody_else_a_frame() {
 }
 
 #[test]
+fn an_answer_that_does_not_say_its_kind_is_taken_as_qemu_means_it() {
+    let (device, mut card) = card();
+    device.fill(&[1; 60], |[one, two]| [one, two & !(KIND << KIND_AT)]);
+    assert_eq!(card.receive().unwrap().bytes, vec![1; 60]);
+}
+
+#[test]
 fn an_answer_about_another_buffer_ring_or_kind_takes_the_card_out_of_service() {
     let lies: [fn([u64; 2]) -> [u64; 2]; 4] = [
         |[one, two]| [one + 1, two],
         |[one, two]| [one | INDEX, two],
         |[one, two]| [one | 1 << RING_AT, two],
-        |[one, two]| [one, two & !(KIND << KIND_AT)],
+        |[one, two]| [one, two | KIND << KIND_AT],
     ];
     for lie in lies {
         let (device, mut card) = card();
