@@ -6,16 +6,20 @@
 //! no datasheet: the interface is what VMware's drivers for free systems and QEMU's device agree on.
 //! `layout` has names for it.
 //!
-//! Tested with QEMU's vmxnet3; never run on VMware's own. QEMU's (7.2) differs from what one would expect:
+//! Tested with QEMU's vmxnet3: with MSI-X, and by hand with MSI, with a line, with rings of 8 and when
+//! told to cut. Never run on VMware's own. QEMU's (7.2) differs from what one would expect, as was seen:
 //!
 //! - Its answers about frames do not say that they are of that kind.
-//! - It has no queue for frames that find no buffer: they are lost.
-//! - An interrupt that comes up while its vector is masked is made up for when that is unmasked, even
-//!   if nothing is left to do by then: each time the image goes to sleep after traffic it wakes up once.
-//! - A change of the link is written to the shared area even before there is one, at the address 696.
-//! - A line that is up stays up through a reset.
+//! - It has no queue for frames that find no buffer: they are lost, and counted.
 //! - A packet that it is to cut comes out as IP fragments unless the other end of the cable takes large
 //!   packets, as with its e1000e. So only VMware's own device is asked to cut.
+//!
+//! And by its source:
+//!
+//! - An interrupt that comes up while its vector is masked is made up for when that is unmasked, even
+//!   if nothing is left to do by then.
+//! - A line that is up stays up through a reset.
+//! - A change of the link is written to the shared area even before there is one: to address 696.
 
 mod layout;
 

@@ -116,6 +116,16 @@ impl FakeVmxnet3 {
         self.set_shared(QUEUES + queue::ERROR - 4, u64::from(reason) << 32 | 1);
     }
 
+    /// Says that it has sent the packet with this last descriptor.
+    pub fn say_sent(&self, index: u64) {
+        self.answer(TO_TRANSMIT, [index, SENT << KIND_AT]);
+    }
+
+    /// Says that so many frames have found no buffer since it was activated.
+    pub fn say_missed(&self, frames: u64) {
+        self.state().missed = frames;
+    }
+
     /// Where a ring and its answers are, and their sizes.
     fn queue(&self, which: usize) -> ([u64; 2], [u32; 2]) {
         let at = [RECEIVE_QUEUE, QUEUES][which];
@@ -182,7 +192,7 @@ impl FakeVmxnet3 {
             if word & LAST != 0 {
                 assert_ne!(word & ANSWER, 0, "nobody would know");
                 if report {
-                    self.answer(TO_TRANSMIT, [place.index.into(), SENT << KIND_AT]);
+                    self.say_sent(place.index.into());
                 }
                 return Some(sent);
             }
@@ -282,7 +292,8 @@ impl Fake for FakeVmxnet3 {
     }
 
     fn miss(&self, frames: u32) {
-        self.state().missed += u64::from(frames);
+        let mut state = self.state();
+        state.missed = state.missed.saturating_add(frames.into());
     }
 
     fn wakes(&self) -> [bool; 2] {
