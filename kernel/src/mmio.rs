@@ -199,6 +199,8 @@ pub enum Quiet {
     Write32(Mmio, usize, u32),
     /// The same, 16 bits wide.
     Write16(Mmio, usize, u16),
+    /// Reads the register at an offset, which forbids the device to interrupt.
+    Read32(Mmio, usize),
 }
 
 impl Quiet {
@@ -213,6 +215,9 @@ impl Quiet {
             }
             Self::Write32(registers, offset, value) => registers.write32(offset, value),
             Self::Write16(registers, offset, value) => registers.write16(offset, value),
+            Self::Read32(registers, offset) => {
+                registers.read32(offset);
+            }
         }
     }
 }

@@ -4,7 +4,8 @@
 //! What a control word means is the driver's business. Addresses are filled in here, and what is
 //! at them belongs to the ring until the device is done with it. The device can write to all of
 //! this memory, and nothing in it is believed but the control word that says that it is done:
-//! descriptors are looked at in the order in which they were posted.
+//! descriptors are looked at in the order in which they were posted. Where a device says that in a
+//! ring of its own ([`Answers`]), what it names must be next in that order.
 //!
 //! The device must be reset before its rings are cleared or dropped: they give the memory back.
 
@@ -18,6 +19,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use super::answers::{Answers, Format};
 use super::queue::{Slices, tidy};
 use super::{Buffer, DeviceFault, PAGE};
 
@@ -28,22 +30,32 @@ const LEAST: u16 = 8;
 /// The most slices a packet is sent in. Longer packets are copied together.
 const MAX_SLICES: usize = 16;
 
-/// In which order a descriptor has its two words.
+/// A place in a ring, and whether the lap is an odd one: the first is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// The address, then the control word.
-    AddressFirst,
-    /// The control word, then the address.
-    ControlFirst,
+pub(super) struct Cursor {
+    pub(super) index: u16,
+    pub(super) lap: bool,
 }
 
-/// The descriptors. Indices count on without end here; what the device sees is folded.
+impl Cursor {
+    /// Where everybody begins.
+    pub(super) const START: Self = Self {
+        index: 0,
+        lap: true,
+    };
+}
+
+/// The descriptors.
 #[derive(Debug)]
-struct Words {
+pub(super) struct Words {
     memory: NonNull<u8>,
     layout: Layout,
     size: u16,
-    format: Format,
+    control_first: bool,
+    /// The bit of a control word that says in which lap it was written, where there is one. The
+    /// device takes a descriptor that has the bit of the lap it is in itself: what it has had before
+    /// keeps the bit of that lap.
+    lap_bit: u64,
 }
 
 // SAFETY: the memory is this ring's alone, but for the device.
@@ -52,7 +64,7 @@ unsafe impl Send for Words {}
 unsafe impl Sync for Words {}
 
 impl Words {
-    fn new(size: u16, format: Format) -> Result<Self, DeviceFault> {
+    pub(super) fn new(size: u16, format: &Format) -> Result<Self, DeviceFault> {
         if size < LEAST {
             return Err(DeviceFault::NoQueue);
         }
@@ -65,11 +77,20 @@ impl Words {
             memory,
             layout,
             size,
-            format,
+            control_first: matches!(format, Format::ControlFirst),
+            lap_bit: match format {
+                Format::Answered(answered) => answered.lap_bit,
+                _ => 0,
+            },
         })
     }
 
-    fn at(&self, index: u16, second: bool) -> &AtomicU64 {
+    /// Where they are in memory.
+    pub(super) fn address(&self) -> u64 {
+        self.memory.as_ptr() as u64
+    }
+
+    pub(super) fn at(&self, index: u16, second: bool) -> &AtomicU64 {
         let offset = usize::from(index % self.size) * DESCRIPTOR + usize::from(second) * 8;
         // SAFETY: inside the memory, which lives as long as `self`; the device accesses these
         // words at any time, and so does everybody here: atomically.
@@ -77,23 +98,44 @@ impl Words {
     }
 
     fn control(&self, index: u16) -> u64 {
-        let second = self.format == Format::AddressFirst;
-        self.at(index, second).load(Ordering::Acquire)
+        self.at(index, !self.control_first).load(Ordering::Acquire)
     }
 
     /// The control word last: some devices begin when they see it.
-    fn write(&self, index: u16, address: u64, control: u64) {
-        let second = self.format == Format::AddressFirst;
-        self.at(index, !second).store(address, Ordering::Relaxed);
-        self.at(index, second).store(control, Ordering::Release);
+    fn write(&self, at: Cursor, address: u64, control: u64) {
+        let lap = if at.lap { self.lap_bit } else { 0 };
+        let control = control & !self.lap_bit | lap;
+        let second = !self.control_first;
+        self.at(at.index, !second).store(address, Ordering::Relaxed);
+        self.at(at.index, second).store(control, Ordering::Release);
     }
 
-    fn is_last(&self, index: u16) -> bool {
-        index % self.size == self.size - 1
+    /// What the device is done with it no longer finds, if it looks again.
+    fn erase(&self, at: Cursor) {
+        self.write(at, 0, 0);
     }
 
-    fn step(&self, index: u16, by: u16) -> u16 {
-        (index + by) % self.size
+    /// As new, after a reset of the device.
+    pub(super) fn clear(&self) {
+        for index in 0..self.size {
+            self.erase(Cursor { index, lap: false });
+        }
+    }
+
+    fn is_last(&self, at: Cursor) -> bool {
+        at.index == self.size - 1
+    }
+
+    /// So many places on, once round at most.
+    pub(super) fn step(&self, at: Cursor, by: u16) -> Cursor {
+        let index = at.index + by;
+        match index.checked_sub(self.size) {
+            None => Cursor { index, ..at },
+            Some(index) => Cursor {
+                index,
+                lap: !at.lap,
+            },
+        }
     }
 }
 
@@ -121,8 +163,9 @@ pub struct Part {
 #[derive(Debug)]
 pub struct ReceiveRing {
     words: Words,
+    answers: Option<Answers>,
     slots: Box<[Option<Buffer>]>,
-    oldest: u16,
+    oldest: Cursor,
     posted: u16,
 }
 
@@ -130,16 +173,22 @@ impl ReceiveRing {
     /// An empty ring of `size` descriptors, fewer than 2^15.
     pub fn new(size: u16, format: Format) -> Result<Self, DeviceFault> {
         Ok(Self {
-            words: Words::new(size, format)?,
+            words: Words::new(size, &format)?,
+            answers: Answers::new(&format)?,
             slots: (0..size).map(|_| None).collect(),
-            oldest: 0,
+            oldest: Cursor::START,
             posted: 0,
         })
     }
 
     /// Where it is in memory.
     pub fn address(&self) -> u64 {
-        self.words.memory.as_ptr() as u64
+        self.words.address()
+    }
+
+    /// Where its answers are, if it has some; else 0.
+    pub fn answers(&self) -> u64 {
+        self.answers.as_ref().map_or(0, Answers::address)
     }
 
     /// How many buffers it holds: one fewer than it has descriptors, since to many devices a full
@@ -150,6 +199,10 @@ impl ReceiveRing {
 
     /// The descriptor behind the last buffer posted.
     pub fn tail(&self) -> u16 {
+        self.end().index
+    }
+
+    fn end(&self) -> Cursor {
         self.words.step(self.oldest, self.posted)
     }
 
@@ -158,19 +211,19 @@ impl ReceiveRing {
         if usize::from(self.posted) >= self.capacity() {
             return Err(buffer);
         }
-        let index = self.tail();
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+        let end = self.end();
+        let Some(slot) = self.slots.get_mut(usize::from(end.index)) else {
             return Err(buffer);
         };
         let part = Part {
             len: buffer.size(),
             first: true,
             last: true,
-            wraps: self.words.is_last(index),
+            wraps: self.words.is_last(end),
         };
         let address = buffer.address() as u64;
         *slot = Some(buffer);
-        self.words.write(index, address, control(part));
+        self.words.write(end, address, control(part));
         self.posted += 1;
         Ok(())
     }
@@ -181,17 +234,24 @@ impl ReceiveRing {
         &mut self,
         written: impl Fn(u64) -> Option<usize>,
     ) -> Result<Option<(Buffer, usize, u64)>, DeviceFault> {
-        if self.posted == 0 {
+        let Some((index, control)) = self.next() else {
             return Ok(None);
-        }
-        let control = self.words.control(self.oldest);
+        };
         let Some(len) = written(control) else {
             return Ok(None);
         };
-        let slot = self.slots.get_mut(usize::from(self.oldest));
+        if index != Some(self.oldest.index) {
+            return Err(DeviceFault::UnknownBuffer(
+                index.map_or(u32::MAX, u32::from),
+            ));
+        }
+        if let Some(answers) = &mut self.answers {
+            answers.advance();
+        }
+        let slot = self.slots.get_mut(usize::from(self.oldest.index));
         let buffer = slot.and_then(Option::take);
-        let buffer = buffer.ok_or(DeviceFault::UnknownBuffer(self.oldest.into()))?;
-        self.words.write(self.oldest, 0, 0);
+        let buffer = buffer.ok_or(DeviceFault::UnknownBuffer(self.oldest.index.into()))?;
+        self.words.erase(self.oldest);
         self.oldest = self.words.step(self.oldest, 1);
         self.posted -= 1;
         if len > buffer.size() {
@@ -200,18 +260,34 @@ impl ReceiveRing {
         Ok(Some((buffer, len, control)))
     }
 
+    /// What the device may have said about the next buffer: which one it means, and the control word.
+    fn next(&self) -> Option<(Option<u16>, u64)> {
+        if self.posted == 0 {
+            return None;
+        }
+        match &self.answers {
+            None => Some((
+                Some(self.oldest.index),
+                self.words.control(self.oldest.index),
+            )),
+            Some(answers) => answers.next().map(|answer| (answer.index, answer.control)),
+        }
+    }
+
     /// Whether the device has filled the next buffer.
     pub fn pending(&self, written: impl Fn(u64) -> Option<usize>) -> bool {
-        self.posted > 0 && written(self.words.control(self.oldest)).is_some()
+        self.next()
+            .is_some_and(|(_, control)| written(control).is_some())
     }
 
     /// Takes everything back, after a reset of the device.
     pub fn clear(&mut self) {
-        for (slot, index) in self.slots.iter_mut().zip(0..) {
-            self.words.write(index, 0, 0);
-            *slot = None;
+        self.words.clear();
+        if let Some(answers) = &mut self.answers {
+            answers.clear();
         }
-        self.oldest = 0;
+        self.slots.fill_with(|| None);
+        self.oldest = Cursor::START;
         self.posted = 0;
     }
 }
@@ -238,9 +314,10 @@ impl<const HEAD: usize> Sent<HEAD> {
 #[derive(Debug)]
 pub struct TransmitRing<const HEAD: usize> {
     words: Words,
+    answers: Option<Answers>,
     sent: VecDeque<Sent<HEAD>>,
     heads: Vec<Box<[u8; HEAD]>>,
-    oldest: u16,
+    oldest: Cursor,
     used: u16,
     /// Slices of a packet, and descriptors that it takes at most.
     most: usize,
@@ -249,22 +326,29 @@ pub struct TransmitRing<const HEAD: usize> {
 
 impl<const HEAD: usize> TransmitRing<HEAD> {
     /// An empty ring of `size` descriptors, fewer than 2^15, for packets of at most `bytes` bytes in
-    /// descriptors of `piece` bytes.
-    pub fn new(size: u16, format: Format, bytes: usize, piece: usize) -> Result<Self, DeviceFault> {
-        let words = Words::new(size, format)?;
+    /// descriptors of `piece` bytes, not more than `parts` of them.
+    pub fn new(
+        size: u16,
+        format: Format,
+        bytes: usize,
+        piece: usize,
+        parts: u16,
+    ) -> Result<Self, DeviceFault> {
+        let words = Words::new(size, &format)?;
         // A context, a head in two parts (what does not fit into its place), a tail apart, and one
         // cut each `piece` bytes.
         let fixed = 4 + bytes / piece.max(1);
-        let room = usize::from(size) - 1;
+        let room = usize::from(parts.min(size - 1));
         let most = room.saturating_sub(fixed).min(MAX_SLICES);
         if most == 0 {
             return Err(DeviceFault::NoQueue);
         }
         Ok(Self {
             words,
+            answers: Answers::new(&format)?,
             sent: VecDeque::new(),
             heads: Vec::new(),
-            oldest: 0,
+            oldest: Cursor::START,
             used: 0,
             most,
             worst: (fixed + most) as u16,
@@ -273,12 +357,17 @@ impl<const HEAD: usize> TransmitRing<HEAD> {
 
     /// Where it is in memory.
     pub fn address(&self) -> u64 {
-        self.words.memory.as_ptr() as u64
+        self.words.address()
+    }
+
+    /// Where its answers are, if it has some; else 0.
+    pub fn answers(&self) -> u64 {
+        self.answers.as_ref().map_or(0, Answers::address)
     }
 
     /// The descriptor behind the last one posted.
     pub fn tail(&self) -> u16 {
-        self.words.step(self.oldest, self.used)
+        self.words.step(self.oldest, self.used).index
     }
 
     /// Whether any packet fits now.
@@ -326,26 +415,27 @@ impl<const HEAD: usize> TransmitRing<HEAD> {
             self.heads.push(packet.head);
             return Err(packet.slices);
         }
-        let mut index = self.tail();
+        let mut at = self.words.step(self.oldest, self.used);
         if let Some([first, second]) = context {
-            self.words.at(index, false).store(first, Ordering::Relaxed);
-            self.words.at(index, true).store(second, Ordering::Release);
-            index = self.words.step(index, 1);
+            let word = |second| self.words.at(at.index, second);
+            word(false).store(first, Ordering::Relaxed);
+            word(true).store(second, Ordering::Release);
+            at = self.words.step(at, 1);
         }
-        let begin = index;
+        let begin = at;
         let mut begins = (0, 0);
         for (n, bytes) in packet.pieces(piece).enumerate() {
             let word = control(Part {
                 len: bytes.len(),
                 first: n == 0,
                 last: n + 1 == count,
-                wraps: self.words.is_last(index),
+                wraps: self.words.is_last(at),
             });
             match n {
                 0 => begins = (bytes.as_ptr() as u64, word),
-                _ => self.words.write(index, bytes.as_ptr() as u64, word),
+                _ => self.words.write(at, bytes.as_ptr() as u64, word),
             }
-            index = self.words.step(index, 1);
+            at = self.words.step(at, 1);
         }
         self.words.write(begin, begins.0, begins.1);
         packet.descriptors = needed as u16;
@@ -355,38 +445,63 @@ impl<const HEAD: usize> TransmitRing<HEAD> {
     }
 
     /// Drops what the device has sent, as `done` reads out of the control word of a packet's last
-    /// descriptor. How many packets these were.
-    pub fn reclaim(&mut self, done: impl Fn(u64) -> bool) -> usize {
+    /// descriptor, or out of an answer. How many packets these were.
+    pub fn reclaim(&mut self, done: impl Fn(u64) -> bool) -> Result<usize, DeviceFault> {
         let mut count = 0;
-        while let Some(packet) = self.sent.front() {
-            let descriptors = packet.descriptors;
-            let last = self.words.step(self.oldest, descriptors - 1);
-            if !done(self.words.control(last)) {
-                break;
+        if self.answers.is_none() {
+            while self.last(0).is_some_and(|at| done(self.words.control(at))) {
+                self.free();
+                count += 1;
             }
-            // What is done the device no longer finds, if it looks again.
-            for n in 0..descriptors {
-                self.words.write(self.words.step(self.oldest, n), 0, 0);
-            }
-            self.oldest = self.words.step(self.oldest, descriptors);
-            self.used -= descriptors;
-            if let Some(packet) = self.sent.pop_front() {
-                self.heads.push(packet.head);
-            }
-            count += 1;
+            return Ok(count);
         }
-        count
+        while !self.sent.is_empty()
+            && let Some(answers) = &mut self.answers
+            && let Some(answer) = answers.next()
+            && done(answer.control)
+        {
+            answers.advance();
+            // One answer may stand for several packets.
+            let unknown = DeviceFault::UnknownBuffer(answer.index.map_or(u32::MAX, u32::from));
+            let named = (0..self.sent.len()).find(|&n| self.last(n) == answer.index);
+            for _ in 0..=named.ok_or(unknown)? {
+                self.free();
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The last descriptor of packet `n` from the oldest.
+    fn last(&self, n: usize) -> Option<u16> {
+        let to_there = self.sent.range(..=n.min(self.sent.len().checked_sub(1)?));
+        let descriptors: u16 = to_there.map(|packet| packet.descriptors).sum();
+        Some(self.words.step(self.oldest, descriptors - 1).index)
+    }
+
+    /// Drops the oldest packet.
+    fn free(&mut self) {
+        let Some(packet) = self.sent.pop_front() else {
+            return;
+        };
+        for n in 0..packet.descriptors {
+            self.words.erase(self.words.step(self.oldest, n));
+        }
+        self.oldest = self.words.step(self.oldest, packet.descriptors);
+        self.used -= packet.descriptors;
+        self.heads.push(packet.head);
     }
 
     /// Drops everything, after a reset of the device. How many packets were lost.
     pub fn clear(&mut self) -> usize {
-        for index in 0..self.words.size {
-            self.words.write(index, 0, 0);
+        self.words.clear();
+        if let Some(answers) = &mut self.answers {
+            answers.clear();
         }
         let lost = self.sent.len();
         self.heads
             .extend(self.sent.drain(..).map(|packet| packet.head));
-        self.oldest = 0;
+        self.oldest = Cursor::START;
         self.used = 0;
         lost
     }
@@ -395,7 +510,7 @@ impl<const HEAD: usize> TransmitRing<HEAD> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dma::Pool;
+    use crate::dma::{Answer, Answered, Pool};
 
     const DONE: u64 = 1 << 63;
 
@@ -410,7 +525,7 @@ mod tests {
 
     /// What the device sees of a descriptor.
     fn seen(words: &Words, index: u16) -> (u64, u64) {
-        let second = words.format == Format::AddressFirst;
+        let second = !words.control_first;
         (
             words.at(index, !second).load(Ordering::SeqCst),
             words.control(index),
@@ -418,7 +533,7 @@ mod tests {
     }
 
     fn finish(words: &Words, index: u16, len: u64) {
-        let second = words.format == Format::AddressFirst;
+        let second = !words.control_first;
         words.at(index, second).store(DONE | len, Ordering::SeqCst);
     }
 
@@ -434,15 +549,15 @@ mod tests {
                     }
                 }
                 assert_eq!(usize::from(ring.posted), ring.capacity());
-                assert_eq!(ring.tail(), (ring.oldest + 7) % 8);
+                assert_eq!(ring.tail(), (ring.oldest.index + 7) % 8);
                 assert!(ring.take(written).unwrap().is_none(), "round {round}");
-                let (address, word) = seen(&ring.words, ring.oldest);
+                let (address, word) = seen(&ring.words, ring.oldest.index);
                 assert_eq!(
                     word & (1 << 34) != 0,
-                    ring.oldest == 7,
+                    ring.oldest.index == 7,
                     "the last one wraps"
                 );
-                finish(&ring.words, ring.oldest, 10);
+                finish(&ring.words, ring.oldest.index, 10);
                 assert!(ring.pending(written));
                 let (buffer, len, _) = ring.take(written).unwrap().unwrap();
                 assert_eq!((buffer.address() as u64, len), (address, 10));
@@ -475,7 +590,7 @@ mod tests {
 
     #[test]
     fn a_packet_is_cut_into_pieces_and_freed_when_its_last_is_done() {
-        let mut ring = TransmitRing::<16>::new(16, Format::AddressFirst, 100, 40).unwrap();
+        let mut ring = TransmitRing::<16>::new(16, Format::AddressFirst, 100, 40, 99).unwrap();
         let slices: Slices = [Bytes::from(vec![7; 90]), Bytes::new()]
             .into_iter()
             .collect();
@@ -491,9 +606,9 @@ mod tests {
             finish(&ring.words, n, 0);
         }
         let done = |word| word & DONE != 0;
-        assert_eq!(ring.reclaim(done), 0, "only the last one counts");
+        assert_eq!(ring.reclaim(done), Ok(0), "only the last one counts");
         finish(&ring.words, 5, 0);
-        assert_eq!(ring.reclaim(done), 1);
+        assert_eq!(ring.reclaim(done), Ok(1));
         assert!(ring.is_empty());
         assert_eq!(seen(&ring.words, 5), (0, 0));
     }
@@ -501,16 +616,17 @@ mod tests {
     #[test]
     fn room_means_room_for_any_packet() {
         for size in [8, 16, 64] {
-            let mut ring = TransmitRing::<16>::new(size, Format::ControlFirst, 100, 64).unwrap();
+            let mut ring =
+                TransmitRing::<16>::new(size, Format::ControlFirst, 100, 64, 99).unwrap();
             for round in 0..100 {
                 while ring.has_room() {
                     let slices = (0..30).map(|n| Bytes::from(vec![n; 2])).collect();
                     let posted = ring.post(Some([0, 0]), &[9; 40], slices, 64, control);
                     assert!(posted.is_ok(), "round {round} of {size}");
                 }
-                let last = ring.sent.front().unwrap().descriptors - 1;
-                finish(&ring.words, ring.words.step(ring.oldest, last), 0);
-                assert_eq!(ring.reclaim(|word| word & DONE != 0), 1);
+                let last = ring.last(0).unwrap();
+                finish(&ring.words, last, 0);
+                assert_eq!(ring.reclaim(|word| word & DONE != 0), Ok(1));
             }
             ring.clear();
             assert!(ring.has_room() && ring.is_empty());
@@ -519,7 +635,7 @@ mod tests {
 
     #[test]
     fn a_full_ring_hands_the_slices_back() {
-        let mut ring = TransmitRing::<16>::new(16, Format::AddressFirst, 100, 64).unwrap();
+        let mut ring = TransmitRing::<16>::new(16, Format::AddressFirst, 100, 64, 99).unwrap();
         let slices = || {
             let each = |n| Bytes::from(vec![n; 2]);
             (0..7).map(each).collect::<Slices>()
@@ -528,5 +644,83 @@ mod tests {
         let refused = ring.post(None, &[1], slices(), 64, control);
         assert_eq!(refused.unwrap_err().len(), 7);
         assert_eq!(ring.tail(), 8);
+    }
+
+    const LAP: u64 = 1 << 40;
+
+    /// Answers with the index in the first word, the lap and the length in the second.
+    const ANSWERED: Format = Format::Answered(Answered {
+        lap_bit: LAP,
+        size: 12,
+        read: |[first, second]| Answer {
+            lap: second & LAP != 0,
+            index: u16::try_from(first).ok(),
+            control: second & !LAP,
+        },
+    });
+
+    /// Says as the device does that it is done with `index`, as answer number `n` of all.
+    fn answer(answers: &Option<Answers>, n: usize, index: u64, len: u64) {
+        let odd = (n / 12).is_multiple_of(2);
+        let lap = if odd { LAP } else { 0 };
+        let address = answers.as_ref().unwrap().address() + (n % 12) as u64 * 16;
+        crate::drivers::net::fake::write_back(address, 0, 0, index);
+        crate::drivers::net::fake::write_back(address, 0, 1, DONE | lap | len);
+    }
+
+    #[test]
+    fn a_descriptor_counts_in_the_lap_in_which_it_was_posted() {
+        let pool = Pool::new(16, 64);
+        let mut ring = ReceiveRing::new(8, ANSWERED).unwrap();
+        for n in 0..100usize {
+            let index = (n % 8) as u16;
+            let lap = (n / 8).is_multiple_of(2);
+            let there = |ring: &ReceiveRing| (seen(&ring.words, index).1 & LAP != 0) == lap;
+            assert!(!there(&ring), "descriptor {n} is the device's too early");
+            ring.post(pool.take().unwrap(), control).unwrap();
+            assert!(there(&ring));
+            assert!(!ring.pending(written), "an answer of the lap before");
+            answer(&ring.answers, n, index.into(), 10);
+            let (_, len, _) = ring.take(written).unwrap().unwrap();
+            assert_eq!(len, 10);
+            assert!(there(&ring), "erased, but not for the next lap");
+            assert_eq!(seen(&ring.words, index).0, 0);
+            assert!(ring.take(written).unwrap().is_none());
+        }
+        ring.clear();
+        assert_eq!(seen(&ring.words, 5), (0, 0));
+        ring.post(pool.take().unwrap(), control).unwrap();
+        assert_ne!(seen(&ring.words, 0).1 & LAP, 0, "from the beginning");
+        assert!(!ring.pending(written));
+    }
+
+    #[test]
+    fn an_answer_about_anything_but_the_next_buffer_is_a_fault() {
+        for index in [1, 2, 8, u64::MAX] {
+            let pool = Pool::new(16, 64);
+            let mut ring = ReceiveRing::new(8, ANSWERED).unwrap();
+            ring.post(pool.take().unwrap(), control).unwrap();
+            ring.post(pool.take().unwrap(), control).unwrap();
+            answer(&ring.answers, 0, index, 10);
+            let fault = ring.take(written).err();
+            assert!(matches!(fault, Some(DeviceFault::UnknownBuffer(_))));
+        }
+    }
+
+    #[test]
+    fn an_answer_frees_its_packet_and_those_before_and_no_other() {
+        let done = |word| word & DONE != 0;
+        let mut ring = TransmitRing::<16>::new(16, ANSWERED, 100, 64, 16).unwrap();
+        for n in 0..3 {
+            let slices = [Bytes::from(vec![n; 8])].into_iter().collect();
+            ring.post(None, &[1], slices, 64, control).unwrap();
+        }
+        answer(&ring.answers, 0, 3, 0);
+        assert_eq!(ring.reclaim(done), Ok(2), "of two descriptors each");
+        answer(&ring.answers, 1, 4, 0);
+        let fault = ring.reclaim(done);
+        assert_eq!(fault, Err(DeviceFault::UnknownBuffer(4)), "not its last");
+        assert_eq!(ring.clear(), 1);
+        assert_eq!(ring.reclaim(done), Ok(0));
     }
 }

@@ -4,20 +4,25 @@
 //! - [`ReceiveQueue`] and [`TransmitQueue`]: virtqueues that own their buffers until the device has
 //!   given them back, so that their users need no `unsafe`
 //! - [`ReceiveRing`] and [`TransmitRing`]: the same for cards whose descriptors are written back in
-//!   place
+//!   place, or answered in rings of their own ([`Format`])
+//! - [`Shared`]: a table that both sides write to
 //!
 //! Virtual and physical addresses are equal (see [`crate::mm`]), on the host trivially so. What a
 //! device writes into a ring is checked: an index that is not outstanding, or a length beyond the
 //! buffer, is a [`DeviceFault`].
 
+mod answers;
 mod descriptors;
 mod pool;
 mod queue;
 mod ring;
+mod shared;
 
-pub use descriptors::{Format, Part, ReceiveRing, TransmitRing};
+pub use answers::{Answer, Answered, Format};
+pub use descriptors::{Part, ReceiveRing, TransmitRing};
 pub use pool::{Buffer, Pool};
 pub use queue::{QueueOptions, ReceiveQueue, Slices, TransmitQueue};
+pub use shared::Shared;
 
 /// What devices that take page numbers mean by a page, in bytes.
 pub const PAGE: usize = 4096;
@@ -49,6 +54,8 @@ pub enum DeviceFault {
     Stalled,
     /// It does not answer any more.
     Gone,
+    /// It does not begin to work, and says so.
+    Refused,
 }
 
 impl core::fmt::Display for DeviceFault {
@@ -65,6 +72,7 @@ impl core::fmt::Display for DeviceFault {
             Self::OutOfMemory => f.write_str("no memory for the queue"),
             Self::Stalled => f.write_str("device does nothing, however often it is reset"),
             Self::Gone => f.write_str("device does not answer any more"),
+            Self::Refused => f.write_str("device refuses to work as it is told to"),
         }
     }
 }

@@ -76,7 +76,7 @@ pub enum NicModel {
     E1000e,
     /// Realtek 8139.
     Rtl8139,
-    /// VMware's paravirtual device: no driver yet.
+    /// VMware's paravirtual device.
     Vmxnet3,
 }
 

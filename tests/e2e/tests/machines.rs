@@ -10,6 +10,8 @@ mod drain;
 mod nics;
 #[path = "machines/offload.rs"]
 mod offload;
+#[path = "machines/takeover.rs"]
+mod takeover;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -80,6 +82,7 @@ const TESTS: &[Test] = &[
         upgrade(&["--connections", "60", "--downloads", "8"])
     }),
     ("a_drain_of_thousands_resets_nobody", drain::of_thousands),
+    ("an_ingress_without_power_is_replaced", takeover::survives),
     ("a_client_hardly_waits_at_a_move", short_silence),
     ("a_machine_without_a_nic_says_so", no_nic),
     ("a_machine_without_entropy_serves_nobody", no_entropy),
@@ -130,9 +133,22 @@ const TESTS: &[Test] = &[
     ("a_download_moves_on_q35_with_rtl8139", || {
         nics::demo("q35", "rtl8139", &[])
     }),
+    ("a_download_moves_on_pc_with_vmxnet3", || {
+        nics::demo("pc", "vmxnet3", &[])
+    }),
+    ("a_download_moves_on_q35_with_vmxnet3", || {
+        nics::demo("q35", "vmxnet3", &[])
+    }),
+    ("a_download_moves_on_q35_with_vmxnet3_over_ipv6", || {
+        nics::demo("q35", "vmxnet3", &["--ip", "6"])
+    }),
+    (
+        "a_download_moves_on_q35_with_vmxnet3_over_lossy_links",
+        || nics::demo("q35", "vmxnet3", &["--loss", "1%"]),
+    ),
     ("a_connection_moves_between_different_nics", nics::moves),
     (
-        "large_frames_reach_an_e1000e_through_virtio",
+        "large_frames_reach_other_cards_through_virtio",
         nics::offloads,
     ),
     ("a_pulled_cable_costs_time_only", nics::pulled_cables),

@@ -62,6 +62,8 @@ pub enum Hypervisor {
     Tcg,
     /// KVM. Its local APIC counts nanoseconds too.
     Kvm,
+    /// VMware.
+    Vmware,
     /// Somebody else.
     Other,
 }
@@ -81,6 +83,7 @@ pub fn hypervisor() -> Hypervisor {
     match &signature {
         b"TCGTCGTCGTCG" => Hypervisor::Tcg,
         b"KVMKVMKVM\0\0\0" => Hypervisor::Kvm,
+        b"VMwareVMware" => Hypervisor::Vmware,
         _ => Hypervisor::Other,
     }
 }

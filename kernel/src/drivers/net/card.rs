@@ -1,4 +1,5 @@
-//! Network cards with a ring of descriptors for each direction, which they write back in place.
+//! Network cards with a ring of descriptors for each direction, which they write back in place or
+//! answer in rings of their own.
 //!
 //! [`Card`] is all that such cards have in common: it owns the rings and their buffers, takes
 //! frames in and out, keeps the statistics, and resets a card that is stuck. What their datasheets
@@ -46,6 +47,8 @@ pub(super) struct Rings {
     pub transmit: u64,
     /// Descriptors in each.
     pub size: u16,
+    /// Addresses of the rings of answers to them, where the format has those.
+    pub answers: [u64; 2],
 }
 
 /// What a filled buffer is.
@@ -72,8 +75,8 @@ pub(super) struct Job {
 
 /// What is different from card to card.
 pub(super) trait Chip: Send {
-    /// How descriptors are laid out.
-    fn format(&self) -> Format;
+    /// How descriptors are laid out, to receive and to transmit.
+    fn formats(&self) -> [Format; 2];
     /// The number of descriptors in each ring.
     fn ring_size(&self) -> u16;
     /// Resets the device, after which it touches no memory any more and its address can be read.
@@ -81,11 +84,19 @@ pub(super) trait Chip: Send {
     /// Its own Ethernet address, if it has one.
     fn mac(&self) -> Option<[u8; 6]>;
     /// Sets the device going, after [`Chip::stop`], with empty rings.
-    fn start(&mut self, mac: [u8; 6], rings: Rings);
+    fn start(&mut self, mac: [u8; 6], rings: Rings) -> Result<(), DeviceFault>;
     /// What it does for us.
     fn capabilities(&self) -> Capabilities;
+    /// Bytes of a descriptor at most, and descriptors of a packet.
+    fn limits(&self) -> (usize, u16) {
+        (4096, u16::MAX)
+    }
     /// Whether there is a link, or why there is no device any more.
     fn link(&self) -> Result<bool, DeviceFault>;
+    /// Whether the device has said since the last call that it got stuck.
+    fn stuck(&mut self) -> bool {
+        false
+    }
     /// The control word of an empty buffer.
     fn empty(&self, part: Part) -> u64;
     /// How many bytes the device has written, if it has filled the buffer.
@@ -148,13 +159,14 @@ impl Card {
     ) -> Result<Self, DeviceFault> {
         chip.stop()?;
         let mac = chip.mac().unwrap_or_else(make_mac);
-        let (format, size) = (chip.format(), chip.ring_size());
+        let ([to_receive, to_transmit], size) = (chip.formats(), chip.ring_size());
         let largest = match chip.capabilities().segmentation_ipv4 {
             true => MAX_LARGE,
             false => MAX_FRAME,
         };
-        let receive = ReceiveRing::new(size, format)?;
-        let transmit = TransmitRing::new(size, format, largest, BUFFER * 2)?;
+        let receive = ReceiveRing::new(size, to_receive)?;
+        let (piece, parts) = chip.limits();
+        let transmit = TransmitRing::new(size, to_transmit, largest, piece, parts)?;
         let missing = receive.capacity();
         let mut card = Self {
             chip,
@@ -176,20 +188,22 @@ impl Card {
             fault: None,
             statistics: Statistics::default(),
         };
-        card.start();
+        card.start()?;
         Ok(card)
     }
 
     /// Sets the device going with a receive ring that is filled as far as it has ever been.
-    fn start(&mut self) {
+    fn start(&mut self) -> Result<(), DeviceFault> {
         let rings = Rings {
             receive: self.receive.address(),
             transmit: self.transmit.address(),
             size: self.chip.ring_size(),
+            answers: [self.receive.answers(), self.transmit.answers()],
         };
-        self.chip.start(self.mac, rings);
+        self.chip.start(self.mac, rings)?;
         self.refill(true);
         self.offer();
+        Ok(())
     }
 
     /// Gives the ring as many buffers as it once had; to `grow`, some more until it is full.
@@ -222,7 +236,10 @@ impl Card {
 
     fn reclaim(&mut self) {
         let chip = &*self.chip;
-        self.finished += self.transmit.reclaim(|control| chip.sent(control)) as u64;
+        match self.transmit.reclaim(|control| chip.sent(control)) {
+            Ok(count) => self.finished += count as u64,
+            Err(fault) => self.fail(fault),
+        }
     }
 
     /// Resets a device that is stuck. What it had to send is lost, as on a wire.
@@ -236,7 +253,9 @@ impl Card {
         self.statistics.tx_lost += self.transmit.clear() as u64;
         self.oversized = false;
         self.unannounced = false;
-        self.start();
+        if let Err(fault) = self.start() {
+            self.fail(fault);
+        }
     }
 
     fn fail(&mut self, fault: DeviceFault) {
@@ -304,6 +323,17 @@ impl Card {
         cuts && sums && (1..=most).contains(&packet.len())
     }
 
+    fn follow(&mut self, advice: Advice, what: &str) {
+        match advice {
+            Advice::Fine => {}
+            Advice::Reset => {
+                log::warn!("network card {what}: reset");
+                self.restart();
+            }
+            Advice::GiveUp => self.fail(DeviceFault::Stalled),
+        }
+    }
+
     fn check_link(&mut self) {
         match self.chip.link() {
             Err(fault) => self.fail(fault),
@@ -363,7 +393,7 @@ impl Nic for Card {
             return true;
         }
         self.reclaim();
-        let room = self.transmit.has_room();
+        let room = self.transmit.has_room() || self.fault.is_some();
         self.starved |= !room;
         room
     }
@@ -376,6 +406,9 @@ impl Nic for Card {
         if !self.can_transmit() {
             self.statistics.tx_full += 1;
             return Err(packet);
+        }
+        if self.fault.is_some() {
+            return Ok(());
         }
         let Some(job) = self.chip.prepare(&mut packet) else {
             return Ok(()); // no wire would carry it
@@ -427,6 +460,9 @@ impl Nic for Card {
         if self.starved {
             self.reclaim();
         }
+        if self.fault.is_some() {
+            return false;
+        }
         let chip = &*self.chip;
         self.receive.pending(|control| chip.written(control))
             || self.starved && self.transmit.has_room()
@@ -451,17 +487,20 @@ impl Nic for Card {
         if self.fault.is_some() {
             return false;
         }
-        self.statistics.rx_missed += self.chip.missed();
+        let missed = self.chip.missed();
+        self.statistics.rx_missed = self.statistics.rx_missed.saturating_add(missed);
         self.reclaim();
-        let busy = self.link && !self.transmit.is_empty();
-        match self.watchdog.look(now_ns, busy, self.finished) {
-            Advice::Fine => {}
-            Advice::Reset => {
-                log::warn!("network card sends nothing any more: reset");
-                self.restart();
-            }
-            Advice::GiveUp => self.fail(DeviceFault::Stalled),
+        if self.fault.is_some() {
+            return false;
         }
+        if self.chip.stuck() {
+            let advice = self.watchdog.report(self.finished);
+            self.follow(advice, "says that it is stuck");
+            return true;
+        }
+        let busy = self.link && !self.transmit.is_empty();
+        let advice = self.watchdog.look(now_ns, busy, self.finished);
+        self.follow(advice, "sends nothing any more");
         true
     }
 

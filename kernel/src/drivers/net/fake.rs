@@ -1,8 +1,50 @@
-//! The memory of a card made of code: what such cards do to rings and buffers, for tests.
+//! Cards made of code: what they do to the memory of rings and buffers, and what tests that are about
+//! all of them want of each ([`Fake`]).
 #![allow(
     unsafe_code,
     reason = "a device reads and writes the driver's memory by address"
 )]
+
+use std::boxed::Box;
+
+use super::card::Chip;
+use crate::dma::DeviceFault;
+
+/// The address that such a card is made with.
+pub const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+
+/// The device's side of a card. Clones are the same device.
+pub(super) trait Fake: Clone {
+    /// Sizes of rings that it can have, the usual one last.
+    const RINGS: &'static [u16];
+
+    /// One with a link.
+    fn new() -> Self;
+    /// Its driver.
+    fn chip(&self, ring: u16) -> Box<dyn Chip>;
+    /// Receives a frame; false if there is no buffer.
+    fn give(&self, frame: &[u8]) -> bool;
+    /// Says that it has received a frame of so many bytes.
+    fn overfill(&self, len: u64);
+    /// Says something that need not be true.
+    fn lie(&self, what: u64);
+    /// Sends the next packet, and says so if it is to `report`.
+    fn take(&self, report: bool) -> Option<Vec<u8>>;
+    /// Whether it is set to receive and to send.
+    fn running(&self) -> bool;
+    fn resets(&self) -> u32;
+    fn set_link(&self, up: bool);
+    /// It is pulled out.
+    fn vanish(&self);
+    /// It does not come back from a reset: what its driver is to say of that.
+    fn hang(&self) -> DeviceFault;
+    /// So many frames have found no buffer.
+    fn miss(&self, frames: u32);
+    /// Whether it would interrupt for a frame, and for a packet sent.
+    fn wakes(&self) -> [bool; 2];
+    /// Whether it does so now.
+    fn interrupts(&self) -> bool;
+}
 
 fn peek(address: u64) -> u64 {
     // SAFETY: addresses come from the driver under test, which runs in this process.

@@ -132,8 +132,8 @@ impl<R: Registers> Intel<R> {
 }
 
 impl<R: Registers> Chip for Intel<R> {
-    fn format(&self) -> Format {
-        Format::AddressFirst
+    fn formats(&self) -> [Format; 2] {
+        [Format::AddressFirst; 2]
     }
 
     fn ring_size(&self) -> u16 {
@@ -175,7 +175,7 @@ impl<R: Registers> Chip for Intel<R> {
         (high & ADDRESS_VALID != 0 && unicast).then_some([a, b, c, d, e, f])
     }
 
-    fn start(&mut self, mac: [u8; 6], rings: Rings) {
+    fn start(&mut self, mac: [u8; 6], rings: Rings) -> Result<(), DeviceFault> {
         let bytes = u32::from(rings.size) * 16;
         // SDM 14.3: the link as negotiated, no flow control, no VLANs.
         let control = self.read(CONTROL) & !CONTROL_UNWANTED;
@@ -214,6 +214,7 @@ impl<R: Registers> Chip for Intel<R> {
         }
         self.write(TRANSMIT_GAP, GAP);
         self.write(TRANSMIT_CONTROL, TRANSMIT_WANTED);
+        Ok(())
     }
 
     fn capabilities(&self) -> Capabilities {

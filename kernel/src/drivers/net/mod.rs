@@ -6,11 +6,15 @@
 
 mod card;
 #[cfg(test)]
-mod fake;
+mod conformance;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod intel;
+mod offload;
 pub mod pci;
 mod rtl8139;
 pub mod virtio;
+mod vmxnet3;
 mod watchdog;
 
 use alloc::vec::Vec;

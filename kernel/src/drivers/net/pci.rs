@@ -9,11 +9,14 @@ use super::Nic;
 use super::card::{Card, Chip};
 use super::intel::{self, Intel};
 use super::rtl8139::{self, Rtl8139};
+use super::vmxnet3::{self, Vmxnet3};
+use crate::arch::x86_64::cpu;
 use crate::dma::DeviceFault;
 use crate::mmio::{Mmio, Quiet};
-use crate::pci::{ConfigSpace, Function, msi};
+use crate::pci::{ConfigSpace, Function, msi, msix};
 
 const INTEL: u16 = 0x8086;
+
 /// Which driver.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -21,6 +24,8 @@ pub enum Kind {
     Intel(intel::Model),
     /// Realtek's RTL8139C+.
     Rtl8139,
+    /// VMware's vmxnet3.
+    Vmxnet3,
 }
 
 /// Why a card could not be used.
@@ -49,6 +54,7 @@ pub fn kind(function: &Function) -> Option<Kind> {
     match (function.vendor, function.device) {
         (INTEL, device) => intel::model(device).map(Kind::Intel),
         rtl8139::ID => Some(Kind::Rtl8139),
+        vmxnet3::ID => Some(Kind::Vmxnet3),
         _ => None,
     }
 }
@@ -96,9 +102,27 @@ pub fn bind(
             let chip = Box::new(Rtl8139(registers));
             (chip, Quiet::Write16(registers, at, value))
         }
+        Kind::Vmxnet3 => {
+            let [first, second] = vmxnet3::WINDOWS;
+            let passthrough = window(config, function, 0, first)?;
+            let device = window(config, function, 1, second)?;
+            let cuts = cpu::hypervisor() == cpu::Hypervisor::Vmware;
+            let chip = Vmxnet3::new(passthrough, device, cuts).map_err(BindError::Device)?;
+            (Box::new(chip), Quiet::Read32(device, vmxnet3::QUIET))
+        }
     };
     chip.stop().map_err(BindError::Device)?;
-    let messages = msi::enable(config, function, ways.message);
+    let table = match kind {
+        // It has its vectors in order; Intel's cards want to be told which event has which.
+        Kind::Vmxnet3 => msix::Layout::find(config, function),
+        _ => None,
+    };
+    let messages = match table {
+        Some(table) => {
+            (ways.message)().is_some_and(|message| table.enable(config, function, message))
+        }
+        None => msi::enable(config, function, ways.message),
+    };
     let interrupts = messages || {
         function.set_line(config, true);
         let found = (ways.line)(Line {

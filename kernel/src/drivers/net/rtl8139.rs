@@ -87,8 +87,8 @@ impl<R: Registers> Rtl8139<R> {
 }
 
 impl<R: Registers> Chip for Rtl8139<R> {
-    fn format(&self) -> Format {
-        Format::ControlFirst
+    fn formats(&self) -> [Format; 2] {
+        [Format::ControlFirst; 2]
     }
 
     fn ring_size(&self) -> u16 {
@@ -115,7 +115,7 @@ impl<R: Registers> Chip for Rtl8139<R> {
 
     /// Sections 6.20 and 9.1: C+ mode before everything else, and the two configurations only once
     /// both directions are on.
-    fn start(&mut self, mac: [u8; 6], rings: Rings) {
+    fn start(&mut self, mac: [u8; 6], rings: Rings) -> Result<(), DeviceFault> {
         self.0.write16(CPLUS_COMMAND, CPLUS);
         let [a, b, c, d, e, f] = mac;
         self.0.write8(LOCK, UNLOCKED);
@@ -131,6 +131,7 @@ impl<R: Registers> Chip for Rtl8139<R> {
         self.0.write32(RECEIVE_CONFIGURATION, RECEIVE);
         self.write_address(MULTICAST, u64::MAX);
         self.0.write32(MISSED, 0);
+        Ok(())
     }
 
     fn capabilities(&self) -> Capabilities {

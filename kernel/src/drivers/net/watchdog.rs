@@ -32,11 +32,7 @@ impl Watchdog {
     /// `busy`: the card could get on with something it has been given. `finished` counts what it
     /// has got done since it was bound.
     pub(super) fn look(&mut self, now_ns: u64, busy: bool, finished: u64) -> Advice {
-        if finished != self.finished {
-            self.finished = finished;
-            self.looks = 0;
-            self.resets = 0;
-        }
+        self.note(finished);
         if !busy {
             self.looks = 0;
             return Advice::Fine;
@@ -48,6 +44,24 @@ impl Watchdog {
         if self.looks < LOOKS || now_ns.saturating_sub(self.since_ns) < PATIENCE_NS {
             return Advice::Fine;
         }
+        self.reset()
+    }
+
+    /// The card says itself that it is stuck.
+    pub(super) fn report(&mut self, finished: u64) -> Advice {
+        self.note(finished);
+        self.reset()
+    }
+
+    fn note(&mut self, finished: u64) {
+        if finished != self.finished {
+            self.finished = finished;
+            self.looks = 0;
+            self.resets = 0;
+        }
+    }
+
+    fn reset(&mut self) -> Advice {
         if self.resets == RESETS {
             return Advice::GiveUp;
         }
@@ -78,6 +92,16 @@ mod tests {
             [look(), look(), look()],
             [Advice::Fine, Advice::Fine, Advice::GiveUp]
         );
+    }
+
+    #[test]
+    fn a_card_that_says_that_it_is_stuck_is_reset_at_once_but_not_for_ever() {
+        let mut watchdog = Watchdog::default();
+        for _ in 0..5 {
+            assert_eq!(watchdog.report(0), Advice::Reset);
+        }
+        assert_eq!(watchdog.report(0), Advice::GiveUp);
+        assert_eq!(watchdog.report(1), Advice::Reset, "it got something done");
     }
 
     #[test]

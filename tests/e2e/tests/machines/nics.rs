@@ -12,12 +12,14 @@ use godwit_qemu::vm::{Machine, NicModel};
 use crate::offload::{self, Lan, TOKEN, power_off};
 
 /// The cards, on machines that differ in how they interrupt.
-const CARDS: [(Machine, NicModel); 5] = [
+const CARDS: [(Machine, NicModel); 7] = [
     (Machine::Pc, NicModel::E1000),
     (Machine::Q35, NicModel::E1000),
     (Machine::Q35, NicModel::E1000e),
     (Machine::Pc, NicModel::Rtl8139),
     (Machine::Q35, NicModel::Rtl8139),
+    (Machine::Pc, NicModel::Vmxnet3),
+    (Machine::Q35, NicModel::Vmxnet3),
 ];
 const VIRTIO: (Machine, NicModel) = (Machine::Microvm, NicModel::Virtio);
 const MIB: u64 = 1 << 20;
@@ -61,22 +63,25 @@ pub fn moves() -> Result<()> {
     Ok(())
 }
 
-/// On a cable that takes large frames without checksums, to and from a card that takes only the
+/// On a cable that takes large frames without checksums, to and from cards that take only the
 /// latter.
 pub fn offloads() -> Result<()> {
-    let e1000e = (Machine::Q35, NicModel::E1000e);
-    let Some(lan) = Lan::create(true)? else {
-        return Ok(());
-    };
-    let mut spec = lan.spec(e1000e.0, Service::Http, 1, "")?;
-    spec.nics[0].model = e1000e.1;
-    let vm = lan.start(&spec)?;
-    for address in ["10.78.0.11", "[fd78::11]"] {
-        offload::download(&lan, address, 64 * MIB)?;
-    }
-    power_off(vm)?;
-    for pair in [[VIRTIO, e1000e], [e1000e, VIRTIO]] {
-        offload::move_between(pair, true, 384 * MIB, 4).with_context(|| format!("{pair:?}"))?;
+    for model in [NicModel::E1000e, NicModel::Vmxnet3] {
+        let card = (Machine::Q35, model);
+        let Some(lan) = Lan::create(true)? else {
+            return Ok(());
+        };
+        let mut spec = lan.spec(card.0, Service::Http, 1, "")?;
+        spec.nics[0].model = model;
+        let vm = lan.start(&spec)?;
+        for address in ["10.78.0.11", "[fd78::11]"] {
+            offload::download(&lan, address, 64 * MIB)?;
+        }
+        power_off(vm)?;
+        drop(lan);
+        for pair in [[VIRTIO, card], [card, VIRTIO]] {
+            offload::move_between(pair, true, 384 * MIB, 4).with_context(|| format!("{pair:?}"))?;
+        }
     }
     Ok(())
 }

@@ -217,11 +217,14 @@ pub fn move_between(
     Ok(frames)
 }
 
-/// A bridge with a TAP device for each of two instances.
+/// A bridge with a TAP device for each of some instances.
 pub struct Lan {
     pub namespace: Namespace,
     offload: bool,
 }
+
+/// Instances there are TAP devices for.
+const MOST: u32 = 3;
 
 impl Lan {
     /// `None`, and a line that says so, where there may be no such devices.
@@ -229,7 +232,7 @@ impl Lan {
         let made = Namespace::create().and_then(|namespace| {
             let kind = if offload { " vnet_hdr" } else { "" };
             let mut batch = String::from("link add br0 type bridge\n");
-            for id in 1..=2 {
+            for id in 1..=MOST {
                 batch += &format!(
                     "tuntap add dev guest{id} mode tap{kind}\n\
                      link set dev guest{id} addrgenmode none txqueuelen 8192\n\
@@ -327,7 +330,7 @@ pub fn power_off(mut vm: Vm) -> Result<()> {
     }
 }
 
-fn wait_for<T>(look: impl Fn() -> Result<Option<T>>) -> Result<T> {
+pub fn wait_for<T>(look: impl Fn() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         if let Some(found) = look()? {

@@ -1,9 +1,13 @@
 //! One of Intel's cards made of code. It can be told to lie.
 
+use std::boxed::Box;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::registers::*;
-use crate::drivers::net::fake::{descriptor, fetch, store, write_back};
+use super::{E1000E, Intel};
+use crate::dma::DeviceFault;
+use crate::drivers::net::card::Chip;
+use crate::drivers::net::fake::{Fake, MAC, descriptor, fetch, store, write_back};
 use crate::mmio::Registers;
 
 /// The device's side. Clones are the same device.
@@ -39,7 +43,7 @@ pub struct Sent {
 }
 
 impl FakeIntel {
-    pub fn new(address: [u8; 6]) -> Self {
+    pub fn with_address(address: [u8; 6]) -> Self {
         Self(Arc::new(Mutex::new(State {
             registers: vec![0; 0x6000 / 4],
             address,
@@ -62,40 +66,8 @@ impl FakeIntel {
         self.state().registers[at / 4]
     }
 
-    pub fn set_link(&self, up: bool) {
-        self.state().link = up;
-    }
-
-    pub fn vanish(&self) {
-        self.state().gone = true;
-    }
-
-    pub fn hang(&self) {
-        self.state().hung = true;
-    }
-
-    pub fn resets(&self) -> u32 {
-        self.state().resets
-    }
-
     pub fn mask(&self) -> u32 {
         self.state().mask
-    }
-
-    pub fn causes(&self) -> u32 {
-        self.state().causes
-    }
-
-    pub fn miss(&self, frames: u32) {
-        self.state().missed += frames;
-    }
-
-    /// Whether it is set to receive and to send.
-    pub fn running(&self) -> bool {
-        let state = self.state();
-        [RECEIVE_CONTROL, TRANSMIT_CONTROL]
-            .iter()
-            .all(|at| state.registers[at / 4] & 1 << 1 != 0)
     }
 
     /// Where a ring is, and its head and tail.
@@ -193,6 +165,73 @@ impl FakeIntel {
         state.registers[TRANSMIT_HEAD / 4] = head;
         state.causes |= CAUSE_SENT;
         Some(sent)
+    }
+}
+
+impl Fake for FakeIntel {
+    const RINGS: &'static [u16] = &[8, 16, 256];
+
+    fn new() -> Self {
+        Self::with_address(MAC)
+    }
+
+    fn chip(&self, ring: u16) -> Box<dyn Chip> {
+        Box::new(Intel::new(self.clone(), E1000E).with_ring(ring))
+    }
+
+    fn give(&self, frame: &[u8]) -> bool {
+        self.deliver(frame, 0)
+    }
+
+    fn overfill(&self, len: u64) {
+        self.fill(&[], DONE | END_OF_PACKET | len);
+    }
+
+    fn lie(&self, what: u64) {
+        self.fill(&[], what);
+    }
+
+    fn take(&self, report: bool) -> Option<Vec<u8>> {
+        let sent = if report { self.send() } else { self.swallow() };
+        sent.map(|sent| sent.bytes)
+    }
+
+    fn running(&self) -> bool {
+        let state = self.state();
+        [RECEIVE_CONTROL, TRANSMIT_CONTROL]
+            .iter()
+            .all(|at| state.registers[at / 4] & 1 << 1 != 0)
+    }
+
+    fn resets(&self) -> u32 {
+        self.state().resets
+    }
+
+    fn set_link(&self, up: bool) {
+        self.state().link = up;
+    }
+
+    fn vanish(&self) {
+        self.state().gone = true;
+    }
+
+    fn hang(&self) -> DeviceFault {
+        self.state().hung = true;
+        DeviceFault::Gone
+    }
+
+    fn miss(&self, frames: u32) {
+        let mut state = self.state();
+        state.missed = state.missed.saturating_add(frames);
+    }
+
+    fn wakes(&self) -> [bool; 2] {
+        [CAUSE_RECEIVED, CAUSE_SENT].map(|cause| self.mask() & cause != 0)
+    }
+
+    fn interrupts(&self) -> bool {
+        let state = self.state();
+        state.mask & state.causes != 0
     }
 }
 

@@ -2,14 +2,12 @@
 
 use super::registers::*;
 use crate::drivers::net::card::ETHERNET;
+use crate::drivers::net::offload::{Cut, IPV4_CHECKSUM};
 use crate::drivers::net::{Protocol, Segmentation, TxChecksum, TxPacket};
 
-/// Where an IPv4 header has its length, and its checksum; where an IPv6 header has its length.
+/// Where an IPv4 header has its length; where an IPv6 header has its length.
 const IPV4_LENGTH: usize = ETHERNET + 2;
-const IPV4_CHECKSUM: usize = ETHERNET + 10;
 const IPV6_LENGTH: usize = ETHERNET + 4;
-/// Where a TCP header has its length in words, in the upper half of a byte.
-const TCP_LENGTH: usize = 12;
 
 /// The work for a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,26 +44,16 @@ fn transport(sum: TxChecksum) -> Option<u64> {
 /// SDM 3.5: the device wants the header's lengths empty, and the checksum of a pseudo-header
 /// without length.
 fn segments(packet: &mut TxPacket, sum: TxChecksum, cut: Segmentation) -> Option<Offload> {
-    let total = packet.len();
-    let start = usize::from(sum.start);
-    // Whoever asks for this knows the headers, and has them in the head.
-    let words = packet.head.get(start + TCP_LENGTH)? >> 4;
-    let headers = start + usize::from(words) * 4;
-    let payload = total.checked_sub(headers)?;
-    if cut.size == 0 || payload == 0 || packet.head.len() < headers {
-        return None;
-    }
-    let (field, transport_length) = (start + usize::from(sum.offset), total - start);
-    let partial = packet.head.get_mut(field..field + 2)?;
-    let value = u16::from_be_bytes([*partial.first()?, *partial.get(1)?]);
-    partial.copy_from_slice(&without(value, transport_length as u16).to_be_bytes());
+    let Cut {
+        start,
+        headers,
+        payload,
+    } = Cut::of(packet, sum, cut)?;
     let mut kind = CONTEXT_TCP;
     let mut word = SEGMENT | INSERT_TRANSPORT_CHECKSUM;
     match cut.protocol {
         Protocol::TcpIpv4 => {
             packet.head.get_mut(IPV4_LENGTH..IPV4_LENGTH + 2)?.fill(0);
-            let checksum = IPV4_CHECKSUM..IPV4_CHECKSUM + 2;
-            packet.head.get_mut(checksum)?.fill(0);
             kind |= CONTEXT_IPV4;
             word |= INSERT_IP_CHECKSUM;
         }
@@ -85,30 +73,4 @@ fn segments(packet: &mut TxPacket, sum: TxChecksum, cut: Segmentation) -> Option
         context: Some([ip | transport(sum)?, second]),
         word,
     })
-}
-
-/// A one's complement sum without `length`, that was added to it.
-fn without(sum: u16, length: u16) -> u16 {
-    let (value, carry) = sum.overflowing_add(!length);
-    value + u16::from(carry)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn taking_a_length_out_of_a_sum_undoes_putting_it_in() {
-        for sum in [0u16, 1, 0x1234, 0xfff0, 0xfffe] {
-            for length in [1u16, 20, 0x1000, 0xffff - 20] {
-                let (value, carry) = sum.overflowing_add(length);
-                let with = value + u16::from(carry);
-                let undone = without(with, length);
-                assert!(
-                    undone == sum || (undone, sum) == (0xffff, 0),
-                    "{sum} {length}"
-                );
-            }
-        }
-    }
 }

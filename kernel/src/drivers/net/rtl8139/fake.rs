@@ -1,10 +1,13 @@
 //! An RTL8139C+ made of code. It can be told to lie.
 
+use std::boxed::Box;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::register::*;
-use super::{ENABLE, END_OF_RING, FIRST, LAST, OWN, RESET, TIMEOUT};
-use crate::drivers::net::fake::{descriptor, fetch, store, write_back};
+use super::{ENABLE, END_OF_RING, FIRST, LAST, OWN, RECEIVED, RESET, RING, Rtl8139, SENT, TIMEOUT};
+use crate::dma::DeviceFault;
+use crate::drivers::net::card::Chip;
+use crate::drivers::net::fake::{Fake, MAC, descriptor, fetch, store, write_back};
 use crate::mmio::Registers;
 
 /// The device's side. Clones are the same device.
@@ -13,7 +16,6 @@ pub struct FakeRtl8139(Arc<Mutex<State>>);
 
 struct State {
     bytes: [u8; 0x100],
-    address: [u8; 6],
     link: bool,
     gone: bool,
     hung: bool,
@@ -25,38 +27,8 @@ struct State {
 }
 
 impl FakeRtl8139 {
-    pub fn new(address: [u8; 6]) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            bytes: [0; 0x100],
-            address,
-            link: true,
-            gone: false,
-            hung: false,
-            resets: 0,
-            polls: 0,
-            receive: 0,
-            transmit: 0,
-        })))
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
-    }
-
-    pub fn set_link(&self, up: bool) {
-        self.state().link = up;
-    }
-
-    pub fn vanish(&self) {
-        self.state().gone = true;
-    }
-
-    pub fn hang(&self) {
-        self.state().hung = true;
-    }
-
-    pub fn resets(&self) -> u32 {
-        self.state().resets
     }
 
     pub fn polls(&self) -> u32 {
@@ -68,10 +40,6 @@ impl FakeRtl8139 {
         (0..len).fold(0, |value, n| {
             value | u64::from(state.bytes[at + n]) << (8 * n)
         })
-    }
-
-    pub fn running(&self) -> bool {
-        self.register(COMMAND, 1) as u8 == ENABLE
     }
 
     /// Fills the next buffer and says `control`, which may be a lie.
@@ -123,6 +91,78 @@ impl FakeRtl8139 {
     }
 }
 
+impl Fake for FakeRtl8139 {
+    const RINGS: &'static [u16] = &[RING];
+
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            bytes: [0; 0x100],
+            link: true,
+            gone: false,
+            hung: false,
+            resets: 0,
+            polls: 0,
+            receive: 0,
+            transmit: 0,
+        })))
+    }
+
+    fn chip(&self, _ring: u16) -> Box<dyn Chip> {
+        Box::new(Rtl8139(self.clone()))
+    }
+
+    fn give(&self, frame: &[u8]) -> bool {
+        self.deliver(frame, 0)
+    }
+
+    fn overfill(&self, len: u64) {
+        self.fill(&[], FIRST | LAST | (len + 4));
+    }
+
+    fn lie(&self, what: u64) {
+        self.fill(&[], what & !OWN);
+    }
+
+    fn take(&self, report: bool) -> Option<Vec<u8>> {
+        self.send(report)
+    }
+
+    fn running(&self) -> bool {
+        self.register(COMMAND, 1) as u8 == ENABLE
+    }
+
+    fn resets(&self) -> u32 {
+        self.state().resets
+    }
+
+    fn set_link(&self, up: bool) {
+        self.state().link = up;
+    }
+
+    fn vanish(&self) {
+        self.state().gone = true;
+    }
+
+    fn hang(&self) -> DeviceFault {
+        self.state().hung = true;
+        DeviceFault::Gone
+    }
+
+    fn miss(&self, frames: u32) {
+        let missed = self.register(MISSED, 4) as u32 + frames % 256;
+        self.state().bytes[MISSED..MISSED + 3].copy_from_slice(&missed.to_le_bytes()[..3]);
+    }
+
+    fn wakes(&self) -> [bool; 2] {
+        let mask = self.register(INTERRUPT_MASK, 2) as u16;
+        [RECEIVED, SENT].map(|cause| mask & cause != 0)
+    }
+
+    fn interrupts(&self) -> bool {
+        self.register(INTERRUPT_MASK, 2) & self.register(INTERRUPT_STATUS, 2) != 0
+    }
+}
+
 impl Registers for FakeRtl8139 {
     fn read8(&self, offset: usize) -> u8 {
         let state = self.state();
@@ -145,8 +185,7 @@ impl Registers for FakeRtl8139 {
             COMMAND if value & RESET != 0 => {
                 state.resets += 1;
                 state.bytes.fill(0);
-                let address = state.address;
-                state.bytes[..6].copy_from_slice(&address);
+                state.bytes[..6].copy_from_slice(&MAC);
                 state.bytes[COMMAND] = if state.hung { RESET } else { 0 };
                 (state.receive, state.transmit) = (0, 0);
                 return;
