@@ -33,6 +33,7 @@ pub mod drivers;
 pub mod entropy;
 pub mod exit;
 pub mod fw_cfg;
+pub mod linger;
 mod machine;
 #[allow(unsafe_code, reason = "manages memory")]
 pub mod mm;

@@ -149,6 +149,7 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
             clock: source,
         },
         watch_at_ns: 0,
+        linger: Default::default(),
         watched: false,
     };
     if !entropy::ready() {

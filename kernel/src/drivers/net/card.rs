@@ -413,9 +413,14 @@ impl Nic for Card {
         if self.starved {
             self.reclaim();
         }
+        self.pending()
+    }
+
+    fn pending(&self) -> bool {
         let chip = &*self.chip;
-        self.receive.pending(|control| chip.written(control))
-            || self.starved && self.transmit.has_room()
+        self.fault.is_none()
+            && (self.receive.pending(|control| chip.written(control))
+                || self.starved && self.transmit.has_room())
     }
 
     fn disarm(&mut self) {
