@@ -66,9 +66,8 @@ fn run(cli: &Cli) -> Result<()> {
         setup::ensure_media()?;
         setup::ensure_uefi()?;
     }
-    let with_linux = |name: &str| {
-        with_peers(name) || name == "transfer/drain/hosted" || name.starts_with("vm/")
-    };
+    let with_linux =
+        |name: &str| with_peers(name) || name == "transfer/drain/hosted" || name.starts_with("vm/");
     if chosen.iter().any(|(name, _)| with_linux(name)) {
         // Before there are threads.
         net::become_root_of_own()?;

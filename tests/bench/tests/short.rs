@@ -107,6 +107,9 @@ fn whole_machines_are_measured_with_the_peer_where_it_can_be_had() {
     ] {
         let row = rows.iter().find(|row| row["name"] == name);
         let row = row.unwrap_or_else(|| panic!("no {name}: {text}"));
-        assert!(row["ours"].as_f64().is_some_and(|figure| figure > 0.0), "{row}");
+        assert!(
+            row["ours"].as_f64().is_some_and(|figure| figure > 0.0),
+            "{row}"
+        );
     }
 }

@@ -98,7 +98,11 @@ mod tests {
         archive.file("usr/sbin/other", b"x");
         let bytes = archive.finish();
         let text = String::from_utf8(bytes.clone()).unwrap();
-        let at = |name: &str| text.match_indices(name).map(|(at, _)| at).collect::<Vec<_>>();
+        let at = |name: &str| {
+            text.match_indices(name)
+                .map(|(at, _)| at)
+                .collect::<Vec<_>>()
+        };
         let (folder, file) = (at("usr/sbin\0"), at("usr/sbin/nginx\0"));
         assert_eq!((folder.len(), file.len()), (1, 1));
         assert!(folder[0] < file[0]);

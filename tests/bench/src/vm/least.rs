@@ -40,7 +40,11 @@ pub fn ram(effort: &Effort) -> Result<Vec<Row>> {
     let yard = Yard::new(true)?;
     let spec = yard.spec(Side::Ours, Board::Microvm, false)?;
     let patience = Duration::from_secs(10);
-    let mut rows = vec![row("microvm", PVH, least(&yard, &spec, 1, 64, 1, patience)?)];
+    let mut rows = vec![row(
+        "microvm",
+        PVH,
+        least(&yard, &spec, 1, 64, 1, patience)?,
+    )];
     if effort.short {
         return Ok(rows); // the firmware takes minutes
     }
@@ -55,7 +59,11 @@ pub fn ram(effort: &Effort) -> Result<Vec<Row>> {
     let mut spec = yard.spec(Side::Ours, Board::Q35, false)?;
     spec.boot = Some((Firmware::Uefi, Medium::Cd(iso)));
     let patience = Duration::from_secs(60);
-    rows.push(row("uefi", UEFI, least(&yard, &spec, 32, 128, 4, patience)?));
+    rows.push(row(
+        "uefi",
+        UEFI,
+        least(&yard, &spec, 32, 128, 4, patience)?,
+    ));
     Ok(rows)
 }
 
@@ -107,7 +115,17 @@ fn serves(yard: &Yard, spec: &VmSpec, memory: u32, patience: Duration) -> Result
         return Ok(false);
     }
     let url = side.url("/gen/16M");
-    let words = ["curl", "-sS", "-m", "60", "-o", "/dev/null", "-w", "%{size_download}", &url];
+    let words = [
+        "curl",
+        "-sS",
+        "-m",
+        "60",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{size_download}",
+        &url,
+    ];
     let output = yard.command(&words).output().context("cannot run curl")?;
     Ok(output.status.success() && output.stdout == b"16777216")
 }

@@ -115,7 +115,17 @@ fn microseconds(text: &str) -> Option<f64> {
 fn curl(yard: &Yard, side: Side) -> Result<f64> {
     let url = side.url(side.large());
     let format = "%{http_code} %{size_download} %{time_starttransfer} %{time_total}";
-    let words = ["curl", "-sS", "-m", "300", "-o", "/dev/null", "-w", format, &url];
+    let words = [
+        "curl",
+        "-sS",
+        "-m",
+        "300",
+        "-o",
+        "/dev/null",
+        "-w",
+        format,
+        &url,
+    ];
     let output = yard.command(&words).output().context("cannot run curl")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let numbers: Vec<f64> = text.split(' ').flat_map(str::parse).collect();

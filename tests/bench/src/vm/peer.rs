@@ -20,8 +20,8 @@ const KERNEL: &str = "linux-image-cloud-amd64";
 const PROGRAMS: [&str; 2] = ["nginx", "busybox-static"];
 /// What a virtual network card needs, in the order in which it is loaded; on PCI and without.
 const MODULES: [&str; 9] = [
-    "virtio",
     "virtio_ring",
+    "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
@@ -96,7 +96,7 @@ impl Peer {
             .find(|name| name.starts_with("linux-image-"))
             .with_context(|| format!("{KERNEL} depends on no kernel"))?;
         let mut names = BTreeSet::from([kernel.clone()]);
-        PROGRAMS.map(|name| names.insert(name.into()));
+        names.extend(PROGRAMS.map(String::from));
         names.extend(libraries("nginx")?);
 
         let progress = Progress::start("fetching the peer's packages");
@@ -188,11 +188,17 @@ fn initial_files(root: &Path, modules: &Path) -> Result<Vec<u8>> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("no {}", path.display()));
     archive.device("dev/console", 5, 1);
     archive.folder("run");
-    archive.file("init", INIT.replace("MODULES", &MODULES.join(" ")).as_bytes());
+    archive.file(
+        "init",
+        INIT.replace("MODULES", &MODULES.join(" ")).as_bytes(),
+    );
     archive.file("bin/busybox", &read(&root.join("bin/busybox"))?);
     archive.file("nginx.conf", NGINX.as_bytes());
     // Whom nginx would run its workers as.
-    archive.file("etc/passwd", b"root:x:0:0::/:/\nnobody:x:65534:65534::/:/\n");
+    archive.file(
+        "etc/passwd",
+        b"root:x:0:0::/:/\nnobody:x:65534:65534::/:/\n",
+    );
     archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n");
     archive.file("www/page", &vec![b'x'; 1024]);
     let nginx = root.join("usr/sbin/nginx");
@@ -219,7 +225,12 @@ fn needed(places: &[PathBuf], loader: &Path, program: &Path) -> Result<Vec<(Stri
         .map(|place| place.display().to_string())
         .collect();
     let text = run(Command::new(loader)
-        .args(["--inhibit-cache", "--library-path", &places.join(":"), "--list"])
+        .args([
+            "--inhibit-cache",
+            "--library-path",
+            &places.join(":"),
+            "--list",
+        ])
         .arg(program))?;
     let mut all = Vec::new();
     for line in text.lines() {
@@ -227,7 +238,10 @@ fn needed(places: &[PathBuf], loader: &Path, program: &Path) -> Result<Vec<(Stri
             continue; // the loader itself, and what the kernel provides
         };
         let path = rest.split(" (").next().unwrap_or(rest);
-        ensure!(path.starts_with('/'), "nginx needs {name}, which no package brought");
+        ensure!(
+            path.starts_with('/'),
+            "nginx needs {name}, which no package brought"
+        );
         all.push((name.to_owned(), PathBuf::from(path)));
     }
     ensure!(!all.is_empty(), "the loader lists no libraries: {text}");

@@ -33,7 +33,10 @@ pub fn first_answer(
         }
         thread::sleep(PAUSE);
     }
-    bail!("no answer within {} s, the last was: {last}", patience.as_secs())
+    bail!(
+        "no answer within {} s, the last was: {last}",
+        patience.as_secs()
+    )
 }
 
 /// Whether one request gets 200.

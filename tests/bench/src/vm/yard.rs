@@ -21,6 +21,8 @@ use crate::Effort;
 use crate::row::{Better, Row, Samples, Turns};
 use crate::tap::yard::{CLIENT_CORE, SERVER_CORE, pinned, receive_on_client_core, stay_on};
 
+/// Names the HTTP image, where it is built already: to compare two of them.
+const IMAGE: &str = "GODWIT_IMAGE";
 /// RAM of both, in MiB; the peer holds a large file in it.
 const MEMORY_MIB: u32 = 512;
 /// How long a machine may take until it serves: the host may be busy.
@@ -131,9 +133,7 @@ pub struct Yard {
 impl Yard {
     /// Build and fetch what is served with and lay out the network. `alone`: without the peer.
     pub fn new(alone: bool) -> Result<Yard> {
-        let progress = Progress::start("building the image of http");
-        let image = build::image(Service::Http)?;
-        progress.finish();
+        let image = image()?;
         let peer = match alone {
             true => None,
             false => Some(Peer::make()?),
@@ -205,8 +205,12 @@ impl Yard {
             (Side::Theirs, Some(peer)) => {
                 let without = board.without();
                 // The console costs it time, so only what goes wrong is said there.
-                spec.append =
-                    format!("console=ttyS0 quiet address={address}/24 without={without}");
+                spec.append = format!("console=ttyS0 quiet address={address}/24 without={without}");
+                if board == Board::Microvm && Accelerator::best() == Accelerator::Tcg {
+                    // Without ACPI's timer and the 8254, this kernel cannot find out and hangs.
+                    let khz = counter_khz();
+                    spec.append += &format!(" tsc=reliable tsc_early_khz={khz}");
+                }
                 if large {
                     spec.append += &format!(" large={LARGE_MIB}");
                 }
@@ -285,12 +289,41 @@ impl Yard {
             return Ok(Row::alone(name, unit, better, &samples));
         }
         let turns = Turns::take(effort.runs, ours, || run(Side::Theirs))?;
-        Ok(Row::compared(name, super::PEER, unit, better, &turns, floor))
+        Ok(Row::compared(
+            name,
+            super::PEER,
+            unit,
+            better,
+            &turns,
+            floor,
+        ))
     }
 
     /// How many frames may wait for each of the guests.
     pub fn queue(&self, frames: usize) -> Result<()> {
         let each = |side: Side| format!("link set dev {} txqueuelen {frames}\n", side.tap());
-        self.client.ip(&[Side::Ours, Side::Theirs].map(each).concat())
+        self.client
+            .ip(&[Side::Ours, Side::Theirs].map(each).concat())
     }
+}
+
+/// The HTTP image.
+fn image() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(IMAGE) {
+        return Ok(path.into());
+    }
+    let progress = Progress::start("building the image of http");
+    let image = build::image(Service::Http)?;
+    progress.finish();
+    Ok(image)
+}
+
+/// Thousands of ticks a second of the host's time stamp counter, which is also that of its guests.
+fn counter_khz() -> u64 {
+    // SAFETY: every processor of this architecture has it, and Linux lets programs read it.
+    let ticks = || unsafe { core::arch::x86_64::_rdtsc() };
+    let (start, from) = (Instant::now(), ticks());
+    std::thread::sleep(Duration::from_millis(20));
+    let (to, time) = (ticks(), start.elapsed());
+    (to - from) * 1_000_000 / (time.as_nanos() as u64).max(1)
 }
