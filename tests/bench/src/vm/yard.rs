@@ -23,8 +23,8 @@ use crate::tap::yard::{CLIENT_CORE, SERVER_CORE, pinned, receive_on_client_core,
 
 /// Names the HTTP image, where it is built already: to compare two of them.
 const IMAGE: &str = "GODWIT_IMAGE";
-/// RAM of both, in MiB; the peer holds a large file in it.
-const MEMORY_MIB: u32 = 512;
+/// RAM of both, in MiB; the peer holds a large file in it, and its files may take half.
+const MEMORY_MIB: u32 = 768;
 /// How long a machine may take until it serves: the host may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The large file, in octets.
@@ -205,7 +205,8 @@ impl Yard {
             (Side::Theirs, Some(peer)) => {
                 let without = board.without();
                 // The console costs it time, so only what goes wrong is said there.
-                spec.append = format!("console=ttyS0 quiet address={address}/24 without={without}");
+                spec.append =
+                    format!("console=ttyS0 quiet panic=-1 address={address}/24 without={without}");
                 if board == Board::Microvm && Accelerator::best() == Accelerator::Tcg {
                     // Without ACPI's timer and the 8254, this kernel cannot find out and hangs.
                     let khz = counter_khz();
