@@ -33,7 +33,6 @@ pub mod drivers;
 pub mod entropy;
 pub mod exit;
 pub mod fw_cfg;
-pub mod linger;
 mod machine;
 #[allow(unsafe_code, reason = "manages memory")]
 pub mod mm;

@@ -5,7 +5,6 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::drivers::net::Nic;
-use crate::linger::Linger;
 
 /// What an image gets to work with.
 pub struct Machine {
@@ -20,8 +19,6 @@ pub struct Machine {
     /// When to look after the cards again, and whether they want that even if nothing happens.
     pub(crate) watch_at_ns: u64,
     pub(crate) watched: bool,
-    /// How long to look for frames before sleeping.
-    pub(crate) linger: Linger,
 }
 
 /// What was found at boot and is only of interest to who reads the log.
@@ -96,11 +93,6 @@ impl Machine {
             return; // to see what has come meanwhile
         }
         self.watch();
-        let begun_ns = self.now_ns();
-        if self.look(begun_ns, deadline_ns) {
-            self.disarm();
-            return;
-        }
         let ready = self
             .nics
             .iter_mut()
@@ -117,31 +109,9 @@ impl Machine {
             }
         }
         let _ = interrupts::take_wake();
-        let waited_ns = self.now_ns() - begun_ns;
-        let frame = self.nics.iter().any(|nic| nic.pending());
-        self.linger.slept(waited_ns, frame);
-        self.disarm();
-    }
-
-    #[cfg(godwit_image)]
-    fn disarm(&mut self) {
         for nic in &mut self.nics {
             nic.disarm();
         }
-    }
-
-    /// Looks for frames, for as long as that pays; whether there is something to do.
-    #[cfg(godwit_image)]
-    fn look(&self, begun_ns: u64, deadline_ns: Option<u64>) -> bool {
-        let mut end_ns = begun_ns + self.linger.nanoseconds();
-        end_ns = deadline_ns.map_or(end_ns, |deadline| deadline.min(end_ns));
-        while self.now_ns() < end_ns {
-            if self.nics.iter().any(|nic| nic.pending()) {
-                return true;
-            }
-            core::hint::spin_loop();
-        }
-        false
     }
 
     /// There is nothing to sleep on on the host.

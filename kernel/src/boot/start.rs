@@ -149,7 +149,6 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
             clock: source,
         },
         watch_at_ns: 0,
-        linger: Default::default(),
         watched: false,
     };
     if !entropy::ready() {

@@ -413,14 +413,9 @@ impl Nic for Card {
         if self.starved {
             self.reclaim();
         }
-        self.pending()
-    }
-
-    fn pending(&self) -> bool {
         let chip = &*self.chip;
-        self.fault.is_none()
-            && (self.receive.pending(|control| chip.written(control))
-                || self.starved && self.transmit.has_room())
+        self.receive.pending(|control| chip.written(control))
+            || self.starved && self.transmit.has_room()
     }
 
     fn disarm(&mut self) {

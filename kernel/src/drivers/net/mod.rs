@@ -222,9 +222,6 @@ pub trait Nic: Send {
     /// Asks for an interrupt at the next event (a frame, or room after a refused transmit).
     /// `true`: do not sleep, there is something to do already.
     fn arm(&mut self) -> bool;
-    /// Whether there is something to do already, without asking for an interrupt: cheap enough to
-    /// be called over and over.
-    fn pending(&self) -> bool;
     /// No more interrupts until [`Nic::arm`].
     fn disarm(&mut self);
     /// Whether the card interrupts at all; if not, it must be polled.

@@ -507,13 +507,8 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
         }
         // The device may have filled a buffer, or sent a packet, before it saw that we want to
         // know (section 2.7.10).
-        self.pending()
-    }
-
-    fn pending(&self) -> bool {
-        self.fault.is_none()
-            && (self.receive.pending()
-                || self.starved && (self.transmit.pending() || self.transmit.has_room()))
+        self.receive.pending()
+            || self.starved && (self.transmit.pending() || self.transmit.has_room())
     }
 
     fn disarm(&mut self) {
