@@ -100,7 +100,7 @@ fn program(package: &str, profile: &str) -> Result<PathBuf> {
 }
 
 /// The root of the workspace this command was built from.
-pub(crate) fn workspace() -> Result<PathBuf> {
+pub fn workspace() -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest
         .parent()

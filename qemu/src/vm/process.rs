@@ -154,6 +154,11 @@ impl Vm {
         &self.name
     }
 
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its console.
     pub fn console(&self) -> &Console {
         &self.console

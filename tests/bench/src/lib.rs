@@ -1,4 +1,4 @@
-//! Figures of the TCP engine against its peers: `cargo godwit bench [NAME…] --json FILE`.
+//! Figures of the TCP engine and of whole machines against their peers: `cargo godwit bench [NAME…] --json FILE`.
 //!
 //! Every row is a function from [`Effort`] to one or more [`row::Row`]s. Where there is a peer, both
 //! sides run in turns in the same run, and the median of each counts.
@@ -10,6 +10,7 @@ pub mod row;
 pub mod scale;
 pub mod tap;
 pub mod transfer;
+pub mod vm;
 
 use anyhow::Result;
 use row::Row;
@@ -49,4 +50,12 @@ pub const ROWS: &[(&str, Measure)] = &[
     ("transfer/drain/rate", transfer::drain),
     ("transfer/drain/hosted", transfer::drain_hosted),
     ("transfer/goodput/1000hz", transfer::goodput),
+    ("vm/boot/http", vm::http),
+    ("vm/boot/guest", vm::guest),
+    ("vm/http/keepalive64", vm::keepalive),
+    ("vm/http/latency1", vm::latency),
+    ("vm/http/close16", vm::close),
+    ("vm/bulk", vm::bulk),
+    ("vm/image/bytes", vm::image),
+    ("vm/ram/least", vm::ram),
 ];

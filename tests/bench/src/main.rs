@@ -8,7 +8,7 @@ use clap::Parser;
 use godwit_bench::{Effort, ROWS, row};
 use godwit_qemu::{net, setup};
 
-/// Measure the TCP engine and its peers.
+/// Measure the TCP engine, hand-overs and whole machines against their peers.
 #[derive(Parser)]
 #[command(name = "godwit-bench", bin_name = "cargo godwit bench")]
 struct Cli {
@@ -58,7 +58,16 @@ fn run(cli: &Cli) -> Result<()> {
     if chosen.iter().any(|(name, _)| with_peers(name)) {
         setup::ensure_peers()?;
     }
-    let with_linux = |name: &str| with_peers(name) || name == "transfer/drain/hosted";
+    if chosen.iter().any(|(name, _)| name.starts_with("vm/")) {
+        setup::ensure()?;
+        setup::ensure_load()?;
+    }
+    if !cli.short && chosen.iter().any(|(name, _)| *name == "vm/ram/least") {
+        setup::ensure_media()?;
+        setup::ensure_uefi()?;
+    }
+    let with_linux =
+        |name: &str| with_peers(name) || name == "transfer/drain/hosted" || name.starts_with("vm/");
     if chosen.iter().any(|(name, _)| with_linux(name)) {
         // Before there are threads.
         net::become_root_of_own()?;

@@ -36,6 +36,9 @@ pub struct Row {
     /// The ratio that is promised; not in the file.
     #[serde(skip)]
     pub floor: Option<f64>,
+    /// What ours may not be beyond; not in the file.
+    #[serde(skip)]
+    pub limit: Option<f64>,
     /// What else was seen, for people; not in the file.
     #[serde(skip)]
     pub note: String,
@@ -61,6 +64,11 @@ impl Samples {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The smallest.
+    pub fn least(&self) -> f64 {
+        self.0.iter().copied().fold(f64::NAN, f64::min)
     }
 
     /// Largest less smallest, over the median.
@@ -125,6 +133,7 @@ impl Row {
             runs: turns.ours.count(),
             spread: turns.ours.spread(),
             floor: Some(floor),
+            limit: None,
             note: format!("spread of theirs {:.0}%", turns.theirs.spread() * 100.0),
         }
     }
@@ -142,7 +151,20 @@ impl Row {
             runs: ours.count(),
             spread: ours.spread(),
             floor: None,
+            limit: None,
             note: String::new(),
+        }
+    }
+}
+
+impl Row {
+    /// What is promised: a ratio at least, or a figure that ours keeps to.
+    fn demand(&self) -> String {
+        match (self.floor, self.limit, self.better) {
+            (Some(floor), ..) => figure(floor),
+            (None, Some(limit), Better::Lower) => format!("<={}", figure(limit)),
+            (None, Some(limit), Better::Higher) => format!(">={}", figure(limit)),
+            (None, None, _) => "-".to_owned(),
         }
     }
 }
@@ -150,19 +172,19 @@ impl Row {
 /// The rows as a table for people.
 pub fn table(rows: &[Row]) -> String {
     let mut out = format!(
-        "{:<22} {:>12} {:>12} {:<10} {:>6} {:>6} {:>4} {:>7}  {}\n",
+        "{:<22} {:>12} {:>12} {:<10} {:>6} {:>8} {:>4} {:>7}  {}\n",
         "row", "ours", "theirs", "unit", "ratio", "floor", "runs", "spread", "peer"
     );
     let optional = |value: Option<f64>| value.map_or("-".to_owned(), figure);
     for row in rows {
         out += &format!(
-            "{:<22} {:>12} {:>12} {:<10} {:>6} {:>6} {:>4} {:>6.0}%  {}\n",
+            "{:<22} {:>12} {:>12} {:<10} {:>6} {:>8} {:>4} {:>6.0}%  {}\n",
             row.name,
             figure(row.ours),
             optional(row.theirs),
             row.unit,
             optional(row.ratio),
-            optional(row.floor),
+            row.demand(),
             row.runs,
             row.spread * 100.0,
             row.peer.as_deref().unwrap_or("-"),

@@ -1,7 +1,7 @@
 //! The bench itself does not rot: everything is run through, briefly, and speed is not judged.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -53,5 +53,63 @@ fn every_row_is_measured_and_written_as_json() {
         let name = row["name"].as_str().unwrap();
         assert!(row["ours"].as_f64().is_some(), "{name}");
         assert_eq!(row["theirs"].is_null(), row["peer"].is_null(), "{name}");
+    }
+}
+
+#[test]
+fn whole_machines_are_measured_with_the_peer_where_it_can_be_had() {
+    let have = |program: &str| Command::new(program).arg("--version").output().is_ok();
+    let ready = ["qemu-system-x86_64", "wrk", "curl", "taskset"]
+        .into_iter()
+        .all(have)
+        && Command::new("unshare")
+            .args(["--net", "ip", "tuntap", "add", "dev", "t", "mode", "tap"])
+            .status()
+            .is_ok_and(|status| status.success());
+    if !ready {
+        eprintln!("SKIPPED vm: rights or programs are missing");
+        return;
+    }
+    let file = std::env::temp_dir().join(format!("godwit-bench-vm-{}.json", std::process::id()));
+    let measure = |more: &[&str]| {
+        let mut command = Command::new(BENCH);
+        command.args(["--short", "vm"]).args(more);
+        command.arg("--json").arg(&file).output().unwrap()
+    };
+    let mut output = measure(&[]);
+    let errors = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let no_peer = ["apt-get", "apt-cache", "dpkg-deb"]
+        .iter()
+        .any(|program| errors(&output).contains(&format!("{program} is missing")))
+        || errors(&output).contains("cannot fetch")
+        || errors(&output).contains("is not known here");
+    if no_peer {
+        eprintln!("SKIPPED the peer of vm: {}", errors(&output));
+        output = measure(&["--alone"]);
+    }
+    assert!(output.status.success(), "{}", errors(&output));
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    for name in [
+        "vm/boot/http/microvm",
+        "vm/boot/http/q35-qboot",
+        "vm/boot/http/q35",
+        "vm/boot/guest/microvm",
+        "vm/boot/guest/q35",
+        "vm/http/keepalive64",
+        "vm/http/latency1",
+        "vm/http/close16",
+        "vm/bulk",
+        "vm/image/bytes",
+        "vm/ram/least/microvm",
+    ] {
+        let row = rows.iter().find(|row| row["name"] == name);
+        let row = row.unwrap_or_else(|| panic!("no {name}: {text}"));
+        assert!(
+            row["ours"].as_f64().is_some_and(|figure| figure > 0.0),
+            "{row}"
+        );
     }
 }

@@ -117,17 +117,23 @@ impl Lab {
             let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 says")?;
             match report["error"].as_str() {
                 None => break report,
-                // Its server takes a moment after each client, and does not listen meanwhile.
-                Some(error) if error.contains("unable to connect") && Instant::now() < until => {
+                // Its server takes a moment after each client: it does not listen meanwhile, and resets who had
+                // come before.
+                Some(error) if is_between_clients(server, error) && Instant::now() < until => {
                     thread::sleep(Duration::from_millis(50));
                 }
-                Some(error) => bail!("iperf3: {error}"),
+                Some(error) => bail!("iperf3, with {server}: {error}"),
             }
         };
         let octets = report["end"]["sum_received"]["bytes"].as_f64();
         let octets = octets.context("iperf3 says nothing of what was received")?;
         Ok(octets * 8.0 / f64::from(seconds) / 1e6 / CONNECTIONS as f64)
     }
+}
+
+fn is_between_clients(server: &str, error: &str) -> bool {
+    error.contains("unable to connect")
+        || server == THEIRS && error.contains("control message: Connection reset by peer")
 }
 
 /// Downloads and uploads.
