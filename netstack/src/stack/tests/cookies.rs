@@ -260,6 +260,41 @@ fn what_overtakes_an_answer_that_was_evicted_does_not_end_the_connection() {
 }
 
 #[test]
+fn a_syn_that_comes_again_just_before_the_handshake_is_given_up_is_not_answered_in_vain() {
+    let begun = Instant::from_millis(5);
+    let last = begun + Duration::from_millis(62_990);
+    let over = begun + Duration::from_millis(63_010);
+    // One whose handshake is about to be given up.
+    let waiting = || {
+        let mut stack = server();
+        handshake(&mut stack, begun, 1_000);
+        while let Some(due) = stack.poll_timeout().filter(|due| *due <= last) {
+            stack.handle_timeout(due);
+            drain(&mut stack, due);
+        }
+        assert_eq!(stack.half_open_count(), 1);
+        stack
+    };
+    let mut stack = waiting();
+    stack.handle_timeout(over);
+    assert_eq!(stack.half_open_count(), 0, "given up");
+    let mut stack = waiting();
+    let (_, ack) = handshake(&mut stack, last, 1_000);
+    stack.handle_timeout(over);
+    stack.handle_frame(over, RxFrame::new(ack));
+    assert_eq!((stack.connection_count(), stack.half_open_count()), (1, 0));
+    // Without that ACK it is not kept for ever.
+    let mut stack = waiting();
+    handshake(&mut stack, last, 1_000);
+    stack.handle_timeout(over);
+    assert_eq!(stack.half_open_count(), 1);
+    let due = stack.poll_timeout().expect("its end");
+    assert!(due <= last + Duration::from_secs(33), "{due:?}");
+    stack.handle_timeout(last + Duration::from_secs(33));
+    assert_eq!(stack.half_open_count(), 0);
+}
+
+#[test]
 fn the_cookie_of_a_connection_that_is_over_opens_no_other() {
     let now = Instant::from_millis(5);
     let mut stack = full(server());
