@@ -72,13 +72,11 @@ impl State {
     }
 
     /// Whether there never was a connection at the server: no answer to its SYN-ACK has got there in all the
-    /// time a handshake takes, or a cookie is good. What comes later is answered with an RST by any TCP (section
-    /// 3.10.7.1).
-    fn handshake_expired(&self) -> bool {
-        let Some(heard) = self.heard else {
-            return false;
-        };
-        let is_over = |since: Instant, takes: Duration| heard.at.since(since) >= takes;
+    /// time a handshake takes, or a cookie is good. What comes later, be it that answer or what is behind it, is
+    /// answered with an RST by any TCP (section 3.10.7.1).
+    fn handshake_expired(&self, now: Instant) -> bool {
+        let heard = self.heard.map_or(now, |heard| heard.at);
+        let is_over = |since: Instant, takes: Duration| heard.since(since) >= takes;
         let mut kept = self.kept.iter();
         let answered = !self.kept.is_empty() || self.cookie.is_some();
         answered
@@ -176,7 +174,7 @@ impl Check for Reset {
         if !seen.emitted || seen.forwarded || !seen.segment.rst {
             return;
         }
-        if seen.from == Side::Server && state.handshake_expired() {
+        if seen.from == Side::Server && state.handshake_expired(seen.at) {
             state.expired = true;
             return;
         }
