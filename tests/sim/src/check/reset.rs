@@ -52,10 +52,11 @@ impl State {
             self.asked = Some(seen.at);
             return;
         }
-        // An RST completes no handshake; what is from further into the stream one that is remembered
+        // An RST completes no handshake; what is from further into the stream one that is remembered there
         // (RFC 9293 section 3.10.7.4), and no other.
         let first = seen.seq <= 1;
-        let completes = first || !self.kept.is_empty() && seen.segment.ack.is_some();
+        let kept = self.kept.iter().any(|(port, _)| *port == seen.port);
+        let completes = first || kept && seen.segment.ack.is_some();
         if completes && !seen.segment.rst && self.asked.is_some() {
             self.heard.get_or_insert(Heard {
                 at: seen.at,
