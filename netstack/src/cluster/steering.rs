@@ -30,6 +30,9 @@ pub const UNCLAIMED: Duration = Duration::from_secs(64);
 pub const MAX_QUERIES: usize = 1024;
 /// How long to wait for every member's answer.
 pub const QUERY: Duration = Duration::from_secs(1);
+/// The same where a client's handshake depends on it, which it believes to be complete: it may not say a word again
+/// until its time-out, and that may be a minute.
+pub const HANDSHAKE_QUERY: Duration = Duration::from_secs(3);
 
 /// A flow whose frames go to another member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,11 +197,15 @@ impl Steering {
         if self.queries.len() >= MAX_QUERIES || self.queries.contains_key(&flow) {
             return false;
         }
+        let patience = match cookie {
+            Some(_) => HANDSHAKE_QUERY,
+            None => QUERY,
+        };
         self.queries.insert(
             flow,
             Query {
                 waiting: members,
-                deadline: now + QUERY,
+                deadline: now + patience,
                 cookie,
             },
         );
@@ -208,6 +215,13 @@ impl Steering {
     /// Whether the flow is being asked about.
     pub fn is_asking(&self, flow: &Flow) -> bool {
         self.queries.contains_key(flow)
+    }
+
+    /// What `member` was asked about and has not answered.
+    pub fn unanswered_by(&self, member: MemberId) -> Vec<(Flow, Option<Cookie>)> {
+        let queries = self.queries.iter();
+        let waiting = queries.filter(|(_, query)| query.waiting.contains(&member));
+        waiting.map(|(flow, query)| (*flow, query.cookie)).collect()
     }
 
     /// The cookie that the flow is asked about with.
@@ -333,6 +347,23 @@ mod tests {
         assert!(steering.expire(Instant::ZERO).is_empty());
         assert_eq!(steering.expire(Instant::ZERO + QUERY), [flow()]);
         assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
+    }
+
+    #[test]
+    fn a_question_that_a_handshake_depends_on_waits_longer_for_who_has_not_answered() {
+        let mut steering = Steering::default();
+        let cookie = Some(Cookie {
+            irs: Default::default(),
+            iss: Default::default(),
+        });
+        let members = BTreeSet::from([MemberId(2), MemberId(3)]);
+        steering.ask(Instant::ZERO, flow(), cookie, members);
+        steering.answer_no(&flow(), MemberId(2));
+        assert!(steering.expire(Instant::ZERO + QUERY).is_empty());
+        assert_eq!(steering.unanswered_by(MemberId(2)), []);
+        assert_eq!(steering.unanswered_by(MemberId(3)), [(flow(), cookie)]);
+        let end = Instant::ZERO + HANDSHAKE_QUERY;
+        assert_eq!(steering.expire(end), [flow()]);
     }
 
     #[test]

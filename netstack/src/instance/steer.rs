@@ -419,8 +419,19 @@ impl Instance {
             return;
         }
         self.counters.add("unknown_flows_asked");
+        if cookie.is_some() {
+            // For as long as frames are held at all; otherwise the stack forgets them with its own question.
+            self.stack.set_route(now, flow, Route::Hold);
+        }
         for member in others {
             self.send(member, &Message::WhoOwns(flow.into(), cookie));
+        }
+    }
+
+    /// A channel to a member has come up: what it was asked before may not have got there.
+    pub(super) fn ask_again(&mut self, member: MemberId) {
+        for (flow, cookie) in self.steering.unanswered_by(member) {
+            self.send(member, &Message::WhoOwns(flow, cookie));
         }
     }
 

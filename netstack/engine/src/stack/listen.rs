@@ -23,8 +23,8 @@ const SWEPT: usize = 64;
 /// Longest life of a SYN cookie.
 pub const COOKIE_LIFE: Duration = Duration::from_secs(132);
 
-/// How long after a cookie was given segments may come before the one that brings it back: a first
-/// time-out or two.
+/// How long after a cookie was given segments may come before the one that brings it back, whosever they are: a
+/// first time-out or two. Beyond that, it has to be known that theirs was given.
 const OVERTAKEN: Duration = Duration::from_secs(4);
 
 /// How often others are asked whether they have a connection that is half open here.
@@ -199,19 +199,20 @@ impl Stack {
         let full = self.half_open.len() >= (self.tcp.max_half_open as usize).max(1);
         if full && !half_open.is_cookie() {
             // This one has to be remembered, so another one is not.
-            let Some(cookie) = self.half_open.oldest_cookie() else {
+            let Some(oldest) = self.half_open.oldest_cookie() else {
                 self.counters.syn_too_many += 1;
                 return;
             };
-            self.drop_half_open(cookie);
-            // Its SYN-ACK is out, and nothing remembers it any more.
-            self.cookie_given = Some(now);
-            self.trust_cookies(now);
+            if let Some(pending) = self.half_open.pending.get(&oldest) {
+                // Its SYN-ACK is out, and nothing remembers it any more.
+                let (evicted, cookie) = (pending.packed, pending.half_open.cookie());
+                self.give(now, &evicted, cookie);
+            }
+            self.drop_half_open(oldest);
         } else if full {
             // Nothing is remembered: the peer's ACK brings back what its SYN said.
             self.counters.syn_cookies_sent += 1;
-            self.cookie_given = Some(now);
-            self.trust_cookies(now);
+            self.give(now, &packed, half_open.cookie());
             if let Some(outgoing) = half_open.poll_transmit(now, &self.tcp) {
                 self.send_segment(now, &flow, outgoing);
             }
@@ -256,6 +257,13 @@ impl Stack {
     /// believed, as it may be an old duplicate of a connection that has come and gone.
     pub fn trust_cookies(&mut self, now: Instant) {
         self.cookies_until = Some(now + COOKIE_LIFE);
+    }
+
+    /// A SYN is answered with a cookie, and forgotten.
+    fn give(&mut self, now: Instant, flow: &Packed, cookie: Cookie) {
+        self.cookie_given = Some(now);
+        self.given.add(now, flow, cookie.iss);
+        self.trust_cookies(now);
     }
 
     /// Whether SYN cookies are taken.
@@ -313,6 +321,7 @@ impl Stack {
     /// The connection of a cookie is over, here or at another instance: it opens none any more.
     pub fn spend(&mut self, now: Instant, flow: &FlowKey, cookie: Cookie) {
         let Cookie { irs, iss } = cookie;
+        self.given.remove(&Packed::new(flow), iss);
         if self.numbers.open_cookie(now, flow, irs, iss).is_some() {
             let forgotten = self.spent.add(now, &Packed::new(flow), cookie);
             self.counters.syn_cookies_forgotten += forgotten as u64;
@@ -391,9 +400,10 @@ impl Stack {
         flow: &FlowKey,
         segment: &Segment,
     ) -> bool {
-        let given = self
+        let lately = self
             .cookie_given
             .is_some_and(|at| now.since(at) < OVERTAKEN);
+        let given = lately || self.given.has(now, &Packed::new(flow), segment.ack.sub(1));
         let within = segment.flags.ack() && !segment.flags.syn() && !segment.flags.rst();
         let silent = given && within && self.listener_at(flow.local).is_some();
         self.counters.half_open_silent += u64::from(silent);
@@ -408,6 +418,8 @@ impl Stack {
         flow: FlowKey,
     ) {
         self.counters.accepted += 1;
+        let Cookie { iss, .. } = connection.handshake();
+        self.given.remove(&Packed::new(&flow), iss);
         let conn = self.put_block(connection, flow);
         self.events
             .push_back(StackEvent::Accepted { listener, conn });

@@ -15,6 +15,7 @@ mod cut;
 mod flows;
 mod forward;
 pub mod frame;
+mod given;
 mod hash;
 mod icmp;
 mod input;
@@ -47,6 +48,7 @@ use announce::Defence;
 pub use counters::Counters;
 use flows::{Entry, Flows, Packed};
 pub use frame::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
+use given::Given;
 use hash::Keyed;
 use input::Origin;
 use limit::Limit;
@@ -279,6 +281,8 @@ pub struct Stack {
     cookies_until: Option<Instant>,
     /// When the last one was given here.
     cookie_given: Option<Instant>,
+    /// Those that may be out yet.
+    given: Given,
     /// Those of connections that are over.
     spent: Spent,
     /// The flow whose TIME-WAIT just gave way to a SYN, and its SND.NXT.
@@ -347,6 +351,7 @@ impl Stack {
             scarcity: Pressure::None,
             cookies_until: None,
             cookie_given: None,
+            given: Given::new(keyed),
             spent: Spent::new(&config.secret, held / SPENT_PART),
             reused: None,
             announce: None,

@@ -283,12 +283,19 @@ impl HalfOpen {
             return true;
         }
         if self.retransmits >= config.max_syn_ack_retransmits {
-            return false;
+            // The peer may have said SYN again since, and be about to acknowledge what that was answered with.
+            self.deadline = self.answered + self.interval();
+            return now < self.deadline;
         }
         self.retransmits += 1;
         self.owed = true;
-        self.deadline = now + INITIAL_RTO * (1 << self.retransmits.min(6));
+        self.deadline = now + self.interval();
         true
+    }
+
+    /// How long an answer to our SYN-ACK is waited for.
+    fn interval(&self) -> Duration {
+        INITIAL_RTO * (1 << self.retransmits.min(6))
     }
 
     /// Whether a [`HalfOpenEvent::Reply`] may go out, or there were many of late.

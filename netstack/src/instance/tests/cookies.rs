@@ -49,6 +49,23 @@ fn a_cookie_is_not_believed_while_it_may_belong_to_a_member_that_is_away() {
 }
 
 #[test]
+fn a_handshake_is_decided_as_soon_as_who_could_not_be_asked_is_back() {
+    let mut net = crowded();
+    // Long enough to find out that it is gone.
+    net.run_for(Duration::from_secs(5));
+    net.connect(BULK, Vec::new(), false);
+    net.connect(BULK, Vec::new(), false);
+    net.run_for(Duration::from_millis(500));
+    assert_eq!(cookies(&net, "syn_cookies_sent"), 1);
+    assert_eq!(cookies(&net, "syn_cookies_taken"), 0);
+    // The clients have nothing to say that they could say again.
+    net.cut.remove(&3);
+    net.run_for(Duration::from_millis(2_500));
+    assert_eq!(cookies(&net, "syn_cookies_taken"), 1);
+    assert_eq!(net.counter(1, "unknown_flows_unanswered"), 0);
+}
+
+#[test]
 fn a_cookie_is_believed_when_nobody_who_is_away_can_know_it() {
     let mut net = crowded();
     net.run_for(Duration::from_secs(140));

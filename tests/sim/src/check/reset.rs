@@ -52,10 +52,11 @@ impl State {
             self.asked = Some(seen.at);
             return;
         }
-        // An RST completes no handshake; what is from further into the stream one that is remembered
+        // An RST completes no handshake; what is from further into the stream one that is remembered there
         // (RFC 9293 section 3.10.7.4), and no other.
         let first = seen.seq <= 1;
-        let completes = first || !self.kept.is_empty() && seen.segment.ack.is_some();
+        let kept = self.kept.iter().any(|(port, _)| *port == seen.port);
+        let completes = first || kept && seen.segment.ack.is_some();
         if completes && !seen.segment.rst && self.asked.is_some() {
             self.heard.get_or_insert(Heard {
                 at: seen.at,
@@ -72,13 +73,11 @@ impl State {
     }
 
     /// Whether there never was a connection at the server: no answer to its SYN-ACK has got there in all the
-    /// time a handshake takes, or a cookie is good. What comes later is answered with an RST by any TCP (section
-    /// 3.10.7.1).
-    fn handshake_expired(&self) -> bool {
-        let Some(heard) = self.heard else {
-            return false;
-        };
-        let is_over = |since: Instant, takes: Duration| heard.at.since(since) >= takes;
+    /// time a handshake takes, or a cookie is good. What comes later, be it that answer or what is behind it, is
+    /// answered with an RST by any TCP (section 3.10.7.1).
+    fn handshake_expired(&self, now: Instant) -> bool {
+        let heard = self.heard.map_or(now, |heard| heard.at);
+        let is_over = |since: Instant, takes: Duration| heard.since(since) >= takes;
         let mut kept = self.kept.iter();
         let answered = !self.kept.is_empty() || self.cookie.is_some();
         answered
@@ -176,7 +175,7 @@ impl Check for Reset {
         if !seen.emitted || seen.forwarded || !seen.segment.rst {
             return;
         }
-        if seen.from == Side::Server && state.handshake_expired() {
+        if seen.from == Side::Server && state.handshake_expired(seen.at) {
             state.expired = true;
             return;
         }

@@ -394,6 +394,45 @@ fn a_reset_is_not_excused_while_a_cookie_is_good_whichever_syn_it_answered() {
 }
 
 #[test]
+fn a_reset_is_excused_where_only_what_is_behind_the_first_octet_came_and_no_cookie_is_good() {
+    let reset_after = |silence: u64| {
+        let mut bench = Bench::new(Reset::default());
+        bench.answered(false);
+        bench.now += Duration::from_secs(silence);
+        bench.see(A, false, bench.client(7, 1));
+        let mut reset = bench.server(1, b"");
+        reset.rst = true;
+        bench.put(A, reset);
+        bench.found()
+    };
+    assert_eq!(reset_after(65), 1);
+    assert_eq!(reset_after(66), 0);
+}
+
+#[test]
+fn what_is_behind_the_first_octet_completes_only_what_the_same_instance_keeps() {
+    let reset_after = |by: Port| {
+        let mut bench = Bench::new(Reset::default());
+        bench.answered(true);
+        let flow = bench.flows.of_client(end(5000, 9)).expect("the flow");
+        bench.note(Note::Answered {
+            flow,
+            by: B,
+            remembered: false,
+        });
+        bench.see(by, false, bench.client(7, 1));
+        bench.now += Duration::from_secs(66);
+        bench.see(B, false, bench.client(1, 1));
+        let mut reset = bench.server(1, b"");
+        reset.rst = true;
+        bench.put(B, reset);
+        bench.found()
+    };
+    assert_eq!(reset_after(A), 1);
+    assert_eq!(reset_after(B), 0, "it has given a cookie only");
+}
+
+#[test]
 fn an_earlier_connection_between_the_same_ends_speaks_for_itself() {
     let mut bench = Bench::new(Speaker::default());
     bench.data(A, 1, b"abc");

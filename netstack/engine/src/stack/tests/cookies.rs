@@ -180,30 +180,81 @@ fn a_port_used_again_out_of_time_wait_is_served_though_the_table_is_full() {
     assert_eq!(net.flags().filter(|flags| flags & RST != 0).count(), 0);
 }
 
+/// `ack` with another number at this place of its header.
+fn with(ack: &[u8], at: usize, change: impl Fn(u32) -> u32) -> RxFrame {
+    let mut frame = ack.to_vec();
+    let at = parse(&frame).payload.start + at;
+    let number = change(u32::from_be_bytes(frame[at..at + 4].try_into().unwrap()));
+    frame[at..at + 4].copy_from_slice(&number.to_be_bytes());
+    let mut frame = RxFrame::new(frame);
+    frame.checksum = RxChecksum::Verified;
+    frame
+}
+
+/// The segment behind the one that follows `ack`.
+fn behind(ack: &[u8]) -> RxFrame {
+    with(ack, 4, |seq| seq.wrapping_add(1_460))
+}
+
+/// How often that is answered with an RST.
+fn resets(stack: &mut Stack, now: Instant, frame: &RxFrame) -> usize {
+    stack.handle_frame(now, frame.clone());
+    let out = drain(stack, now);
+    let answers = out.iter().filter(|frame| ethertype(frame) != ETHERTYPE_ARP);
+    answers.filter(|frame| tcp_flags(frame) & RST != 0).count()
+}
+
 #[test]
 fn what_overtakes_the_ack_with_the_cookie_does_not_end_the_connection() {
     let now = Instant::from_millis(5);
+    // The octets before may be lost for as long as they would open the connection.
+    for after in [0, 1, 60, 65] {
+        let mut stack = full(server());
+        let (_, ack) = handshake(&mut stack, now, 1_000);
+        let later = now + Duration::from_secs(after);
+        stack.handle_frame(later, behind(&ack));
+        assert!(drain(&mut stack, later).is_empty(), "in doubt it is silent");
+        stack.handle_frame(later, RxFrame::new(ack));
+        assert_eq!(stack.connection_count(), 1, "after {after} s");
+    }
+}
+
+#[test]
+fn what_a_cookie_that_is_out_does_not_explain_is_reset() {
+    let now = Instant::from_millis(5);
     let mut stack = full(server());
     let (_, ack) = handshake(&mut stack, now, 1_000);
-    let mut later = ack.clone();
-    let at = parse(&later).payload.start;
-    later[at + 4..at + 8].copy_from_slice(&2_461_u32.to_be_bytes());
-    let mut frame = RxFrame::new(later);
-    frame.checksum = RxChecksum::Verified;
-    stack.handle_frame(now, frame.clone());
-    assert!(drain(&mut stack, now).is_empty(), "in doubt it is silent");
-    stack.handle_frame(now, RxFrame::new(ack));
-    assert_eq!(stack.connection_count(), 1);
-    // When none has been given for a while, there is no doubt.
+    let other_flow = with(&ack, 0, |ports| ports ^ 1 << 16);
+    let other_number = with(&ack, 8, |number| number.wrapping_add(1 << 20));
+    for frame in [other_flow, other_number] {
+        assert_eq!(
+            resets(&mut stack, now, &frame),
+            0,
+            "a cookie was just given"
+        );
+        let later = now + Duration::from_secs(10);
+        assert_eq!(resets(&mut stack, later, &frame), 1);
+    }
+    // Nor does one that is out of date.
+    let later = now + Duration::from_secs(140);
+    assert_eq!(resets(&mut stack, later, &behind(&ack)), 1);
+}
+
+#[test]
+fn what_is_left_of_a_connection_that_a_cookie_opened_is_reset() {
+    let now = Instant::from_millis(5);
     let mut stack = full(server());
-    handshake(&mut stack, now, 1_000);
+    let (_, ack) = handshake(&mut stack, now, 1_000);
+    stack.handle_frame(now, RxFrame::new(ack.clone()));
+    let accepted = |event| match event {
+        StackEvent::Accepted { conn, .. } => Some(conn),
+        _ => None,
+    };
+    let conn = events(&mut stack).into_iter().find_map(accepted).unwrap();
+    stack.update(now, conn, |tcp| tcp.abort(now));
+    drain(&mut stack, now);
     let later = now + Duration::from_secs(10);
-    stack.handle_frame(later, frame);
-    let out = drain(&mut stack, later);
-    assert_eq!(
-        out.iter().filter(|frame| tcp_flags(frame) == RST).count(),
-        1
-    );
+    assert_eq!(resets(&mut stack, later, &behind(&ack)), 1);
 }
 
 /// A server whose only half-open connection, which it remembered, has just made way for one from a port used
@@ -246,17 +297,47 @@ fn evicted() -> (Stack, Instant, Vec<u8>) {
 fn what_overtakes_an_answer_that_was_evicted_does_not_end_the_connection() {
     let (mut stack, now, ack) = evicted();
     assert_eq!(stack.half_open_count(), 0);
-    let mut later = ack.clone();
-    let at = parse(&later).payload.start + 4;
-    let seq = u32::from_be_bytes(later[at..at + 4].try_into().unwrap());
-    later[at..at + 4].copy_from_slice(&(seq + 1_460).to_be_bytes());
-    let mut frame = RxFrame::new(later);
-    frame.checksum = RxChecksum::Verified;
-    stack.handle_frame(now, frame);
+    let now = now + Duration::from_secs(30);
+    stack.handle_frame(now, behind(&ack));
     assert!(drain(&mut stack, now).is_empty(), "in doubt it is silent");
     let before = stack.connection_count();
     stack.handle_frame(now, RxFrame::new(ack));
     assert_eq!(stack.connection_count(), before + 1);
+}
+
+#[test]
+fn a_syn_that_comes_again_just_before_the_handshake_is_given_up_is_not_answered_in_vain() {
+    let begun = Instant::from_millis(5);
+    let last = begun + Duration::from_millis(62_990);
+    let over = begun + Duration::from_millis(63_010);
+    // One whose handshake is about to be given up.
+    let waiting = || {
+        let mut stack = server();
+        handshake(&mut stack, begun, 1_000);
+        while let Some(due) = stack.poll_timeout().filter(|due| *due <= last) {
+            stack.handle_timeout(due);
+            drain(&mut stack, due);
+        }
+        assert_eq!(stack.half_open_count(), 1);
+        stack
+    };
+    let mut stack = waiting();
+    stack.handle_timeout(over);
+    assert_eq!(stack.half_open_count(), 0, "given up");
+    let mut stack = waiting();
+    let (_, ack) = handshake(&mut stack, last, 1_000);
+    stack.handle_timeout(over);
+    stack.handle_frame(over, RxFrame::new(ack));
+    assert_eq!((stack.connection_count(), stack.half_open_count()), (1, 0));
+    // Without that ACK it is not kept for ever.
+    let mut stack = waiting();
+    handshake(&mut stack, last, 1_000);
+    stack.handle_timeout(over);
+    assert_eq!(stack.half_open_count(), 1);
+    let due = stack.poll_timeout().expect("its end");
+    assert!(due <= last + Duration::from_secs(33), "{due:?}");
+    stack.handle_timeout(last + Duration::from_secs(33));
+    assert_eq!(stack.half_open_count(), 0);
 }
 
 #[test]
