@@ -6,7 +6,7 @@
 //! version is in the stream's prologue ([`super::noise`]).
 
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -186,6 +186,23 @@ pub struct Ownership {
     pub epoch: u64,
 }
 
+/// Entries of each list of a [`Roster`] that are read.
+pub const MAX_ROSTER: usize = 64;
+
+/// Who is who, as a voter that finds members by beacon knows it: said first thing in a channel, and again
+/// before anything that rests on a change of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Roster {
+    /// This boot of the sender is older than any leave to own sessions that an earlier one may have granted.
+    pub seasoned: bool,
+    /// The voters, and their addresses.
+    pub voters: Vec<(MemberId, IpAddr)>,
+    /// Voters the sender has a channel with.
+    pub up: Vec<MemberId>,
+    /// Members that were found, and that the sender has granted leave to own sessions.
+    pub found: Vec<(MemberId, IpAddr)>,
+}
+
 /// What one instance says to another.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Message {
@@ -266,6 +283,13 @@ pub enum Message {
         /// For how long they are to be remembered yet, in milliseconds.
         left: u32,
     },
+    /// See [`Roster`].
+    Roster(Roster),
+    /// From a member that was found by beacon, to the voters: let me own sessions for a while yet. The number is
+    /// counted up.
+    Stay(u64),
+    /// From a voter: that is granted, and until that while is over it asks the member about every unknown flow.
+    Stays(u64),
 }
 
 /// Octets of a hash in [`Message::Spent`], the lowest first.
@@ -307,7 +331,7 @@ macro_rules! kinds {
 kinds! {
     Hello Heartbeat Transfer Frame Fence Accepted Refused Doubt Owned NotOwner Forgotten
     WhoOwns NotMine Ended Owns Released HandoverTable Handover Ballot Leaving
-    Ahead Content Rerouted Confirm Parted Spent
+    Ahead Content Rerouted Confirm Parted Spent Roster Stay Stays
 }
 
 /// How often each kind of message was sent and received.

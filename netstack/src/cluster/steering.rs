@@ -241,6 +241,12 @@ impl Steering {
         self.queries.remove(flow);
     }
 
+    /// Close every question; the flows they were about.
+    pub fn close_all(&mut self) -> Vec<Flow> {
+        let all = core::mem::take(&mut self.queries);
+        all.into_keys().collect()
+    }
+
     /// Flows whose question stayed without all answers for too long; they are closed.
     pub fn expire(&mut self, now: Instant) -> Vec<Flow> {
         let due: Vec<Flow> = self

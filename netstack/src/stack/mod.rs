@@ -14,6 +14,7 @@ mod counters;
 mod cut;
 mod flows;
 mod forward;
+mod group;
 pub mod frame;
 mod hash;
 mod icmp;
@@ -38,6 +39,8 @@ mod wire;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
 
 use crate::seq::SeqNumber;
 use crate::tcp::{Connection, InitialNumbers, Outgoing, Pressure, Segment, TcpConfig};
@@ -260,6 +263,7 @@ pub struct Stack {
     listeners: Vec<Listener>,
     half_open: HalfOpenTable,
     slow: Slow,
+    groups: group::Groups,
     egress: VecDeque<TxFrame>,
     /// Frames of a batch that go to their connection together.
     train: Train,
@@ -335,6 +339,7 @@ impl Stack {
             listeners: Vec::new(),
             half_open: HalfOpenTable::new(),
             slow,
+            groups: group::Groups::default(),
             egress: VecDeque::new(),
             train: Train::default(),
             hint: None,
@@ -690,6 +695,16 @@ impl Stack {
     /// Frames that got lost here because their neighbour did not say where it is.
     pub fn unresolved(&self) -> u64 {
         self.counters.neighbour_unresolved
+    }
+
+    /// Datagrams to everyone on the link at this port are kept for [`Stack::group_receive`] from now on.
+    pub fn group_listen(&mut self, port: u16) {
+        self.groups.listen(port);
+    }
+
+    /// The next datagram to everyone, and who sent it.
+    pub fn group_receive(&mut self) -> Option<(IpAddr, Bytes)> {
+        self.groups.receive()
     }
 
     /// A UDP socket at `port` of the own addresses; `None` if there is one already.

@@ -75,6 +75,7 @@ pub(super) fn config(id: u32, members: u32) -> InstanceConfig {
         peers: peers.collect(),
         ingress: MemberId(1),
         role: RoleConfig::default(),
+        discover: Discover::Off,
         cluster_key: Some(KEY),
         patience: Duration::ZERO,
     }
