@@ -207,10 +207,7 @@ mod tests {
             Ok((beacon(), BOOT_ID, 5)),
             "while the key is being changed"
         );
-        assert_eq!(
-            Beacon::open(&datagram, &[new]),
-            Err(BeaconError::WrongKey)
-        );
+        assert_eq!(Beacon::open(&datagram, &[new]), Err(BeaconError::WrongKey));
         assert_eq!(Beacon::open(&datagram, &[]), Err(BeaconError::WrongKey));
     }
 
@@ -258,12 +255,15 @@ mod tests {
     #[test]
     fn clusters_with_other_services_or_addresses_are_told_apart() {
         let vip = |last| IpAddr::from([10, 0, 0, last]);
-        let digest = |name, port, last| {
-            service_digest([(name, port)].into_iter(), [vip(last)].into_iter())
-        };
+        let digest =
+            |name, port, last| service_digest([(name, port)].into_iter(), [vip(last)].into_iter());
         let ours = digest("http", 80, 9);
         assert_eq!(ours, digest("http", 80, 9));
-        for other in [digest("http", 81, 9), digest("echo", 80, 9), digest("http", 80, 8)] {
+        for other in [
+            digest("http", 81, 9),
+            digest("echo", 80, 9),
+            digest("http", 80, 8),
+        ] {
             assert_ne!(ours, other);
         }
     }

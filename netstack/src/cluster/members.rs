@@ -172,7 +172,13 @@ impl Members {
     }
 
     /// One more member. False if its id or its address is another's.
-    pub fn add(&mut self, now: Instant, id: MemberId, address: IpAddr, found: Option<Found>) -> bool {
+    pub fn add(
+        &mut self,
+        now: Instant,
+        id: MemberId,
+        address: IpAddr,
+        found: Option<Found>,
+    ) -> bool {
         if self.all.contains_key(&id) || self.by_address(address).is_some() {
             return false;
         }

@@ -41,7 +41,10 @@ const MAX_SOURCES: usize = 64;
 /// Askings for leave remembered at most.
 const MAX_ASKED: usize = 128;
 /// Beacons looked at, from anywhere.
-const ALL: Limit = Limit { rate: 100, burst: 200 };
+const ALL: Limit = Limit {
+    rate: 100,
+    burst: 200,
+};
 /// Beacons looked at, from one address.
 const SOURCE: Limit = Limit { rate: 4, burst: 8 };
 /// Members taken in.
@@ -151,7 +154,11 @@ impl Instance {
         if !self.discovery.joins() {
             return;
         }
-        let count = self.discovery.asked.back().map_or(1, |(count, _)| count + 1);
+        let count = self
+            .discovery
+            .asked
+            .back()
+            .map_or(1, |(count, _)| count + 1);
         if self.discovery.asked.len() >= MAX_ASKED {
             self.discovery.asked.pop_front();
         }
@@ -161,6 +168,12 @@ impl Instance {
         for voter in voters {
             self.send(voter, &Message::Stay(count));
         }
+    }
+
+    /// Addresses whose beacons are being counted.
+    #[cfg(test)]
+    pub(super) fn discovery_sources(&self) -> usize {
+        self.discovery.sources.len()
     }
 
     // --- beacons ---------------------------------------------------------------------------------
@@ -215,7 +228,11 @@ impl Instance {
         from: IpAddr,
         datagram: &Bytes,
     ) -> Result<(), &'static str> {
-        let Some(keys) = self.key.as_ref().filter(|_| self.discovery.mode != Discover::Off) else {
+        let Some(keys) = self
+            .key
+            .as_ref()
+            .filter(|_| self.discovery.mode != Discover::Off)
+        else {
             return Err("beacons_unwanted");
         };
         if !self.discovery.admits(now, from) {
@@ -415,14 +432,16 @@ impl Instance {
         let voters = self.members.voters().count() + usize::from(us);
         let seasoned = |member: &&Member| {
             let said = discovery.rosters.get(&member.id);
-            let said = said.is_some_and(|said| {
-                said.roster.seasoned && Some(said.boot) == member.last_boot
-            });
+            let said = said
+                .is_some_and(|said| said.roster.seasoned && Some(said.boot) == member.last_boot);
             said && member.is_up()
         };
         let ours = us && discovery.mode == Discover::On && now.since(discovery.booted) >= FORGET;
         let old = self.members.voters().filter(seasoned).count() + usize::from(ours);
-        let named = discovery.rosters.values().flat_map(|said| &said.roster.found);
+        let named = discovery
+            .rosters
+            .values()
+            .flat_map(|said| &said.roster.found);
         let named = named
             .map(|(id, address)| self.is_known_as(*id, *address, true))
             .all(|known| known);
@@ -521,7 +540,9 @@ impl Instance {
             }
         }
         let lost = |member: &&Member| {
-            let old = member.found.is_some_and(|found| now.since(found.at) >= FORGET);
+            let old = member
+                .found
+                .is_some_and(|found| now.since(found.at) >= FORGET);
             old && !member.is_up() && !named.contains(&member.id)
         };
         let lost = self.members.found().filter(lost).map(|member| member.id);

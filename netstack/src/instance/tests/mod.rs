@@ -5,6 +5,7 @@
 //! one owner of a session speaks for it, and no RST is seen.
 
 mod cookies;
+mod discover;
 mod doubts;
 mod drain;
 mod faults;
