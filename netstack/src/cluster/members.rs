@@ -49,8 +49,8 @@ pub struct Member {
 pub struct Found {
     /// When it was found, named by a voter, or granted leave to own sessions, whichever was last.
     pub at: Instant,
-    /// Whether we have granted it that leave.
-    pub granted: bool,
+    /// When we have last granted it that leave.
+    pub granted: Option<Instant>,
 }
 
 impl Member {

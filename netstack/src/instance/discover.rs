@@ -301,7 +301,7 @@ impl Instance {
     fn add_member(&mut self, now: Instant, id: MemberId, address: IpAddr, found: bool) {
         let state = found.then_some(Found {
             at: now,
-            granted: false,
+            granted: None,
         });
         if !self.members.add(now, id, address, state) {
             return;
@@ -324,8 +324,11 @@ impl Instance {
         let voters = self.members.voters();
         let others = voters.map(|member| (member.id, member.address));
         let up = self.members.voters().filter(|member| member.is_up());
+        // No longer than it counts, or two voters would name somebody to each other for ever.
+        let counts = |member: &Member, at| member.is_up() || now.since(at) < FORGET;
         let granted = |member: &&Member| {
-            member.found.is_some_and(|found| found.granted) && !member.owns_nothing()
+            let at = member.found.and_then(|found| found.granted);
+            at.is_some_and(|at| counts(member, at)) && !member.owns_nothing()
         };
         Roster {
             seasoned: now.since(self.discovery.booted) >= FORGET,
@@ -460,7 +463,7 @@ impl Instance {
             return;
         };
         found.at = now;
-        found.granted = true;
+        found.granted = Some(now);
         // Before anything can rest on it.
         self.tell_roster(now);
         self.send(from, &Message::Stays(count));
