@@ -57,7 +57,10 @@ fn who_joins_has_a_key_and_neither_peers_nor_a_vote() {
     };
     let key = format!("cluster_key={KEY}");
     assert_eq!(discover(""), Ok(Discover::Off));
-    assert_eq!(discover(&format!("discover=join {key}")), Ok(Discover::Join));
+    assert_eq!(
+        discover(&format!("discover=join {key}")),
+        Ok(Discover::Join)
+    );
     let voter = format!("discover=on peer=2@10.0.0.2 {key}");
     assert_eq!(discover(&voter), Ok(Discover::On));
     let at_fault = |text: &str| match discover(text) {
