@@ -105,11 +105,16 @@ fn nonce(count: u64) -> [u8; 12] {
 impl Beacon {
     /// The datagram. A count is used once in a boot.
     pub fn seal(&self, key: &Key, boot: BootId, count: u64) -> Option<Vec<u8>> {
+        Beacon::seal_fields(&postcard::to_allocvec(self).ok()?, key, boot, count)
+    }
+
+    /// A datagram with any fields, as one who holds the key may send it.
+    pub fn seal_fields(fields: &[u8], key: &Key, boot: BootId, count: u64) -> Option<Vec<u8>> {
         let mut head = Vec::with_capacity(MAX_BEACON);
         head.extend_from_slice(MAGIC);
         head.extend_from_slice(&boot.0);
         head.extend_from_slice(&count.to_be_bytes());
-        let mut body = postcard::to_allocvec(self).ok()?;
+        let mut body = Vec::from(fields);
         let nonce = nonce(count);
         let tag = cipher(key, boot)
             .encrypt_in_place_detached(Nonce::from_slice(&nonce), &head, &mut body)

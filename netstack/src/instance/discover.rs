@@ -437,7 +437,9 @@ impl Instance {
             let said = discovery.rosters.get(&member.id);
             let said = said
                 .is_some_and(|said| said.roster.seasoned && Some(said.boot) == member.last_boot);
-            said && member.is_up()
+            // One that has left grants no more, and what it granted is over.
+            let left = member.left.is_some() && member.left == member.last_boot;
+            (said && member.is_up()) || (left && now.since(member.heard) >= FORGET)
         };
         let ours = us && discovery.mode == Discover::On && now.since(discovery.booted) >= FORGET;
         let old = self.members.voters().filter(seasoned).count() + usize::from(ours);
@@ -456,7 +458,7 @@ impl Instance {
 
     /// A found member asks for leave.
     pub(super) fn handle_stay(&mut self, now: Instant, from: MemberId, count: u64) {
-        let grants = self.discovery.mode == Discover::On;
+        let grants = self.discovery.mode == Discover::On && !self.says_farewell();
         let member = self.members.get_mut(from).filter(|_| grants);
         let Some(found) = member.and_then(|member| member.found.as_mut()) else {
             self.counters.add("leave_refused");

@@ -394,8 +394,13 @@ impl Instance {
             (true, true) => {
                 self.stack.set_route(now, flow, Route::Forward(address));
             }
-            // The ingress did not know yet that we leave; the client will try again.
-            _ => self.stack.drop_held(now, &flow),
+            // The ingress did not know yet that we leave, or take nothing; the client will try again.
+            _ => {
+                self.stack.drop_held(now, &flow);
+                if !self.may_own(now) {
+                    self.send(ingress, &Message::NotMine(flow.into(), None));
+                }
+            }
         }
     }
 

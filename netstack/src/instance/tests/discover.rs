@@ -25,11 +25,8 @@ fn configs(voters: &[u32], count: u32) -> Vec<InstanceConfig> {
 
 fn net_of(configs: Vec<InstanceConfig>, seed: u8) -> Net {
     let now = Instant::from_millis(1_000);
-    let nodes = configs.into_iter();
-    let nodes = nodes.map(|config| {
-        let seed = seed.wrapping_mul(31) ^ config.id.0 as u8;
-        Node::new(config, seed, now)
-    });
+    let nodes = configs.into_iter().zip(1u8..);
+    let nodes = nodes.map(|(config, place)| Node::new(config, seed.wrapping_mul(31) ^ place, now));
     Net::with(nodes.collect(), seed, now)
 }
 
@@ -369,4 +366,94 @@ fn while_the_key_is_changed_members_are_found_under_either() {
     }
     net.run_for(Duration::from_secs(4));
     assert!((1..=3).all(|id| knows(&mut net, id, 4)));
+}
+
+#[test]
+fn a_second_member_of_one_id_is_refused_and_owns_nothing() {
+    for id in [4, 2] {
+        let mut configs = configs(&[1, 2, 3], 5);
+        configs[4].id = MemberId(id);
+        let mut net = net_of(configs, 13);
+        net.run_for(Duration::from_secs(5));
+        assert!(net.counter(1, "beacons_of_a_taken_id") > 0);
+        connect_many(&mut net, 30);
+        assert!(load(&mut net, 4) > 0);
+        assert_eq!(load(&mut net, 5), 0, "as another {id}");
+    }
+}
+
+#[test]
+fn one_of_two_voters_is_enough_for_a_found_member() {
+    let mut net = net_of(configs(&[1, 2], 3), 14);
+    net.run_for(FORGET + Duration::from_secs(4));
+    connect_many(&mut net, 20);
+    let theirs = load(&mut net, 3);
+    assert!(theirs > 0);
+    let now = net.now;
+    net.node(2).drain(now);
+    net.run_until(Duration::from_secs(20), |net| net.nodes[1].drained);
+    net.cut.insert(2);
+    net.run_for(FORGET * 2);
+    assert!(
+        load(&mut net, 3) >= theirs,
+        "it has leave from the one that stays"
+    );
+    assert_eq!(net.sessions().len(), 20);
+    // And unknown flows are still decided.
+    net.allow_resets = true;
+    let stray = net.connect(ECHO, stream(0, 10), false);
+    net.run_until(Duration::from_secs(5), |net| {
+        net.conns[stray].received.len() == 10
+    });
+    reboot(&mut net, 3, configs(&[1, 2], 3)[2].clone(), 99);
+    net.run_for(Duration::from_secs(5));
+    let now = net.now;
+    for conn in &net.conns {
+        let ours = Bytes::from(stream(100, 150));
+        net.client.update(now, conn.conn, |tcp| tcp.send(now, ours));
+    }
+    net.run_for(FORGET);
+    let failed = net.conns.iter().filter(|conn| conn.failed).count();
+    assert_eq!(failed, 21 - net.sessions().len(), "those that it lost");
+    assert!(failed > 0);
+}
+
+#[test]
+fn sessions_stay_whole_while_they_move_to_and_from_found_members_on_a_bad_wire() {
+    for seed in 20..26 {
+        let mut net = net_of(configs(&[1, 2, 3], 5), seed);
+        net.faults = Faults {
+            loss: 20,
+            duplicate: 20,
+            reorder: 50,
+        };
+        net.run_for(Duration::from_secs(8));
+        for _ in 0..4 {
+            net.connect(BULK, Vec::new(), false);
+            net.connect(ECHO, stream(0, 30_000), false);
+        }
+        let mut rng = Rng::new(&[seed; 32], b"moves");
+        for _ in 0..60 {
+            net.run_for(Duration::from_millis(rng.below(40) as u64));
+            let (now, all) = (net.now, net.sessions());
+            let owned: Vec<_> = all
+                .iter()
+                .filter_map(|(id, at)| Some((*id, (*at)?)))
+                .collect();
+            if let Some((session, owner)) = owned.get(rng.below(owned.len())) {
+                let to = MemberId(1 + rng.below(5) as u32);
+                let _ = net.node(*owner).move_session(now, *session, to);
+            }
+        }
+        net.run_until(Duration::from_secs(60), |net| {
+            assert!(net.conns.iter().all(|conn| !conn.failed), "seed {seed}");
+            net.conns.iter().all(|conn| match conn.to_send.len() {
+                0 => conn.received.len() as u64 == BULK_OCTETS,
+                sent => conn.received.len() == sent,
+            })
+        });
+        for conn in &net.conns {
+            assert_eq!(conn.received, stream(0, conn.received.len() as u64));
+        }
+    }
 }
