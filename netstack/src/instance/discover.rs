@@ -410,6 +410,14 @@ impl Instance {
         id == self.id || self.members.get(id).is_some_and(same)
     }
 
+    /// What those voters say that can be heard.
+    fn standing_rosters(&self) -> impl Iterator<Item = &Roster> {
+        let up = |id: MemberId| self.members.get(id).is_some_and(Member::is_up);
+        let said = self.discovery.rosters.iter();
+        said.filter(move |(id, _)| up(**id))
+            .map(|(_, said)| &said.roster)
+    }
+
     /// Whoever was asked about a flow may not have been all there are to be asked.
     fn view_changed(&mut self, now: Instant) {
         for flow in self.steering.close_all() {
@@ -443,13 +451,10 @@ impl Instance {
         };
         let ours = us && discovery.mode == Discover::On && now.since(discovery.booted) >= FORGET;
         let old = self.members.voters().filter(seasoned).count() + usize::from(ours);
-        let named = discovery
-            .rosters
-            .values()
-            .flat_map(|said| &said.roster.found);
-        let named = named
-            .map(|(id, address)| self.is_known_as(*id, *address, true))
-            .all(|known| known);
+        let named = self.standing_rosters().all(|roster| {
+            let mut found = roster.found.iter();
+            found.all(|(id, address)| self.is_known_as(*id, *address, true))
+        });
         let enough = voters - quorum(voters) + 1;
         named && voters > 0 && old >= enough && discovery.unsure_until <= now
     }
@@ -504,9 +509,8 @@ impl Instance {
     /// flows of ours stays without an answer.
     pub(super) fn may_be_given(&self, now: Instant) -> bool {
         let here = |id: &MemberId| self.members.get(*id).is_some_and(Member::is_up);
-        let mut said = self.discovery.rosters.values();
-        self.may_own(now)
-            && (!self.discovery.joins() || said.all(|said| said.roster.up.iter().all(here)))
+        let all_here = |roster: &Roster| roster.up.iter().all(here);
+        self.may_own(now) && (!self.discovery.joins() || self.standing_rosters().all(all_here))
     }
 
     /// Has our leave run out?
@@ -539,10 +543,8 @@ impl Instance {
     fn forget_the_lost(&mut self, now: Instant) {
         // Those that others have granted leave stay asked about as long as these name them.
         let mut named: Vec<MemberId> = Vec::new();
-        for (id, said) in &self.discovery.rosters {
-            if self.members.get(*id).is_some_and(Member::is_up) {
-                named.extend(said.roster.found.iter().map(|(id, _)| *id));
-            }
+        for roster in self.standing_rosters() {
+            named.extend(roster.found.iter().map(|(id, _)| *id));
         }
         let lost = |member: &&Member| {
             let old = member

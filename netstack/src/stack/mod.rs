@@ -40,8 +40,6 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
-use bytes::Bytes;
-
 use crate::seq::SeqNumber;
 use crate::tcp::{Connection, InitialNumbers, Outgoing, Pressure, Segment, TcpConfig};
 use crate::time::{Duration, Instant};
@@ -703,7 +701,7 @@ impl Stack {
     }
 
     /// The next datagram to everyone, and who sent it.
-    pub fn group_receive(&mut self) -> Option<(IpAddr, Bytes)> {
+    pub fn group_receive(&mut self) -> Option<(IpAddr, bytes::Bytes)> {
         self.groups.receive()
     }
 

@@ -275,8 +275,7 @@ fn without_the_voters_leave_nothing_is_placed_there() {
 fn strangers_liars_and_repeaters_change_nothing_but_counters() {
     let mut net = four(10);
     let send = |net: &mut Net, octets: &[u8]| {
-        net.client
-            .group_send(address(CLIENT), crate::cluster::BEACON_PORT, octets);
+        net.client.group_send(address(CLIENT), BEACON_PORT, octets);
         net.run_for(Duration::from_millis(400));
     };
     let service = digest();
@@ -341,8 +340,7 @@ fn a_flood_of_beacons_is_bounded_in_work_and_in_members() {
                 service,
             };
             let datagram = beacon.seal(&Key(KEY), boot, u64::from(number)).unwrap();
-            net.client
-                .group_send(at, crate::cluster::BEACON_PORT, &datagram);
+            net.client.group_send(at, BEACON_PORT, &datagram);
         }
         net.run_for(Duration::from_millis(100));
     }
@@ -456,4 +454,16 @@ fn sessions_stay_whole_while_they_move_to_and_from_found_members_on_a_bad_wire()
             assert_eq!(conn.received, stream(0, conn.received.len() as u64));
         }
     }
+}
+
+#[test]
+fn voters_that_die_one_after_the_other_do_not_keep_a_found_member_from_new_sessions() {
+    let mut net = net_of(configs(&[1, 2, 3, 4, 5], 6), 15);
+    net.run_for(Duration::from_secs(5));
+    for dead in [2, 3] {
+        net.cut.insert(dead);
+        net.run_for(Duration::from_secs(12));
+    }
+    connect_many(&mut net, 20);
+    assert!(load(&mut net, 6) > 0);
 }
