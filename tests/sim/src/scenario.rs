@@ -232,6 +232,7 @@ impl Setup {
             gateways: Vec::new(),
             vips: instance.stack.vips,
             peers: instance.peers,
+            discover: instance.discover,
             ingress: instance.ingress,
             role: instance.role,
             drain: Default::default(),
