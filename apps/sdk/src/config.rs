@@ -11,6 +11,7 @@
 //! | `gw` | default gateway, one per family; list | |
 //! | `vip` | virtual address of the service; list | |
 //! | `peer` | another member, `2@10.77.0.12`; list | |
+//! | `discover` | `on`: members that are not among the peers are found by beacon, and are no voters; `join`: this is such a member, without peers (see below) | `off` |
 //! | `ingress` | the member that is elected first to answer for the virtual addresses, of one priority | the lowest id |
 //! | `priority` | of this member in that election, 0 to 255; the highest is elected first | 100 |
 //! | `preempt` | `on`: a member of higher priority takes the role back when it has been there for five leases | `off` |
@@ -42,6 +43,12 @@
 //! answers them first, and flows whose owner is in the other part stand still. A member that was
 //! told to leave (`drain`) does not count as failed: the last one of two serves on.
 //!
+//! With `discover=on` at the voters, another member is added without touching them: it has their `cluster_key`,
+//! `vip`s and service, an `id` of its own, `discover=join` and no `peer`. Every second each member tells
+//! everyone on the link that it is there (UDP port 9102 to the broadcast address, or to all nodes where the
+//! first address is IPv6), sealed with the key. Who is found serves like the others, and never votes nor
+//! answers for the virtual addresses. What hears nothing of half of the voters for 15 seconds ends its sessions.
+//!
 //! The cluster's key is changed without losing a session at run time (`ctl key`), or by a rolling
 //! reboot: first every member with `cluster_key=NEW cluster_key_old=OLD`, one after the other, then
 //! every member with `cluster_key=NEW` alone. Half-open handshakes may have to be repeated during
@@ -62,7 +69,7 @@ use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::cluster::keys::MAX_KEYS;
 use godwit_netstack::instance::{
-    DrainOptions, DrainThen, Peer, PolicyConfig, Prefer, RoleConfig, Times, Trigger,
+    Discover, DrainOptions, DrainThen, Peer, PolicyConfig, Prefer, RoleConfig, Times, Trigger,
 };
 use godwit_netstack::stack::Cidr;
 use log::LevelFilter;
@@ -118,6 +125,8 @@ pub struct Config {
     pub vips: Vec<IpAddr>,
     /// The other members.
     pub peers: Vec<Peer>,
+    /// Whether members are found that are not among the peers.
+    pub discover: Discover,
     /// The member that is elected first, among those of one priority.
     pub ingress: MemberId,
     /// How the ingress is elected.
@@ -237,6 +246,7 @@ struct Draft {
     gateways: Vec<IpAddr>,
     vips: Vec<IpAddr>,
     peers: Vec<(u32, IpAddr)>,
+    discover: Discover,
     ingress: Option<u32>,
     priority: Option<u8>,
     preempt: Option<bool>,
@@ -280,6 +290,7 @@ impl Draft {
             "gw" => push("gw", &mut self.gateways, address("gw", value)?)?,
             "vip" => push("vip", &mut self.vips, address("vip", value)?)?,
             "peer" => push("peer", &mut self.peers, peer(value)?)?,
+            "discover" => self.discover = discover(value)?,
             "ingress" => self.ingress = Some(member_id("ingress", value)?),
             "priority" => self.priority = Some(number(value).ok_or(bad("priority", "0 to 255"))?),
             "preempt" => self.preempt = Some(switch("preempt", value)?),
@@ -365,6 +376,21 @@ impl Draft {
                 why: "members of a cluster authenticate each other with it",
             });
         }
+        if self.discover != Discover::Off && self.cluster_key.is_none() {
+            return Err(ConfigError::Missing {
+                key: "cluster_key",
+                why: "beacons are sealed with it",
+            });
+        }
+        if self.discover == Discover::Join && !self.peers.is_empty() {
+            return Err(conflict(
+                "discover",
+                "who joins learns the others' names: no `peer`",
+            ));
+        }
+        if self.discover == Discover::Join && !self.witnesses.is_empty() {
+            return Err(conflict("witness", "who joins does not vote"));
+        }
         if !self.old_keys.is_empty() && self.cluster_key.is_none() {
             return Err(ConfigError::Missing {
                 key: "cluster_key",
@@ -416,6 +442,7 @@ impl Draft {
                     address,
                 })
                 .collect(),
+            discover: self.discover,
             ingress: MemberId(ingress),
             role,
             drain: self.drain,
@@ -615,6 +642,15 @@ fn triggers(value: &str) -> Result<Vec<Trigger>, ConfigError> {
         push("policy", &mut triggers, trigger)?;
     }
     Ok(triggers)
+}
+
+fn discover(value: &str) -> Result<Discover, ConfigError> {
+    match value {
+        "off" => Ok(Discover::Off),
+        "on" => Ok(Discover::On),
+        "join" => Ok(Discover::Join),
+        _ => Err(bad("discover", "off, on or join")),
+    }
 }
 
 fn prefer(value: &str) -> Result<Prefer, ConfigError> {

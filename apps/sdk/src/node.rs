@@ -100,6 +100,7 @@ impl Node {
                     tcp: tcp_config(platform.memory(), config.connections),
                 },
                 peers: config.peers.clone(),
+                discover: config.discover,
                 ingress: config.ingress,
                 role: config.role.clone(),
                 cluster_key: config.cluster_key.as_ref().map(|key| *key.expose()),

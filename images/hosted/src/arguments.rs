@@ -35,6 +35,7 @@ The instance:
   gw=ADDR          default gateway, one per family
   vip=ADDR         virtual address that the members share; may be repeated
   peer=ID@ADDR     another member; may be repeated
+  discover=WHICH   members that are no peers: on (find them), join (be one that is found) or off (off)
   ingress=ID       who is elected first to answer for the virtual addresses (the lowest id)
   priority=NUMBER  of this member in that election, 0 to 255 (100)
   preempt=on|off   whether a member of higher priority takes the role back (off)
@@ -193,6 +194,7 @@ mod tests {
             "gw",
             "vip",
             "peer",
+            "discover",
             "ingress",
             "priority",
             "preempt",

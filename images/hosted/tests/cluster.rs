@@ -168,3 +168,36 @@ fn load_goes_to_an_instance_that_joins_and_comes_back_when_it_leaves() {
         assert_eq!(kernel_counter("Tcp", "EstabResets"), 0);
     });
 }
+
+#[test]
+fn a_member_that_nobody_configured_is_found_serves_and_leaves() {
+    let name = "a_member_that_nobody_configured_is_found_serves_and_leaves";
+    in_namespace(name, || {
+        lay_bridge();
+        let words = ["discover=on", "lease=1s", "policy=load", "policy_hold=1s"];
+        let voters = [1, 2].map(|id| Hosted::start("echo", id, 2, &words));
+        wait_for_members(&voters);
+        wait_until("one of them is the ingress", || {
+            let ingress = |hosted: &Hosted| hosted.status()["ingress"] == true;
+            voters.iter().any(ingress).then_some(())
+        });
+        let mut talks: Vec<Talk> = (0..30).map(|_| Talk::start()).collect();
+        let words = ["discover=join", "lease=1s"];
+        let third = Hosted::start("echo", 3, 0, &words);
+        wait_until("a third of them are at the third", || {
+            (third.sessions().len() >= 8).then_some(())
+        });
+        let votes = third.status()["ingress"] == true;
+        assert!(!votes, "{}", third.status());
+        talks.iter_mut().for_each(|talk| talk.say("second"));
+        talks.extend((0..30).map(|_| Talk::start()));
+        talks.iter_mut().for_each(|talk| talk.say("third"));
+        third.press_power_button();
+        assert_eq!(third.line("GODWIT VERDICT ")["name"], "drained");
+        assert_eq!(third.wait(), 0);
+        talks.iter_mut().for_each(|talk| talk.say("fourth"));
+        let left: usize = voters.iter().map(|hosted| hosted.sessions().len()).sum();
+        assert_eq!(left, 60);
+        assert_eq!(kernel_counter("Tcp", "EstabResets"), 0);
+    });
+}

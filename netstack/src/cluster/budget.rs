@@ -159,6 +159,7 @@ impl Budget {
                 list.len()
             }
             Message::Released(list) => list.len(),
+            Message::Roster(roster) => roster.voters.len() + roster.found.len(),
             _ => 0,
         };
         let units = 1 + entries + tail / UNIT;
@@ -172,6 +173,8 @@ impl Budget {
             | Message::Handover { .. }
             | Message::Leaving
             | Message::Parted
+            | Message::Stay(_)
+            | Message::Stays(_)
                 if !self.control.take(now) =>
             {
                 Verdict::DropControl

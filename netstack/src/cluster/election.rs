@@ -50,7 +50,7 @@ pub enum Prefer {
 pub struct Rules {
     /// This member.
     pub us: MemberId,
-    /// All voters, this member included.
+    /// All voters, this member included; without it, it only looks on.
     pub voters: Set<MemberId>,
     /// Voters that never stand.
     pub witnesses: Set<MemberId>,
@@ -64,6 +64,13 @@ pub struct Rules {
     pub prefer: Prefer,
     /// Lease and heartbeats.
     pub times: Times,
+}
+
+impl Rules {
+    /// Whether this member may be the ingress: it votes, and not only that.
+    fn may_stand(&self) -> bool {
+        self.voters.contains(&self.us) && !self.witnesses.contains(&self.us)
+    }
 }
 
 /// What [`Election::poll`] tells.
@@ -120,6 +127,19 @@ struct Peer {
 }
 
 impl Peer {
+    fn new(now: Instant) -> Peer {
+        Peer {
+            boot: None,
+            heard: now,
+            since: None,
+            priority: 0,
+            eligible: false,
+            harmless: false,
+            left: false,
+            counts: true,
+        }
+    }
+
     /// When it counts as gone, if nothing more is heard of it. One that was never heard may act, and not have
     /// reached us yet since we have booted.
     fn missed_at(&self, silence: Duration) -> Instant {
@@ -178,21 +198,12 @@ impl Election {
             times: rules.times.bounded(),
             ..rules
         };
-        let peer = Peer {
-            boot: None,
-            heard: now,
-            since: None,
-            priority: 0,
-            eligible: false,
-            harmless: false,
-            left: false,
-            counts: true,
-        };
+        let peer = Peer::new(now);
         let others = rules.voters.iter().filter(|id| **id != rules.us);
         Election {
             voter: Voter::new(rules.times, now),
             peers: others.map(|id| (*id, peer)).collect(),
-            eligible: !rules.witnesses.contains(&rules.us),
+            eligible: rules.may_stand(),
             candidacy: None,
             beat: 0,
             beats: VecDeque::new(),
@@ -276,6 +287,13 @@ impl Election {
         })
     }
 
+    /// As one that looks on: that is a voter, too.
+    pub fn observe(&mut self, now: Instant, voter: MemberId) {
+        if voter != self.rules.us && self.rules.voters.insert(voter) {
+            self.peers.insert(voter, Peer::new(now));
+        }
+    }
+
     // --- what is heard ---------------------------------------------------------------------------
 
     /// The channel to a member is up, and this is its boot.
@@ -342,7 +360,9 @@ impl Election {
         } else if order(claim.after, from) < order(ours, self.rules.us) {
             self.let_pass(now);
         }
-        (Some(self.voter.consider(now, from, &claim)), true)
+        let votes = self.rules.voters.contains(&self.rules.us);
+        let ballot = votes.then(|| self.voter.consider(now, from, &claim));
+        (ballot, true)
     }
 
     /// Somebody with a better right to it stands for the role.
@@ -468,7 +488,7 @@ impl Election {
 
     /// Whether this member would take the role: not while it is drained.
     pub fn set_eligible(&mut self, eligible: bool) {
-        self.eligible = eligible && !self.rules.witnesses.contains(&self.rules.us);
+        self.eligible = eligible && self.rules.may_stand();
     }
 
     /// Act no more; the term in which we did, to be told to the successor. Heartbeats are due.

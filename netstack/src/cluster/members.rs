@@ -38,11 +38,41 @@ pub struct Member {
     pub left: Option<BootId>,
     /// The boot it was last up in.
     pub last_boot: Option<BootId>,
+    /// It was found, and is no voter.
+    pub found: Option<Found>,
     retry_at: Instant,
     backoff: Duration,
 }
 
+/// What is known of a member that was not configured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// When it was found, named by a voter, or granted leave to own sessions, whichever was last.
+    pub at: Instant,
+    /// When we have last granted it that leave.
+    pub granted: Option<Instant>,
+}
+
 impl Member {
+    fn new(id: MemberId, address: IpAddr, now: Instant) -> Member {
+        Member {
+            id,
+            address,
+            witness: false,
+            link: None,
+            hello: None,
+            heartbeat: None,
+            heard: now,
+            generation: 0,
+            given: 0,
+            left: None,
+            last_boot: None,
+            found: None,
+            retry_at: now,
+            backoff: BACKOFF_MIN,
+        }
+    }
+
     /// Whether the channel to it is up.
     pub fn is_up(&self) -> bool {
         self.hello.is_some()
@@ -116,6 +146,8 @@ pub struct Wanted {
     pub own: Option<(MemberId, u32)>,
     /// It reads states of this version at least.
     pub version: u32,
+    /// Only a voter will do.
+    pub voter: bool,
 }
 
 impl Members {
@@ -128,19 +160,8 @@ impl Members {
     ) -> Members {
         let member = |(id, address)| {
             let member = Member {
-                id,
-                address,
                 witness: witnesses.contains(&id),
-                link: None,
-                hello: None,
-                heartbeat: None,
-                heard: now,
-                generation: 0,
-                given: 0,
-                left: None,
-                last_boot: None,
-                retry_at: now,
-                backoff: BACKOFF_MIN,
+                ..Member::new(id, address, now)
             };
             (id, member)
         };
@@ -148,6 +169,40 @@ impl Members {
             all: peers.map(member).collect(),
             stale,
         }
+    }
+
+    /// One more member. False if its id or its address is another's.
+    pub fn add(
+        &mut self,
+        now: Instant,
+        id: MemberId,
+        address: IpAddr,
+        found: Option<Found>,
+    ) -> bool {
+        if self.all.contains_key(&id) || self.by_address(address).is_some() {
+            return false;
+        }
+        let member = Member {
+            found,
+            ..Member::new(id, address, now)
+        };
+        self.all.insert(id, member);
+        true
+    }
+
+    /// Forget a member.
+    pub fn remove(&mut self, id: MemberId) -> Option<Member> {
+        self.all.remove(&id)
+    }
+
+    /// Voters other than us.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.all.values().filter(|member| member.found.is_none())
+    }
+
+    /// Members that were found, and are no voters.
+    pub fn found(&self) -> impl Iterator<Item = &Member> {
+        self.all.values().filter(|member| member.found.is_some())
     }
 
     /// Without a word for so long a member gets nothing new.
@@ -188,7 +243,9 @@ impl Members {
     pub fn choose(&self, now: Instant, rng: &mut Rng, wanted: Wanted) -> Option<MemberId> {
         let takes = |member: &&Member| {
             let version = member.heartbeat.map_or(0, |beat| beat.version);
-            member.takes_sessions(now, self.stale) && version >= wanted.version
+            member.takes_sessions(now, self.stale)
+                && version >= wanted.version
+                && !(wanted.voter && member.found.is_some())
         };
         let mut candidates: Vec<(u32, MemberId)> = self
             .all
@@ -253,6 +310,7 @@ mod tests {
         let wanted = Wanted {
             own: own.map(|load| (MemberId(1), load)),
             version: 1,
+            voter: false,
         };
         members.choose(Instant::ZERO, rng, wanted).map(|id| id.0)
     }
@@ -287,6 +345,7 @@ mod tests {
         let wanted = Wanted {
             own: None,
             version: 1,
+            voter: false,
         };
         let silent = members(&[(2, 0)]).choose(Instant::ZERO + STALE, &mut rng, wanted);
         assert_eq!(silent, None, "not heard of late");

@@ -6,7 +6,7 @@
 //! version is in the stream's prologue ([`super::noise`]).
 
 use alloc::vec::Vec;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -186,6 +186,23 @@ pub struct Ownership {
     pub epoch: u64,
 }
 
+/// Entries of each list of a [`Roster`] that are read.
+pub const MAX_ROSTER: usize = 64;
+
+/// Who is who, as a voter that finds members by beacon knows it: said first thing in a channel, and again
+/// before anything that rests on a change of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Roster {
+    /// This boot of the sender is older than any leave to own sessions that an earlier one may have granted.
+    pub seasoned: bool,
+    /// The voters, and their addresses.
+    pub voters: Vec<(MemberId, IpAddr)>,
+    /// Voters the sender has a channel with.
+    pub up: Vec<MemberId>,
+    /// Members that were found, and that the sender has granted leave to own sessions.
+    pub found: Vec<(MemberId, IpAddr)>,
+}
+
 /// What one instance says to another.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Message {
@@ -266,6 +283,13 @@ pub enum Message {
         /// For how long they are to be remembered yet, in milliseconds.
         left: u32,
     },
+    /// See [`Roster`].
+    Roster(Roster),
+    /// From a member that was found by beacon, to the voters: let me own sessions for a while yet. The number is
+    /// counted up.
+    Stay(u64),
+    /// From a voter: that is granted, and until that while is over it asks the member about every unknown flow.
+    Stays(u64),
 }
 
 /// Octets of a hash in [`Message::Spent`], the lowest first.
@@ -307,7 +331,7 @@ macro_rules! kinds {
 kinds! {
     Hello Heartbeat Transfer Frame Fence Accepted Refused Doubt Owned NotOwner Forgotten
     WhoOwns NotMine Ended Owns Released HandoverTable Handover Ballot Leaving
-    Ahead Content Rerouted Confirm Parted Spent
+    Ahead Content Rerouted Confirm Parted Spent Roster Stay Stays
 }
 
 /// How often each kind of message was sent and received.
@@ -501,6 +525,14 @@ mod tests {
             plain(Message::Rerouted(alloc::vec![attempt(); 2])),
             plain(Message::Confirm(alloc::vec![ownership; MAX_ENTRIES])),
             plain(Message::Parted),
+            plain(Message::Roster(Roster {
+                seasoned: true,
+                voters: alloc::vec![(MemberId(1), [10, 0, 0, 1].into())],
+                up: alloc::vec![MemberId(2)],
+                found: alloc::vec![(MemberId(4), [0; 16].into())],
+            })),
+            plain(Message::Stay(u64::MAX)),
+            plain(Message::Stays(0)),
             plain(Message::Owns(alloc::vec![ownership; MAX_ENTRIES])),
             plain(Message::Released(alloc::vec![(flow(4), attempt().session)])),
             plain(Message::WhoOwns(flow(5), None)),

@@ -2,6 +2,7 @@
 //!
 //! - [`noise`]: the encrypted stream of a channel; [`message`]: what is said in it;
 //!   [`channel`]: the two together, for one peer.
+//! - [`beacon`]: how members find each other;
 //! - [`keys`]: which keys a member takes; [`budget`]: what a peer may cost.
 //! - [`members`]: who is there and how loaded; [`balance`]: when to give sessions away, and to whom.
 //! - [`lease`]: what a voter promises; [`election`]: who becomes the ingress, and for how long.
@@ -10,6 +11,7 @@
 //! Nothing here sends: [`crate::instance`] carries octets between channels and the stack.
 
 pub mod balance;
+pub mod beacon;
 pub mod budget;
 pub mod channel;
 pub mod election;
@@ -28,6 +30,8 @@ use serde::{Deserialize, Serialize};
 
 /// Port of the instance channel, at the instances' own addresses.
 pub const CHANNEL_PORT: u16 = 9101;
+/// UDP port of the [`beacon`].
+pub const BEACON_PORT: u16 = 9102;
 
 /// Names an instance in its cluster; configured, 1 or more.
 #[derive(

@@ -256,6 +256,12 @@ impl Steering {
         self.queries.remove(flow);
     }
 
+    /// Close every question; the flows they were about.
+    pub fn close_all(&mut self) -> Vec<Flow> {
+        let all = core::mem::take(&mut self.queries);
+        all.keys().copied().collect()
+    }
+
     /// Flows whose question stayed without all answers for too long; they are closed.
     pub fn expire(&mut self, now: Instant) -> Vec<Flow> {
         let due: Vec<Flow> = self
@@ -356,7 +362,7 @@ mod tests {
             irs: Default::default(),
             iss: Default::default(),
         });
-        let members = BTreeSet::from([MemberId(2), MemberId(3)]);
+        let members = [MemberId(2), MemberId(3)].into_iter().collect::<Set<_>>();
         steering.ask(Instant::ZERO, flow(), cookie, members);
         steering.answer_no(&flow(), MemberId(2));
         assert!(steering.expire(Instant::ZERO + QUERY).is_empty());

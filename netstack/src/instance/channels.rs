@@ -109,7 +109,10 @@ impl Instance {
         let room = limit.saturating_sub(self.stack.connection_count());
         let heartbeat = Heartbeat {
             sessions: self.load(),
-            room: if self.is_witness() { 0 } else { room as u32 },
+            room: match self.is_witness() || !self.may_be_given(now) {
+                true => 0,
+                false => room as u32,
+            },
             draining: self.is_draining(),
             healthy: self.stack.pressure() != Pressure::Exhausted,
             priority,
@@ -182,6 +185,7 @@ impl Instance {
         if self.heartbeat_at <= now {
             self.heartbeat_at = now + self.times().heartbeat;
             self.beat(now);
+            self.beat_discovery(now);
             self.forget_silent(now);
             self.close_silent_links(now);
             self.renew_keys(now);
@@ -426,6 +430,7 @@ impl Instance {
         if let Some(election) = &mut self.election {
             election.handle_boot(now, peer, boot);
         }
+        self.greet_with_roster(now, peer);
         self.beat(now);
         self.run_election(now);
         self.ask_in_doubt(now, peer, boot);
@@ -565,6 +570,9 @@ impl Instance {
                 self.part(from);
             }
             Message::Parted => self.handle_parted(from),
+            Message::Roster(roster) => self.handle_roster(now, from, roster),
+            Message::Stay(count) => self.handle_stay(now, from, count),
+            Message::Stays(count) => self.handle_stays(now, from, count),
             Message::Spent { left } => {
                 self.handle_spent(now, Duration::from_millis(u64::from(left)), &tail);
             }

@@ -42,9 +42,10 @@ const PARTING: Duration = Duration::from_secs(15);
 const MAX_FAILURES: u32 = 16;
 
 /// Whoever takes sessions, whatever states it reads.
-const ANYBODY: Wanted = Wanted {
+const SUCCESSOR: Wanted = Wanted {
     own: None,
     version: 0,
+    voter: true,
 };
 
 /// How far a drain is.
@@ -402,7 +403,7 @@ impl Instance {
                 heard: now,
             }),
             Stage::HandingOver(tries, at) if at <= now => {
-                match self.members.choose(now, &mut self.rng, ANYBODY) {
+                match self.members.choose(now, &mut self.rng, SUCCESSOR) {
                     Some(successor) if tries < HANDOVERS => {
                         self.watch_table(now);
                         self.hand_over(now, successor);
@@ -494,7 +495,11 @@ impl Instance {
                 .committed
                 .as_ref()
                 .map_or(0, |(version, _)| *version);
-            let wanted = Wanted { own: None, version };
+            let wanted = Wanted {
+                own: None,
+                version,
+                voter: false,
+            };
             let to = self.members.choose(now, &mut self.rng, wanted);
             if to.is_some_and(|to| !self.may_begin(to)) {
                 // As soon as there is room.

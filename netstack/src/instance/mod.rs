@@ -18,6 +18,7 @@
 //! - `role`: the ingress role;
 //! - `drain`: leaving;
 //! - `depart`: whether the ingress knows where everything went;
+//! - `discover`: members that were not configured;
 //! - `keys`: which keys are taken, and how channels change theirs;
 //! - `policy`: sessions given away unasked;
 //! - `status`: what pages show.
@@ -26,6 +27,7 @@ mod ahead;
 mod channels;
 mod contents;
 mod depart;
+mod discover;
 mod drain;
 mod fence;
 mod follow;
@@ -56,7 +58,7 @@ use crate::cluster::members::Members;
 use crate::cluster::message::{Flow, Ownership, Tally};
 use crate::cluster::rng::Rng;
 use crate::cluster::steering::Steering;
-use crate::cluster::{BootId, CHANNEL_PORT, MemberId};
+use crate::cluster::{BEACON_PORT, BootId, CHANNEL_PORT, MemberId};
 use crate::map::{Map, Set};
 use crate::migrate::transfer::Epochs;
 use crate::session::{Session, SessionId};
@@ -67,6 +69,7 @@ use crate::time::{Duration, Instant};
 use ahead::{SentAhead, Stash};
 use channels::Link;
 use contents::Contents;
+use discover::Discovery;
 use drain::Drain;
 use follow::Following;
 pub use keys::KeyStatus;
@@ -155,6 +158,7 @@ pub struct Instance {
 
     channel_listener: Option<ListenerId>,
     members: Members,
+    discovery: Discovery,
     links: Map<ConnId, Link>,
     /// What each peer may still cost.
     budgets: Map<MemberId, Budget>,
@@ -227,12 +231,16 @@ impl Instance {
             config.role.times.bounded().stale(),
             now,
         );
-        let clustered = config.cluster_key.is_some() && !members.is_empty();
+        let discovers = config.discover != Discover::Off;
+        let clustered = config.cluster_key.is_some() && (discovers || !members.is_empty());
         let election = clustered.then(|| role::election(&config, now));
         let budgets = members.iter().filter(|_| clustered);
         let budgets = budgets.map(|member| (member.id, Budget::new(Limits::default(), now)));
         let budgets = budgets.collect();
         let channel_listener = clustered.then(|| stack.listen(CHANNEL_PORT, Scope::Own));
+        if clustered && discovers {
+            stack.group_listen(BEACON_PORT);
+        }
         stack.set_ask_unknown(clustered);
         stack.set_ingress(now, !clustered);
         Instance {
@@ -271,6 +279,7 @@ impl Instance {
             reports: VecDeque::new(),
             channel_listener,
             members,
+            discovery: Discovery::new(config.discover, now),
             links: Map::new(),
             budgets,
             tries: Map::new(),
@@ -329,6 +338,7 @@ impl Instance {
     /// Take in a frame from the NIC.
     pub fn handle_frame(&mut self, now: Instant, frame: RxFrame) {
         self.look_at_lease(now);
+        self.look_at_leave(now);
         self.note_vip_frame(now, &frame);
         self.stack.handle_frame(now, frame);
         self.pump(now);
@@ -338,6 +348,7 @@ impl Instance {
     /// ([`Stack::handle_frames`]).
     pub fn handle_frames(&mut self, now: Instant, frames: &mut Vec<RxFrame>) {
         self.look_at_lease(now);
+        self.look_at_leave(now);
         for frame in frames.iter() {
             self.note_vip_frame(now, frame);
         }
@@ -348,12 +359,14 @@ impl Instance {
     /// Fire timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.look_at_lease(now);
+        self.look_at_leave(now);
         self.stack.handle_timeout(now);
         self.pump(now);
         self.expire_fences(now);
         self.expire_following(now);
         self.expire_stash(now);
         self.run_deferred_moves(now);
+        self.run_discovery(now);
         self.run_channel_timers(now);
         self.run_election_timers(now);
         self.expire_queries(now);
@@ -374,6 +387,7 @@ impl Instance {
             self.follow_ends.first().map(|(at, _)| *at),
             self.stash.poll_timeout(),
             self.channel_timeout(),
+            self.discovery_timeout(),
             self.election_timeout(),
             self.steering.poll_timeout(),
             (!self.steering.is_empty() || !self.contents.is_empty()).then_some(self.sweep_at),
@@ -416,6 +430,7 @@ impl Instance {
             while let Some(event) = self.stack.poll_event() {
                 self.handle_stack_event(now, event);
             }
+            self.read_beacons(now);
             self.run_line(now);
             self.step_drain(now);
             self.flush_claims();

@@ -374,6 +374,12 @@ impl Instance {
         self.part(target);
     }
 
+    /// Nobody will ever say what became of a session that we offered.
+    pub(super) fn give_up(&mut self, now: Instant, session: SessionId) {
+        let times = (Duration::ZERO, Duration::ZERO);
+        self.conclude(now, session, Verdict::Lost, true, times);
+    }
+
     /// Forget a frozen session. What arrived for it meanwhile belongs to unknown flows now, which
     /// are asked about.
     fn drop_frozen(&mut self, now: Instant, moving: Moving) {
@@ -730,6 +736,9 @@ impl Instance {
         attempt: Attempt,
         capsule: Capsule,
     ) -> Result<(), RefuseReason> {
+        if !self.may_own(now) {
+            return Err(RefuseReason::Capacity);
+        }
         let service = self.admit(attempt, &capsule)?;
         let mut ready = Vec::with_capacity(capsule.connections.len());
         for carried in capsule.connections {

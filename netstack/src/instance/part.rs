@@ -80,9 +80,14 @@ impl Instance {
         }
     }
 
+    /// Whether we have said that we leave.
+    pub(super) fn says_farewell(&self) -> bool {
+        matches!(&self.drain, Drain::Leaving(leave) if leave.says_farewell())
+    }
+
     /// A channel to `peer` is up: if we are about to go, it has to know.
     pub(super) fn part_again(&mut self, peer: MemberId) {
-        if matches!(&self.drain, Drain::Leaving(leave) if leave.says_farewell()) {
+        if self.says_farewell() {
             self.send(peer, &Message::Leaving);
         }
     }

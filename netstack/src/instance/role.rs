@@ -9,7 +9,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Instance, InstanceConfig, RoleStatus};
+use super::{Discover, Instance, InstanceConfig, RoleStatus};
 use crate::cluster::MemberId;
 use crate::cluster::election::{Change, Election, Rules};
 use crate::cluster::members::Member;
@@ -36,9 +36,10 @@ pub(super) struct Probing {
 /// The election in which a member takes part.
 pub(super) fn election(config: &InstanceConfig, now: Instant) -> Election {
     let others = config.peers.iter().map(|peer| peer.id);
+    let us = (config.discover != Discover::Join).then_some(config.id);
     let rules = Rules {
         us: config.id,
-        voters: others.chain([config.id]).collect(),
+        voters: others.chain(us).collect(),
         witnesses: config.role.witnesses.iter().copied().collect(),
         first: config.ingress,
         priority: config.role.priority,
@@ -255,7 +256,7 @@ impl Instance {
     ///
     /// [`Claim::after`]: crate::cluster::message::Claim::after
     pub(super) fn hand_over(&mut self, now: Instant, successor: MemberId) -> bool {
-        let takes = |member: &Member| member.is_up() && !member.witness;
+        let takes = |member: &Member| member.is_up() && !member.witness && member.found.is_none();
         let up = self.members.get(successor).is_some_and(takes);
         let Some(election) = self.election.as_mut().filter(|_| up) else {
             return false;

@@ -222,6 +222,13 @@ impl Instance {
                 .update(now, conn, |connection| connection.abort(now));
             return;
         };
+        if self.may_leave(service) && !self.may_own(now) {
+            // It began to be opened while we had leave.
+            self.counters.add("sessions_without_leave");
+            self.stack
+                .update(now, conn, |connection| connection.abort(now));
+            return;
+        }
         self.opened += 1;
         let [b0, b1, b2, b3, ..] = self.boot.0;
         let boot = u64::from(u32::from_be_bytes([b0, b1, b2, b3]));
@@ -351,6 +358,11 @@ impl Instance {
 
     /// End every session of a service that may move: a drain gives up.
     pub(super) fn force_end(&mut self, now: Instant) {
+        self.end_all(now, "drain_forced");
+    }
+
+    /// End every session of a service that may move, counted as said.
+    pub(super) fn end_all(&mut self, now: Instant, counter: &'static str) {
         let left: Vec<SessionId> = self
             .sessions
             .values()
@@ -358,7 +370,7 @@ impl Instance {
             .map(|session| session.id)
             .collect();
         for id in left {
-            self.counters.add("drain_forced");
+            self.counters.add(counter);
             self.end_session(now, id, true);
         }
     }

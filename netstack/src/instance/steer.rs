@@ -319,7 +319,11 @@ impl Instance {
             self.accept_here(now, flow);
             return;
         }
-        let wanted = Wanted { own, version: 0 };
+        let wanted = Wanted {
+            own,
+            version: 0,
+            voter: false,
+        };
         let chosen = self.members.choose(now, &mut self.rng, wanted);
         let Some(member) = chosen.and_then(|id| self.members.get_mut(id)) else {
             match chosen {
@@ -385,13 +389,18 @@ impl Instance {
             return;
         }
         match (self.has_left(), self.is_succeeded() && up) {
-            (false, _) if !self.is_witness() => self.accept_here(now, flow),
+            (false, _) if !self.is_witness() && self.may_own(now) => self.accept_here(now, flow),
             // The client does not know yet who the ingress is.
             (true, true) => {
                 self.stack.set_route(now, flow, Route::Forward(address));
             }
-            // The ingress did not know yet that we leave; the client will try again.
-            _ => self.stack.drop_held(now, &flow),
+            // The ingress did not know yet that we leave, or take nothing; the client will try again.
+            _ => {
+                self.stack.drop_held(now, &flow);
+                if !self.may_own(now) {
+                    self.send(ingress, &Message::NotMine(flow.into(), None));
+                }
+            }
         }
     }
 
@@ -406,7 +415,7 @@ impl Instance {
         let counted = cookie.is_some() && self.may_count_out(now);
         let asked = self.members.iter().filter(|member| {
             let gone = !member.is_up() && now.since(member.heard) >= COOKIE_LIFE;
-            !(member.owns_nothing() || counted && gone)
+            self.is_asked(member) && !(counted && gone)
         });
         let others: Set<MemberId> = asked.map(|member| member.id).collect();
         if others.is_empty() {
@@ -547,6 +556,11 @@ impl Instance {
 
     /// Nobody else has a flow that is held, or half open, here. They were asked about `cookie` too.
     fn nobody_owns(&mut self, now: Instant, flow: FlowKey, cookie: Option<Cookie>) {
+        if !self.knows_everyone(now) {
+            self.counters.add("unknown_flows_undecided");
+            self.stack.drop_held(now, &flow);
+            return;
+        }
         let half_open = self.stack.is_half_open(&flow);
         let brought = match half_open {
             true => self.stack.doubtful_cookie(&flow),
@@ -567,7 +581,7 @@ impl Instance {
     pub(super) fn ask_for_handshake(&mut self, now: Instant, flow: FlowKey) {
         let cookie = self.stack.doubtful_cookie(&flow);
         let others = self.members.iter();
-        let others = others.filter(|member| !member.owns_nothing());
+        let others = others.filter(|member| self.is_asked(member));
         let others: Set<MemberId> = others.map(|member| member.id).collect();
         if others.is_empty() {
             self.nobody_owns(now, flow, cookie);

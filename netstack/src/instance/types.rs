@@ -39,6 +39,8 @@ pub struct InstanceConfig {
     pub ingress: MemberId,
     /// How the ingress is elected.
     pub role: RoleConfig,
+    /// Whether members are found that are not among `peers`.
+    pub discover: Discover,
     /// Key all members share. Without it the instance has no channel and takes no sessions.
     pub cluster_key: Option<[u8; 32]>,
     /// How long a planned move waits before the freeze for a session's queues to become shorter
@@ -55,9 +57,22 @@ impl fmt::Debug for InstanceConfig {
             .field("peers", &self.peers)
             .field("ingress", &self.ingress)
             .field("role", &self.role)
+            .field("discover", &self.discover)
             .field("patience", &self.patience)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether members find each other by beacon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Discover {
+    /// There are the configured ones and no others (but those that a voter tells of).
+    #[default]
+    Off,
+    /// This is a voter, as its peers are; others may be found, and are none.
+    On,
+    /// This is no voter: it wants to be found, and learns who votes. It has no peers.
+    Join,
 }
 
 /// How the members elect who answers for the virtual addresses; the same at all of them but for

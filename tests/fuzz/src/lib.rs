@@ -25,8 +25,9 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     targets::admin::TARGET,
+    targets::beacons::TARGET,
     targets::config::TARGET,
     targets::datagrams::TARGET,
     targets::frames::TARGET,

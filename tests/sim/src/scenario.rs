@@ -216,6 +216,7 @@ impl Setup {
                 priority: self.role.priority + u8::from(self.preferred == Some(id)),
                 ..self.role.clone()
             },
+            discover: Default::default(),
             cluster_key: Some(self.cluster_key()),
             patience: self.patience,
         }
@@ -231,6 +232,7 @@ impl Setup {
             gateways: Vec::new(),
             vips: instance.stack.vips,
             peers: instance.peers,
+            discover: instance.discover,
             ingress: instance.ingress,
             role: instance.role,
             drain: Default::default(),

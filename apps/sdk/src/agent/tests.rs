@@ -36,6 +36,7 @@ fn shared() -> Rc<Shared> {
         ingress: MemberId(1),
         role: RoleConfig::default(),
         patience: Duration::ZERO,
+        discover: Default::default(),
         cluster_key: Some([9; 32]),
     };
     Shared::new(Instance::new(config, [3; 32], Instant::ZERO), Instant::ZERO)

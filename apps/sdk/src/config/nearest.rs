@@ -9,6 +9,7 @@ pub(super) const KEYS: &[&str] = &[
     "gw",
     "vip",
     "peer",
+    "discover",
     "ingress",
     "priority",
     "preempt",

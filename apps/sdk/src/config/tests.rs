@@ -50,6 +50,30 @@ fn every_key_lands_where_it_belongs() {
 }
 
 #[test]
+fn who_joins_has_a_key_and_neither_peers_nor_a_vote() {
+    let discover = |text: &str| {
+        let text = format!("id=4 ip=10.0.0.4/8 vip=10.0.0.10 {text}");
+        Config::parse(&[&text]).map(|config| config.discover)
+    };
+    let key = format!("cluster_key={KEY}");
+    assert_eq!(discover(""), Ok(Discover::Off));
+    assert_eq!(
+        discover(&format!("discover=join {key}")),
+        Ok(Discover::Join)
+    );
+    let voter = format!("discover=on peer=2@10.0.0.2 {key}");
+    assert_eq!(discover(&voter), Ok(Discover::On));
+    let at_fault = |text: &str| match discover(text) {
+        Err(ConfigError::Missing { key, .. } | ConfigError::Conflict { key, .. }) => key,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(at_fault("discover=join"), "cluster_key");
+    assert_eq!(at_fault("discover=on"), "cluster_key");
+    let peers = format!("discover=join peer=2@10.0.0.2 {key}");
+    assert_eq!(at_fault(&peers), "discover");
+}
+
+#[test]
 fn a_drain_waits_a_minute_and_then_forces_unless_told_otherwise() {
     let drain = |text: &str| Config::parse(&[text]).map(|config| config.drain);
     assert_eq!(drain("ip=10.0.0.1/8"), Ok(DrainOptions::default()));
@@ -126,6 +150,7 @@ fn values_out_of_range_name_their_key() {
         ("peer=0@10.0.0.1", "peer"),
         ("peer=1@", "peer"),
         ("peer=1@2@10.0.0.1", "peer"),
+        ("discover=yes", "discover"),
         ("ingress=me", "ingress"),
         ("priority=256", "priority"),
         ("preempt=yes", "preempt"),

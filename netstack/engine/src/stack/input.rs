@@ -117,6 +117,7 @@ impl Stack {
             ICMP if ip.src.is_ipv4() => self.handle_icmp(now, frame, &ip, origin),
             ICMPV6 if ip.src.is_ipv6() => self.handle_icmp(now, frame, &ip, origin),
             UDP if own && !group => self.handle_udp(now, frame, &ip),
+            UDP if !unicast => self.handle_group(frame, &ip),
             UDP => self.counters.udp_ignored += 1,
             _ => self.counters.rx_unknown_protocol += 1,
         }

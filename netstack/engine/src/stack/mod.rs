@@ -16,6 +16,7 @@ mod flows;
 mod forward;
 pub mod frame;
 mod given;
+mod group;
 mod hash;
 mod icmp;
 mod input;
@@ -261,6 +262,7 @@ pub struct Stack {
     listeners: Vec<Listener>,
     half_open: HalfOpenTable,
     slow: Slow,
+    groups: group::Groups,
     egress: VecDeque<TxFrame>,
     /// Frames of a batch that go to their connection together.
     train: Train,
@@ -338,6 +340,7 @@ impl Stack {
             listeners: Vec::new(),
             half_open: HalfOpenTable::new(),
             slow,
+            groups: group::Groups::default(),
             egress: VecDeque::new(),
             train: Train::default(),
             hint: None,
@@ -694,6 +697,16 @@ impl Stack {
     /// Frames that got lost here because their neighbour did not say where it is.
     pub fn unresolved(&self) -> u64 {
         self.counters.neighbour_unresolved
+    }
+
+    /// Datagrams to everyone on the link at this port are kept for [`Stack::group_receive`] from now on.
+    pub fn group_listen(&mut self, port: u16) {
+        self.groups.listen(port);
+    }
+
+    /// The next datagram to everyone, and who sent it.
+    pub fn group_receive(&mut self) -> Option<(IpAddr, bytes::Bytes)> {
+        self.groups.receive()
     }
 
     /// A UDP socket at `port` of the own addresses; `None` if there is one already.

@@ -5,6 +5,7 @@
 //! one owner of a session speaks for it, and no RST is seen.
 
 mod cookies;
+mod discover;
 mod doubts;
 mod drain;
 mod faults;
@@ -75,6 +76,7 @@ pub(super) fn config(id: u32, members: u32) -> InstanceConfig {
         peers: peers.collect(),
         ingress: MemberId(1),
         role: RoleConfig::default(),
+        discover: Discover::Off,
         cluster_key: Some(KEY),
         patience: Duration::ZERO,
     }

@@ -91,6 +91,7 @@ fn instance(host: usize, seed: u8) -> Instance {
         }],
         ingress: MemberId(1),
         role: RoleConfig::default(),
+        discover: Default::default(),
         cluster_key: Some([9; 32]),
         patience: PATIENCE,
     };

@@ -70,6 +70,7 @@ fn config(id: u32) -> InstanceConfig {
             prefer: Prefer::Availability,
             ..RoleConfig::default()
         },
+        discover: Default::default(),
         cluster_key: Some([9; 32]),
         patience: PATIENCE,
     }

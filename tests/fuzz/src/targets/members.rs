@@ -59,6 +59,7 @@ impl World {
             }],
             ingress: US,
             role: Default::default(),
+            discover: Default::default(),
             cluster_key: Some(KEY),
             patience: Duration::from_millis(20),
         };

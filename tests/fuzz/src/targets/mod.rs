@@ -1,6 +1,7 @@
 //! The targets, one file each.
 
 pub(crate) mod admin;
+pub(crate) mod beacons;
 pub(crate) mod config;
 pub(crate) mod datagrams;
 pub(crate) mod frames;
