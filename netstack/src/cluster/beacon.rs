@@ -13,7 +13,6 @@
 //! cluster's key and the boot id, and the nonce is the count: no nonce is used twice, and the octets of a
 //! beacon can be taken for nothing else that is sealed with the cluster's key.
 
-use crate::map::Map;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -25,6 +24,7 @@ use zeroize::Zeroize;
 
 use super::keys::Key;
 use super::{BootId, MemberId};
+use crate::map::Map;
 
 const MAGIC: &[u8; 4] = b"GWB1";
 const BOOT: usize = 16;

@@ -10,7 +10,7 @@ use godwit_qemu::image::build_image;
 use godwit_qemu::setup;
 use godwit_qemu::vm::{Accelerator, Forward, Netdev, Nic, NicModel, Outcome, Ready, Vm, VmSpec};
 
-const MAX_IMAGE: u64 = 17 << 16;
+const MAX_IMAGE: u64 = 9 << 17;
 const MEMORY_MIB: u32 = 16;
 /// Guest entry to the end of the readiness line, by the guest's clock.
 const MAX_BOOT_US: u64 = 20_000;
