@@ -93,12 +93,18 @@ pub fn survives() -> Result<()> {
     ensure!(status.ingress && status.role.term > 1, "{:?}", status.role);
     // The first comes back, and has its part.
     vms.insert(0, boot(1)?);
-    wait_for(|| {
-        let members = second.status()?.members;
-        Ok(members.iter().all(|member| member.up).then_some(()))
-    })?;
+    // The other one may not have missed it yet: only what it says itself shows that it is the new boot. What is
+    // offered to the old one is lost when that turns out to be gone.
+    for admin in [&first, &second] {
+        wait_for(|| {
+            let members = admin.status()?.members;
+            Ok(members.iter().all(|member| member.up).then_some(()))
+        })
+        .context("it is back")?;
+    }
     second.start_move("all", 1)?;
-    wait_for(|| Ok((first.status()?.sessions.len() > CONNECTIONS).then_some(())))?;
+    wait_for(|| Ok((first.status()?.sessions.len() > CONNECTIONS).then_some(())))
+        .context("it is given everything")?;
     for talk in &mut talks {
         talk.say("third").context("after the machine is back")?;
     }
