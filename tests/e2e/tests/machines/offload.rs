@@ -7,6 +7,8 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -359,7 +361,7 @@ pub fn download(lan: &Lan, host: &str, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Sends `size` octets and gets them back, while `meanwhile` is done.
+/// Sends at least `size` octets and gets them back, and goes on until `meanwhile` is done.
 fn exchange(
     lan: &Lan,
     server: SocketAddr,
@@ -370,21 +372,24 @@ fn exchange(
     let mut sending = network.connect(server, PATIENCE)?;
     let receiving = sending.another()?;
     let begun = Instant::now();
-    let sender = thread::spawn(move || -> Result<()> {
+    let is_done = Arc::new(AtomicBool::new(false));
+    let may_end = is_done.clone();
+    let sender = thread::spawn(move || -> Result<u64> {
         let mut buffer = vec![0; 256 << 10];
         let mut offset = 0;
-        while offset < size {
-            let len = (size - offset).min(buffer.len() as u64) as usize;
-            content::fill(offset, &mut buffer[..len]);
-            sending.write_all(&buffer[..len])?;
-            offset += len as u64;
+        while offset < size || !may_end.load(Ordering::Relaxed) {
+            content::fill(offset, &mut buffer);
+            sending.write_all(&buffer)?;
+            offset += buffer.len() as u64;
         }
-        sending.close_sending()
+        sending.close_sending()?;
+        Ok(offset)
     });
     let receiver = thread::spawn(move || hash(receiving));
     let done = meanwhile();
+    is_done.store(true, Ordering::Relaxed);
     let check = receiver.join().map_err(|_| anyhow!("panic"))??;
-    sender.join().map_err(|_| anyhow!("panic"))??;
+    let size = sender.join().map_err(|_| anyhow!("panic"))??;
     done?;
     report("echo", size, begun);
     ensure!(check.bytes() == size, "{} of {size} octets", check.bytes());
