@@ -84,7 +84,9 @@ fn what_shows_a_feature_exists_and_is_run_as_the_table_says() {
     let rows = rows();
     assert!(rows.len() > 40, "{} features", rows.len());
     let mut known = BTreeSet::new();
-    tests(&root().join("netstack/src"), &mut known);
+    for sources in ["netstack/src", "netstack/engine/src"] {
+        tests(&root().join(sources), &mut known);
+    }
     for [feature, opened, scripts, tests] in &rows {
         assert!(!scripts.is_empty() && !tests.is_empty(), "{feature}");
         for test in tests.split_whitespace() {
