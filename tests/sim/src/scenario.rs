@@ -9,7 +9,7 @@ use godwit_echo::Echo;
 use godwit_http::Files;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{
-    InstanceConfig, MoveError, Peer, PolicyConfig, RoleConfig, SessionStatus,
+    Discover, InstanceConfig, MoveError, Peer, PolicyConfig, RoleConfig, SessionStatus,
 };
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
@@ -51,6 +51,8 @@ pub struct Setup {
     pub ipv6: bool,
     /// How many instances.
     pub nodes: u32,
+    /// How many of the last nodes are configured nowhere: they have to be found.
+    pub found: u32,
     /// Further members that are configured but not instances of ours (ids after the instances').
     pub strangers: u32,
     /// What the instances serve.
@@ -104,6 +106,7 @@ impl Default for Setup {
             seed: 1,
             ipv6: false,
             nodes: 2,
+            found: 0,
             strangers: 0,
             served: Served::Script,
             node_link: Rules::delayed(Duration::from_micros(20)),
@@ -188,7 +191,9 @@ impl Setup {
     /// What a member is built from.
     pub fn instance(&self, id: MemberId) -> InstanceConfig {
         let members = self.nodes + self.strangers;
+        let configured = |id: MemberId| !(self.nodes - self.found < id.0 && id.0 <= self.nodes);
         let others = (1..=members).map(MemberId).filter(|other| *other != id);
+        let others = others.filter(|other| configured(id) && configured(*other));
         InstanceConfig {
             id,
             stack: StackConfig {
@@ -216,7 +221,11 @@ impl Setup {
                 priority: self.role.priority + u8::from(self.preferred == Some(id)),
                 ..self.role.clone()
             },
-            discover: Default::default(),
+            discover: match (self.found, configured(id)) {
+                (0, _) => Discover::Off,
+                (_, true) => Discover::On,
+                (_, false) => Discover::Join,
+            },
             cluster_key: Some(self.cluster_key()),
             patience: self.patience,
         }

@@ -296,6 +296,25 @@ pub const SCENARIOS: &[Scenario] = &[
             (10 * S, Act::Move(1, 0)),
         ],
     },
+    // The fourth is found by the others, serves, and is drained.
+    Scenario {
+        name: "found",
+        setup: || Setup {
+            nodes: 4,
+            found: 1,
+            ..setup()
+        },
+        cold: true,
+        prelude: |_| {},
+        acts: &[
+            (5 * S, Act::Begin(Echo, OCTETS)),
+            (5_500 * MS, Act::Move(0, 3)),
+            (6 * S, Act::Begin(Download, OCTETS)),
+            (7 * S, Act::Say(0, OCTETS / 4)),
+            (9 * S, Act::Drain(3)),
+            (12 * S, Act::Say(0, OCTETS / 4)),
+        ],
+    },
     Scenario {
         name: "come-back",
         setup: || Setup {
