@@ -32,7 +32,7 @@ pub fn demo(machine: &str, nic: &str, more: &[&str]) -> Result<()> {
         "--only",
         "download",
         "--size",
-        "192M",
+        "384M",
         "--moves",
         "2",
         "--machine",
