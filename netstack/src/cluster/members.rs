@@ -78,13 +78,16 @@ impl Member {
         self.hello.is_some()
     }
 
-    /// Whether new flows and sessions may go to it: it is there, was heard less than `stale` ago,
-    /// and says that it can.
+    /// Whether it is there for all we know: not leaving, and heard less than `stale` ago. A channel to one that
+    /// has died stays up for longer than that.
+    pub fn is_there(&self, now: Instant, stale: Duration) -> bool {
+        self.is_up() && self.left.is_none() && now.since(self.heard) < stale
+    }
+
+    /// Whether new flows and sessions may go to it: it is there and says that it can.
     pub fn takes_sessions(&self, now: Instant, stale: Duration) -> bool {
-        self.is_up()
+        self.is_there(now, stale)
             && !self.witness
-            && self.left.is_none()
-            && now.since(self.heard) < stale
             && self
                 .heartbeat
                 .is_some_and(|beat| !beat.draining && beat.healthy && beat.room > self.given)

@@ -141,7 +141,6 @@ impl Instance {
         if self.key.is_none() {
             return;
         }
-        self.look_at_leave(now);
         if self.discovery.mode != Discover::Off && self.discovery.beacon_at <= now {
             self.discovery.beacon_at = now + BEACON;
             self.send_beacon();
@@ -543,15 +542,15 @@ impl Instance {
     /// Members that were found and are gone for so long that they own nothing any more.
     fn forget_the_lost(&mut self, now: Instant) {
         // Those that others have granted leave stay asked about as long as these name them.
-        let mut named: Vec<MemberId> = Vec::new();
-        for roster in self.standing_rosters() {
-            named.extend(roster.found.iter().map(|(id, _)| *id));
-        }
+        let is_named = |id: MemberId| {
+            let mut found = self.standing_rosters().flat_map(|roster| &roster.found);
+            found.any(|(named, _)| *named == id)
+        };
         let lost = |member: &&Member| {
             let old = member
                 .found
                 .is_some_and(|found| now.since(found.at) >= FORGET);
-            old && !member.is_up() && !named.contains(&member.id)
+            old && !member.is_up() && !is_named(member.id)
         };
         let lost = self.members.found().filter(lost).map(|member| member.id);
         let lost: Vec<MemberId> = lost.collect();

@@ -80,7 +80,8 @@ impl Instance {
             return Err(MoveError::NotMovable);
         }
         let member = self.members.get(to).ok_or(MoveError::NoMember)?;
-        if !member.is_up() || member.left.is_some() {
+        // Frozen for one that has died, and boots again, the session would be lost.
+        if !member.is_there(now, self.members.stale()) {
             return Err(MoveError::Unreachable);
         }
         let at = entry.movable_at(now);

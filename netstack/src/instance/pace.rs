@@ -208,7 +208,7 @@ impl Instance {
         let free = self.sessions.values().filter(|s| s.wanted.is_none());
         let free = free.filter(|session| self.is_movable(session));
         let all: Vec<SessionId> = free.map(|session| session.id).collect();
-        if !all.is_empty() && !member.is_up() {
+        if !all.is_empty() && !member.is_there(now, self.members.stale()) {
             return Err(MoveError::Unreachable);
         }
         for id in &all {

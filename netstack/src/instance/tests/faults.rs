@@ -42,6 +42,39 @@ fn refused(seed: u8, change: impl Fn(&mut Node), reason: &str) {
 }
 
 #[test]
+fn nothing_is_offered_to_a_member_that_has_fallen_silent() {
+    let mut net = Net::new(2, 24);
+    let (session, owner) = echoing(&mut net);
+    let target = 3 - owner;
+    net.cut.insert(target);
+    net.run_for(Duration::from_millis(1500));
+    let now = net.now;
+    let up = |net: &Net| {
+        net.nodes[owner as usize - 1]
+            .instance
+            .members()
+            .iter()
+            .all(|m| m.up)
+    };
+    assert!(up(&net), "its channel has not ended yet");
+    let node = net.node(owner);
+    let one = node.move_session(now, session, MemberId(target));
+    assert_eq!(one, Err(MoveError::Unreachable));
+    let all = node.move_all(now, MemberId(target));
+    assert_eq!(all, Err(MoveError::Unreachable));
+    assert_eq!(net.owner(session), Some(owner));
+    net.cut.clear();
+    net.run_for(Duration::from_secs(1));
+    let now = net.now;
+    net.node(owner)
+        .move_session(now, session, MemberId(target))
+        .unwrap();
+    net.run_until(Duration::from_secs(1), |net| net.owner(session).is_some());
+    assert_eq!(net.owner(session), Some(target));
+    finish(&mut net);
+}
+
+#[test]
 fn a_refused_session_thaws_and_goes_on() {
     refused(
         21,
