@@ -1,9 +1,10 @@
 //! Each NIC with a driver on the machines that can have it: downloads, moves, pulled cables.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use godwit_qemu::admin::{self, Admin};
 use godwit_qemu::build::Service;
 use godwit_qemu::net::Network;
@@ -87,44 +88,55 @@ pub fn offloads() -> Result<()> {
 }
 
 /// While a file is downloaded the cable is pulled out and plugged in again: the download goes on, and
-/// the card has seen it.
+/// the card has seen it. Most of it is waiting, so some cards wait at the same time.
 pub fn pulled_cables() -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let some = || -> Result<()> {
+        while let Some(&(machine, model)) = CARDS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            pulled_cable(machine, model).with_context(|| format!("{machine:?} {model:?}"))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers = [0; 3].map(|_| scope.spawn(some));
+        let ended = workers.map(|worker| worker.join().map_err(|_| anyhow!("panic"))?);
+        ended.into_iter().collect()
+    })
+}
+
+fn pulled_cable(machine: Machine, model: NicModel) -> Result<()> {
     let Some(lan) = Lan::create(false)? else {
         return Ok(());
     };
-    for (machine, model) in CARDS {
-        let mut spec = lan.spec(machine, Service::Http, 1, "gw=10.78.0.1\n")?;
-        spec.nics[0].model = model;
-        let vm = lan.start(&spec)?;
-        let pull = |vm: &godwit_qemu::vm::Vm| -> Result<()> {
-            for _ in 0..2 {
-                thread::sleep(Duration::from_millis(300));
-                vm.set_link(0, false)?;
-                thread::sleep(Duration::from_millis(1500));
-                vm.set_link(0, true)?;
-                thread::sleep(Duration::from_millis(1500));
-            }
-            Ok(())
-        };
-        thread::scope(|scope| {
-            let puller = scope.spawn(|| pull(&vm));
-            for _ in 0..4 {
-                offload::download(&lan, "10.78.0.11", 64 * MIB)?;
-            }
-            puller.join().map_err(|_| anyhow::anyhow!("panic"))?
-        })
-        .with_context(|| format!("{machine:?} {model:?}"))?;
-        // Some cards take their time until they have a link again.
-        offload::download(&lan, "10.78.0.11", MIB)?;
-        let counters = counters(&lan)?;
-        let count = |name: &str| counters.get(name).copied().unwrap_or_default();
-        let seen = count("nic_link_changes");
-        ensure!(seen >= 2, "{machine:?} {model:?}: {seen} link changes");
-        ensure!(count("nic_resets") == 0, "{machine:?} {model:?} was reset");
-        ensure!(count("nic_tx_packets") > 0 && count("nic_rx_packets") > 0);
-        power_off(vm)?;
-    }
-    Ok(())
+    let mut spec = lan.spec(machine, Service::Http, 1, "gw=10.78.0.1\n")?;
+    spec.nics[0].model = model;
+    let vm = lan.start(&spec)?;
+    let pull = |vm: &godwit_qemu::vm::Vm| -> Result<()> {
+        for _ in 0..2 {
+            thread::sleep(Duration::from_millis(300));
+            vm.set_link(0, false)?;
+            thread::sleep(Duration::from_millis(1500));
+            vm.set_link(0, true)?;
+            thread::sleep(Duration::from_millis(1500));
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let puller = scope.spawn(|| pull(&vm));
+        for _ in 0..4 {
+            offload::download(&lan, "10.78.0.11", 64 * MIB)?;
+        }
+        puller.join().map_err(|_| anyhow!("panic"))?
+    })?;
+    // Some cards take their time until they have a link again.
+    offload::download(&lan, "10.78.0.11", MIB)?;
+    let counters = counters(&lan)?;
+    let count = |name: &str| counters.get(name).copied().unwrap_or_default();
+    let seen = count("nic_link_changes");
+    ensure!(seen >= 2, "{seen} link changes");
+    ensure!(count("nic_resets") == 0, "it was reset");
+    ensure!(count("nic_tx_packets") > 0 && count("nic_rx_packets") > 0);
+    power_off(vm)
 }
 
 fn counters(lan: &Lan) -> Result<std::collections::BTreeMap<String, u64>> {
