@@ -13,9 +13,11 @@
 extern crate alloc;
 
 pub mod cluster;
+pub mod counts;
 pub mod instance;
 pub mod map;
 pub mod migrate;
+mod order;
 pub mod session;
 
 pub use godwit_engine::{Duration, Instant, seq, stack, tcp, time};

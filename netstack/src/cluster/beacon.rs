@@ -25,6 +25,7 @@ use zeroize::Zeroize;
 use super::keys::Key;
 use super::{BootId, MemberId};
 use crate::map::Map;
+use crate::order::in_order;
 
 const MAGIC: &[u8; 4] = b"GWB1";
 const BOOT: usize = 16;
@@ -66,16 +67,12 @@ pub fn service_digest<'a>(
     vips: impl Iterator<Item = IpAddr>,
 ) -> [u8; 8] {
     let mut hash = Sha256::new_with_prefix(b"godwit services v1");
-    let mut services: Vec<(&str, u16)> = services.collect();
-    services.sort_unstable();
-    for (name, port) in services {
+    for (name, port) in in_order(services) {
         hash.update((name.len() as u32).to_le_bytes());
         hash.update(name);
         hash.update(port.to_le_bytes());
     }
-    let mut vips: Vec<IpAddr> = vips.collect();
-    vips.sort_unstable();
-    for vip in vips {
+    for vip in in_order(vips) {
         match vip {
             IpAddr::V4(v4) => hash.update(v4.octets()),
             IpAddr::V6(v6) => hash.update(v6.octets()),

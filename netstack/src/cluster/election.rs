@@ -17,13 +17,13 @@
 //! heard. Nobody is put out of the role for a better one unless [`Rules::preempt`] says so.
 
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use super::lease::{MAX_TERM, Times, Voter};
 use super::message::{Ballot, Claim, Heartbeat};
 use super::{BootId, MemberId};
 use crate::map::{Map, Set};
+use crate::order::nth_last;
 use crate::time::{Duration, Instant};
 
 /// Claims remembered at most: more than are ever under way.
@@ -589,10 +589,8 @@ impl Election {
     fn holds(&mut self, now: Instant) -> bool {
         self.count_out_silent(now);
         let quorum = self.quorum();
-        let mut sent: Vec<Instant> = self.grants.values().copied().collect();
-        sent.sort_unstable_by_key(|sent| Reverse(*sent));
-        let weakest = sent.get(quorum - 1);
-        self.held_until = weakest.map_or(Instant::ZERO, |sent| *sent + self.rules.times.held());
+        let weakest = nth_last(self.grants.values().copied(), quorum);
+        self.held_until = weakest.map_or(Instant::ZERO, |sent| sent + self.rules.times.held());
         now < self.held_until
     }
 

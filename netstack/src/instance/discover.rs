@@ -25,6 +25,7 @@ use crate::cluster::members::{Found, Member};
 use crate::cluster::message::{MAX_ROSTER, Message, Roster};
 use crate::cluster::{BEACON_PORT, BootId, MemberId};
 use crate::map::Map;
+use crate::order::nth_last;
 use crate::session::SessionId;
 use crate::stack::Scope;
 use crate::time::{Duration, Instant};
@@ -494,10 +495,8 @@ impl Instance {
         let voters = self.members.voters().map(|member| member.id);
         let voters: Vec<MemberId> = voters.collect();
         let granted = |id: &MemberId| self.discovery.granted.get(id).copied();
-        let mut granted: Vec<Instant> = voters.iter().filter_map(granted).collect();
-        granted.sort_unstable_by(|a, b| b.cmp(a));
-        let weakest = granted.get(quorum(voters.len()).checked_sub(1)?)?;
-        Some(*weakest + LEAVE)
+        let granted = voters.iter().filter_map(granted);
+        Some(nth_last(granted, quorum(voters.len()))? + LEAVE)
     }
 
     /// Whether sessions may be owned here.

@@ -2,7 +2,6 @@
 //! pass on what still arrives, until the ingress has confirmed where everything went ([`Departed`]),
 //! nothing arrives any more, and nobody waits for an answer of ours (`part.rs`).
 
-use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 
 use super::depart::Departed;
@@ -10,6 +9,7 @@ use super::{DrainOptions, DrainStatus, DrainThen, Event, Instance, MoveError};
 use crate::cluster::members::Wanted;
 use crate::cluster::message::Message;
 use crate::cluster::{BootId, MemberId};
+use crate::counts::Counts;
 use crate::map::{Map, Set};
 use crate::migrate::transfer::Phase;
 use crate::session::{Session, SessionId};
@@ -79,7 +79,7 @@ pub(super) struct Leave {
     since: Instant,
     options: DrainOptions,
     /// What had not been done when the deadline came, by its reason.
-    overrun: Option<Rc<BTreeMap<&'static str, usize>>>,
+    overrun: Option<Rc<Counts>>,
     /// Why sessions have not moved yet.
     stuck: Map<SessionId, &'static str>,
     tick: Instant,
@@ -184,7 +184,7 @@ impl Instance {
             return None;
         };
         // Not by looking at every session: whoever watches asks often.
-        let mut left = BTreeMap::new();
+        let mut left = Counts::new();
         let waits = |id: &SessionId| {
             let session = self.sessions.get(id);
             session.is_some_and(|session| session.lull.is_none() && self.is_missed(session))
@@ -204,11 +204,11 @@ impl Instance {
             false => self.movable_count(),
         };
         for reason in stuck.chain(lulled).chain(moving) {
-            *left.entry(reason).or_default() += 1;
+            left.add(reason);
             others = others.saturating_sub(1);
         }
         if others > 0 {
-            *left.entry("its turn has not come").or_default() += others;
+            left.add_many("its turn has not come", others as u64);
         }
         Some(DrainStatus {
             since: leave.since,
@@ -259,10 +259,10 @@ impl Instance {
                 (0, opening) => ("connections are being opened", opening),
                 (count, _) => ("the ingress has not confirmed where they are", count),
             };
-            *open.entry(reason).or_default() += count;
+            open.add_many(reason, count as u64);
         }
         self.counters.add("drains_overdue");
-        for (reason, count) in &open {
+        for (reason, count) in open.iter() {
             log::warn!(target: "cluster", "not drained in time: {count} sessions: {reason}");
         }
         let Drain::Leaving(leave) = &mut self.drain else {

@@ -45,7 +45,7 @@ mod steer;
 mod tests;
 mod types;
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -59,6 +59,7 @@ use crate::cluster::message::{Flow, Ownership, Tally};
 use crate::cluster::rng::Rng;
 use crate::cluster::steering::Steering;
 use crate::cluster::{BEACON_PORT, BootId, CHANNEL_PORT, MemberId};
+use crate::counts::Counts;
 use crate::map::{Map, Set};
 use crate::migrate::transfer::Epochs;
 use crate::session::{Session, SessionId};
@@ -95,21 +96,6 @@ enum Use {
 struct Service {
     spec: ServiceSpec,
     listener: ListenerId,
-}
-
-/// Counts by name.
-#[derive(Debug, Default)]
-struct Counters(BTreeMap<&'static str, u64>);
-
-impl Counters {
-    fn add(&mut self, name: &'static str) {
-        self.add_many(name, 1);
-    }
-
-    fn add_many(&mut self, name: &'static str, more: u64) {
-        let count = self.0.entry(name).or_default();
-        *count = count.saturating_add(more);
-    }
 }
 
 /// One running image.
@@ -192,13 +178,12 @@ pub struct Instance {
     policy_after: Option<SessionId>,
 
     events: VecDeque<Event>,
-    woken: BTreeSet<SessionId>,
     /// What the ingress is to be told: flows that are ours, and flows that have ended.
     claims: Vec<Ownership>,
     releases: Vec<(Flow, SessionId)>,
     /// Flows of ours that are opened anew before the ingress has been told that they ended.
     openings: Vec<Ownership>,
-    counters: Counters,
+    counters: Counts,
     /// What was said to the peers and heard from them.
     tally: Tally,
 }
@@ -301,11 +286,10 @@ impl Instance {
             policy_at: now,
             policy_after: None,
             events: VecDeque::new(),
-            woken: BTreeSet::new(),
             claims: Vec::new(),
             releases: Vec::new(),
             openings: Vec::new(),
-            counters: Counters::default(),
+            counters: Counts::new(),
             tally: Tally::default(),
         }
     }
@@ -402,17 +386,16 @@ impl Instance {
     pub fn poll_event(&mut self) -> Option<Event> {
         loop {
             let event = self.events.pop_front()?;
-            let about = match event {
-                Event::SessionWoken(session) => {
-                    self.woken.remove(&session);
-                    Some(session)
+            // A session may be gone again before anyone heard of it.
+            match event {
+                Event::SessionWoken(id) => match self.sessions.get_mut(&id) {
+                    Some(session) => session.woken = false,
+                    None => continue,
+                },
+                Event::SessionStarted { session, .. } if !self.sessions.contains_key(&session) => {
+                    continue;
                 }
-                Event::SessionStarted { session, .. } => Some(session),
-                Event::SessionStopped(_) | Event::Drained | Event::DrainCancelled => None,
-            };
-            // Gone again before anyone heard of it.
-            if about.is_some_and(|session| !self.sessions.contains_key(&session)) {
-                continue;
+                _ => {}
             }
             return Some(event);
         }

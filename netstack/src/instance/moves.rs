@@ -133,6 +133,7 @@ impl Instance {
         let ahead = self.sent_ahead.remove(&id).unwrap_or_default();
         session.wanted = None;
         session.in_line = false;
+        session.woken = false; // of one that is not here no event is told
         session.fence = None;
         let lull = session.lull.take();
         let frozen_at = self.measure(now);
@@ -788,6 +789,7 @@ impl Instance {
             unaided: false,
             fetched: None,
             fetches: 0,
+            woken: false,
         };
         session.settle_in(now);
         self.epochs.own(id, attempt.epoch);

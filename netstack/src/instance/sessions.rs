@@ -1,6 +1,7 @@
 //! A session's side of an instance, and what TCP reports about sessions' connections.
 
 use alloc::vec::Vec;
+use core::mem;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
@@ -274,15 +275,16 @@ impl Instance {
             // Before the service can fill again what has just run empty.
             self.look_at_lull(now, id);
             self.wake_session(id);
-        } else if session.finished.is_none() && self.woken.insert(id) {
+        } else if session.finished.is_none() && !mem::replace(&mut session.woken, true) {
             self.events.push_back(Event::SessionWoken(id));
         }
     }
 
     /// Something changed that the session's task may wait for.
     pub(super) fn wake_session(&mut self, id: SessionId) {
-        let serving = |session: &Session| session.finished.is_none();
-        if self.sessions.get(&id).is_some_and(serving) && self.woken.insert(id) {
+        let session = self.sessions.get_mut(&id);
+        let serving = session.filter(|session| session.finished.is_none());
+        if serving.is_some_and(|session| !mem::replace(&mut session.woken, true)) {
             self.events.push_back(Event::SessionWoken(id));
         }
     }
@@ -377,6 +379,6 @@ impl Instance {
 
     /// Sessions that a drain has reset because they had not moved in time.
     pub fn sessions_forced(&self) -> u64 {
-        self.counters.0.get("drain_forced").copied().unwrap_or(0)
+        self.counters.get("drain_forced")
     }
 }

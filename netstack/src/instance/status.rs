@@ -134,7 +134,7 @@ impl Instance {
     /// Every counter of every room, by name.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all = self.stack.counters();
-        all.extend(self.counters.0.iter().map(|(name, count)| (*name, *count)));
+        all.extend(self.counters.iter());
         all
     }
 }

@@ -1,6 +1,5 @@
 //! What an instance is told and what it tells.
 
-use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,6 +11,7 @@ pub use crate::cluster::balance::{PolicyConfig, Trigger};
 pub use crate::cluster::election::{Prefer, VoterStatus};
 pub use crate::cluster::keys::{KeyError, KeyId};
 pub use crate::cluster::lease::Times;
+use crate::counts::Counts;
 use crate::session::{SessionId, States};
 use crate::stack::{Scope, StackConfig};
 use crate::tcp::Info;
@@ -231,9 +231,9 @@ pub struct DrainStatus {
     /// Connections that are being opened here.
     pub opening: usize,
     /// Sessions that have not moved, by what keeps them.
-    pub left: Rc<BTreeMap<&'static str, usize>>,
+    pub left: Rc<Counts>,
     /// What had not been done when the deadline passed, if it has.
-    pub overrun: Option<Rc<BTreeMap<&'static str, usize>>>,
+    pub overrun: Option<Rc<Counts>>,
 }
 
 /// Why a move or drain could not start.

@@ -115,6 +115,8 @@ pub struct Session {
     pub fetched: Option<(MemberId, ContentId)>,
     /// How many there were.
     pub fetches: u8,
+    /// Its task is to be woken: the event waits to be polled.
+    pub woken: bool,
 }
 
 impl Session {
@@ -137,6 +139,7 @@ impl Session {
             unaided: false,
             fetched: None,
             fetches: 0,
+            woken: false,
         }
     }
 

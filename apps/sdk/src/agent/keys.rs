@@ -9,7 +9,7 @@ use godwit_netstack::cluster::keys::{Key, KeyError, KeyId};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Answer;
+use super::{Answer, parse};
 use crate::config::cluster_key;
 
 /// What `POST /key` takes: one of the three.
@@ -34,7 +34,7 @@ pub(super) fn list(instance: &Instance) -> String {
 
 /// Do as the body says.
 pub(super) fn order(instance: &mut Instance, now: Instant, body: &[u8]) -> Answer {
-    let Ok(order) = serde_json::from_slice::<Order>(body) else {
+    let Some(order) = parse::<Order>(body) else {
         let expected = "expected {\"add\": KEY}, {\"activate\": ID} or {\"remove\": ID}";
         return Answer::error(400, expected);
     };

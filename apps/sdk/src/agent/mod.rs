@@ -35,6 +35,7 @@ use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{DrainOptions, MoveError};
 use godwit_netstack::session::SessionId;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Secret, drain_then};
@@ -330,7 +331,7 @@ impl Agent {
         if body.is_empty() {
             return Some(options);
         }
-        let order = serde_json::from_slice::<DrainOrder>(body).ok()?;
+        let order = parse::<DrainOrder>(body)?;
         if let Some(millis) = order.deadline_ms {
             options.deadline = Duration::from_millis(u64::from(millis));
         }
@@ -341,7 +342,7 @@ impl Agent {
     }
 
     fn start_moves(&self, body: &[u8]) -> Answer {
-        let Ok(order) = serde_json::from_slice::<MoveOrder>(body) else {
+        let Some(order) = parse::<MoveOrder>(body) else {
             return Answer::error(400, "expected {\"session\": ID or \"all\", \"to\": MEMBER}");
         };
         let session = match order.session.as_str() {
@@ -381,6 +382,13 @@ fn draining(sessions: usize, member_up: bool) -> serde_json::Value {
         answer["note"] = format!("no member is up: {what}").into();
     }
     answer
+}
+
+/// What the JSON of a body says; `None` if that is not what is expected.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    let mut unescaped = [0; 256];
+    let (order, _) = serde_json_core::from_slice_escaped(body, &mut unescaped).ok()?;
+    Some(order)
 }
 
 /// What `POST /drain` takes.

@@ -1,6 +1,5 @@
 //! What the node agent tells.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -8,6 +7,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use godwit_netstack::Duration;
+use godwit_netstack::counts::Counts;
 use godwit_netstack::instance::{
     ConnectionStatus, DrainStatus, MemberStatus, MoveReport, RoleStatus, SessionStatus,
 };
@@ -56,20 +56,16 @@ struct Drain {
     unconfirmed: usize,
     /// Sessions that have not moved, by what keeps them.
     #[serde(serialize_with = "counts")]
-    left: Option<Rc<BTreeMap<&'static str, usize>>>,
+    left: Option<Rc<Counts>>,
     /// What had not been done at the deadline, by its reason.
     #[serde(serialize_with = "counts")]
-    overrun: Option<Rc<BTreeMap<&'static str, usize>>>,
+    overrun: Option<Rc<Counts>>,
     /// Sessions that were reset then.
     forced: u64,
 }
 
-fn counts<S: serde::Serializer>(
-    counts: &Option<Rc<BTreeMap<&'static str, usize>>>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    let none = BTreeMap::new();
-    counts.as_deref().unwrap_or(&none).serialize(to)
+fn counts<S: serde::Serializer>(counts: &Option<Rc<Counts>>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(counts.iter().flat_map(|counts| counts.iter()))
 }
 
 impl Drain {
@@ -363,8 +359,9 @@ pub(super) fn metrics(shared: &Shared, service: &str) -> String {
     let lease = role.lease.unwrap_or_default();
     let _ = writeln!(
         text,
-        "# TYPE godwit_ingress_lease_seconds gauge\ngodwit_ingress_lease_seconds {:.3}",
-        lease.as_secs_f64()
+        "# TYPE godwit_ingress_lease_seconds gauge\ngodwit_ingress_lease_seconds {}.{:03}",
+        lease.as_secs(),
+        lease.subsec_millis()
     );
     let id = instance.id().0;
     let _ = writeln!(

@@ -366,7 +366,7 @@ fn what_is_kept_has_a_bound() {
         now += Duration::from_millis(700);
     }
     assert!(
-        node.counters.0["contents_fetched"] > 50,
+        node.counters.get("contents_fetched") > 50,
         "old ones gave way"
     );
 }
