@@ -18,6 +18,8 @@ use crate::time::{Duration, Instant};
 pub const QUIET: Duration = Duration::from_secs(3);
 /// Ended flows remembered at most.
 pub const MAX_ENDED: usize = 4096;
+/// Sessions whose flow another one has taken over since, remembered at most.
+pub const MAX_REPLACED: usize = 4096;
 /// Flows the table holds at most.
 pub const MAX_FLOWS: usize = 1 << 20;
 /// Flows among them that were steered to a member and that nobody has claimed yet; beyond this the
@@ -53,6 +55,9 @@ pub struct Steering {
     unclaimed: VecDeque<(Instant, Flow)>,
     ended: Map<Flow, Instant>,
     ended_order: VecDeque<(Instant, Flow)>,
+    /// Sessions that had a flow before the one that has it now.
+    replaced: Set<SessionId>,
+    replaced_order: VecDeque<SessionId>,
 }
 
 #[derive(Debug)]
@@ -98,9 +103,13 @@ impl Steering {
 
     /// Whether `owner`'s claim is newer than what the table says: of one session the higher epoch
     /// counts; of two sessions the one that speaks now, since a flow is used by one after the
-    /// other. That a connection is being opened (epoch 0) is no news where there is a session: it
-    /// may have been opened since.
+    /// other. One that made way for another has ended, so what is still said of it comes late, unless
+    /// it is the answer to a question. That a connection is being opened (epoch 0) is no news where
+    /// there is a session: it may have been opened since.
     pub fn is_news(&self, flow: &Flow, session: SessionId, epoch: u64) -> bool {
+        if self.replaced.contains(&session) && !self.is_asking(flow) {
+            return false;
+        }
         match self.get(flow).and_then(|entry| entry.claim) {
             Some((known, at)) if known == session => epoch >= at,
             Some(_) if epoch == 0 => false,
@@ -116,8 +125,30 @@ impl Steering {
         if entry.claim.is_none() {
             self.unclaimed.push_back((now, flow));
         }
-        self.table.insert(flow, (entry, now));
+        let before = self.table.insert(flow, (entry, now));
+        if let (Some((session, _)), Some((Entry { claim, .. }, _))) = (entry.claim, before) {
+            self.goes_on(&session);
+            if let Some((before, _)) = claim.filter(|(before, _)| *before != session) {
+                self.note_replaced(before);
+            }
+        }
         true
+    }
+
+    /// A session is known to live, whatever took its flow.
+    pub fn goes_on(&mut self, session: &SessionId) {
+        self.replaced.remove(session);
+    }
+
+    fn note_replaced(&mut self, session: SessionId) {
+        if self.replaced_order.len() >= MAX_REPLACED
+            && let Some(oldest) = self.replaced_order.pop_front()
+        {
+            self.replaced.remove(&oldest);
+        }
+        if self.replaced.insert(session) {
+            self.replaced_order.push_back(session);
+        }
     }
 
     /// Forget flows that were steered long ago, or so many others after them, and that nobody has
@@ -313,6 +344,49 @@ mod tests {
             ..SESSION
         };
         assert!(steering.is_news(&flow(), other, 1), "the flow is used anew");
+    }
+
+    #[test]
+    fn a_late_claim_of_a_session_that_made_way_changes_nothing() {
+        let mut steering = Steering::default();
+        let session = |number| SessionId { number, ..SESSION };
+        let entry = |number| Entry {
+            owner: MemberId(2),
+            claim: Some((session(number), 2)),
+        };
+        steering.set(Instant::ZERO, flow(), entry(1));
+        steering.set(Instant::ZERO, flow(), entry(2));
+        // The one that has it now has gone away and come back since.
+        steering.remove(&flow());
+        for _ in 0..2 {
+            assert!(!steering.is_news(&flow(), session(1), 9));
+            assert!(steering.is_news(&flow(), session(2), 3));
+            steering.set(Instant::ZERO, flow(), entry(2));
+        }
+        // An answer counts, and who is known to live is heard again.
+        let members = Set::from([MemberId(2)]);
+        assert!(steering.ask(Instant::ZERO, flow(), None, members));
+        assert!(steering.is_news(&flow(), session(1), 9));
+        steering.close(&flow());
+        assert!(!steering.is_news(&flow(), session(1), 9));
+        steering.goes_on(&session(1));
+        assert!(steering.is_news(&flow(), session(1), 9));
+    }
+
+    #[test]
+    fn sessions_that_made_way_are_remembered_in_bounds() {
+        let mut steering = Steering::default();
+        for number in 0..2 * MAX_REPLACED as u64 {
+            let session = SessionId { number, ..SESSION };
+            let claim = Some((session, 1));
+            let owner = MemberId(2);
+            steering.set(Instant::ZERO, flow(), Entry { owner, claim });
+            if number % 3 == 0 {
+                steering.goes_on(&session);
+            }
+        }
+        assert!(steering.replaced.len() <= MAX_REPLACED);
+        assert!(steering.replaced_order.len() <= MAX_REPLACED);
     }
 
     #[test]

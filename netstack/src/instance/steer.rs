@@ -190,6 +190,7 @@ impl Instance {
     pub(super) fn leave_tombstone(&mut self, now: Instant, flow: FlowKey, owner: Ownership) {
         self.frozen.remove(&flow.into());
         self.steering.remove(&flow.into());
+        self.steering.goes_on(&owner.session);
         self.steer_to(now, owner);
     }
 
