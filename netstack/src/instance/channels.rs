@@ -443,7 +443,7 @@ impl Instance {
 
     /// The link is over, or shall be; if it was the member's, the member is down.
     pub(super) fn drop_link(&mut self, now: Instant, conn: ConnId) {
-        self.uses.remove(&conn);
+        self.uses.remove(conn);
         self.stack
             .update(now, conn, |connection| connection.abort(now));
         let Some(link) = self.links.remove(&conn) else {

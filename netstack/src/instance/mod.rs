@@ -44,6 +44,7 @@ mod steer;
 #[cfg(test)]
 mod tests;
 mod types;
+mod uses;
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -79,18 +80,10 @@ use pace::Pace;
 pub use policy::{PolicyStatus, TriggerStatus};
 use role::Probing;
 pub use types::*;
+use uses::{Use, Uses};
 
 /// Time between two looks at what may have become useless.
 const SWEEP: Duration = Duration::from_secs(5);
-
-/// What a connection of the stack is used for.
-#[derive(Clone, Copy, Debug)]
-enum Use {
-    /// The numbered connection of a session.
-    Session(SessionId, u16),
-    /// A channel to a peer.
-    Channel,
-}
 
 #[derive(Debug)]
 struct Service {
@@ -114,7 +107,7 @@ pub struct Instance {
 
     services: Vec<Service>,
     sessions: BTreeMap<SessionId, Session>,
-    uses: BTreeMap<ConnId, Use>,
+    uses: Uses,
     opened: u64,
     /// Sessions of services that never leave.
     residents: usize,
@@ -244,7 +237,7 @@ impl Instance {
             stack,
             services: Vec::new(),
             sessions: BTreeMap::new(),
-            uses: BTreeMap::new(),
+            uses: Uses::default(),
             opened: 0,
             residents: 0,
             moving: Map::new(),
@@ -433,15 +426,14 @@ impl Instance {
                     self.open_session(now, listener, conn);
                 }
             }
-            StackEvent::Updated(conn) => match self.uses.get(&conn) {
+            StackEvent::Updated(conn) => match self.uses.get(conn) {
                 Some(Use::Session(session, number)) => {
-                    let (session, number) = (*session, *number);
                     self.connection_updated(now, session, number, conn);
                 }
                 Some(Use::Channel) => self.read_channel(now, conn),
                 None => {}
             },
-            StackEvent::Gone { conn, .. } => match self.uses.remove(&conn) {
+            StackEvent::Gone { conn, .. } => match self.uses.remove(conn) {
                 Some(Use::Session(session, number)) => self.connection_gone(now, session, number),
                 Some(Use::Channel) => self.drop_link(now, conn),
                 None => {}

@@ -142,7 +142,7 @@ impl Instance {
             let Some(conn) = connection.conn.take() else {
                 continue;
             };
-            self.uses.remove(&conn);
+            self.uses.remove(conn);
             connection.pending.rollback();
             if let Some((tcp, next_hop)) = self.stack.detach(now, conn, Route::Capture) {
                 self.frozen.insert(connection.flow.into(), id);

@@ -317,7 +317,7 @@ impl Instance {
         }
         self.sent_ahead.remove(&id);
         for conn in session.connections.iter().filter_map(|c| c.conn) {
-            self.uses.remove(&conn);
+            self.uses.remove(conn);
             self.stack
                 .update(now, conn, |connection| connection.abort(now));
         }

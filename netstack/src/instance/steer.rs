@@ -38,10 +38,10 @@ impl Instance {
     #[inline(never)]
     pub(super) fn owner_here(&self, flow: &FlowKey) -> Option<(SessionId, u64)> {
         if let Some(Route::Local(conn)) = self.stack.route(flow) {
-            let Some(super::Use::Session(id, _)) = self.uses.get(&conn) else {
+            let Some(super::uses::Use::Session(id, _)) = self.uses.get(conn) else {
                 return None;
             };
-            return self.sessions.get(id).map(|session| (*id, session.epoch));
+            return self.sessions.get(&id).map(|session| (id, session.epoch));
         }
         let id = self.frozen.get(&Flow::from(*flow))?;
         let moving = self.moving.get(id)?;

@@ -22,7 +22,7 @@ impl Rcv {
             tuned_at: _,   // dropped because it only measures one round trip
             tuned_from: _, // dropped because it only measures one round trip
             queue,         // carried: octets beside the header
-            mut blocks,    // carried: octets beside the header
+            blocks,        // carried: octets beside the header
             block_clock,   // carried as the blocks' order
             fin,           // carried
             last_ack,      // carried
@@ -55,10 +55,14 @@ impl Rcv {
             lost,
         };
         queues.unread = queue.into_chunks();
-        blocks.sort_unstable_by_key(|block| {
-            core::cmp::Reverse(block_clock.wrapping_sub(block.stamp))
-        });
+        // The oldest first.
+        let age = |block: &Block| block_clock.wrapping_sub(block.stamp);
+        let mut in_order: Vec<Block> = Vec::with_capacity(blocks.len());
         for block in blocks {
+            let older = |other: &Block| age(other) > age(&block);
+            in_order.insert(in_order.partition_point(older), block);
+        }
+        for block in in_order {
             let Block {
                 start,
                 end: _,   // rebuilt from the octets
