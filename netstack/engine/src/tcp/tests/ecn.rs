@@ -207,3 +207,42 @@ fn echo_and_answer_go_on_after_a_move() {
     assert!(!pair.end(SERVER).ecn.echo, "CWR came from the next owner");
     assert_eq!(pair.end(CLIENT).info().counters.ecn_reductions, 1);
 }
+
+/// RFC 3168 section 6.1.3: the mark is news, whatever the segment says of earlier ones.
+#[test]
+fn a_mark_on_the_segment_that_ends_an_echo_begins_the_next() {
+    let mut pair = pair(EcnMode::Request, EcnMode::Accept);
+    for (from, ecn, echoes) in [
+        (0, Ecn::Congestion, true),
+        (10, Ecn::Congestion, true),
+        (20, Ecn::Capable0, false),
+    ] {
+        let mut segment = pair.forged(SERVER);
+        segment.seq = segment.seq.add(from);
+        segment.flags |= Flags::CWR;
+        segment.ecn = ecn;
+        segment.payload = pattern(from.into(), 10);
+        pair.inject(SERVER, segment);
+        assert_eq!(pair.end(SERVER).ecn.echo, echoes, "{from}");
+    }
+}
+
+/// RFC 3168 section 6.1.2.
+#[test]
+fn while_congestion_is_echoed_the_window_does_not_grow() {
+    let mut pair = pair(EcnMode::Request, EcnMode::Accept);
+    pair.filter = Some(Box::new(|_| true));
+    pair.send(CLIENT, 0, 200_000);
+    pair.flush();
+    let (una, nxt) = (pair.end(CLIENT).snd.una, pair.end(CLIENT).snd.nxt);
+    let mut reduced = None;
+    for n in 1..=10u32 {
+        let mut echo = pair.forged(CLIENT);
+        echo.flags |= Flags::ECE;
+        echo.window = 60_000;
+        echo.ack = una.add(n * nxt.distance_from(una) / 10);
+        pair.inject(CLIENT, echo);
+        let cwnd = pair.end(CLIENT).info().cwnd;
+        assert_eq!(*reduced.get_or_insert(cwnd), cwnd);
+    }
+}

@@ -240,8 +240,18 @@ fn a_repeated_fin_is_acknowledged_again_in_time_wait() {
     }));
     pair.run_for(Duration::from_millis(25));
     assert_eq!(states(&pair), (State::TimeWait, State::LastAck));
+    let mut fin = pair.forged(CLIENT);
     pair.run_for(Duration::from_secs(2));
     assert_eq!(states(&pair), (State::TimeWait, State::Closed));
+    // It begins anew with every FIN (RFC 9293 section 3.10.7.4, step 8).
+    pair.run_for(Duration::from_secs(40));
+    fin.flags |= Flags::FIN;
+    fin.seq = pair.end(CLIENT).rcv.nxt.sub(1);
+    pair.inject(CLIENT, fin);
+    pair.run_for(Duration::from_secs(50));
+    assert_eq!(pair.state(CLIENT), State::TimeWait);
+    pair.run_for(Duration::from_secs(11));
+    assert_eq!(pair.state(CLIENT), State::Closed);
 }
 
 #[test]
@@ -328,7 +338,13 @@ fn time_wait_gives_way_to_a_newer_syn_only() {
         timestamps.value = client.timestamps.unwrap().recent.wrapping_sub(1);
     }
     assert!(!client.may_be_reused_by(&older));
-    // Without timestamps numbers alone tell.
+    // Where both have the same timestamp (RFC 6191 section 2), and without any, numbers alone tell.
+    for (syn, may) in [(&mut newer, true), (&mut older, false)] {
+        if let Some(timestamps) = &mut syn.options.timestamps {
+            timestamps.value = client.timestamps.unwrap().recent;
+        }
+        assert_eq!(client.may_be_reused_by(syn), may);
+    }
     for (syn, may) in [(&mut newer, true), (&mut older, false)] {
         syn.options.timestamps = None;
         assert_eq!(client.may_be_reused_by(syn), may);
@@ -388,9 +404,41 @@ fn a_silent_peer_is_found_out_by_keepalive() {
     pair.end(SERVER).set_options(now, options);
     pair.run_for(Duration::from_secs(100));
     assert_eq!(pair.state(SERVER), State::Established, "the peer answers");
+    // Whoever is heard of is not asked (RFC 9293 section 3.8.4).
+    let before = pair.log.len();
+    for n in 0..10 {
+        pair.send(CLIENT, n, 1);
+        pair.run_for(Duration::from_secs(6));
+    }
+    let asked = pair.sent(SERVER, before);
+    let last = pair.end(CLIENT).rcv.nxt;
+    assert!(asked.iter().all(|segment| segment.seq == last), "a probe");
     pair.filter = Some(Box::new(|_| true));
     pair.run_for(Duration::from_secs(30));
     assert_eq!(pair.end(SERVER).error(), Some(ConnectionError::TimedOut));
+}
+
+/// RFC 1122 section 4.2.3.6: a peer may put an octet into its probe that means nothing, as some stacks expect.
+#[test]
+fn a_keepalive_probe_with_and_without_an_octet_is_answered_and_changes_nothing() {
+    for octets in [0, 1] {
+        let mut pair = Pair::open();
+        pair.send(CLIENT, 0, 100);
+        pair.run_for(Duration::from_secs(1));
+        let mut probe = pair.forged(SERVER);
+        probe.seq = probe.seq.sub(1);
+        probe.payload = Bytes::from(vec![0xa5; octets]);
+        for _ in 0..3 {
+            let before = pair.log.len();
+            pair.inject(SERVER, probe.clone());
+            let answers = pair.sent(SERVER, before);
+            assert_eq!(answers.len(), 1, "{octets} octets");
+            assert!(answers[0].is_empty());
+            assert_eq!(answers[0].ack, probe.seq.add(1));
+        }
+        pair.check_received(SERVER, 100);
+        assert_eq!(pair.end(SERVER).receive_available(), 0);
+    }
 }
 
 /// RFC 9293 section 3.5, figure 8: two SYNs cross, and then two SYN-ACKs, which repeat a SYN that is known

@@ -209,3 +209,25 @@ fn a_segment_that_tells_the_user_timeout_is_no_longer_than_others_and_goes_alone
     assert_eq!(second.options.user_timeout, None, "told once");
     assert_eq!(second.payload_len() % mss, 0);
 }
+
+/// RFC 9293 section 3.8.6.1 (MUST-37): a peer that answers probes is not given up, though one of them is lost and
+/// octets got on long before.
+#[test]
+fn at_a_closed_window_the_user_timeout_counts_from_when_the_peer_was_heard() {
+    let mut pair = Pair::open();
+    set(&mut pair, CLIENT, with_timeout(secs(200)));
+    pair.ends[SERVER].reading = false;
+    pair.send(CLIENT, 0, 600_000);
+    pair.run_for(secs(600));
+    assert!(pair.now.since(pair.end(CLIENT).progress_at) > secs(500));
+    // Two probes, a minute apart, are lost.
+    let heard = pair.end(CLIENT).heard_at;
+    pair.filter = Some(Box::new(|_| true));
+    pair.run_until(secs(400), |pair| pair.end(CLIENT).attempts == 2);
+    assert!(pair.now.since(heard) < secs(200));
+    pair.run_for(Duration::from_millis(100));
+    assert_eq!(pair.state(CLIENT), State::Established);
+    pair.filter = None;
+    pair.run_for(secs(600));
+    assert_eq!(pair.state(CLIENT), State::Established);
+}

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 
 use super::super::testing::*;
 use super::super::*;
+use crate::seq::SeqNumber;
 use crate::time::Duration;
 
 fn with_buffer(receive_buffer: u32) -> Pair {
@@ -183,4 +184,75 @@ fn the_window_is_not_reduced_while_the_application_is_what_limits() {
     }
     let after = pair.end(CLIENT).info().cwnd;
     assert_eq!(before, after, "an unused window must not grow");
+}
+
+/// RFC 9293 section 3.8.6.2.1: half of the largest window seen is worth a segment, or a peer with a small buffer would be
+/// served by the override's timer only.
+#[test]
+fn half_of_the_largest_window_is_used_at_once() {
+    let mut pair = Pair::open();
+    let now = pair.now;
+    let client = pair.end(CLIENT);
+    client.snd.window = 500;
+    client.snd.max_window = 1000;
+    client.send(now, pattern(0, 5_000)).unwrap();
+    let sent = client.poll_transmit(now, 0).unwrap();
+    assert_eq!(sent.payload_len(), 500);
+    let mut pair = Pair::open();
+    let client = pair.end(CLIENT);
+    client.snd.window = 499;
+    client.snd.max_window = 1000;
+    client.send(now, pattern(0, 5_000)).unwrap();
+    assert!(client.poll_transmit(now, 0).is_none());
+}
+
+/// What the client's peer says of its window, instead of what it would have said, in answer to everything.
+fn answers(pair: &mut Pair, window: u16, ack: SeqNumber, sack: &[(u32, u32)]) {
+    let mut answer = pair.forged(CLIENT);
+    answer.window = window;
+    answer.ack = ack;
+    for (start, end) in sack {
+        answer.options.sack.push(SackRange {
+            start: ack.add(*start),
+            end: ack.add(*end),
+        });
+    }
+    pair.inject(CLIENT, answer);
+}
+
+/// RFC 9293 section 3.8.6 (SHLD-16).
+#[test]
+fn what_is_lost_beyond_a_window_that_was_taken_back_waits_for_it() {
+    let mut pair = Pair::open();
+    pair.filter = Some(Box::new(|_| true));
+    let una = pair.end(CLIENT).snd.una;
+    pair.send(CLIENT, 0, 10 * 1448);
+    pair.flush();
+    pair.now = pair.now + Duration::from_millis(20);
+    let before = pair.log.len();
+    let small = (1448u32 >> pair.end(CLIENT).snd.scale) as u16;
+    for held in 4..=9 {
+        answers(&mut pair, small, una, &[(3 * 1448, held * 1448)]);
+    }
+    let again = pair.sent(CLIENT, before);
+    assert!(pair.end(CLIENT).info().lost > 2 * 1448);
+    assert!(!again.is_empty());
+    let edge = pair.end(CLIENT).snd.right_edge();
+    assert!(again.iter().all(|segment| segment.seq.before(edge)));
+}
+
+/// RFC 9293 section 3.8.6.1 (MUST-37): also where the window was closed on octets in flight.
+#[test]
+fn a_peer_that_closed_its_window_on_octets_in_flight_is_asked_for_as_long_as_it_answers() {
+    let mut pair = Pair::open();
+    let una = pair.end(CLIENT).snd.una;
+    pair.filter = Some(Box::new(|_| true));
+    pair.send(CLIENT, 0, 3_000);
+    for _ in 0..60 {
+        pair.run_for(Duration::from_secs(60));
+        answers(&mut pair, 0, una, &[]);
+    }
+    assert_eq!(pair.state(CLIENT), State::Established);
+    pair.run_for(Duration::from_secs(3600));
+    assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::TimedOut));
 }
