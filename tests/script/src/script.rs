@@ -169,6 +169,8 @@ pub(crate) enum Flaw {
     Offset(u8),
     /// Nothing, but a Fragment header that says it is the whole packet (IPv6).
     Atomic,
+    /// Nothing, but options and a route with so many places left lie before the TCP header (IPv6).
+    Routed(u8),
     /// The source address.
     From(Martian),
     /// The destination address.

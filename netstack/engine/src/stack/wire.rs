@@ -386,7 +386,7 @@ mod tests {
         // Hop-by-hop options, destination options of 16 octets, and a route that was travelled.
         let mut chain = vec![60, 0, 1, 4, 0, 0, 0, 0];
         chain.extend_from_slice(&[43, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        chain.extend_from_slice(&[TCP, 0, 4, 0, 0, 0, 0, 0]);
+        chain.extend_from_slice(&[TCP, 0, 253, 0, 0, 0, 0, 0]);
         let frame = with(0, &chain);
         let ip = parse_ip(&frame, ETHERNET, true).unwrap();
         assert_eq!((ip.protocol, ip.atomic), (TCP, false));
