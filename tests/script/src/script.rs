@@ -163,6 +163,8 @@ pub(crate) struct SegmentSpec {
 pub(crate) enum Flaw {
     /// The TCP checksum.
     Checksum,
+    /// The checksum of the IPv4 header.
+    HeaderChecksum,
     /// So many octets at the end of the frame are missing.
     Cut(usize),
     /// The data offset of the TCP header; the checksum is right.

@@ -262,6 +262,11 @@ pub fn put_in_fragment(frame: &mut Vec<u8>) {
     frame.extend(body);
 }
 
+/// Make the checksum of an IPv4 header wrong.
+pub fn damage_header_checksum(frame: &mut [u8]) {
+    frame[ETHERNET + 10] ^= 0x5a;
+}
+
 /// Put hop-by-hop options, destination options and a routing header with `left` places left before the
 /// payload of a frame with an IPv6 packet (RFC 8200 section 4).
 pub fn put_behind_route(frame: &mut Vec<u8>, left: u8) {

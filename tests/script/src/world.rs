@@ -220,6 +220,7 @@ impl World {
         );
         match flaw {
             Some(Flaw::Cut(octets)) => frame.truncate(frame.len().saturating_sub(octets)),
+            Some(Flaw::HeaderChecksum) => wire::damage_header_checksum(&mut frame),
             Some(Flaw::Atomic) => wire::put_in_fragment(&mut frame),
             Some(Flaw::Routed(left)) => wire::put_behind_route(&mut frame, left),
             _ => {}

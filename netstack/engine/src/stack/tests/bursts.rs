@@ -32,7 +32,7 @@ pub(super) fn received(stack: &Stack, conn: ConnId) -> Vec<u8> {
 }
 
 /// Queue `octets` at host 0 in odd pieces, and poll `frames` of what comes of it.
-fn send(net: &mut Net, conn: ConnId, data: &[u8], frames: usize) -> Vec<TxFrame> {
+pub(super) fn send(net: &mut Net, conn: ConnId, data: &[u8], frames: usize) -> Vec<TxFrame> {
     let now = net.now;
     let stack = &mut net.hosts[0];
     for piece in data.chunks(3_001) {
@@ -44,7 +44,7 @@ fn send(net: &mut Net, conn: ConnId, data: &[u8], frames: usize) -> Vec<TxFrame>
         .collect()
 }
 
-fn frames(sent: &[TxFrame]) -> Vec<RxFrame> {
+pub(super) fn frames(sent: &[TxFrame]) -> Vec<RxFrame> {
     sent.iter().map(|f| RxFrame::new(f.to_vec())).collect()
 }
 

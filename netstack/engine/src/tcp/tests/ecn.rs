@@ -67,6 +67,30 @@ fn a_repeated_syn_does_not_ask() {
     assert_eq!(agreed(&mut pair), (false, false));
 }
 
+/// RFC 3168 section 6.1.1: who only reflects what he does not know of does not do ECN.
+#[test]
+fn a_peer_that_reflects_the_flags_has_not_agreed() {
+    for (flags, agreed) in [(Flags::ECE, true), (Flags::ECE | Flags::CWR, false)] {
+        let mut pair = Pair::with(
+            3,
+            config(EcnMode::Request),
+            config(EcnMode::Accept),
+            Link::default(),
+        );
+        pair.connect();
+        pair.flush();
+        let answer = Segment {
+            ack: pair.end(CLIENT).snd.nxt,
+            flags: Flags::SYN | Flags::ACK | flags,
+            window: 1000,
+            ..Segment::default()
+        };
+        pair.inject(CLIENT, answer);
+        assert_eq!(pair.state(CLIENT), State::Established);
+        assert_eq!(pair.end(CLIENT).info().ecn, agreed);
+    }
+}
+
 #[test]
 fn a_mark_is_echoed_until_it_is_answered_and_reduces_once_per_round() {
     let mut pair = pair(EcnMode::Request, EcnMode::Accept);

@@ -389,6 +389,32 @@ fn what_takes_the_place_of_time_wait_begins_beyond_it() {
     assert!(answer(Some(usual.add(1000))).after(usual.add(1000)));
 }
 
+/// RFC 1122 section 4.2.2.13: and so does what is opened from here in its place.
+#[test]
+fn what_is_opened_in_the_place_of_time_wait_begins_beyond_it() {
+    let mut pair = Pair::open();
+    let now = pair.now;
+    let End {
+        config,
+        numbers,
+        connection,
+        ..
+    } = &mut pair.ends[CLIENT];
+    let before = connection.as_mut().unwrap();
+    let open = || Connection::connect(now, config, numbers, before.flow(), 1500);
+    let mut free = open();
+    let mut again = open();
+    let sent = free.snd.iss.add(1 << 20);
+    before.snd.nxt = free.snd.iss.sub(1);
+    free.follow(now, before);
+    assert_eq!(free.snd.iss, again.snd.iss, "it was beyond already");
+    before.snd.nxt = sent;
+    again.follow(now, before);
+    assert!(again.snd.iss.after(sent));
+    let syn = again.poll_transmit(now, 0).unwrap();
+    assert_eq!(syn.seq, again.snd.iss);
+}
+
 #[test]
 fn a_silent_peer_is_found_out_by_keepalive() {
     let mut pair = Pair::open();

@@ -100,6 +100,15 @@ fn the_user_timeout_is_told_and_followed_where_both_want_to() {
             .iter()
             .all(|sent| sent.segment.options.user_timeout.is_none())
     );
+    let hasty = SocketOptions {
+        user_timeout: Some(secs(10)),
+        ..exchange
+    };
+    let mut impatient = Pair::with(2, config(hasty), config(exchange), Link::default());
+    impatient.establish();
+    impatient.run_for(secs(1));
+    let followed = impatient.end(SERVER).user_timeout();
+    assert_eq!(followed, Some(secs(100)), "bounded");
     // What was agreed on later is told with the next segment, and survives a move.
     set(
         &mut pair,
@@ -113,6 +122,30 @@ fn the_user_timeout_is_told_and_followed_where_both_want_to() {
     pair.run_for(secs(1));
     super::moves::move_end(&mut pair, SERVER);
     assert_eq!(pair.end(SERVER).user_timeout(), Some(secs(150)));
+}
+
+/// RFC 9293 section 3.8.4 (MUST-25): what is in flight finds out by itself whether the peer is there.
+#[test]
+fn keepalive_asks_nothing_while_octets_are_in_flight() {
+    let mut pair = Pair::open();
+    pair.run_for(secs(1));
+    let options = SocketOptions {
+        keepalive: Some(Keepalive {
+            idle: secs(1),
+            interval: secs(1),
+            probes: 2,
+        }),
+        ..SocketOptions::default()
+    };
+    set(&mut pair, CLIENT, options);
+    pair.filter = Some(Box::new(|_| true));
+    pair.send(CLIENT, 0, 100);
+    let before = pair.log.len();
+    pair.run_for(secs(20));
+    let sent = pair.sent(CLIENT, before);
+    assert!(sent.len() > 4);
+    assert!(sent.iter().all(|segment| !segment.payload.is_empty()));
+    assert_eq!(pair.state(CLIENT), State::Established);
 }
 
 #[test]
