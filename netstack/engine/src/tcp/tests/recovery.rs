@@ -89,6 +89,31 @@ fn a_probe_that_repaired_a_loss_reduces_the_window_though_other_octets_followed_
     assert!(after.cwnd < before.cwnd, "{} {}", after.cwnd, before.cwnd);
 }
 
+/// RFC 8985 section 7.3: one at a time, and none where the peer does not say what it holds.
+#[test]
+fn there_is_one_probe_at_a_time_and_none_without_sack() {
+    for sack in [true, false] {
+        let config = TcpConfig {
+            sack,
+            ..TcpConfig::default()
+        };
+        let mut pair = Pair::with(1, config.clone(), config, Link::default());
+        pair.establish();
+        pair.send(CLIENT, 0, 50_000);
+        pair.run_for(Duration::from_secs(1));
+        pair.filter = Some(Box::new(|_| true));
+        pair.send(CLIENT, 50_000, 1448);
+        pair.flush();
+        // New octets would ask for another one.
+        pair.run_for(Duration::from_millis(150));
+        pair.send(CLIENT, 51_448, 1448);
+        pair.run_for(Duration::from_secs(5));
+        let info = pair.end(CLIENT).info();
+        assert_eq!(info.counters.probes, u64::from(sack));
+        assert!(info.counters.timeouts > 0);
+    }
+}
+
 #[test]
 fn a_lone_segment_lost_is_repaired_by_a_probe_again_and_again() {
     let mut pair = warm();

@@ -29,6 +29,30 @@ fn the_handshake_agrees_on_options() {
     assert!((255 * 1024..=256 * 1024).contains(&window), "{window}");
 }
 
+/// RFC 7323 section 2.3: a larger shift counts as 14.
+#[test]
+fn a_shift_that_is_too_large_is_taken_for_the_largest() {
+    for (said, taken) in [(14, 14), (15, 14), (255, 14)] {
+        let mut pair = Pair::with(
+            1,
+            TcpConfig::default(),
+            TcpConfig::default(),
+            Link::default(),
+        );
+        pair.connect();
+        pair.flush();
+        let mut answer = Segment {
+            ack: pair.end(CLIENT).snd.nxt,
+            flags: Flags::SYN | Flags::ACK,
+            window: 1000,
+            ..Segment::default()
+        };
+        answer.options.window_scale = Some(said);
+        pair.inject(CLIENT, answer);
+        assert_eq!(pair.end(CLIENT).info().snd_scale, taken);
+    }
+}
+
 #[test]
 fn a_peer_without_options_is_served_without() {
     let plain = TcpConfig {

@@ -256,3 +256,66 @@ fn a_peer_that_closed_its_window_on_octets_in_flight_is_asked_for_as_long_as_it_
     pair.run_for(Duration::from_secs(3600));
     assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::TimedOut));
 }
+
+/// RFC 9293 section 3.10.7.4 (SND.WL1 and SND.WL2): segments that others overtook say what was.
+#[test]
+fn the_window_of_an_older_segment_is_not_taken() {
+    let mut pair = Pair::open();
+    pair.end(SERVER).rcv.quick = 0;
+    let old = pair.forged(SERVER);
+    for (from, window) in [(0, 2_000), (10, 3_000)] {
+        let mut segment = pair.forged(SERVER);
+        segment.seq = segment.seq.add(from);
+        segment.window = window;
+        segment.payload = pattern(from.into(), 10);
+        pair.inject(SERVER, segment);
+    }
+    let taken = pair.end(SERVER).info().snd_wnd;
+    pair.inject(SERVER, old);
+    assert_eq!(pair.end(SERVER).info().snd_wnd, taken);
+    let newer = Segment {
+        window: 5,
+        ..pair.forged(SERVER)
+    };
+    let seq = newer.seq.add(20);
+    pair.inject(SERVER, Segment { seq, ..newer });
+    assert!(pair.end(SERVER).info().snd_wnd < taken);
+}
+
+/// RFC 1122 section 4.2.3.4: nothing will be added to what the end follows.
+#[test]
+fn nagle_does_not_hold_back_the_end() {
+    let mut pair = Pair::open();
+    let now = pair.now;
+    let options = SocketOptions {
+        nagle: true,
+        ..SocketOptions::default()
+    };
+    pair.end(CLIENT).set_options(now, options);
+    for n in 0..2 {
+        pair.send(CLIENT, n * 10, 10);
+        pair.flush();
+    }
+    assert_eq!(pair.end(CLIENT).send_unacked(), 10, "the second waits");
+    pair.close(CLIENT);
+    pair.flush();
+    let last = pair.log.last().unwrap();
+    assert!(last.segment.flags.fin());
+    assert_eq!(last.segment.payload.len(), 10);
+}
+
+/// The peer's slow start would wait for the delay of a lone segment's acknowledgement.
+#[test]
+fn the_first_segments_are_acknowledged_at_once_and_later_ones_are_not() {
+    let mut pair = Pair::open();
+    for (n, at_once) in [(0, true), (1, false)] {
+        let before = pair.log.len();
+        pair.send(CLIENT, n * 100, 100);
+        pair.run_for(Duration::from_millis(15));
+        let acks = pair.sent(SERVER, before).len();
+        assert_eq!(acks == 1, at_once, "{n}");
+        pair.run_for(Duration::from_secs(1));
+        assert_eq!(pair.sent(SERVER, before).len(), 1);
+        pair.end(SERVER).rcv.quick = 0;
+    }
+}
