@@ -343,6 +343,20 @@ fn who_sends_to_a_released_connection_gets_all_of_it_and_then_a_reset() {
     }
 }
 
+/// RFC 2525 section 2.17: and so does who sends only after everything of ours has arrived.
+#[test]
+fn octets_that_come_after_a_released_connection_has_said_all_get_a_reset() {
+    let mut pair = Pair::open();
+    let now = pair.now;
+    pair.end(SERVER).release(now);
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.state(SERVER), State::FinWait2);
+    pair.send(CLIENT, 0, 100);
+    pair.run_for(Duration::from_millis(100));
+    assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::Reset));
+    assert_eq!(pair.state(SERVER), State::Closed);
+}
+
 #[test]
 fn time_wait_gives_way_to_a_newer_syn_only() {
     let mut pair = Pair::open();
