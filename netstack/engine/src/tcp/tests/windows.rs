@@ -308,7 +308,8 @@ fn nagle_does_not_hold_back_the_end() {
 #[test]
 fn the_first_segments_are_acknowledged_at_once_and_later_ones_are_not() {
     let mut pair = Pair::open();
-    for (n, at_once) in [(0, true), (1, false)] {
+    // That of the very first also says how large the window really is.
+    for (n, at_once) in [(0, true), (1, true), (2, false)] {
         let before = pair.log.len();
         pair.send(CLIENT, n * 100, 100);
         pair.run_for(Duration::from_millis(15));
@@ -316,6 +317,38 @@ fn the_first_segments_are_acknowledged_at_once_and_later_ones_are_not() {
         assert_eq!(acks == 1, at_once, "{n}");
         pair.run_for(Duration::from_secs(1));
         assert_eq!(pair.sent(SERVER, before).len(), 1);
-        pair.end(SERVER).rcv.quick = 0;
+        if n == 1 {
+            pair.end(SERVER).rcv.quick = 0;
+        }
+    }
+}
+
+/// Segments that come together are one by one no newer than what overtook them.
+#[test]
+fn a_train_that_was_overtaken_does_not_make_older_windows_new() {
+    for coupled in [false, true] {
+        let mut pair = Pair::open();
+        let base = pair.forged(SERVER);
+        let at = |from: u32, window, octets| Segment {
+            seq: base.seq.add(from),
+            window,
+            payload: pattern(from.into(), octets),
+            ..base.clone()
+        };
+        let now = pair.now;
+        let server = pair.end(SERVER);
+        // The last that was sent, which closes the window, comes first.
+        server.handle_segment(now, &at(20, 0, 0));
+        if coupled {
+            let mut rest = vec![pattern(10, 10)];
+            server.handle_train(now, &at(0, 1_000, 10), &mut rest);
+        } else {
+            server.handle_segment(now, &at(0, 1_000, 10));
+            server.handle_segment(now, &at(10, 1_000, 10));
+        }
+        // Sent between the two.
+        server.handle_segment(now, &at(10, 900, 0));
+        assert_eq!(server.info().snd_wnd, 0, "coupled: {coupled}");
+        assert_eq!(server.receive_available(), 20);
     }
 }
