@@ -228,7 +228,7 @@ fn what_is_lost_beyond_a_window_that_was_taken_back_waits_for_it() {
     let una = pair.end(CLIENT).snd.una;
     pair.send(CLIENT, 0, 10 * 1448);
     pair.flush();
-    pair.now = pair.now + Duration::from_millis(20);
+    pair.now += Duration::from_millis(20);
     let before = pair.log.len();
     let small = (1448u32 >> pair.end(CLIENT).snd.scale) as u16;
     for held in 4..=9 {
