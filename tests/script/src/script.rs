@@ -163,12 +163,16 @@ pub(crate) struct SegmentSpec {
 pub(crate) enum Flaw {
     /// The TCP checksum.
     Checksum,
+    /// The checksum of the IPv4 header.
+    HeaderChecksum,
     /// So many octets at the end of the frame are missing.
     Cut(usize),
     /// The data offset of the TCP header; the checksum is right.
     Offset(u8),
     /// Nothing, but a Fragment header that says it is the whole packet (IPv6).
     Atomic,
+    /// Nothing, but options and a route with so many places left lie before the TCP header (IPv6).
+    Routed(u8),
     /// The source address.
     From(Martian),
     /// The destination address.

@@ -262,6 +262,27 @@ pub fn put_in_fragment(frame: &mut Vec<u8>) {
     frame.extend(body);
 }
 
+/// Make the checksum of an IPv4 header wrong.
+pub fn damage_header_checksum(frame: &mut [u8]) {
+    frame[ETHERNET + 10] ^= 0x5a;
+}
+
+/// Put hop-by-hop options, destination options and a routing header with `left` places left before the
+/// payload of a frame with an IPv6 packet (RFC 8200 section 4).
+pub fn put_behind_route(frame: &mut Vec<u8>, left: u8) {
+    let body = frame.split_off(ETHERNET + 40);
+    let next = frame[ETHERNET + 6];
+    let mut headers = Vec::new();
+    // Padding for options; the route is of a type nobody knows, which matters only while places are left.
+    headers.extend([60, 0, 1, 4, 0, 0, 0, 0]);
+    headers.extend([43, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    headers.extend([next, 0, 253, left, 0, 0, 0, 0]);
+    let [l0, l1] = ((headers.len() + body.len()) as u16).to_be_bytes();
+    frame[ETHERNET + 4..ETHERNET + 7].copy_from_slice(&[l0, l1, 0]);
+    frame.extend(headers);
+    frame.extend(body);
+}
+
 /// An IP packet.
 pub fn packet(from: IpAddr, to: IpAddr, protocol: u8, ecn: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(40 + body.len());

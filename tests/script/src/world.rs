@@ -220,7 +220,9 @@ impl World {
         );
         match flaw {
             Some(Flaw::Cut(octets)) => frame.truncate(frame.len().saturating_sub(octets)),
+            Some(Flaw::HeaderChecksum) => wire::damage_header_checksum(&mut frame),
             Some(Flaw::Atomic) => wire::put_in_fragment(&mut frame),
+            Some(Flaw::Routed(left)) => wire::put_behind_route(&mut frame, left),
             _ => {}
         }
         self.handle(owner, frame);

@@ -373,6 +373,32 @@ mod tests {
         frame
     }
 
+    /// RFC 8200 section 4: what lies between the header and TCP is passed over. A routing header with
+    /// segments left is for a router (RFC 5095 has those of type 0 refused altogether).
+    #[test]
+    fn extension_headers_are_passed_over_but_for_a_route_not_yet_travelled() {
+        let v6 = IpAddr::V6("fd00::1".parse().unwrap());
+        let with = |first: u8, extensions: &[u8]| {
+            let mut frame = packet(v6, v6, &[extensions, b"seven!!"].concat());
+            frame[ETHERNET + 6] = first;
+            frame
+        };
+        // Hop-by-hop options, destination options of 16 octets, and a route that was travelled.
+        let mut chain = vec![60, 0, 1, 4, 0, 0, 0, 0];
+        chain.extend_from_slice(&[43, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        chain.extend_from_slice(&[TCP, 0, 253, 0, 0, 0, 0, 0]);
+        let frame = with(0, &chain);
+        let ip = parse_ip(&frame, ETHERNET, true).unwrap();
+        assert_eq!((ip.protocol, ip.atomic), (TCP, false));
+        assert_eq!(&frame[ip.payload], b"seven!!");
+        chain[24 + 3] = 1;
+        let refused = parse_ip(&with(0, &chain), ETHERNET, true);
+        assert_eq!(refused, Err(IpError::UnknownProtocol));
+        // One that reaches beyond the packet.
+        let long = with(60, &[TCP, 9, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(parse_ip(&long, ETHERNET, true), Err(IpError::Malformed));
+    }
+
     /// RFC 6946 section 4.
     #[test]
     fn a_fragment_that_is_all_of_its_packet_is_taken() {

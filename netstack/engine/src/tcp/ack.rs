@@ -254,9 +254,7 @@ impl Connection {
     fn judge_probe(&mut self, segment: &Segment, duplicate: bool, dsack: bool) {
         let verdict = self.recovery.tlp.on_ack(segment.ack, duplicate, dsack);
         if verdict == Verdict::Repaired && self.recovery.phase == Phase::Open {
-            self.congestion
-                .on_congestion(self.congestion.cwnd, u32::from(self.mss()));
-            self.congestion.cwnd = self.congestion.ssthresh;
+            self.congestion.reduce(u32::from(self.mss()));
             self.on_reduction();
         }
     }
@@ -485,9 +483,7 @@ impl Connection {
                 // Whatever part of it was a duplicate, the probe was needless.
                 undo.on_retransmit(1, None);
                 undo.end(self.snd.nxt);
-                self.congestion
-                    .on_congestion(self.congestion.cwnd, u32::from(self.mss()));
-                self.congestion.cwnd = self.congestion.ssthresh;
+                self.congestion.reduce(u32::from(self.mss()));
                 self.on_reduction();
             }
         }

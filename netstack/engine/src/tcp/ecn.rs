@@ -65,9 +65,7 @@ impl Connection {
             && outstanding > 0
         {
             self.counters.ecn_reductions += 1;
-            self.congestion
-                .on_congestion(self.congestion.cwnd, u32::from(self.mss()));
-            self.congestion.cwnd = self.congestion.ssthresh;
+            self.congestion.reduce(u32::from(self.mss()));
             self.on_reduction();
         }
         echoed

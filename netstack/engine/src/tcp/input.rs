@@ -32,7 +32,8 @@ impl Connection {
     pub(crate) fn handle_train(&mut self, now: Instant, first: &Segment, rest: &mut Vec<Bytes>) {
         let before = self.rcv.nxt;
         self.handle_segment(now, first);
-        let accepted = self.rcv.nxt != before;
+        // Where others overtook it, its window is not the latest (SND.WL1), and each is to be judged alone.
+        let accepted = self.rcv.nxt != before && self.snd.wl1 == first.seq;
         let mut seq = first.end();
         for payload in rest.drain(..) {
             let next = seq.add(payload.len() as u32);

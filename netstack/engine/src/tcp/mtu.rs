@@ -174,6 +174,9 @@ impl Connection {
             search.probe = None;
             search.next = now;
             self.path_mtu = self.path_mtu.max(size);
+            // What was found out meanwhile may have left less than a segment of now, and nothing in flight
+            // that would bring more.
+            self.congestion.cwnd = self.congestion.cwnd.max(u32::from(self.mss()));
         }
         let highest = self.highest_mtu();
         let Some(search) = &mut self.search else {

@@ -6,7 +6,7 @@ use crate::script::{Flaw, Martian, OptionSpec, SegmentSpec, Value};
 use crate::wire::{FLAGS, SYN};
 
 /// `FLAGS SEQ[:END] [ack N[..M]] [win N] [urg N] [ect0|ect1|ce|not-ect] [may-fragment] [by N] [new]
-/// [bad-checksum|cut N|offset N|from WHO|to WHO|atomic] [forged] [lost] [<options>]`.
+/// [bad-checksum|bad-header-checksum|cut N|offset N|from WHO|to WHO|atomic|routed N] [forged] [lost] [<options>]`.
 pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
     let (text, options) = match text.split_once('<') {
         None => (text, None),
@@ -71,6 +71,7 @@ pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
             "may-fragment" => spec.may_fragment = true,
             "new" => spec.new = true,
             "bad-checksum" => spec.flaw = Some(Flaw::Checksum),
+            "bad-header-checksum" => spec.flaw = Some(Flaw::HeaderChecksum),
             "cut" => spec.flaw = Some(Flaw::Cut(word(value()?)? as usize)),
             "offset" => {
                 let offset = u8::try_from(word(value()?)?).ok();
@@ -80,6 +81,11 @@ pub(super) fn parse(text: &str) -> Result<SegmentSpec> {
             "from" => spec.flaw = Some(Flaw::From(parse_martian(value()?)?)),
             "to" => spec.flaw = Some(Flaw::To(parse_martian(value()?)?)),
             "atomic" => spec.flaw = Some(Flaw::Atomic),
+            "routed" => {
+                let left = u8::try_from(word(value()?)?);
+                let left = left.map_err(|_| "places left have 8 bits".to_owned())?;
+                spec.flaw = Some(Flaw::Routed(left));
+            }
             "forged" => spec.forged = true,
             "lost" => spec.lost = true,
             other => return Err(format!("`{other}` is no part of a segment")),

@@ -32,7 +32,7 @@ pub(super) fn received(stack: &Stack, conn: ConnId) -> Vec<u8> {
 }
 
 /// Queue `octets` at host 0 in odd pieces, and poll `frames` of what comes of it.
-fn send(net: &mut Net, conn: ConnId, data: &[u8], frames: usize) -> Vec<TxFrame> {
+pub(super) fn send(net: &mut Net, conn: ConnId, data: &[u8], frames: usize) -> Vec<TxFrame> {
     let now = net.now;
     let stack = &mut net.hosts[0];
     for piece in data.chunks(3_001) {
@@ -44,7 +44,7 @@ fn send(net: &mut Net, conn: ConnId, data: &[u8], frames: usize) -> Vec<TxFrame>
         .collect()
 }
 
-fn frames(sent: &[TxFrame]) -> Vec<RxFrame> {
+pub(super) fn frames(sent: &[TxFrame]) -> Vec<RxFrame> {
     sent.iter().map(|f| RxFrame::new(f.to_vec())).collect()
 }
 
@@ -99,6 +99,31 @@ fn what_does_not_fit_a_train_is_judged_alone() {
     assert_eq!(received(stack, accepted), data[..2 * 1448]);
     stack.handle_frames(now, frames(&sent[2..3]));
     assert_eq!(received(stack, accepted), data);
+}
+
+/// RFC 3168 section 6.1.3: coupled with others that are not marked, a mark would be lost.
+#[test]
+fn a_mark_of_congestion_among_frames_that_come_together_is_seen() {
+    for marked in [0, 3] {
+        let (mut net, conn, accepted) = connected();
+        let now = net.now;
+        net.hosts[1].update(now, accepted, |c| c.ecn.agreed = true);
+        let data = stream(10_000);
+        let sent = send(&mut net, conn, &data, 99);
+        let mut batch = frames(&sent);
+        let mut frame = batch[marked].bytes.to_vec();
+        let class = u16::from_be_bytes([frame[ETHERNET], frame[ETHERNET + 1]]);
+        let sum = u16::from_be_bytes([frame[ETHERNET + 10], frame[ETHERNET + 11]]);
+        let sum = checksum::update(sum, class, class | 3);
+        frame[ETHERNET + 1] |= 3;
+        frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.to_be_bytes());
+        batch[marked].bytes = frame.into();
+        let stack = &mut net.hosts[1];
+        stack.handle_frames(now, batch);
+        assert_eq!(received(stack, accepted), data);
+        let info = stack.connection(accepted).unwrap().info();
+        assert_eq!(info.counters.congestion_marks, 1, "frame {marked}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Frames made to break things: whatever comes, the stack goes on, within its bounds, and every
 //! frame that is dropped is counted.
 
+use super::bursts::{connected, frames, received, send, stream};
 use super::*;
 
 /// SplitMix64: small, and good enough to choose bytes to damage.
@@ -289,4 +290,51 @@ fn neighbour_discovery_in_a_fragment_is_not_taken() {
     stack.handle_frame(Instant::ZERO, RxFrame::new(frame));
     assert!(drain(&mut stack, Instant::ZERO).is_empty());
     assert_eq!(counter(&stack, "rx_fragment"), 1);
+}
+
+/// RFC 9293 section 3.9.2.3 (MUST-63), RFC 1812 section 5.3.7, RFC 1122 section 3.2.1.2 (a wrong header checksum).
+#[test]
+fn what_nobody_can_have_sent_and_what_came_before_is_counted_and_changes_nothing() {
+    let (mut net, conn, accepted) = connected();
+    let data = stream(1000);
+    let sent = send(&mut net, conn, &data, 1);
+    let now = net.now;
+    let stack = &mut net.hosts[1];
+    let valid = frames(&sent).remove(0);
+    let from = |source: [u8; 4]| {
+        let mut bytes = valid.bytes.to_vec();
+        let header = ETHERNET..ETHERNET + 20;
+        bytes[ETHERNET + 12..ETHERNET + 16].copy_from_slice(&source);
+        bytes[ETHERNET + 10..ETHERNET + 12].fill(0);
+        let mut sum = Sum::new();
+        sum.add(&bytes[header]);
+        bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.finish().to_be_bytes());
+        RxFrame {
+            checksum: RxChecksum::Verified,
+            ..RxFrame::new(bytes)
+        }
+    };
+    let martians = [
+        [127, 0, 0, 1],
+        [224, 0, 0, 1],
+        [255, 255, 255, 255],
+        [0, 0, 0, 0],
+        [10, 77, 0, 255],
+        [10, 77, 0, 11],
+    ];
+    for (n, source) in martians.into_iter().enumerate() {
+        stack.handle_frame(now, from(source));
+        assert_eq!(counter(stack, "rx_bad_source"), n as u64 + 1, "{source:?}");
+    }
+    let mut damaged = valid.bytes.to_vec();
+    damaged[ETHERNET + 10] ^= 0x5a;
+    stack.handle_frame(now, RxFrame::new(damaged));
+    assert_eq!(counter(stack, "rx_bad_checksum"), 1);
+    assert!(received(stack, accepted).is_empty());
+
+    stack.handle_frame(now, valid.clone());
+    assert_eq!(counter(stack, "rx_tcp_overlap"), 0);
+    stack.handle_frame(now, valid);
+    assert_eq!(counter(stack, "rx_tcp_overlap"), 1);
+    assert_eq!(received(stack, accepted), data);
 }

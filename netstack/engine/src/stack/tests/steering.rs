@@ -419,6 +419,19 @@ fn icmp_errors_follow_the_flow_they_quote() {
         assert_eq!(Ethernet::parse(&out[0]).unwrap().dst, mac(12));
         assert_eq!(parse(&out[0]).hop_limit, 63);
 
+        if flow.key.local.is_ipv4() {
+            // Whoever sent what it quotes would have been told, and nobody else.
+            let mut frame = too_big_about(&sent, 1280).bytes.to_vec();
+            frame[ETHERNET + 16..ETHERNET + 20].copy_from_slice(&[10, 77, 0, 11]);
+            frame[ETHERNET + 10..ETHERNET + 12].fill(0);
+            let mut sum = Sum::new();
+            sum.add(&frame[ETHERNET..ETHERNET + 20]);
+            frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.finish().to_be_bytes());
+            stack.handle_frame(Instant::ZERO, RxFrame::new(frame));
+            assert_eq!(counter(&stack, "icmp_error_stray"), 2);
+            assert!(drain(&mut stack, Instant::ZERO).is_empty());
+        }
+
         stack.set_route(Instant::ZERO, flow.key, Route::Capture);
         stack.handle_frame(Instant::ZERO, too_big_about(&sent, 1280));
         assert!(matches!(

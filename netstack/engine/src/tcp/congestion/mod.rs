@@ -152,6 +152,14 @@ impl Congestion {
         .max(2 * mss);
     }
 
+    /// Congestion that leaves nothing to be sent again: the window comes down at once. One that is smaller than
+    /// the threshold can be stays as it is.
+    pub fn reduce(&mut self, mss: u32) {
+        let cwnd = self.cwnd;
+        self.on_congestion(cwnd, mss);
+        self.cwnd = self.ssthresh.min(cwnd);
+    }
+
     /// A retransmission time-out. The stage of avoidance that follows begins where its window is, and does
     /// not head for what the window was before (RFC 9438 section 4.8).
     pub fn on_timeout(&mut self) {
@@ -210,6 +218,17 @@ mod tests {
             reno.on_ack(Instant::ZERO, 100, 1000, RTT, true);
         }
         assert!((10_900..=11_000).contains(&reno.cwnd), "{}", reno.cwnd);
+    }
+
+    /// After a lost SYN it is one segment (RFC 6928 section 2), and the least threshold two (RFC 5681 section 3.1).
+    #[test]
+    fn news_of_congestion_never_widens_a_window() {
+        for (cwnd, then) in [(1_000, 1_000), (2_500, 2_000), (10_000, 7_000)] {
+            let mut control = Congestion::new(CongestionAlgorithm::Cubic, 1000);
+            control.cwnd = cwnd;
+            control.reduce(1000);
+            assert_eq!(control.cwnd, then);
+        }
     }
 
     /// RFC 9438 section 4.8.

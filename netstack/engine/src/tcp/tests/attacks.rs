@@ -325,3 +325,77 @@ fn bursts_that_leave_again_in_crumbs_are_remembered_together() {
         super::moves::move_end(&mut pair, SERVER);
     }
 }
+
+/// RFC 9293 section 3.10.7.4, step 8: nothing is behind the end.
+#[test]
+fn octets_beyond_the_end_of_a_stream_are_not_taken() {
+    let mut pair = Pair::open();
+    let mut end = pair.forged(SERVER);
+    end.seq = end.seq.add(10);
+    end.flags |= Flags::FIN;
+    pair.inject(SERVER, end);
+    let mut octets = pair.forged(SERVER);
+    octets.payload = pattern(0, 20);
+    pair.inject(SERVER, octets);
+    assert_eq!(pair.end(SERVER).receive_peek(0), Some(pattern(0, 10)));
+    assert_eq!(pair.state(SERVER), State::CloseWait);
+    assert!(pair.end(SERVER).receive_finished());
+}
+
+/// RFC 9293 section 3.10.7.4: what lies beyond the window is cut off, and an end with it.
+#[test]
+fn the_end_of_a_segment_that_reaches_beyond_the_window_is_not_taken() {
+    let mut pair = Pair::open();
+    let edge = pair.end(SERVER).rcv.edge;
+    let mut segment = pair.forged(SERVER);
+    let room = edge.distance_from(segment.seq);
+    segment.seq = edge.sub(10);
+    segment.payload = pattern(u64::from(room) - 10, 20);
+    segment.flags |= Flags::FIN;
+    pair.inject(SERVER, segment);
+    let server = pair.end(SERVER);
+    assert_eq!(server.rcv.out_of_order(), 10);
+    assert_eq!(server.rcv.fin, rcv::RcvFin::Open);
+}
+
+/// Who guesses a cookie has to guess a timestamp as well: one of the time since it was given.
+#[test]
+fn a_cookie_counts_only_with_an_echo_of_its_own_time() {
+    let config = TcpConfig::default();
+    let numbers = InitialNumbers::new([3; 32]);
+    let pair = Pair::open();
+    let flow = pair.ends[SERVER].connection.as_ref().unwrap().flow();
+    let timestamps = |echo| Options {
+        timestamps: Some(Timestamps { value: 1, echo }),
+        ..Options::default()
+    };
+    let syn = Segment {
+        flags: Flags::SYN,
+        window: 1000,
+        options: timestamps(0),
+        ..Segment::default()
+    };
+    let given = pair.now + Duration::from_secs(1000);
+    let half_open = HalfOpen::on_syn(given, &config, &numbers, flow, 1500, &syn, None);
+    let Cookie { irs, iss } = half_open.cookie();
+    let clock = numbers
+        .timestamp_offset(&flow)
+        .wrapping_add(given.wrapping_millis());
+    let later = given + Duration::from_secs(10);
+    for (echo, taken) in [
+        (0, true),
+        (10_000, true),
+        (10_001, false),
+        (-200_000, false),
+    ] {
+        let ack = Segment {
+            seq: irs.add(1),
+            ack: iss.add(1),
+            flags: Flags::ACK,
+            options: timestamps(clock.wrapping_add_signed(echo)),
+            ..Segment::default()
+        };
+        let recalled = HalfOpen::recall(later, &config, &numbers, flow, 1500, &ack);
+        assert_eq!(recalled.is_some(), taken, "{echo}");
+    }
+}

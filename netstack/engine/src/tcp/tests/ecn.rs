@@ -67,6 +67,30 @@ fn a_repeated_syn_does_not_ask() {
     assert_eq!(agreed(&mut pair), (false, false));
 }
 
+/// RFC 3168 section 6.1.1: who only reflects what he does not know of does not do ECN.
+#[test]
+fn a_peer_that_reflects_the_flags_has_not_agreed() {
+    for (flags, agreed) in [(Flags::ECE, true), (Flags::ECE | Flags::CWR, false)] {
+        let mut pair = Pair::with(
+            3,
+            config(EcnMode::Request),
+            config(EcnMode::Accept),
+            Link::default(),
+        );
+        pair.connect();
+        pair.flush();
+        let answer = Segment {
+            ack: pair.end(CLIENT).snd.nxt,
+            flags: Flags::SYN | Flags::ACK | flags,
+            window: 1000,
+            ..Segment::default()
+        };
+        pair.inject(CLIENT, answer);
+        assert_eq!(pair.state(CLIENT), State::Established);
+        assert_eq!(pair.end(CLIENT).info().ecn, agreed);
+    }
+}
+
 #[test]
 fn a_mark_is_echoed_until_it_is_answered_and_reduces_once_per_round() {
     let mut pair = pair(EcnMode::Request, EcnMode::Accept);
@@ -206,4 +230,43 @@ fn echo_and_answer_go_on_after_a_move() {
     pair.check_received(SERVER, 60_000);
     assert!(!pair.end(SERVER).ecn.echo, "CWR came from the next owner");
     assert_eq!(pair.end(CLIENT).info().counters.ecn_reductions, 1);
+}
+
+/// RFC 3168 section 6.1.3: the mark is news, whatever the segment says of earlier ones.
+#[test]
+fn a_mark_on_the_segment_that_ends_an_echo_begins_the_next() {
+    let mut pair = pair(EcnMode::Request, EcnMode::Accept);
+    for (from, ecn, echoes) in [
+        (0, Ecn::Congestion, true),
+        (10, Ecn::Congestion, true),
+        (20, Ecn::Capable0, false),
+    ] {
+        let mut segment = pair.forged(SERVER);
+        segment.seq = segment.seq.add(from);
+        segment.flags |= Flags::CWR;
+        segment.ecn = ecn;
+        segment.payload = pattern(from.into(), 10);
+        pair.inject(SERVER, segment);
+        assert_eq!(pair.end(SERVER).ecn.echo, echoes, "{from}");
+    }
+}
+
+/// RFC 3168 section 6.1.2.
+#[test]
+fn while_congestion_is_echoed_the_window_does_not_grow() {
+    let mut pair = pair(EcnMode::Request, EcnMode::Accept);
+    pair.filter = Some(Box::new(|_| true));
+    pair.send(CLIENT, 0, 200_000);
+    pair.flush();
+    let (una, nxt) = (pair.end(CLIENT).snd.una, pair.end(CLIENT).snd.nxt);
+    let mut reduced = None;
+    for n in 1..=10u32 {
+        let mut echo = pair.forged(CLIENT);
+        echo.flags |= Flags::ECE;
+        echo.window = 60_000;
+        echo.ack = una.add(n * nxt.distance_from(una) / 10);
+        pair.inject(CLIENT, echo);
+        let cwnd = pair.end(CLIENT).info().cwnd;
+        assert_eq!(*reduced.get_or_insert(cwnd), cwnd);
+    }
 }

@@ -151,6 +151,26 @@ fn a_path_that_widens_again_is_used_again() {
     assert_eq!(pair.end(CLIENT).info().pmtu, 1500);
 }
 
+/// A window of less than a segment is never enough, and without anything in flight it never grows.
+#[test]
+fn a_segment_that_has_become_larger_than_the_window_leaves_all_the_same() {
+    let mut pair = probing();
+    let client = pair.end(CLIENT);
+    // An echo of congestion while the probe is on its way, with segments of a path that carries little.
+    client.congestion.ssthresh = 500;
+    client.congestion.cwnd = 500;
+    let start = client.search.as_ref().unwrap().probe.unwrap().0;
+    let mut answer = pair.forged(CLIENT);
+    answer.window = u16::MAX;
+    answer.ack = pair.end(CLIENT).snd.nxt;
+    assert!(answer.ack.after(start));
+    pair.inject(CLIENT, answer);
+    let info = pair.end(CLIENT).info();
+    assert_eq!(info.pmtu, 1500);
+    assert!(info.cwnd >= u32::from(info.mss), "{}", info.cwnd);
+    assert!(info.in_flight > 0);
+}
+
 #[test]
 fn probing_can_be_switched_off() {
     let mut pair = warm(100_000);
@@ -201,6 +221,7 @@ fn unreachable_ends_an_attempt_only_if_it_is_hard_and_nothing_that_is_open() {
     client.handle_icmp_error(now, IcmpError::Unreachable { hard: true }, quoted);
     pair.run_for(Duration::from_secs(1));
     pair.check_received(SERVER, 10_000);
+    assert_eq!(pair.state(CLIENT), State::Established);
 }
 
 /// A pair whose client has a probe of 1500 octets in flight.

@@ -89,6 +89,31 @@ fn a_probe_that_repaired_a_loss_reduces_the_window_though_other_octets_followed_
     assert!(after.cwnd < before.cwnd, "{} {}", after.cwnd, before.cwnd);
 }
 
+/// RFC 8985 section 7.3: one at a time, and none where the peer does not say what it holds.
+#[test]
+fn there_is_one_probe_at_a_time_and_none_without_sack() {
+    for sack in [true, false] {
+        let config = TcpConfig {
+            sack,
+            ..TcpConfig::default()
+        };
+        let mut pair = Pair::with(1, config.clone(), config, Link::default());
+        pair.establish();
+        pair.send(CLIENT, 0, 50_000);
+        pair.run_for(Duration::from_secs(1));
+        pair.filter = Some(Box::new(|_| true));
+        pair.send(CLIENT, 50_000, 1448);
+        pair.flush();
+        // New octets would ask for another one.
+        pair.run_for(Duration::from_millis(150));
+        pair.send(CLIENT, 51_448, 1448);
+        pair.run_for(Duration::from_secs(5));
+        let info = pair.end(CLIENT).info();
+        assert_eq!(info.counters.probes, u64::from(sack));
+        assert!(info.counters.timeouts > 0);
+    }
+}
+
 #[test]
 fn a_lone_segment_lost_is_repaired_by_a_probe_again_and_again() {
     let mut pair = warm();
@@ -395,6 +420,31 @@ fn the_round_trip_of_a_retransmission_is_known_by_its_timestamp_only() {
             false => assert_eq!(srtt, before),
         }
     }
+}
+
+/// RFC 6298 section 5 (5.5 to 5.7): where nobody knows which transmission was acknowledged, the next one waits as long
+/// as the last did, or on a path slower than the time-out each segment would be sent twice for ever.
+#[test]
+fn without_timestamps_a_time_out_stays_backed_off_until_a_segment_sent_once_is_acknowledged() {
+    let config = TcpConfig {
+        timestamps: false,
+        ..TcpConfig::default()
+    };
+    let mut pair = Pair::with(1, config.clone(), config, Link::default());
+    pair.establish();
+    pair.send(CLIENT, 0, 50_000);
+    pair.run_for(Duration::from_secs(1));
+    let before = pair.end(CLIENT).info().rto;
+    // The segment, the probe of its loss and the first time-out are lost.
+    drop_data(&mut pair, CLIENT, &[0, 1, 2]);
+    pair.send(CLIENT, 50_000, 500);
+    pair.run_for(Duration::from_secs(3));
+    pair.check_received(SERVER, 50_500);
+    assert!(pair.end(CLIENT).info().rto >= before * 4);
+    pair.send(CLIENT, 50_500, 500);
+    pair.run_for(Duration::from_secs(1));
+    pair.check_received(SERVER, 51_000);
+    assert!(pair.end(CLIENT).info().rto < before * 2);
 }
 
 /// RFC 5681 section 4.1: after a time-out's worth of silence the window says nothing about the path any more.

@@ -29,6 +29,30 @@ fn the_handshake_agrees_on_options() {
     assert!((255 * 1024..=256 * 1024).contains(&window), "{window}");
 }
 
+/// RFC 7323 section 2.3: a larger shift counts as 14.
+#[test]
+fn a_shift_that_is_too_large_is_taken_for_the_largest() {
+    for (said, taken) in [(14, 14), (15, 14), (255, 14)] {
+        let mut pair = Pair::with(
+            1,
+            TcpConfig::default(),
+            TcpConfig::default(),
+            Link::default(),
+        );
+        pair.connect();
+        pair.flush();
+        let mut answer = Segment {
+            ack: pair.end(CLIENT).snd.nxt,
+            flags: Flags::SYN | Flags::ACK,
+            window: 1000,
+            ..Segment::default()
+        };
+        answer.options.window_scale = Some(said);
+        pair.inject(CLIENT, answer);
+        assert_eq!(pair.end(CLIENT).info().snd_scale, taken);
+    }
+}
+
 #[test]
 fn a_peer_without_options_is_served_without() {
     let plain = TcpConfig {
@@ -240,8 +264,18 @@ fn a_repeated_fin_is_acknowledged_again_in_time_wait() {
     }));
     pair.run_for(Duration::from_millis(25));
     assert_eq!(states(&pair), (State::TimeWait, State::LastAck));
+    let mut fin = pair.forged(CLIENT);
     pair.run_for(Duration::from_secs(2));
     assert_eq!(states(&pair), (State::TimeWait, State::Closed));
+    // It begins anew with every FIN (RFC 9293 section 3.10.7.4, step 8).
+    pair.run_for(Duration::from_secs(40));
+    fin.flags |= Flags::FIN;
+    fin.seq = pair.end(CLIENT).rcv.nxt.sub(1);
+    pair.inject(CLIENT, fin);
+    pair.run_for(Duration::from_secs(50));
+    assert_eq!(pair.state(CLIENT), State::TimeWait);
+    pair.run_for(Duration::from_secs(11));
+    assert_eq!(pair.state(CLIENT), State::Closed);
 }
 
 #[test]
@@ -309,6 +343,20 @@ fn who_sends_to_a_released_connection_gets_all_of_it_and_then_a_reset() {
     }
 }
 
+/// RFC 2525 section 2.17: and so does who sends only after everything of ours has arrived.
+#[test]
+fn octets_that_come_after_a_released_connection_has_said_all_get_a_reset() {
+    let mut pair = Pair::open();
+    let now = pair.now;
+    pair.end(SERVER).release(now);
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.state(SERVER), State::FinWait2);
+    pair.send(CLIENT, 0, 100);
+    pair.run_for(Duration::from_millis(100));
+    assert_eq!(pair.end(CLIENT).error(), Some(ConnectionError::Reset));
+    assert_eq!(pair.state(SERVER), State::Closed);
+}
+
 #[test]
 fn time_wait_gives_way_to_a_newer_syn_only() {
     let mut pair = Pair::open();
@@ -328,7 +376,13 @@ fn time_wait_gives_way_to_a_newer_syn_only() {
         timestamps.value = client.timestamps.unwrap().recent.wrapping_sub(1);
     }
     assert!(!client.may_be_reused_by(&older));
-    // Without timestamps numbers alone tell.
+    // Where both have the same timestamp (RFC 6191 section 2), and without any, numbers alone tell.
+    for (syn, may) in [(&mut newer, true), (&mut older, false)] {
+        if let Some(timestamps) = &mut syn.options.timestamps {
+            timestamps.value = client.timestamps.unwrap().recent;
+        }
+        assert_eq!(client.may_be_reused_by(syn), may);
+    }
     for (syn, may) in [(&mut newer, true), (&mut older, false)] {
         syn.options.timestamps = None;
         assert_eq!(client.may_be_reused_by(syn), may);
@@ -373,6 +427,32 @@ fn what_takes_the_place_of_time_wait_begins_beyond_it() {
     assert!(answer(Some(usual.add(1000))).after(usual.add(1000)));
 }
 
+/// RFC 1122 section 4.2.2.13: and so does what is opened from here in its place.
+#[test]
+fn what_is_opened_in_the_place_of_time_wait_begins_beyond_it() {
+    let mut pair = Pair::open();
+    let now = pair.now;
+    let End {
+        config,
+        numbers,
+        connection,
+        ..
+    } = &mut pair.ends[CLIENT];
+    let before = connection.as_mut().unwrap();
+    let open = || Connection::connect(now, config, numbers, before.flow(), 1500);
+    let mut free = open();
+    let mut again = open();
+    let sent = free.snd.iss.add(1 << 20);
+    before.snd.nxt = free.snd.iss.sub(1);
+    free.follow(now, before);
+    assert_eq!(free.snd.iss, again.snd.iss, "it was beyond already");
+    before.snd.nxt = sent;
+    again.follow(now, before);
+    assert!(again.snd.iss.after(sent));
+    let syn = again.poll_transmit(now, 0).unwrap();
+    assert_eq!(syn.seq, again.snd.iss);
+}
+
 #[test]
 fn a_silent_peer_is_found_out_by_keepalive() {
     let mut pair = Pair::open();
@@ -388,9 +468,41 @@ fn a_silent_peer_is_found_out_by_keepalive() {
     pair.end(SERVER).set_options(now, options);
     pair.run_for(Duration::from_secs(100));
     assert_eq!(pair.state(SERVER), State::Established, "the peer answers");
+    // Whoever is heard of is not asked (RFC 9293 section 3.8.4).
+    let before = pair.log.len();
+    for n in 0..10 {
+        pair.send(CLIENT, n, 1);
+        pair.run_for(Duration::from_secs(6));
+    }
+    let asked = pair.sent(SERVER, before);
+    let last = pair.end(CLIENT).rcv.nxt;
+    assert!(asked.iter().all(|segment| segment.seq == last), "a probe");
     pair.filter = Some(Box::new(|_| true));
     pair.run_for(Duration::from_secs(30));
     assert_eq!(pair.end(SERVER).error(), Some(ConnectionError::TimedOut));
+}
+
+/// RFC 1122 section 4.2.3.6: a peer may put an octet into its probe that means nothing, as some stacks expect.
+#[test]
+fn a_keepalive_probe_with_and_without_an_octet_is_answered_and_changes_nothing() {
+    for octets in [0, 1] {
+        let mut pair = Pair::open();
+        pair.send(CLIENT, 0, 100);
+        pair.run_for(Duration::from_secs(1));
+        let mut probe = pair.forged(SERVER);
+        probe.seq = probe.seq.sub(1);
+        probe.payload = Bytes::from(vec![0xa5; octets]);
+        for _ in 0..3 {
+            let before = pair.log.len();
+            pair.inject(SERVER, probe.clone());
+            let answers = pair.sent(SERVER, before);
+            assert_eq!(answers.len(), 1, "{octets} octets");
+            assert!(answers[0].is_empty());
+            assert_eq!(answers[0].ack, probe.seq.add(1));
+        }
+        pair.check_received(SERVER, 100);
+        assert_eq!(pair.end(SERVER).receive_available(), 0);
+    }
 }
 
 /// RFC 9293 section 3.5, figure 8: two SYNs cross, and then two SYN-ACKs, which repeat a SYN that is known

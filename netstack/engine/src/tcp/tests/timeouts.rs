@@ -100,6 +100,15 @@ fn the_user_timeout_is_told_and_followed_where_both_want_to() {
             .iter()
             .all(|sent| sent.segment.options.user_timeout.is_none())
     );
+    let hasty = SocketOptions {
+        user_timeout: Some(secs(10)),
+        ..exchange
+    };
+    let mut impatient = Pair::with(2, config(hasty), config(exchange), Link::default());
+    impatient.establish();
+    impatient.run_for(secs(1));
+    let followed = impatient.end(SERVER).user_timeout();
+    assert_eq!(followed, Some(secs(100)), "bounded");
     // What was agreed on later is told with the next segment, and survives a move.
     set(
         &mut pair,
@@ -113,6 +122,30 @@ fn the_user_timeout_is_told_and_followed_where_both_want_to() {
     pair.run_for(secs(1));
     super::moves::move_end(&mut pair, SERVER);
     assert_eq!(pair.end(SERVER).user_timeout(), Some(secs(150)));
+}
+
+/// RFC 9293 section 3.8.4 (MUST-25): what is in flight finds out by itself whether the peer is there.
+#[test]
+fn keepalive_asks_nothing_while_octets_are_in_flight() {
+    let mut pair = Pair::open();
+    pair.run_for(secs(1));
+    let options = SocketOptions {
+        keepalive: Some(Keepalive {
+            idle: secs(1),
+            interval: secs(1),
+            probes: 2,
+        }),
+        ..SocketOptions::default()
+    };
+    set(&mut pair, CLIENT, options);
+    pair.filter = Some(Box::new(|_| true));
+    pair.send(CLIENT, 0, 100);
+    let before = pair.log.len();
+    pair.run_for(secs(20));
+    let sent = pair.sent(CLIENT, before);
+    assert!(sent.len() > 4);
+    assert!(sent.iter().all(|segment| !segment.payload.is_empty()));
+    assert_eq!(pair.state(CLIENT), State::Established);
 }
 
 #[test]
@@ -208,4 +241,26 @@ fn a_segment_that_tells_the_user_timeout_is_no_longer_than_others_and_goes_alone
     let second = pair.end(SERVER).poll_transmit(now, 60_000).unwrap();
     assert_eq!(second.options.user_timeout, None, "told once");
     assert_eq!(second.payload_len() % mss, 0);
+}
+
+/// RFC 9293 section 3.8.6.1 (MUST-37): a peer that answers probes is not given up, though one of them is lost and
+/// octets got on long before.
+#[test]
+fn at_a_closed_window_the_user_timeout_counts_from_when_the_peer_was_heard() {
+    let mut pair = Pair::open();
+    set(&mut pair, CLIENT, with_timeout(secs(200)));
+    pair.ends[SERVER].reading = false;
+    pair.send(CLIENT, 0, 600_000);
+    pair.run_for(secs(600));
+    assert!(pair.now.since(pair.end(CLIENT).progress_at) > secs(500));
+    // Two probes, a minute apart, are lost.
+    let heard = pair.end(CLIENT).heard_at;
+    pair.filter = Some(Box::new(|_| true));
+    pair.run_until(secs(400), |pair| pair.end(CLIENT).attempts == 2);
+    assert!(pair.now.since(heard) < secs(200));
+    pair.run_for(Duration::from_millis(100));
+    assert_eq!(pair.state(CLIENT), State::Established);
+    pair.filter = None;
+    pair.run_for(secs(600));
+    assert_eq!(pair.state(CLIENT), State::Established);
 }
