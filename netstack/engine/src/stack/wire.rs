@@ -172,11 +172,19 @@ fn parse_ipv6(packet: &[u8], start: usize, whole: bool, length: usize) -> Result
                 if protocol == 43 && extension.get(3) != Some(&0) {
                     return Err(IpError::UnknownProtocol);
                 }
-                protocol = extension.first().copied().unwrap_or(59);
-                at += 8 + 8 * usize::from(extension.get(1).copied().unwrap_or(0));
+                let [next, units, ..] = *extension else {
+                    return Err(IpError::Malformed);
+                };
+                let options = at + 2;
+                at += 8 + 8 * usize::from(units);
                 if at > end {
                     return Err(IpError::Malformed);
                 }
+                // Of a quoted packet there may be less, and it was sent by us.
+                if whole && protocol != 43 {
+                    look_at_options(body.get(options..at).unwrap_or_default())?;
+                }
+                protocol = next;
             }
             // An atomic fragment is all there is of its packet, whatever has the same identification (RFC
             // 6946 section 4). A quoted first fragment still names its flow.
@@ -206,6 +214,21 @@ fn parse_ipv6(packet: &[u8], start: usize, whole: bool, length: usize) -> Result
         }
     }
     Err(IpError::UnknownProtocol)
+}
+
+/// RFC 8200 section 4.2: the first two bits of an option nobody here knows say whether it may be passed over.
+fn look_at_options(mut options: &[u8]) -> Result<(), IpError> {
+    while let [kind, rest @ ..] = options {
+        let length = match kind {
+            0 => 0, // one octet of padding has no length
+            _ => 1 + usize::from(*rest.first().ok_or(IpError::Malformed)?),
+        };
+        options = rest.get(length..).ok_or(IpError::Malformed)?;
+        if kind >> 6 != 0 {
+            return Err(IpError::UnknownProtocol);
+        }
+    }
+    Ok(())
 }
 
 fn address_v6(header: &[u8; IPV6], at: usize) -> Ipv6Addr {
@@ -397,6 +420,29 @@ mod tests {
         // One that reaches beyond the packet.
         let long = with(60, &[TCP, 9, 1, 4, 0, 0, 0, 0]);
         assert_eq!(parse_ip(&long, ETHERNET, true), Err(IpError::Malformed));
+    }
+
+    /// RFC 8200 section 4.2.
+    #[test]
+    fn an_option_that_must_be_known_is_refused() {
+        let v6 = IpAddr::V6("fd00::1".parse().unwrap());
+        let with = |options: [u8; 6]| {
+            let mut frame = packet(v6, v6, &[&[TCP, 0][..], &options, b"seven!!"].concat());
+            frame[ETHERNET + 6] = 60;
+            parse_ip(&frame, ETHERNET, true).map(|ip| ip.protocol)
+        };
+        // Padding, a router alert, and an unknown one that may be passed over.
+        for passed in [[0; 6], [5, 2, 0, 0, 1, 0], [0x1e, 3, 1, 2, 3, 0]] {
+            assert_eq!(with(passed), Ok(TCP), "{passed:?}");
+        }
+        // What is to be discarded in silence, with an answer, with one unless to a group.
+        for kind in [0x5e, 0x9e, 0xde] {
+            assert_eq!(with([0, kind, 2, 0, 0, 0]), Err(IpError::UnknownProtocol));
+        }
+        // Longer than the header.
+        for wrong in [[1, 5, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]] {
+            assert_eq!(with(wrong), Err(IpError::Malformed), "{wrong:?}");
+        }
     }
 
     /// RFC 6946 section 4.

@@ -123,16 +123,19 @@ impl Connection {
         }
     }
 
-    /// Set the retransmission time-out; not beyond the user timeout, which is found out then.
-    pub(crate) fn arm_retransmit(&mut self, now: Instant) {
-        let mut at = now + self.rtt.rto();
-        if let Some(limit) = self.options.user_timeout.and_then(|_| self.user_timeout()) {
-            let end = self.progress_at + limit;
-            if end > now {
-                at = at.min(end);
-            }
+    /// When the time-out ends; not beyond our user timeout, counted from `since`, which is found out then.
+    fn due(&self, now: Instant, since: Instant) -> Instant {
+        let at = now + self.rtt.rto();
+        let end = self.options.user_timeout.map(|limit| since + limit);
+        match end.filter(|end| *end > now) {
+            Some(end) => at.min(end),
+            None => at,
         }
-        self.timers.retransmit.set(at);
+    }
+
+    /// Set the retransmission time-out.
+    pub(crate) fn arm_retransmit(&mut self, now: Instant) {
+        self.timers.retransmit.set(self.due(now, self.progress_at));
     }
 
     /// RFC 6298 section 5.4 to 5.7, RFC 5681 section 3.1, RFC 8985 section 6.3.
@@ -215,7 +218,7 @@ impl Connection {
             _ => self.owed.push = true,
         }
         self.rtt.backoff = self.rtt.backoff.saturating_add(1);
-        self.timers.persist.set(now + self.rtt.rto());
+        self.timers.persist.set(self.due(now, self.heard_at));
     }
 
     fn keepalive_timeout(&mut self, now: Instant) {
