@@ -11,6 +11,7 @@ mod drain;
 mod faults;
 mod follow;
 mod keys;
+mod line;
 mod lull;
 mod moves;
 mod peers;
