@@ -62,7 +62,7 @@ use crate::cluster::{BEACON_PORT, BootId, CHANNEL_PORT, MemberId};
 use crate::map::{Map, Set};
 use crate::migrate::transfer::Epochs;
 use crate::session::{Session, SessionId};
-use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Scope, Stack, StackEvent, TxFrame};
+use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Stack, StackEvent, TxFrame};
 use crate::tcp::{Pressure, TcpConfig};
 use crate::time::{Duration, Instant};
 
@@ -237,7 +237,7 @@ impl Instance {
         let budgets = members.iter().filter(|_| clustered);
         let budgets = budgets.map(|member| (member.id, Budget::new(Limits::default(), now)));
         let budgets = budgets.collect();
-        let channel_listener = clustered.then(|| stack.listen(CHANNEL_PORT, Scope::Own));
+        let channel_listener = clustered.then(|| stack.listen_peers(CHANNEL_PORT));
         if clustered && discovers {
             stack.group_listen(BEACON_PORT);
         }
