@@ -124,6 +124,8 @@ fn gather(trial: &mut Trial, mode: Mode, octets: u64, count: usize) {
 /// nobody reads the rest.
 fn hoard(trial: &mut Trial, octets: u64, count: usize) {
     trial.crash(1);
+    // Until nobody is sent there.
+    trial.storm.run_for(Duration::from_secs(4));
     let begun: Vec<usize> = (0..count).map(|_| trial.begin(Download, octets)).collect();
     trial.storm.run_for(Duration::from_millis(8));
     for conversation in begun {
@@ -496,7 +498,7 @@ pub const SCENARIOS: &[Scenario] = &[
         },
         cold: false,
         prelude: |trial| hoard(trial, 120_000, 6),
-        acts: &[(0, Act::Boot(1)), (5 * S, Act::Wait)],
+        acts: &[(0, Act::Boot(1)), (10 * S, Act::Wait)],
     },
     Scenario {
         name: "handover",
