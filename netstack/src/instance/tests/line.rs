@@ -44,7 +44,9 @@ fn served(net: &Net, id: u32) -> usize {
 /// Sessions frozen at the first instance for a member.
 fn frozen(net: &Net, target: u32) -> usize {
     let sessions = net.nodes[0].instance.sessions();
-    let frozen = sessions.iter().filter(|s| s.target == Some(MemberId(target)));
+    let frozen = sessions
+        .iter()
+        .filter(|s| s.target == Some(MemberId(target)));
     frozen.count()
 }
 
@@ -74,7 +76,11 @@ fn line_to_the_dead(seed: u8) -> Net {
     }
     net.run_for(Duration::from_millis(500));
     net.cut.insert(3);
-    assert_eq!((frozen(&net, 2), frozen(&net, 3)), (32, 0), "they stand in line");
+    assert_eq!(
+        (frozen(&net, 2), frozen(&net, 3)),
+        (32, 0),
+        "they stand in line"
+    );
     net.run_until(Duration::from_secs(4), |net| !member(net, 2).up);
     assert!(member(&net, 3).up);
     net
@@ -93,7 +99,9 @@ fn who_stands_in_line_is_not_frozen_for_a_target_that_has_fallen_silent() {
     assert_eq!(report.result, "not begun: that member is not heard");
     // They can be told to go elsewhere once there is one.
     net.cut.clear();
-    net.run_until(Duration::from_secs(9), |net| member(net, 3).up && served(net, 1) == 40);
+    net.run_until(Duration::from_secs(9), |net| {
+        member(net, 3).up && served(net, 1) == 40
+    });
     let now = net.now;
     assert_eq!(net.node(1).move_all(now, MemberId(3)), Ok(40));
     net.run_until(Duration::from_secs(2), |net| served(net, 3) == 40);
