@@ -236,7 +236,7 @@ impl Port for Shared {
     }
 
     fn may_move(&self, session: SessionId, to: MemberId) -> Result<(), MoveError> {
-        self.instance().may_move(session, to)
+        self.instance().may_move(self.now.get(), session, to)
     }
 
     fn move_session(&self, session: SessionId, to: MemberId) -> Result<(), MoveError> {

@@ -144,7 +144,7 @@ impl Instance {
         }
         if self.discovery.mode != Discover::Off && self.discovery.beacon_at <= now {
             self.discovery.beacon_at = now + BEACON;
-            self.send_beacon();
+            self.send_beacons();
         }
         self.forget_the_lost(now);
     }
@@ -186,13 +186,29 @@ impl Instance {
         service_digest(services, self.vips.iter().copied())
     }
 
-    /// Our own address, as others have to name it.
+    /// Our own address, as others have to name it: one by which the voters know each other.
     fn own_address(&self) -> Option<IpAddr> {
-        self.stack.addresses().first().copied()
+        let own = self.stack.addresses();
+        let voter = self.members.voters().next();
+        let fits = |own: &&IpAddr| voter.is_none_or(|voter| is_like(voter.address, **own));
+        own.iter().find(fits).or(own.first()).copied()
     }
 
-    fn send_beacon(&mut self) {
-        let (Some(address), Some(keys)) = (self.own_address(), &self.key) else {
+    /// Tell everyone that we are here; who wants to be found does not know by which version of IP the voters go.
+    fn send_beacons(&mut self) {
+        let own = self.stack.addresses();
+        let either = [true, false].map(|v4| own.iter().find(|own| own.is_ipv4() == v4).copied());
+        let addresses = match self.discovery.joins() {
+            true => either,
+            false => [self.own_address(), None],
+        };
+        for address in addresses.into_iter().flatten() {
+            self.send_beacon(address);
+        }
+    }
+
+    fn send_beacon(&mut self, address: IpAddr) {
+        let Some(keys) = &self.key else {
             return;
         };
         let beacon = Beacon {
@@ -255,6 +271,12 @@ impl Instance {
         }
         if beacon.service != self.service_digest() {
             return Err("beacons_of_other_services");
+        }
+        let settled = !self.discovery.joins() || self.members.voters().next().is_some();
+        let own = self.own_address();
+        if settled && own.is_some_and(|own| !is_like(own, beacon.address)) {
+            // It says the same by the other version, too, or could not be named to all.
+            return Err("beacons_of_the_other_version");
         }
         if let Some(member) = self.members.get(beacon.member) {
             return match member.address == beacon.address {
@@ -587,4 +609,9 @@ impl Instance {
 /// that not all of them can have forgotten it while as many others as may be needed for a no have not.
 fn quorum(voters: usize) -> usize {
     voters.div_ceil(2)
+}
+
+/// Whether two addresses are of one version of IP.
+fn is_like(one: IpAddr, other: IpAddr) -> bool {
+    one.is_ipv4() == other.is_ipv4()
 }

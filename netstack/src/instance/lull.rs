@@ -73,8 +73,8 @@ impl Instance {
                 continue;
             }
             let session = self.sessions.get(&id);
-            let full = session.is_some_and(|session| self.waits_for_room(now, session, to));
-            match self.may_begin(to) && !full {
+            let waits = session.is_some_and(|session| self.waits_for(now, session, to));
+            match self.may_begin(to) && !waits {
                 true => self.begin_wanted(now, id, to),
                 false => self.stand_in_line(id, to),
             }
@@ -88,7 +88,7 @@ impl Instance {
         id: SessionId,
         to: MemberId,
     ) -> Result<(), MoveError> {
-        self.may_freeze(id, to)?;
+        self.may_freeze(now, id, to)?;
         let session = self.sessions.get(&id).ok_or(MoveError::NoSession)?;
         if session.lull.is_some() {
             // Already on its way, wherever to.
@@ -152,9 +152,8 @@ impl Instance {
             return Some(now + LOOK);
         }
         if let Err(error) = self.freeze(now, id, to) {
-            self.report_not_begun(id, to, error);
             self.call_off(now, id);
-            self.drain_session(now, id);
+            self.put_off(now, id, to, error);
         }
         None
     }

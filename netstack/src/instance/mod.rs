@@ -64,7 +64,7 @@ use crate::counts::Counts;
 use crate::map::{Map, Set};
 use crate::migrate::transfer::Epochs;
 use crate::session::{Session, SessionId};
-use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Scope, Stack, StackEvent, TxFrame};
+use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Stack, StackEvent, TxFrame};
 use crate::tcp::{Pressure, TcpConfig};
 use crate::time::{Duration, Instant};
 
@@ -215,7 +215,7 @@ impl Instance {
         let budgets = members.iter().filter(|_| clustered);
         let budgets = budgets.map(|member| (member.id, Budget::new(Limits::default(), now)));
         let budgets = budgets.collect();
-        let channel_listener = clustered.then(|| stack.listen(CHANNEL_PORT, Scope::Own));
+        let channel_listener = clustered.then(|| stack.listen_peers(CHANNEL_PORT));
         if clustered && discovers {
             stack.group_listen(BEACON_PORT);
         }

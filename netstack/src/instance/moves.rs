@@ -80,7 +80,6 @@ impl Instance {
             return Err(MoveError::NotMovable);
         }
         let member = self.members.get(to).ok_or(MoveError::NoMember)?;
-        // Frozen for one that has died, and boots again, the session would be lost.
         if !member.is_there(now, self.members.stale()) {
             return Err(MoveError::Unreachable);
         }
@@ -104,7 +103,12 @@ impl Instance {
     // --- the source ------------------------------------------------------------------------------
 
     /// What is known of `to`, if the session can be offered to it as it is.
-    pub(super) fn may_freeze(&self, id: SessionId, to: MemberId) -> Result<Hello, MoveError> {
+    pub(super) fn may_freeze(
+        &self,
+        now: Instant,
+        id: SessionId,
+        to: MemberId,
+    ) -> Result<Hello, MoveError> {
         let session = self.sessions.get(&id).ok_or(MoveError::NoSession)?;
         let whole = |connection: &SessionConnection| {
             let tcp = connection.conn.and_then(|conn| self.stack.connection(conn));
@@ -114,7 +118,10 @@ impl Instance {
         if !session.connections.iter().all(whole) {
             return Err(MoveError::NotMovable);
         }
-        let peer = self.members.get(to).filter(|member| member.left.is_none());
+        // Frozen for one that has died, and boots again, the session would be lost.
+        let stale = self.members.stale();
+        let peer = self.members.get(to);
+        let peer = peer.filter(|member| member.is_there(now, stale));
         let hello = peer.and_then(|member| member.hello.clone());
         hello.ok_or(MoveError::Unreachable)
     }
@@ -125,7 +132,7 @@ impl Instance {
         id: SessionId,
         to: MemberId,
     ) -> Result<(), MoveError> {
-        let peer = self.may_freeze(id, to)?;
+        let peer = self.may_freeze(now, id, to)?;
         let Some(mut session) = self.sessions.remove(&id) else {
             return Err(MoveError::NoSession);
         };

@@ -5,7 +5,7 @@
 //! queue forms somewhere (a slow target, a slow link). Moves that have to wait stand in a line, one for
 //! each target, served on meanwhile, and cost nothing while they stand there. Nothing is frozen either while a
 //! lot waits for its channel, or beyond what the target said it has room for: what is on its way
-//! there is counted against that.
+//! there is counted against that. A target that has fallen silent is waited for as long as its channel lives.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -137,7 +137,7 @@ impl Instance {
             let wanted = wanted.filter(|(session, _)| session.lull.is_none());
             let meant = wanted.filter(|(_, wanted)| *wanted == to);
             if meant.is_some_and(|(session, to)| {
-                !self.may_begin(to) || self.waits_for_room(now, session, to)
+                !self.may_begin(to) || self.waits_for(now, session, to)
             }) {
                 return false;
             }
@@ -176,16 +176,37 @@ impl Instance {
             session.wanted = None;
         }
         if let Err(error) = self.begin_move(now, id, to) {
-            self.report_not_begun(id, to, error);
-            self.drain_session(now, id);
+            self.put_off(now, id, to, error);
         }
     }
 
-    /// Whether a move is not to begin because the target has no room, and may have soon.
-    pub(super) fn waits_for_room(&self, now: Instant, session: &Session, to: MemberId) -> bool {
-        let target = self.members.get(to).filter(|member| member.is_up());
-        let full = |member: &Member| member.heartbeat.is_some_and(|b| b.room <= member.given);
-        session.persists.is_some_and(|until| now < until) && target.is_some_and(full)
+    /// A move that was asked for cannot begin, or not go on to the freeze: it waits for its target, or it is
+    /// said why it does not come about, and a drain looks for another one.
+    pub(super) fn put_off(&mut self, now: Instant, id: SessionId, to: MemberId, error: MoveError) {
+        let session = self.sessions.get(&id);
+        if error == MoveError::Unreachable
+            && session.is_some_and(|session| self.waits_for(now, session, to))
+        {
+            self.stand_in_line(id, to);
+            return;
+        }
+        self.report_not_begun(id, to, error);
+        self.note_stuck(id, error.as_str());
+        self.drain_session(now, id);
+    }
+
+    /// Whether a move is not to begin because the target has no room, and may have soon; or is not heard, and may
+    /// be again before its channel ends. A drain does not wait for that: it has others to choose from.
+    pub(super) fn waits_for(&self, now: Instant, session: &Session, to: MemberId) -> bool {
+        let here = |member: &&Member| member.is_up() && member.left.is_none();
+        let Some(target) = self.members.get(to).filter(here) else {
+            return false;
+        };
+        if !target.is_there(now, self.members.stale()) {
+            return !self.is_draining();
+        }
+        let full = target.heartbeat.is_some_and(|b| b.room <= target.given);
+        full && session.persists.is_some_and(|until| now < until)
     }
 
     /// A target has refused a session for want of room: offer it again after a while, if it may wait.

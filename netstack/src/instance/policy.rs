@@ -78,7 +78,12 @@ impl Instance {
 
     /// Whether `session` could be moved to `to` now: what [`Instance::move_session`] would say,
     /// without doing it.
-    pub fn may_move(&self, session: SessionId, to: MemberId) -> Result<(), MoveError> {
+    pub fn may_move(
+        &self,
+        now: Instant,
+        session: SessionId,
+        to: MemberId,
+    ) -> Result<(), MoveError> {
         if self.moving.contains_key(&session) {
             return Err(MoveError::NotMovable);
         }
@@ -88,8 +93,8 @@ impl Instance {
         }
         match self.members.get(to) {
             None => Err(MoveError::NoMember),
-            Some(member) if !member.is_up() => Err(MoveError::Unreachable),
-            Some(_) => Ok(()),
+            Some(member) if member.is_there(now, self.members.stale()) => Ok(()),
+            Some(_) => Err(MoveError::Unreachable),
         }
     }
 

@@ -36,6 +36,7 @@ impl Instance {
             id: member.id,
             address: member.address,
             up: member.is_up(),
+            heard: member.heard,
             boot: member.last_boot.map(|boot| boot.0),
         };
         self.members.iter().map(status).collect()

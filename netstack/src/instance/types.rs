@@ -244,7 +244,7 @@ pub enum MoveError {
     NoSession,
     /// No such member.
     NoMember,
-    /// The channel to the member is not up.
+    /// The channel to the member is not up, or nothing was heard from it of late.
     Unreachable,
     /// The session is already being moved, or belongs to a service that never moves.
     NotMovable,
@@ -336,6 +336,8 @@ pub struct MemberStatus {
     pub address: IpAddr,
     /// Whether the channel to it is up.
     pub up: bool,
+    /// When something was last heard over it.
+    pub heard: Instant,
     /// The last boot of it that was heard of.
     pub boot: Option<[u8; 16]>,
 }
@@ -346,7 +348,7 @@ impl MoveError {
         match self {
             MoveError::NoSession => "no such session here",
             MoveError::NoMember => "no such member",
-            MoveError::Unreachable => "the channel to that member is not up",
+            MoveError::Unreachable => "that member is not heard",
             MoveError::NoRoom => "that member has no room",
             MoveError::TooLarge => "more is queued, or in more pieces, than a capsule can hold",
             MoveError::NotMovable => "the session cannot be moved now",

@@ -6,6 +6,8 @@
 mod crowd;
 #[path = "machines/drain.rs"]
 mod drain;
+#[path = "machines/found.rs"]
+mod found;
 #[path = "machines/nics.rs"]
 mod nics;
 #[path = "machines/offload.rs"]
@@ -83,6 +85,10 @@ const TESTS: &[Test] = &[
     }),
     ("a_drain_of_thousands_resets_nobody", drain::of_thousands),
     ("an_ingress_without_power_is_replaced", takeover::survives),
+    (
+        "a_machine_that_nobody_configured_is_found_serves_and_leaves",
+        found::serves_and_leaves,
+    ),
     ("a_client_hardly_waits_at_a_move", short_silence),
     ("a_machine_without_a_nic_says_so", no_nic),
     ("a_machine_without_entropy_serves_nobody", no_entropy),

@@ -88,6 +88,8 @@ pub struct Setup {
     pub rests: Option<Rests>,
     /// Sessions whose fate each instance remembers, if not as many as usual (not with the SDK).
     pub remembered: Option<usize>,
+    /// When the instances give sessions away unasked.
+    pub policy: PolicyConfig,
 }
 
 /// A client that reads for a while and then does not, in turns: its window closes, and what the service
@@ -125,6 +127,7 @@ impl Default for Setup {
             patience: Duration::ZERO,
             rests: None,
             remembered: None,
+            policy: PolicyConfig::default(),
         }
     }
 }
@@ -247,7 +250,7 @@ impl Setup {
             drain: Default::default(),
             cluster_key: instance.cluster_key.map(Secret::new),
             old_keys: Vec::new(),
-            policy: PolicyConfig::default(),
+            policy: self.policy.clone(),
             admin_port: 9100,
             admin_token: None,
             port: None,
@@ -265,7 +268,8 @@ impl Setup {
             if let Some(sessions) = self.remembered {
                 node.instance_mut().set_remembered(sessions);
             }
-            return node;
+            node.instance_mut().set_policy(self.policy.clone());
+            return self.watched(node);
         }
         let machine = Machine {
             device: Device {
@@ -275,17 +279,26 @@ impl Setup {
             },
             entropy,
         };
-        match self.served {
+        let node = match self.served {
             Served::Http => Node::sdk(&self.config(id), machine, Files::default(), now),
             Served::Releases if id == MemberId(1) => {
                 Node::sdk(&self.config(id), machine, godwit_releases::first(), now)
             }
             Served::Releases => Node::sdk(&self.config(id), machine, Second::default(), now),
             Served::Echo => Node::sdk(&self.config(id), machine, Echo, now),
-            Served::Wanderer => Node::sdk(&self.config(id), machine, Wanderer, now).moves_unasked(),
+            Served::Wanderer => Node::sdk(&self.config(id), machine, Wanderer, now),
             Served::Script | Served::SdkScript => {
                 Node::sdk(&self.config(id), machine, Scripts, now)
             }
+        };
+        self.watched(node)
+    }
+
+    /// The checkers have to be told of moves that nobody here commands.
+    fn watched(&self, node: Node) -> Node {
+        match self.served == Served::Wanderer || !self.policy.triggers.is_empty() {
+            true => node.moves_unasked(),
+            false => node,
         }
     }
 }

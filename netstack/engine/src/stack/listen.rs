@@ -20,6 +20,8 @@ use crate::time::{Duration, Instant};
 
 /// Connections looked at for one that may make way for another.
 const SWEPT: usize = 64;
+/// Connections with other instances that there is room for when there is none for others.
+const KEPT_FOR_PEERS: usize = 128;
 /// Longest life of a SYN cookie.
 pub const COOKIE_LIFE: Duration = Duration::from_secs(132);
 
@@ -36,6 +38,8 @@ pub(super) struct Listener {
     pub(super) port: u16,
     pub(super) scope: Scope,
     pub(super) accepting: bool,
+    /// Other instances connect here.
+    pub(super) peers: bool,
 }
 
 /// A half-open connection and what the stack keeps about it.
@@ -125,8 +129,25 @@ impl Stack {
             port,
             scope,
             accepting: true,
+            peers: false,
         });
         ListenerId((self.listeners.len() - 1) as u32)
+    }
+
+    /// Accept connections of other instances at `port` of an own address: also while memory for queues is exhausted, or
+    /// as many connections are here as may be, since sessions leave through them. Whoever
+    /// is not one of them is to be sent away.
+    pub fn listen_peers(&mut self, port: u16) -> ListenerId {
+        let id = self.listen(port, Scope::Own);
+        if let Some(listener) = self.listeners.last_mut() {
+            listener.peers = true;
+        }
+        id
+    }
+
+    fn is_for_peers(&self, listener: ListenerId) -> bool {
+        let listener = self.listeners.get(listener.0 as usize);
+        listener.is_some_and(|listener| listener.peers)
     }
 
     /// Whether the listener takes new connections; while it does not, SYNs are dropped in
@@ -183,12 +204,13 @@ impl Stack {
             self.counters.syn_not_accepting += 1;
             return;
         }
+        let peers = self.is_for_peers(listener);
         self.reclaim();
-        if self.pressure() == Pressure::Exhausted {
+        if self.pressure() == Pressure::Exhausted && !peers {
             self.counters.syn_no_memory += 1;
             return;
         }
-        if !self.has_room(now) {
+        if !self.has_room(now, peers) {
             self.counters.syn_too_many += 1;
             return;
         }
@@ -234,12 +256,13 @@ impl Stack {
 
     /// Whether another connection fits. At the limit one in TIME-WAIT makes way, if one is found
     /// soon: it only keeps old duplicates from a later connection, which PAWS does too
-    /// (RFC 6191 section 2).
-    pub(super) fn has_room(&mut self, now: Instant) -> bool {
+    /// (RFC 6191 section 2). For other instances some room is kept beyond that.
+    pub(super) fn has_room(&mut self, now: Instant, peer: bool) -> bool {
         if self.scarcity == Pressure::Exhausted {
             return false;
         }
-        if self.table.len() < self.tcp.max_connections as usize {
+        let kept = if peer { KEPT_FOR_PEERS } else { 0 };
+        if self.table.len() < self.tcp.max_connections as usize + kept {
             return true;
         }
         let oldest = self
@@ -382,7 +405,7 @@ impl Stack {
         let HalfOpenEvent::Established(connection) = event else {
             return false;
         };
-        if !self.has_room(now) {
+        if !self.has_room(now, self.is_for_peers(listener)) {
             self.counters.syn_too_many += 1;
             return true;
         }
@@ -490,7 +513,7 @@ impl Stack {
                 self.refuse(now, &flow, segment);
             }
             HalfOpenEvent::Established(connection) => {
-                if !self.has_room(now) {
+                if !self.has_room(now, self.is_for_peers(listener)) {
                     // The peer sends again; until then there may be room.
                     self.counters.syn_too_many += 1;
                     return;
@@ -578,7 +601,7 @@ impl Stack {
             }
         } else if let HalfOpenEvent::Established(connection) =
             handshake.handle_segment(now, &self.tcp, &segment)
-            && self.has_room(now)
+            && self.has_room(now, false)
         {
             self.drop_half_open(serial);
             self.accept(now, listener, *connection, flow);

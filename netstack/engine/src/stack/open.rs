@@ -49,7 +49,7 @@ impl Stack {
         self.has_memory()?;
         let local = self.local_for(local, remote)?;
         let place = self.free_port(now, local, remote)?;
-        self.open(now, place)
+        self.open(now, place, false)
     }
 
     /// Open a connection from a port of the caller's choice. [`ConnectError::NoPort`] if it is in use
@@ -64,11 +64,11 @@ impl Stack {
         let address = self.local_for(Some(local.ip()), remote)?;
         let flow = flows::flow((address, local.port()), (remote.ip(), remote.port()));
         let place = self.place(now, flow).ok_or(ConnectError::NoPort)?;
-        self.open(now, place)
+        self.open(now, place, false)
     }
 
     /// Open a connection to another instance, from the own address that fits: also while memory is
-    /// exhausted, since sessions leave through it, and memory with them.
+    /// exhausted or as many connections are here as may be, since sessions leave through it, and memory with them.
     pub fn connect_peer(
         &mut self,
         now: Instant,
@@ -76,7 +76,7 @@ impl Stack {
     ) -> Result<ConnId, ConnectError> {
         let local = self.local_for(None, remote)?;
         let place = self.free_port(now, local, remote)?;
-        self.open(now, place)
+        self.open(now, place, true)
     }
 
     /// Connections are opened from here no more than to us while memory is exhausted.
@@ -150,7 +150,7 @@ impl Stack {
         again.ok_or(ConnectError::NoPort)
     }
 
-    fn open(&mut self, now: Instant, place: Place) -> Result<ConnId, ConnectError> {
+    fn open(&mut self, now: Instant, place: Place, peer: bool) -> Result<ConnId, ConnectError> {
         let Place { flow, before } = place;
         let old = before.and_then(|id| self.connection(id));
         let mut connection = Connection::connect(now, &self.tcp, &self.numbers, flow, self.mtu);
@@ -161,7 +161,7 @@ impl Stack {
             self.counters.time_wait_reopened += 1;
             self.bury(now, id);
         }
-        if !self.has_room(now) {
+        if !self.has_room(now, peer) {
             return Err(ConnectError::TooMany);
         }
         self.counters.opened += 1;

@@ -467,3 +467,58 @@ fn voters_that_die_one_after_the_other_do_not_keep_a_found_member_from_new_sessi
     connect_many(&mut net, 20);
     assert!(load(&mut net, 6) > 0);
 }
+
+/// The address of `id` in IPv6 (the virtual one for 0), and the client's.
+fn six(id: u32) -> IpAddr {
+    IpAddr::from([0xfd77, 0, 0, 0, 0, 0, 0, 0x10 + id as u16])
+}
+
+/// Three voters that know each other by IPv6 and a fourth that is to be found, each with those addresses; and
+/// a client with IPv6.
+fn four_by_six(seed: u8, addresses: impl Fn(u32) -> Vec<IpAddr>) -> Net {
+    let mut configs = configs(&[1, 2, 3], 4);
+    let cidr = |address: IpAddr| Cidr {
+        address,
+        prefix: if address.is_ipv4() { 24 } else { 64 },
+    };
+    for config in &mut configs {
+        config.stack.addresses = addresses(config.id.0).into_iter().map(cidr).collect();
+        config.stack.vips = alloc::vec![six(0)];
+        for peer in &mut config.peers {
+            peer.address = six(peer.id.0);
+        }
+    }
+    let mut net = net_of(configs, seed);
+    let mut client = stack_config(CLIENT, Vec::new());
+    client.addresses = alloc::vec![cidr(six(CLIENT))];
+    net.client = Stack::new(client, [seed; 32], net.now);
+    net.run_for(Duration::from_secs(4));
+    for voter in 1..=3 {
+        assert!(is_up(&mut net, voter, 4) && is_up(&mut net, 4, voter));
+    }
+    let members = net.node(1).members();
+    assert!(members.iter().all(|member| member.address.is_ipv6()));
+    for _ in 0..20 {
+        net.connect_to(six(0), ECHO, stream(0, 100), false);
+        net.run_for(Duration::from_millis(10));
+    }
+    net.run_until_received(Duration::from_secs(5), 100);
+    assert!(load(&mut net, 4) > 0, "it serves");
+    assert_eq!(net.counter(4, "rosters_contradict"), 0);
+    net
+}
+
+#[test]
+fn members_are_found_where_there_is_no_ipv4() {
+    let net = four_by_six(16, |id| alloc::vec![six(id)]);
+    assert_eq!(net.counter(1, "beacons_of_the_other_version"), 0);
+}
+
+#[test]
+fn members_with_addresses_of_both_versions_are_found_by_the_one_the_voters_use() {
+    let net = four_by_six(17, |id| alloc::vec![address(id), six(id)]);
+    assert_eq!(net.counter(1, "members_found"), 1);
+    assert!(net.counter(1, "beacons_of_the_other_version") > 0);
+    let taken = net.counter(1, "beacons_of_a_taken_id");
+    assert_eq!(taken, 0, "one member, whichever beacon of it came");
+}

@@ -60,6 +60,8 @@ fn nothing_is_offered_to_a_member_that_has_fallen_silent() {
     let node = net.node(owner);
     let one = node.move_session(now, session, MemberId(target));
     assert_eq!(one, Err(MoveError::Unreachable));
+    let asked = node.may_move(now, session, MemberId(target));
+    assert_eq!(asked, Err(MoveError::Unreachable));
     let all = node.move_all(now, MemberId(target));
     assert_eq!(all, Err(MoveError::Unreachable));
     assert_eq!(net.owner(session), Some(owner));

@@ -10,7 +10,9 @@ mod doubts;
 mod drain;
 mod faults;
 mod follow;
+mod full;
 mod keys;
+mod line;
 mod lull;
 mod moves;
 mod peers;
@@ -28,7 +30,7 @@ use bytes::Bytes;
 use self::skew::{Edition, decode, encode};
 use super::*;
 use crate::session::{ContentId, Input, States};
-use crate::stack::{Cidr, DeviceCapabilities, RxChecksum, StackConfig};
+use crate::stack::{Cidr, DeviceCapabilities, RxChecksum, Scope, StackConfig};
 use crate::tcp::{Flags, Segment};
 
 pub(super) const VIP: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 77, 0, 10));

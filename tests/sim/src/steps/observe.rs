@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use godwit_netstack::cluster::message::Kind;
+use godwit_netstack::instance::Trigger;
 
 use crate::net::Port;
 use crate::node::Node;
@@ -135,14 +136,16 @@ const LOCAL: [&str; 26] = [
     "unknown_flows_reset",
 ];
 
-/// The steps that were in none of these runs: kinds of messages that nobody said or heard, and things
-/// that nobody did.
+/// The steps that were in none of these runs: kinds of messages that nobody said or heard, triggers of the
+/// policy that moved nothing, and things that nobody did.
 pub fn missing<'a>(steps: impl Iterator<Item = &'a str>) -> Vec<String> {
     let sides = ["says", "hears"].into_iter();
     let said = sides.flat_map(|side| Kind::ALL.iter().map(move |kind| (side, kind.name())));
     let all = said.chain(LOCAL.into_iter().map(|what| ("does", what)));
+    let moved = Trigger::ALL.map(|trigger| format!(".does.policy_{trigger}_moves"));
     let mut missing: Vec<String> = all
         .map(|(side, what)| format!(".{side}.{what}").replace(' ', "-"))
+        .chain(moved)
         .collect();
     for step in steps {
         let Some((what, _)) = step.split_once('#') else {

@@ -5,7 +5,8 @@
 use godwit_http::archive::{Archive, by_path};
 use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{PATIENCE, Prefer, RoleConfig};
+use godwit_netstack::instance::{PATIENCE, PolicyConfig, Prefer, RoleConfig, Trigger};
+use godwit_netstack::tcp::TcpConfig;
 use godwit_releases::{FIRST, SECOND};
 
 use super::Trial;
@@ -31,7 +32,7 @@ pub enum Act {
     Crash(Port),
     /// An instance boots.
     Boot(Port),
-    /// Two instances do not reach each other any more.
+    /// Two instances do not reach each other any more, or an instance and the client ([`CLIENT`]).
     Cut(Port, Port),
     /// The first does not reach the second any more.
     Deaf(Port, Port),
@@ -48,6 +49,9 @@ pub enum Act {
     /// Nothing, but the scenario lasts until here.
     Wait,
 }
+
+/// The client of a cluster of three, where an instance is named.
+pub const CLIENT: Port = 3;
 
 /// The last conversation begun.
 pub const LAST: usize = usize::MAX;
@@ -90,6 +94,45 @@ fn patient() -> Setup {
         patience: PATIENCE,
         ..setup()
     }
+}
+
+/// One that gives sessions away unasked: two instances and a witness. Whoever is alone has all sessions.
+fn giving(triggers: &[Trigger]) -> Setup {
+    Setup {
+        role: RoleConfig {
+            witnesses: vec![MemberId(3)],
+            ..RoleConfig::default()
+        },
+        policy: PolicyConfig {
+            triggers: triggers.to_vec(),
+            hold: Duration::from_secs(1),
+            ..PolicyConfig::default()
+        },
+        ..setup()
+    }
+}
+
+/// So many conversations while the second instance is off: at the first.
+fn gather(trial: &mut Trial, mode: Mode, octets: u64, count: usize) {
+    trial.crash(1);
+    for _ in 0..count {
+        trial.host(mode, octets, 0);
+    }
+}
+
+/// The same with downloads that begin at once, as no more are taken when the memory is used up, and of which
+/// nobody reads the rest.
+fn hoard(trial: &mut Trial, octets: u64, count: usize) {
+    trial.crash(1);
+    // Until nobody is sent there.
+    trial.storm.run_for(Duration::from_secs(4));
+    let begun: Vec<usize> = (0..count).map(|_| trial.begin(Download, octets)).collect();
+    trial.storm.run_for(Duration::from_millis(8));
+    for conversation in begun {
+        let cluster = &mut trial.storm.cluster;
+        cluster.change_plan(conversation, |plan| plan.reads = false);
+    }
+    trial.storm.run_for(Duration::from_millis(500));
 }
 
 fn news(archive: Archive) -> Plan {
@@ -400,6 +443,62 @@ pub const SCENARIOS: &[Scenario] = &[
             (200 * MS, Act::Say(1, 12_000)),
             (400 * MS, Act::Say(0, 16_000)),
         ],
+    },
+    // Half of them go to the instance that comes back, by their own, while clients speak.
+    Scenario {
+        name: "policy-load",
+        setup: || giving(&[Trigger::Load]),
+        cold: false,
+        prelude: |trial| gather(trial, Echo, 8_000, 10),
+        acts: &[
+            (0, Act::Boot(1)),
+            (1_500 * MS, Act::Say(0, 2_000)),
+            (2_000 * MS, Act::Say(1, 2_000)),
+            (2_500 * MS, Act::Say(2, 2_000)),
+            (6 * S, Act::Wait),
+        ],
+    },
+    // What the instance says to those who connect is lost: they stay half open.
+    Scenario {
+        name: "policy-flood",
+        setup: || Setup {
+            tcp: TcpConfig {
+                max_half_open: 8,
+                ..TcpConfig::default()
+            },
+            ..giving(&[Trigger::Flood])
+        },
+        cold: false,
+        prelude: |trial| gather(trial, Upload, 8_000, 4),
+        acts: &[
+            (0, Act::Deaf(0, CLIENT)),
+            (100, Act::Begin(Echo, 400)),
+            (200, Act::Begin(Echo, 400)),
+            (300, Act::Begin(Echo, 400)),
+            (400, Act::Begin(Echo, 400)),
+            (500, Act::Begin(Echo, 400)),
+            (600, Act::Begin(Echo, 400)),
+            (700, Act::Begin(Echo, 400)),
+            (10 * MS, Act::Boot(1)),
+            (3 * S, Act::Say(0, 2_000)),
+            (4 * S, Act::Mend(0, CLIENT)),
+            (5 * S, Act::Wait),
+        ],
+    },
+    // Clients that do not read take all the memory there is.
+    Scenario {
+        name: "policy-health",
+        setup: || Setup {
+            tcp: TcpConfig {
+                memory: 60_000,
+                ..TcpConfig::default()
+            },
+            patience: PATIENCE,
+            ..giving(&[Trigger::Health])
+        },
+        cold: false,
+        prelude: |trial| hoard(trial, 120_000, 6),
+        acts: &[(0, Act::Boot(1)), (10 * S, Act::Wait)],
     },
     Scenario {
         name: "handover",

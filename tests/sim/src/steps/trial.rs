@@ -79,6 +79,11 @@ impl Trial {
         trial
     }
 
+    /// How long a member may be silent before it is given nothing new.
+    fn stale(&self) -> Duration {
+        self.storm.cluster.setup.role.times.bounded().stale()
+    }
+
     fn now(&self) -> Instant {
         self.storm.cluster.now()
     }
@@ -311,7 +316,7 @@ impl Trial {
     }
 
     /// Sessions that are frozen for a boot of an instance that is over already: the source cannot know that
-    /// it never had them.
+    /// it never had them. It must not be so for one that has not been heard for long.
     fn lose_vain_offers(&mut self, node: Port, sessions: &[SessionStatus]) {
         for session in sessions {
             let Some(target) = session
@@ -325,6 +330,11 @@ impl Trial {
             let members = self.storm.cluster.node(node).instance().members();
             let known = members.into_iter().find(|member| member.id == target);
             let boot = self.storm.cluster.node(there).instance().boot_id();
+            let clock = self.storm.cluster.world.clock_of(node);
+            let heard = known.as_ref().map(|member| member.heard);
+            if heard.is_some_and(|heard| clock.since(heard) >= self.stale()) {
+                self.violate("silent", format!("{:?} is offered to {there}", session.id));
+            }
             let over = known.is_some_and(|member| member.boot.is_some_and(|known| known != boot));
             if over || self.storm.is_down(there) {
                 for conversation in 0..self.totals.len() {
@@ -440,7 +450,7 @@ impl Trial {
         let down = (0..self.served.len()).any(|node| self.storm.is_down(node));
         if self.storm.cluster.setup.served == Served::Wanderer && down {
             // A session that takes itself to somebody who is off is lost until that is known.
-            self.storm.run_for(Duration::from_secs(4));
+            self.storm.run_for(self.stale());
         }
         let plan = self.plan(Mode::Download, 3_000, 99);
         let new = self.storm.converse_as(plan);
