@@ -112,10 +112,7 @@ pub(crate) fn limit(deadline_ns: Option<u64>) -> Option<u64> {
 #[cfg(godwit_image)]
 pub(crate) fn tick(rip: u64, frame: u64) -> bool {
     let period = PERIOD_NS.load(Ordering::Relaxed);
-    let (now, next) = (
-        crate::clock::now_ns(),
-        NEXT_NS.load(Ordering::Relaxed),
-    );
+    let (now, next) = (crate::clock::now_ns(), NEXT_NS.load(Ordering::Relaxed));
     // The timer and the clock need not agree to the last bit.
     if period == 0 || now + period / 8 < next {
         return false;
@@ -144,7 +141,10 @@ mod tests {
         let room = samples.words.capacity();
         assert!(samples.push([0x10_0000, 0x10_0010].into_iter()));
         assert!(samples.push([0x10_0020, 0x10_0030].into_iter()));
-        assert_eq!(samples.words, [2, 0x10_0000, 0x10_0010, 2, 0x10_0020, 0x10_0030]);
+        assert_eq!(
+            samples.words,
+            [2, 0x10_0000, 0x10_0010, 2, 0x10_0020, 0x10_0030]
+        );
         assert!(!samples.push(0..room as u64));
         assert_eq!(samples.words.len(), 6, "nothing of what was lost is left");
         assert_eq!(samples.words.capacity(), room);

@@ -140,7 +140,6 @@ impl fmt::Display for Name<'_> {
 pub(crate) struct Header {
     functions: usize,
     rules: usize,
-    #[cfg_attr(not(godwit_image), allow(dead_code))]
     build: u64,
 }
 
@@ -180,7 +179,6 @@ impl fmt::Display for Place {
 }
 
 /// What the running image has in common with no other build; 0 if it has no table.
-#[cfg(godwit_image)]
 pub fn build() -> u64 {
     Header::parse(crate::mm::symbols()).map_or(0, |header| header.build)
 }

@@ -28,6 +28,12 @@ pub(crate) fn spare(bytes: usize) -> Option<Vec<u8>> {
     Some(Vec::with_capacity(bytes))
 }
 
+/// A program of the host has no table.
+#[cfg(not(godwit_image))]
+pub(crate) fn symbols() -> &'static [u8] {
+    &[]
+}
+
 /// The size of a page and of a frame, in bytes.
 pub const PAGE: u64 = 4096;
 
