@@ -4,13 +4,14 @@
 //! [`super::build_image`] leaves in the same directory, is what was linked, with the tables that say which line
 //! an address belongs to and what was inlined there ([`addr2line`]).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use addr2line::Context as Lines;
 use anyhow::{Context, Result, bail, ensure};
 use gimli::{Dwarf, EndianArcSlice, LittleEndian, SectionId};
-use object::{Object, ObjectSection, ObjectSegment};
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
 
 /// Extension of the file with the tables for debuggers.
 pub const WITH_LINES: &str = "debug";
@@ -30,6 +31,8 @@ pub struct Frame {
 pub struct Symbols {
     build: u64,
     lines: Lines<EndianArcSlice<LittleEndian>>,
+    /// Functions by where they begin.
+    functions: BTreeMap<u64, String>,
 }
 
 /// The number of the build that an image's file is of.
@@ -83,7 +86,16 @@ impl Symbols {
             ))
         };
         let lines = Lines::from_dwarf(Dwarf::load(load)?)?;
-        Ok(Self { build, lines })
+        let functions = file.symbols().filter_map(|symbol| {
+            let name = symbol.name().ok().filter(|name| !name.is_empty())?;
+            let is_function = symbol.kind() == SymbolKind::Text;
+            is_function.then(|| (symbol.address(), demangled(name)))
+        });
+        Ok(Self {
+            build,
+            lines,
+            functions: functions.collect(),
+        })
     }
 
     /// The number of the build.
@@ -94,26 +106,38 @@ impl Symbols {
     /// What is at an address: the innermost inlined function first, last the one it was inlined into.
     pub fn frames(&self, address: u64) -> Vec<Frame> {
         let mut found = Vec::new();
-        let Ok(mut frames) = self.lines.find_frames(address).skip_all_loads() else {
-            return found;
-        };
-        while let Ok(Some(frame)) = frames.next() {
-            let name = frame
-                .function
-                .as_ref()
-                .and_then(|name| name.raw_name().ok());
-            let function = match name {
-                Some(name) => format!("{:#}", rustc_demangle::demangle(name.as_ref())),
-                None => format!("{address:#x}"),
-            };
-            let place = frame.location.and_then(|at| {
-                let line = at.line.map_or_else(String::new, |line| format!(":{line}"));
-                Some(format!("{}{line}", short(at.file?)))
+        if let Ok(mut frames) = self.lines.find_frames(address).skip_all_loads() {
+            while let Ok(Some(frame)) = frames.next() {
+                let name = frame.function.as_ref();
+                let name = name.and_then(|name| name.raw_name().ok());
+                let place = frame.location.and_then(|at| {
+                    let line = at.line.map_or_else(String::new, |line| format!(":{line}"));
+                    Some(format!("{}{line}", short(at.file?)))
+                });
+                found.push(Frame {
+                    function: name.map_or_else(String::new, |name| demangled(&name)),
+                    place,
+                });
+            }
+        }
+        if found.is_empty() {
+            found.push(Frame {
+                function: String::new(),
+                place: None,
             });
-            found.push(Frame { function, place });
+        }
+        // The linker's name is the whole one, and the only one of what is written in assembly.
+        let outer = self.functions.range(..=address).next_back();
+        if let (Some((_, name)), Some(last)) = (outer, found.last_mut()) {
+            last.function.clone_from(name);
         }
         found
     }
+}
+
+/// A function's name as it is written in Rust.
+fn demangled(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
 }
 
 /// A file as it is called in the workspace, in a crate or in the standard library.

@@ -31,6 +31,9 @@ use crate::{Error, Result, Session};
 
 /// How often what has come is passed on.
 const PAUSE: Duration = Duration::from_millis(20);
+/// The same where so many octets come in that time that their buffer may be too small.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
+const MUCH: usize = 16 << 10;
 /// How long a client may not read after the end of what it asked for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Seconds that something may be watched.
@@ -112,6 +115,10 @@ pub(super) async fn tell(
     loop {
         let mut out = Vec::new();
         over = stream.tell(session.now(), &mut out, over);
+        let usual = match out.len() {
+            0..MUCH => PAUSE,
+            _ => SHORT_PAUSE,
+        };
         // What is watched must not go on for ever because nobody reads.
         let patience = stream.until.since(session.now()) + PATIENCE;
         let deadline = session.sleep(patience);
@@ -126,7 +133,7 @@ pub(super) async fn tell(
         if over {
             return Ok(());
         }
-        let pause = PAUSE.min(stream.until.since(session.now()));
+        let pause = usual.min(stream.until.since(session.now()));
         over = session.timeout(pause, client.peek()).await.is_some();
     }
 }
