@@ -1,9 +1,9 @@
 //! `godwit ctl`: commands to running instances.
 
-mod capture;
-mod chart;
+pub mod capture;
+pub mod chart;
 mod drain;
-mod flame;
+pub mod flame;
 mod watch;
 
 use std::io::Write;

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use clap::Args;
 
 use crate::build::{self, Service};
 use crate::demo::lab::random_hex;
-use crate::image::symbols::{Annotator, WITH_LINES};
+use crate::image::symbols::WITH_LINES;
 use crate::progress::Progress;
 use crate::vm::{
     Accelerator, DEFAULT_MEMORY, Forward, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec,
@@ -112,7 +111,7 @@ pub fn run(options: &Options) -> Result<u8> {
         more: debugger_words(options),
         ..VmSpec::new(options.service.name(), &image)
     };
-    let mut vm = Vm::start(&spec, Accelerator::best(), annotated(&image))?;
+    let mut vm = Vm::start(&spec, Accelerator::best(), |line| println!("{line}"))?;
     pass_input_on(&mut vm);
     if let Some(port) = options.gdb {
         let symbols = image.with_extension(WITH_LINES);
@@ -139,18 +138,6 @@ pub fn run(options: &Options) -> Result<u8> {
     Ok(end(vm.wait_exit(Duration::MAX)))
 }
 
-/// Shows lines as they come, and below those of a backtrace files and lines.
-fn annotated(image: &Path) -> impl Fn(&str) + Send + Sync + use<> {
-    let annotator = Mutex::new(Annotator::new(image));
-    move |line| {
-        println!("{line}");
-        let mut annotator = annotator.lock().unwrap_or_else(PoisonError::into_inner);
-        for below in annotator.below(line) {
-            println!("{below}");
-        }
-    }
-}
-
 /// What QEMU is told about a debugger.
 fn debugger_words(options: &Options) -> Vec<String> {
     let mut words = Vec::new();
@@ -163,8 +150,9 @@ fn debugger_words(options: &Options) -> Vec<String> {
     words
 }
 
-/// The line that attaches gdb to an image whose symbols are in a file.
-pub fn attach(symbols: &Path, port: u16) -> String {
+/// The line that attaches gdb to an image whose symbols are in a file. In the workspace it finds the
+/// source, too.
+fn attach(symbols: &Path, port: u16) -> String {
     format!(
         "gdb {} -ex 'target remote localhost:{port}'",
         symbols.display()
