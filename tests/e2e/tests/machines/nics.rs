@@ -63,11 +63,11 @@ pub fn moves() -> Result<()> {
     Ok(())
 }
 
-/// Every row of the README's table that QEMU can have, each with another one, as far from it as may be: an
-/// HTTP image downloads from either, and a download moves to and fro between them.
+/// Every row of the README's table that QEMU can have, each with another one, as far from it as may be: a
+/// download from HTTP images moves to and fro between them, so that each of them sends its part.
 pub fn rows() -> Result<()> {
     use Machine::{Microvm, MicrovmLegacy, Pc, Q35, Q35Qboot};
-    use NicModel::{E1000, E1000e, Rtl8139, Virtio, VirtioLegacy, VirtioModern, Vmxnet3};
+    use NicModel::{E1000, E1000e, Rtl8139, Virtio, VirtioModern, Vmxnet3};
     for pair in [
         [(MicrovmLegacy, Virtio), (Q35Qboot, Virtio)],
         [(Microvm, Virtio), (Q35, E1000e)],
@@ -75,7 +75,7 @@ pub fn rows() -> Result<()> {
         [(Q35, Virtio), (Pc, E1000)],
         [(Q35, Rtl8139), (Pc, VirtioModern)],
         [(Pc, Vmxnet3), (Q35, E1000)],
-        [(Pc, Rtl8139), (Q35, VirtioLegacy)],
+        [(Pc, Rtl8139), (Q35, VirtioModern)],
     ] {
         let moved = offload::move_service(Service::Http, pair, false, 128 * MIB, 2);
         moved.with_context(|| format!("{pair:?}"))?;

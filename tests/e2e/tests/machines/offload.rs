@@ -159,7 +159,7 @@ pub fn move_between(
     move_service(Service::Echo, kinds, offload, size, moves)
 }
 
-/// The same for a service: an echo, or a download behind one from each machine's own address.
+/// The same for a service: an echo, or a download.
 pub fn move_service(
     service: Service,
     kinds: [(Machine, NicModel); 2],
@@ -226,9 +226,6 @@ pub fn move_service(
     let frames = if service == Service::Echo {
         lan.frames(1, || exchange(&lan, server, size, move_about))?
     } else {
-        for (id, _) in machines {
-            download(&lan, &lan.own(id).to_string(), size / 8)?;
-        }
         lan.frames(1, || {
             thread::scope(|scope| {
                 let mover = scope.spawn(move_about);
