@@ -139,39 +139,39 @@ impl Capture {
     }
 }
 
-/// Whether a frame belongs to the TCP connection between a client and our port.
+/// Whether a frame belongs to the TCP connection between a client and our port (RFC 791, RFC 8200; without
+/// extension headers).
 fn is_of(frame: &[u8], (client, port): (SocketAddr, u16)) -> bool {
-    addresses(frame).is_some_and(|(from, to)| {
-        let ports = (from.port(), to.port());
-        from == client && ports.1 == port || to == client && ports.0 == port
-    })
-}
-
-/// From where to where a TCP segment goes (RFC 791, RFC 8200, without extension headers).
-fn addresses(frame: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     const TCP: u8 = 6;
-    fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-        bytes.get(at..)?.first_chunk().copied()
-    }
-    let packet = frame.get(14..)?;
-    let (from, to, segment): (IpAddr, IpAddr, usize) = match array(frame, 12)? {
-        [0x08, 0x00] if *packet.get(9)? == TCP => (
-            array::<4>(packet, 12)?.into(),
-            array::<4>(packet, 16)?.into(),
-            usize::from(packet.first()? & 0xf) * 4,
-        ),
-        [0x86, 0xdd] if *packet.get(6)? == TCP => (
-            array::<16>(packet, 8)?.into(),
-            array::<16>(packet, 24)?.into(),
-            40,
-        ),
-        _ => return None,
+    let at = |from: usize, len: usize| frame.get(from..from + len).unwrap_or_default();
+    // Where the addresses are, how long they are, and where the segment begins.
+    let (addresses, segment) = match (at(12, 2), at(14, 10)) {
+        ([0x08, 0x00], &[words, .., protocol]) if protocol == TCP => {
+            (26, 14 + usize::from(words & 0xf) * 4)
+        }
+        ([0x86, 0xdd], &[_, _, _, _, _, _, TCP, ..]) => (22, 54),
+        _ => return false,
     };
-    let port = |at| Some(u16::from_be_bytes(array(packet, segment + at)?));
-    Some((
-        SocketAddr::new(from, port(0)?),
-        SocketAddr::new(to, port(2)?),
-    ))
+    let (v4, v6);
+    let address: &[u8] = match client.ip() {
+        IpAddr::V4(ip) if addresses == 26 => {
+            v4 = ip.octets();
+            &v4
+        }
+        IpAddr::V6(ip) if addresses == 22 => {
+            v6 = ip.octets();
+            &v6
+        }
+        _ => return false,
+    };
+    let ports = [client.port(), port].map(u16::to_be_bytes);
+    let between = |mine: usize| {
+        let there = at(addresses + mine * address.len(), address.len());
+        there == address
+            && at(segment + 2 * mine, 2) == ports[0]
+            && at(segment + 2 - 2 * mine, 2) == ports[1]
+    };
+    between(0) || between(1)
 }
 
 #[cfg(test)]
@@ -240,6 +240,29 @@ mod tests {
             cut.truncate(length);
             count(cut);
         }
+    }
+
+    #[test]
+    fn its_own_connection_is_left_out_over_ipv6_too() {
+        let address = |last: u8| {
+            core::net::Ipv6Addr::from([9, 9, 9, 9, 8, 8, 8, 8, 7, 7, 7, 7, 6, 6, 6, last])
+        };
+        let frame = |from: (u8, u16), to: (u8, u16)| {
+            let mut frame = std::vec![0; 12];
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, 6, 64]);
+            frame.extend(address(from.0).octets());
+            frame.extend(address(to.0).octets());
+            frame.extend(from.1.to_be_bytes());
+            frame.extend(to.1.to_be_bytes());
+            frame.extend([0; 16]);
+            frame
+        };
+        let own = (SocketAddr::new(address(1).into(), 40_000), 9100);
+        assert!(is_of(&frame((1, 40_000), (2, 9100)), own));
+        assert!(is_of(&frame((2, 9100), (1, 40_000)), own));
+        assert!(!is_of(&frame((3, 40_000), (2, 9100)), own));
+        assert!(!is_of(&frame((2, 40_000), (1, 9100)), own));
+        assert!(!is_of(&frame((1, 9100), (2, 40_000)), own));
     }
 
     #[test]

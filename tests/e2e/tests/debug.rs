@@ -209,7 +209,7 @@ fn frames_are_captured_for_tcpdump_and_what_is_dropped_is_told() {
     for (path, says) in [
         ("/pcap?interface=1", "interface must be"),
         ("/profile?hz=1000000", "hz must be a number from 1 to 10000"),
-        ("/log?colour=red", "no other words"),
+        ("/log?colour=red", "a word that is not known"),
     ] {
         let error = host
             .admin

@@ -38,6 +38,8 @@ const MUCH: usize = 16 << 10;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Seconds that something may be watched.
 const LONGEST: u32 = 3600;
+/// Samples a second at most.
+const FASTEST: u32 = 10_000;
 /// Who may follow the log at a time.
 pub(super) const MAX_FOLLOWERS: usize = 4;
 /// Octets of a frame that are captured, at least (its Ethernet header) and at most.
@@ -138,36 +140,28 @@ pub(super) async fn tell(
     }
 }
 
-/// The words of a query that may be there, each a number.
-struct Words<'a> {
-    query: &'a str,
+/// A word of a query: its name, what it is if it is not there, and from where to where it may be.
+type Word = (&'static str, u32, u32, u32);
+
+/// The numbers that a query has for `words`, or what is wrong with it.
+fn numbers<const N: usize>(query: &str, words: &[Word; N]) -> Said<[u32; N]> {
+    let mut numbers = words.map(|(_, default, ..)| default);
+    read(query, words, &mut numbers).map(|()| numbers)
 }
 
-impl Words<'_> {
-    /// The number of a word, or `default`; an error names what was expected.
-    fn number(&self, name: &str, default: u32, (least, most): (u32, u32)) -> Said<u32> {
-        let mut words = self.query.split('&');
-        let Some(text) = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')) else {
-            return Ok(default);
+fn read(query: &str, words: &[Word], numbers: &mut [u32]) -> Said<()> {
+    for word in query.split('&').filter(|word| !word.is_empty()) {
+        let (name, text) = word.split_once('=').unwrap_or((word, ""));
+        let mut known = words.iter().zip(numbers.iter_mut());
+        let Some(((_, _, least, most), number)) = known.find(|(known, _)| known.0 == name) else {
+            return Err("the query has a word that is not known here".into());
         };
-        let number = text.parse().ok();
-        number
-            .filter(|number| (least..=most).contains(number))
-            .ok_or_else(|| format!("{name} must be a number from {least} to {most}"))
-    }
-
-    /// An error if there is a word that none of `names` is.
-    fn only(&self, names: &[&str]) -> Said<()> {
-        let mut words = self.query.split('&').filter(|word| !word.is_empty());
-        let known = |word: &str| {
-            let name = word.split_once('=').map(|(name, _)| name);
-            names.iter().any(|known| name == Some(known))
-        };
-        match words.all(known) {
-            true => Ok(()),
-            false => Err(format!("expected no other words than {}", names.join(", "))),
+        match text.parse() {
+            Ok(given) if (*least..=*most).contains(&given) => *number = given,
+            _ => return Err(format!("{name} must be a number from {least} to {most}")),
         }
     }
+    Ok(())
 }
 
 impl Agent {
@@ -176,12 +170,11 @@ impl Agent {
         let Ok(query) = core::str::from_utf8(query) else {
             return Some(Answer::error(400, "the query is no text"));
         };
-        let words = Words { query };
         let answer = match path {
-            b"/profile" => self.profile(&words),
-            b"/pcap" => self.pcap(client, &words),
-            b"/log" => self.log(&words),
-            b"/boot" => self.boot(&words),
+            b"/profile" => self.profile(query),
+            b"/pcap" => self.pcap(client, query),
+            b"/log" => self.log(query),
+            b"/boot" => self.boot(query),
             _ => return None,
         };
         Some(answer.unwrap_or_else(|what| Answer::error(400, &what)))
@@ -199,10 +192,9 @@ impl Agent {
         }
     }
 
-    fn profile(&self, words: &Words<'_>) -> Said<Answer> {
-        words.only(&["hz", "seconds"])?;
-        let hertz = words.number("hz", 997, (1, 10_000))?;
-        let seconds = words.number("seconds", 5, (1, LONGEST))?;
+    fn profile(&self, query: &str) -> Said<Answer> {
+        let words = [("hz", 997, 1, FASTEST), ("seconds", 5, 1, LONGEST)];
+        let [hertz, seconds] = numbers(query, &words)?;
         let Some((insight, build)) = self.insight.and_then(|i| Some((i, i.build()?))) else {
             return Ok(Answer::error(501, "nothing can be sampled here"));
         };
@@ -214,12 +206,14 @@ impl Agent {
         Ok(self.stream(head, seconds, Kind::Profile(insight)))
     }
 
-    fn pcap(&self, client: SocketAddr, words: &Words<'_>) -> Said<Answer> {
-        words.only(&["seconds", "frames", "snap", "interface"])?;
-        let seconds = words.number("seconds", 10, (1, LONGEST))?;
-        let frames = words.number("frames", u32::MAX, (1, u32::MAX))?;
-        let snap = words.number("snap", 128, SNAP)?;
-        words.number("interface", 0, (0, 0))?;
+    fn pcap(&self, client: SocketAddr, query: &str) -> Said<Answer> {
+        let words = [
+            ("seconds", 10, 1, LONGEST),
+            ("frames", u32::MAX, 1, u32::MAX),
+            ("snap", 128, SNAP.0, SNAP.1),
+            ("interface", 0, 0, 0),
+        ];
+        let [seconds, frames, snap, _] = numbers(query, &words)?;
         let wanted = Wanted {
             snap: snap as usize,
             frames,
@@ -233,9 +227,8 @@ impl Agent {
         Ok(self.stream(head, seconds, Kind::Capture))
     }
 
-    fn log(&self, words: &Words<'_>) -> Said<Answer> {
-        words.only(&["follow"])?;
-        let seconds = words.number("follow", 0, (1, LONGEST))?;
+    fn log(&self, query: &str) -> Said<Answer> {
+        let [seconds] = numbers(query, &[("follow", 0, 1, LONGEST)])?;
         let Some(insight) = self.insight else {
             return Ok(Answer::error(501, "no log is kept here"));
         };
@@ -254,8 +247,8 @@ impl Agent {
         })
     }
 
-    fn boot(&self, words: &Words<'_>) -> Said<Answer> {
-        words.only(&[])?;
+    fn boot(&self, query: &str) -> Said<Answer> {
+        let [] = numbers(query, &[])?;
         let mut text = String::new();
         if let Some(insight) = self.insight {
             let _ = insight.boot(&mut text); // to a String: cannot fail
