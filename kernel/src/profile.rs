@@ -17,6 +17,7 @@ use crate::sync::Lock;
 /// Samples a second at most: more, and the image does nothing else.
 pub const FASTEST: u32 = 10_000;
 /// Addresses of a sample at most.
+#[cfg_attr(not(godwit_image), allow(dead_code))]
 const DEEPEST: usize = 63;
 /// Words of the buffer: some seconds of ordinary samples, or a tenth of one that are as deep as can be.
 const WORDS: usize = 1 << 14;
@@ -28,6 +29,7 @@ static NEXT_NS: AtomicU64 = AtomicU64::new(0);
 /// Samples that found no room.
 static LOST: AtomicU32 = AtomicU32::new(0);
 /// Samples since the watchdog was last told of an interrupt.
+#[cfg_attr(not(godwit_image), allow(dead_code))]
 static UNTOLD: AtomicU32 = AtomicU32::new(0);
 static SAMPLES: Lock<Samples> = Lock::new(Samples { words: Vec::new() });
 
@@ -37,6 +39,7 @@ struct Samples {
     words: Vec<u32>,
 }
 
+#[cfg_attr(not(godwit_image), allow(dead_code))]
 impl Samples {
     /// Adds a sample, if there is room for it: nothing is allocated.
     fn push(&mut self, addresses: impl Iterator<Item = u64>) -> bool {

@@ -92,9 +92,12 @@ impl Host {
                         .write_all(b"GET /gen/1G HTTP/1.1\r\nHost: x\r\n\r\n")
                         .expect("sent");
                     let mut chunk = vec![0; 64 << 10];
-                    while !over.load(Ordering::Relaxed)
-                        && stream.read(&mut chunk).is_ok_and(|n| n > 0)
-                    {}
+                    loop {
+                        let read = stream.read(&mut chunk);
+                        if over.load(Ordering::Relaxed) || !read.is_ok_and(|n| n > 0) {
+                            break;
+                        }
+                    }
                 }
             });
             let result = work();
