@@ -7,22 +7,22 @@
 
 pub mod screen;
 
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 use crate::arch::x86_64::serial;
 use crate::exit::ExitCode;
 use crate::sync::Lock;
 
+/// What may wait at most.
 const BUFFER: usize = 8192;
+/// What is kept, for who asks later ([`since`]).
+const RING: usize = 2 * BUFFER;
 /// What is sent at a time while nothing else is to be done: about a millisecond under emulation,
 /// which is how long a frame may have to wait for it.
 const PIECE: usize = 256;
 
-static CONSOLE: Lock<Buffer> = Lock::new(Buffer {
-    bytes: [0; BUFFER],
-    sent: 0,
-    len: 0,
-});
+static CONSOLE: Lock<Buffer> = Lock::new(Buffer::new());
 static LOGGER: Logger = Logger;
 
 fn send(bytes: &[u8]) {
@@ -30,14 +30,23 @@ fn send(bytes: &[u8]) {
     screen::write(bytes);
 }
 
-/// `bytes[sent..len]` is still to be sent.
+/// The last of what was written, a ring; what is not yet sent is part of it.
 struct Buffer {
-    bytes: [u8; BUFFER],
-    sent: usize,
-    len: usize,
+    bytes: [u8; RING],
+    /// Bytes ever written, and of those sent.
+    written: u64,
+    sent: u64,
 }
 
 impl Buffer {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; RING],
+            written: 0,
+            sent: 0,
+        }
+    }
+
     fn flush(&mut self) {
         while let Some(piece) = self.piece() {
             send(piece);
@@ -45,25 +54,54 @@ impl Buffer {
         screen::show();
     }
 
+    /// What was written from `from` to `to`, as far as it lies in one place.
+    fn slice(&self, from: u64, to: u64) -> &[u8] {
+        let start = from as usize % RING;
+        let end = (start + (to - from) as usize).min(RING);
+        self.bytes.get(start..end).unwrap_or_default()
+    }
+
     /// The next bytes to be sent, which count as sent.
     fn piece(&mut self) -> Option<&[u8]> {
         let from = self.sent;
-        if from == self.len {
-            (self.sent, self.len) = (0, 0);
+        if from == self.written {
             return None;
         }
-        self.sent = self.len.min(from + PIECE);
-        self.bytes.get(from..self.sent)
+        let most = self.written.min(from + PIECE as u64);
+        self.sent += self.slice(from, most).len() as u64;
+        Some(self.slice(from, self.sent))
     }
 
     fn push(&mut self, byte: u8) {
-        if self.len == BUFFER {
+        if self.written - self.sent == BUFFER as u64 {
             self.flush();
         }
-        if let Some(slot) = self.bytes.get_mut(self.len) {
+        if let Some(slot) = self.bytes.get_mut(self.written as usize % RING) {
             *slot = byte;
-            self.len += 1;
+            self.written += 1;
         }
+    }
+
+    /// Appends what was written from `from` on, and returns where it ends. If the first of it is not
+    /// there any more, a line says so.
+    fn since(&self, from: u64, out: &mut Vec<u8>) -> u64 {
+        let mut from = from.min(self.written);
+        let oldest = self.written.saturating_sub(RING as u64);
+        if from < oldest {
+            out.extend_from_slice(b"[what was here is gone]\n");
+            from = oldest;
+            // Not from the middle of a line.
+            while from < self.written && !self.slice(from, from + 1).ends_with(b"\n") {
+                from += 1;
+            }
+            from = self.written.min(from + 1);
+        }
+        while from < self.written {
+            let part = self.slice(from, self.written);
+            out.extend(part.iter().filter(|byte| **byte != b'\r'));
+            from += part.len() as u64;
+        }
+        from
     }
 }
 
@@ -147,6 +185,11 @@ pub fn line_later(line: fmt::Arguments<'_>) {
     let _ = writeln!(CONSOLE.lock(), "{line}");
 }
 
+/// Appends what was written from byte `from` on, as far as it is kept, and returns where it ends.
+pub fn since(from: u64, out: &mut Vec<u8>) -> u64 {
+    CONSOLE.lock().since(from, out)
+}
+
 /// Prints in the middle of a disaster: takes no lock it cannot have, and buffers nothing.
 pub fn emergency(line: fmt::Arguments<'_>) {
     if let Some(mut buffer) = CONSOLE.try_lock() {
@@ -224,11 +267,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_in_pieces_is_all_that_was_written_in_order() {
-        let mut buffer = Buffer {
-            bytes: [0; BUFFER],
-            sent: 0,
-            len: 0,
-        };
+        let mut buffer = Buffer::new();
         let mut sent = Vec::new();
         let first: String = (0..PIECE * 2)
             .map(|i| char::from(b'a' + (i % 26) as u8))
@@ -243,6 +282,33 @@ mod tests {
         assert_eq!(sent, [first.as_bytes(), b"last"].concat());
         buffer.write_str("again").unwrap();
         assert_eq!(buffer.piece(), Some(&b"again"[..]));
+    }
+
+    #[test]
+    fn what_was_sent_is_kept_until_there_is_newer() {
+        let mut buffer = Buffer::new();
+        let since = |buffer: &Buffer, from| {
+            let mut out = Vec::new();
+            let end = buffer.since(from, &mut out);
+            (end, String::from_utf8(out).unwrap())
+        };
+        writeln!(buffer, "one").unwrap();
+        while buffer.piece().is_some() {}
+        writeln!(buffer, "two").unwrap();
+        let (end, text) = since(&buffer, 0);
+        assert_eq!((end, &*text), (10, "one\ntwo\n"));
+        writeln!(buffer, "three").unwrap();
+        assert_eq!(since(&buffer, end), (17, "three\n".into()));
+        assert_eq!(since(&buffer, u64::MAX), (17, String::new()));
+        for number in 0..2000 {
+            while buffer.piece().is_some() {}
+            writeln!(buffer, "line {number:06}").unwrap();
+        }
+        let (_, text) = since(&buffer, end);
+        let (first, rest) = text.split_once('\n').unwrap();
+        assert!(first.contains("gone"));
+        assert!(rest.starts_with("line ") && rest.ends_with("line 001999\n"));
+        assert!(rest.len() > RING * 9 / 10 && rest.len() < RING);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - [`acpi`], [`pci`]: what the machine says it is made of
 //! - [`drivers`]: network cards and the random number generator
 //! - [`watchdog`], [`activity`]: a loop that hangs is noticed, and what it served named
+//! - [`profile`]: where the time goes, by samples
 //! - [`clock`], [`entropy`], [`console`], [`exit`], [`symbols`]: services for everybody
 //!
 //! `unsafe` lives in `boot`, `arch`, `mm`, [`dma`], [`mmio`] and [`sync`] only. One core, interrupts
@@ -44,6 +45,7 @@ pub mod mmio;
 mod panic;
 pub mod pci;
 pub mod probe;
+pub mod profile;
 pub mod symbols;
 #[allow(unsafe_code, reason = "shares by lock and by once-written cell")]
 pub mod sync;

@@ -9,7 +9,7 @@ use crate::arch::x86_64::cpu;
 use crate::console::emergency;
 use crate::exit::{ExitCode, exit};
 use crate::mm;
-use crate::symbols::Place;
+use crate::symbols::{self, Place};
 
 static PANICKING: AtomicBool = AtomicBool::new(false);
 const DEPTH: usize = 48;
@@ -54,30 +54,12 @@ pub(crate) fn report(code: ExitCode, what: fmt::Arguments<'_>, rip: u64, frame: 
     exit(code, format_args!("{what}{Activity}"))
 }
 
-/// Walks the chain of frame pointers. Every frame must lie on a stack, above the one before:
-/// a damaged chain ends the walk, not the report.
-fn backtrace(first: Option<u64>, mut frame: u64) {
-    let mut depth = 0;
-    let mut show = |address: u64, exact: bool| {
-        // A return address may be the first byte of the next function: look up the call itself.
-        let place = Place(address - u64::from(!exact));
-        emergency(format_args!("  {depth:2}: {place}"));
-        depth += 1;
-    };
-    if let Some(address) = first {
-        show(address, true);
-    }
-    for _ in 0..DEPTH {
-        let Some((next, address)) = mm::stack_frame(frame) else {
-            break;
-        };
-        if address == 0 {
-            break;
-        }
-        show(address, false);
-        if next <= frame {
-            break;
-        }
-        frame = next;
+/// Says which build this is, so that who reads the report can look up lines, and who called whom.
+fn backtrace(first: Option<u64>, frame: u64) {
+    emergency(format_args!("  build {:016x}", symbols::build()));
+    // A return address may be the first byte of the next function: look up the call itself.
+    let calls = mm::callers(frame).map(|address| address - 1);
+    for (depth, address) in first.into_iter().chain(calls).take(DEPTH).enumerate() {
+        emergency(format_args!("  {depth:2}: {}", Place(address)));
     }
 }

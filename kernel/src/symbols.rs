@@ -1,8 +1,8 @@
 //! Function names for addresses, from a table the image carries.
 //!
 //! `godwit build` appends the table to the linked image as a segment of its own. Layout, all
-//! little-endian: 8 bytes magic, `functions: u32` (bytes of what follows), `rules: u32` (how many), then the
-//! functions in the order of their addresses, then the rules, three bytes each.
+//! little-endian: 8 bytes magic, `functions: u32` (bytes of what follows), `rules: u32` (how many), 8 bytes
+//! that no other build has, then the functions in the order of their addresses, then the rules, three bytes each.
 //!
 //! A function is how far it begins behind the one before, the length of its name in bytes (both seven
 //! bits to a byte, the lower ones first, the last byte below 128) and the name. The last one is the end of the code and has no name.
@@ -15,9 +15,9 @@
 use core::fmt::{self, Write};
 
 /// The first bytes of a table.
-pub const MAGIC: [u8; 8] = *b"GWSYMS\x03\0";
+pub const MAGIC: [u8; 8] = *b"GWSYMS\x04\0";
 /// The length of what comes before the functions.
-pub(crate) const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 24;
 const RULE: usize = 3;
 /// Codes from here on take two bytes, and are the numbers of rules from [`SHORT`] on.
 const LONG: u16 = 128;
@@ -140,15 +140,18 @@ impl fmt::Display for Name<'_> {
 pub(crate) struct Header {
     functions: usize,
     rules: usize,
+    build: u64,
 }
 
 impl Header {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let rest = bytes.strip_prefix(&MAGIC)?;
-        let [functions, rules] = *rest.as_chunks().0.first_chunk()?;
+        let [functions, rules, low, high] =
+            (*rest.as_chunks().0.first_chunk()?).map(u32::from_le_bytes);
         Some(Self {
-            functions: u32::from_le_bytes(functions) as usize,
-            rules: u32::from_le_bytes(rules) as usize,
+            functions: functions as usize,
+            rules: rules as usize,
+            build: u64::from(high) << 32 | u64::from(low),
         })
     }
 
@@ -175,6 +178,11 @@ impl fmt::Display for Place {
     }
 }
 
+/// What the running image has in common with no other build; 0 if it has no table.
+pub fn build() -> u64 {
+    Header::parse(crate::mm::symbols()).map_or(0, |header| header.build)
+}
+
 /// The table of the running image.
 #[cfg(godwit_image)]
 pub fn table() -> Option<Table<'static>> {
@@ -193,6 +201,7 @@ mod tests {
         let mut bytes = MAGIC.to_vec();
         bytes.extend((functions.len() as u32).to_le_bytes());
         bytes.extend((rules.len() as u32).to_le_bytes());
+        bytes.extend(0x0123_4567_89ab_cdef_u64.to_le_bytes());
         bytes.extend(functions);
         let pack = |[a, b]: &[u16; 2]| [*a as u8, (a >> 8 | b << 4) as u8, (b >> 4) as u8];
         bytes.extend(rules.iter().flat_map(pack));
@@ -239,6 +248,8 @@ mod tests {
     #[test]
     fn a_table_cut_short_is_refused() {
         let bytes = build(&[(0x10, b"first"), (0x20, b"")], &[[65, 66]]);
+        let build = Header::parse(&bytes).map(|header| header.build);
+        assert_eq!(build, Some(0x0123_4567_89ab_cdef));
         for len in 0..bytes.len() {
             assert!(Table::parse(&bytes[..len]).is_none());
         }
@@ -246,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damage_does_not_panic(noise in prop::collection::vec(any::<u8>(), 8..80), address in 0u64..1 << 33) {
+        fn damage_does_not_panic(noise in prop::collection::vec(any::<u8>(), 16..80), address in 0u64..1 << 33) {
             let mut bytes = MAGIC.to_vec();
             bytes.extend(noise);
             find(&bytes, address);

@@ -9,7 +9,7 @@ use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-/// A spin lock. Interrupt handlers never take one.
+/// A spin lock. Interrupt handlers never wait for one.
 #[derive(Debug, Default)]
 pub struct Lock<T> {
     held: AtomicBool,

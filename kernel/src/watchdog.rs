@@ -59,6 +59,12 @@ pub fn watch(limit_ns: Option<u64>) {
     crate::boot::timer::arm(None);
 }
 
+/// Time between interrupts that count; 0 while the watch is off.
+#[cfg(godwit_image)]
+pub(crate) fn period() -> u64 {
+    PERIOD_NS.load(Ordering::Relaxed)
+}
+
 /// When the timer has to interrupt at the latest, if the loop itself asks for `deadline_ns`.
 #[cfg(godwit_image)]
 pub(crate) fn limit(deadline_ns: Option<u64>) -> Option<u64> {

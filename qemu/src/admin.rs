@@ -1,21 +1,23 @@
 //! A client for the instances' admin port: JSON over HTTP/1.1 with a bearer token.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::net::Network;
+use crate::net::{Network, Stream};
 
 /// Where instances listen for their operator.
 pub const PORT: u16 = 9100;
 
 /// An answer takes a round trip and a little work; losses may add retransmissions.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Larger than any answer's head.
+const LARGEST_HEAD: usize = 4096;
 /// Larger than any status with all sessions of a machine.
 const LARGEST_ANSWER: u64 = 64 << 20;
 
@@ -236,8 +238,8 @@ impl Admin {
         serde_json::from_value(body).context("the instance's report is not understood")
     }
 
-    /// Sends a request and returns the answer's JSON; an error status is an error.
-    pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+    /// Sends a request; what comes back is to be read.
+    fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Box<dyn Stream>> {
         let mut stream = self
             .network
             .connect(self.address, PATIENCE)
@@ -254,7 +256,40 @@ impl Admin {
             body.len()
         );
         stream.write_all(request.as_bytes())?;
-        let answer = Answer::read(stream)
+        Ok(stream)
+    }
+
+    /// Sends a request and returns the answer's JSON; an error status is an error.
+    pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        self.judge(method, path, self.send(method, path, body)?)
+    }
+
+    /// `GET` of something that takes its time: what follows the answer's head, as it comes, for `patience` at
+    /// most. An error status is an error.
+    pub fn stream(&self, path: &str, patience: Duration) -> Result<impl Read + use<>> {
+        let mut slow = Slow {
+            stream: self.send("GET", path, None)?,
+            until: Instant::now() + patience,
+        };
+        let mut head = Vec::new();
+        let mut octet = [0];
+        while !head.ends_with(b"\r\n\r\n") && head.len() < LARGEST_HEAD {
+            if slow.read(&mut octet).context("no whole answer")? == 0 {
+                break;
+            }
+            head.extend(octet);
+        }
+        let fine = split_head(&head).is_some_and(|(head, _)| status(head).ok() == Some(200));
+        if !fine {
+            self.judge("GET", path, head.chain(slow))?;
+            bail!("{} {WRONG_PORT}", self.address);
+        }
+        Ok(slow)
+    }
+
+    /// The JSON of an answer, or what it says went wrong.
+    fn judge(&self, method: &str, path: &str, answer: impl Read) -> Result<Value> {
+        let answer = Answer::read(answer)
             .map_err(|error| match error.is::<io::Error>() {
                 true => error,
                 false => error.context(format!("{} {WRONG_PORT}", self.address)),
@@ -274,6 +309,27 @@ impl Admin {
             );
         }
         Ok(json)
+    }
+}
+
+/// A connection on which nothing may come for longer than a read waits.
+struct Slow {
+    stream: Box<dyn Stream>,
+    until: Instant,
+}
+
+impl Read for Slow {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.stream.read(into) {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) && Instant::now() < self.until => {}
+                result => return result,
+            }
+        }
     }
 }
 
@@ -376,7 +432,7 @@ fn status(head: &str) -> Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
 
     /// An instance that answers one request; the request's text comes back.

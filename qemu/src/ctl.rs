@@ -1,6 +1,10 @@
 //! `godwit ctl`: commands to running instances.
 
+pub mod capture;
+pub mod chart;
 mod drain;
+pub mod flame;
+mod watch;
 
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -48,6 +52,14 @@ enum Command {
     Drain(drain::Options),
     /// Show what every trigger of the policy sees, and would do.
     Policy,
+    /// Sample what it does, show the functions that ran most, and draw a flame graph (images only).
+    Profile(watch::Profile),
+    /// Write the frames that pass its network card, but for this connection's own.
+    Pcap(watch::Pcap),
+    /// Show its log.
+    Log(watch::Log),
+    /// Show how its boot went (images only).
+    Boot(watch::Boot),
     /// Show or change the keys of the cluster. To change a key: `add` the new one at every member,
     /// `activate` it at every member, then `remove` the old one at every member.
     Key {
@@ -92,6 +104,10 @@ pub fn run(options: &Options) -> Result<()> {
             json!({ "started": started })
         }
         Command::Drain(options) => return drain::run(&admin, options),
+        Command::Profile(options) => return watch::profile(&admin, options),
+        Command::Pcap(options) => return watch::pcap(&admin, options),
+        Command::Log(options) => return watch::log(&admin, options),
+        Command::Boot(options) => return watch::boot(&admin, options),
         Command::Policy => admin.request("GET", "/policy", None)?,
         Command::Key { command: None } => admin.request("GET", "/key", None)?,
         Command::Key {

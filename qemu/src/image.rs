@@ -4,6 +4,7 @@
 
 mod elf;
 mod names;
+pub mod symbols;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,10 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
+use sha2::{Digest, Sha256};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: &str = "image";
+/// The first octets of a table of function names.
+const MAGIC: [u8; 8] = *b"GWSYMS\x04\0";
 /// No image is larger than this, without what is large among its files.
 const MAX_IMAGE: usize = 3 << 19;
 
@@ -54,12 +58,19 @@ pub fn build_image_with(service: &str, files: usize) -> Result<PathBuf> {
         );
     }
     let path = target_dir.join(format!("{service}.elf"));
-    // Somebody else may be reading or building it at this moment.
-    let temporary = target_dir.join(format!("{service}.elf.{}", std::process::id()));
-    fs::write(&temporary, &image)
-        .and_then(|()| fs::rename(&temporary, &path))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    // What debuggers want to know, for who looks at a running image.
+    replace(&path.with_extension(symbols::WITH_LINES), &bytes)?;
+    replace(&path, &image)?;
     Ok(path)
+}
+
+/// Writes a file that somebody else may be reading or writing at this moment.
+fn replace(path: &Path, contents: &[u8]) -> Result<()> {
+    let mut temporary = path.to_owned().into_os_string();
+    temporary.push(format!(".{}", std::process::id()));
+    fs::write(&temporary, contents)
+        .and_then(|()| fs::rename(&temporary, path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The flags an image is compiled and linked with (a static program at fixed addresses, without a C runtime).
@@ -104,6 +115,22 @@ fn finish(linked: &[u8]) -> Result<Vec<u8>> {
     elf::rewrite(linked, &table)
 }
 
+/// What this build has in common with no other: a digest of what is loaded, but for the segment that the
+/// table goes into.
+fn build_id(file: &object::File<'_>) -> Result<u64> {
+    let mut segments: Vec<_> = file.segments().collect();
+    segments.sort_by_key(ObjectSegment::address);
+    segments.pop();
+    let mut digest = Sha256::new();
+    for segment in segments {
+        digest.update(segment.address().to_le_bytes());
+        digest.update(segment.data()?);
+    }
+    let digest = digest.finalize();
+    let first = digest.first_chunk().context("an empty digest")?;
+    Ok(u64::from_le_bytes(*first))
+}
+
 /// The table of `kernel/src/symbols.rs`, which has its layout.
 fn symbol_table(linked: &[u8]) -> Result<Vec<u8>> {
     let file = object::File::parse(linked)?;
@@ -131,10 +158,11 @@ fn symbol_table(linked: &[u8]) -> Result<Vec<u8>> {
     }
     names::put_number(&mut entries, text_end - before);
     names::put_number(&mut entries, 0);
-    let mut table = b"GWSYMS\x03\0".to_vec();
+    let mut table = MAGIC.to_vec();
     for number in [entries.len(), rules.len()] {
         table.extend(u32::try_from(number)?.to_le_bytes());
     }
+    table.extend(build_id(&file)?.to_le_bytes());
     table.extend(entries);
     table.extend(rules.as_flattened());
     Ok(table)

@@ -1,14 +1,16 @@
 //! The godwit command: VMs, virtual switch, demo, control, benchmarks.
 
 use std::ffi::OsString;
+use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use godwit_qemu::build;
+use godwit_qemu::image::symbols::Annotator;
 use godwit_qemu::progress::Progress;
 use godwit_qemu::{ctl, demo, interrupt, media, net, run, setup};
 
@@ -32,6 +34,11 @@ enum Command {
     Demo(Demo),
     /// Command a running instance.
     Ctl(ctl::Options),
+    /// Add files and lines to the backtraces in a log from the standard input.
+    Symbolize {
+        /// The image that the log is of: its file, or the service built last.
+        image: PathBuf,
+    },
     /// Run a service as a Linux process on a TAP device (`host --help` lists what it is told).
     #[command(disable_help_flag = true)]
     Host {
@@ -99,6 +106,27 @@ fn hand_over(what: &str, build: fn() -> Result<PathBuf>, arguments: &[OsString])
     Err(error).with_context(|| format!("cannot run {}", path.display()))
 }
 
+/// Passes a log on, with what is known about the addresses in it.
+fn symbolize(image: &Path) -> Result<()> {
+    let named = build::workspace()?.join("target").join("images");
+    let named = named.join(image).with_extension("elf");
+    let is_name = !image.exists() && image.components().count() == 1;
+    let mut annotator = Annotator::new(if is_name { &named } else { image });
+    let (input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
+    for line in input.split(b'\n') {
+        let line = line.context("cannot read the log")?;
+        let line = String::from_utf8_lossy(&line);
+        let below = annotator.below(&line);
+        for line in std::iter::once(line.trim_end_matches('\r').to_owned()).chain(below) {
+            // A reader that has seen enough is no error.
+            if writeln!(output, "{line}").is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
 fn execute(command: Command) -> Result<u8> {
     match command {
         Command::Setup => {
@@ -131,6 +159,7 @@ fn execute(command: Command) -> Result<u8> {
             ));
         }
         Command::Ctl(options) => ctl::run(&options)?,
+        Command::Symbolize { image } => symbolize(&image)?,
         Command::Host { arguments } => {
             return hand_over("the hosted services", build::hosted, &arguments);
         }

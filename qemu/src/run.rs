@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use clap::Args;
 
 use crate::build::{self, Service};
 use crate::demo::lab::random_hex;
+use crate::image::symbols::WITH_LINES;
 use crate::progress::Progress;
 use crate::vm::{
     Accelerator, DEFAULT_MEMORY, Forward, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec,
@@ -49,6 +51,13 @@ pub struct Options {
     /// The port of localhost that leads to the admin port.
     #[arg(long, default_value_t = 9100, value_parser = parse_port, allow_hyphen_values = true)]
     pub admin_port: u16,
+    /// Let a debugger in at this port of localhost.
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true,
+        default_missing_value = "1234", value_parser = parse_port)]
+    pub gdb: Option<u16>,
+    /// Wait for the debugger before the first instruction.
+    #[arg(long, requires = "gdb")]
+    pub gdb_wait: bool,
     /// Further configuration, as key=value.
     #[arg(value_name = "KEY=VALUE", last = true)]
     pub config: Vec<String>,
@@ -64,7 +73,9 @@ pub fn run(options: &Options) -> Result<u8> {
     }
     let local = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let port = options.port.unwrap_or(options.service.local_port());
-    for (port, option) in [(port, "--port"), (options.admin_port, "--admin-port")] {
+    let debugger = options.gdb.map(|port| (port, "--gdb"));
+    let ports = [(port, "--port"), (options.admin_port, "--admin-port")];
+    for (port, option) in ports.into_iter().chain(debugger) {
         // QEMU would say so too, but without the way out.
         TcpListener::bind(local(port))
             .with_context(|| format!("port {port} is taken: choose another with {option}"))?;
@@ -97,12 +108,20 @@ pub fn run(options: &Options) -> Result<u8> {
                 forward(options.admin_port, 9100),
             ]),
         }],
+        more: debugger_words(options),
         ..VmSpec::new(options.service.name(), &image)
     };
     let mut vm = Vm::start(&spec, Accelerator::best(), |line| println!("{line}"))?;
     pass_input_on(&mut vm);
+    if let Some(port) = options.gdb {
+        let symbols = image.with_extension(WITH_LINES);
+        eprintln!("  a debugger attaches by:");
+        eprintln!("    {}", attach(&symbols, port));
+    }
     let started = Instant::now();
-    if vm.console().wait_ready(BOOT).is_none() {
+    // With a debugger it takes as long as it takes.
+    let patience = options.gdb.map_or(BOOT, |_| Duration::from_secs(86_400));
+    if vm.console().wait_ready(patience).is_none() {
         // The console has been on the screen.
         return Ok(end(vm.wait_exit(Duration::from_secs(1))));
     }
@@ -117,6 +136,27 @@ pub fn run(options: &Options) -> Result<u8> {
     );
     eprintln!("  Ctrl-C ends it.\n");
     Ok(end(vm.wait_exit(Duration::MAX)))
+}
+
+/// What QEMU is told about a debugger.
+fn debugger_words(options: &Options) -> Vec<String> {
+    let mut words = Vec::new();
+    if let Some(port) = options.gdb {
+        words.extend(["-gdb".into(), format!("tcp:127.0.0.1:{port}")]);
+    }
+    if options.gdb_wait {
+        words.push("-S".into());
+    }
+    words
+}
+
+/// The line that attaches gdb to an image whose symbols are in a file. In the workspace it finds the
+/// source, too.
+fn attach(symbols: &Path, port: u16) -> String {
+    format!(
+        "gdb {} -ex 'target remote localhost:{port}'",
+        symbols.display()
+    )
 }
 
 /// The address of `10.0.2.15/24`, if QEMU's network has room for it: the first ones are the host,

@@ -1,6 +1,6 @@
 //! Installs what the host needs from its distribution: QEMU, curl, iproute2; what the bench
 //! and the interop tests talk to: nginx, wrk, ethtool, iperf3, nc; what bootable media are made with
-//! (GRUB, xorriso, mtools) and started by (OVMF).
+//! (GRUB, xorriso, mtools) and started by (OVMF); what looks at them (gdb, tcpdump).
 
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -18,13 +18,13 @@ struct Manager {
     refresh: Option<&'static [&'static str]>,
     install: &'static [&'static str],
     /// The packages of [`PROGRAMS`], in their order.
-    packages: [&'static str; 15],
+    packages: [&'static str; 17],
 }
 
 /// Everything that can be installed: programs, and files that go by a name of [`ELSEWHERE`].
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 17] = [
     QEMU, "curl", "ip", "nginx", "wrk", "ethtool", "iperf3", "nc", RESCUE, GRUB_BIOS, GRUB_UEFI,
-    "xorriso", "mformat", "qemu-img", OVMF,
+    "xorriso", "mformat", "qemu-img", OVMF, "gdb", "tcpdump",
 ];
 const RESCUE: &str = "grub-mkrescue";
 const GRUB_BIOS: &str = "GRUB for BIOS";
@@ -75,6 +75,8 @@ const MANAGERS: &[Manager] = &[
             "mtools",
             "qemu-utils",
             "ovmf",
+            "gdb",
+            "tcpdump",
         ],
     },
     Manager {
@@ -97,6 +99,8 @@ const MANAGERS: &[Manager] = &[
             "mtools",
             "qemu-img",
             "edk2-ovmf",
+            "gdb",
+            "tcpdump",
         ],
     },
     Manager {
@@ -119,6 +123,8 @@ const MANAGERS: &[Manager] = &[
             "mtools",
             "qemu-tools",
             "qemu-ovmf-x86_64",
+            "gdb",
+            "tcpdump",
         ],
     },
     Manager {
@@ -141,6 +147,8 @@ const MANAGERS: &[Manager] = &[
             "mtools",
             "qemu-img",
             "edk2-ovmf",
+            "gdb",
+            "tcpdump",
         ],
     },
     Manager {
@@ -163,6 +171,8 @@ const MANAGERS: &[Manager] = &[
             "mtools",
             "qemu-img",
             "ovmf",
+            "gdb",
+            "tcpdump",
         ],
     },
 ];
@@ -201,6 +211,11 @@ pub fn ensure_disks() -> Result<()> {
 /// The same for UEFI firmware of virtual machines.
 pub fn ensure_uefi() -> Result<()> {
     ensure_all(&[OVMF])
+}
+
+/// The same for what looks at running images: gdb and tcpdump.
+pub fn ensure_debuggers() -> Result<()> {
+    ensure_all(&["gdb", "tcpdump"])
 }
 
 /// UEFI firmware of virtual machines, if it is installed.

@@ -54,6 +54,7 @@
 extern crate alloc;
 
 mod agent;
+mod capture;
 pub mod config;
 mod connection;
 

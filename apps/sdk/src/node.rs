@@ -129,6 +129,8 @@ impl Node {
             shared.clone(),
             service_name,
             config.admin_token.clone(),
+            config.admin_port,
+            platform.insight(),
         ));
         let spec = agent.clone().spec(Some(config.admin_port), Scope::Own);
         let agent_id = shared.instance_mut().add_service(spec);
@@ -259,6 +261,10 @@ impl Node {
         }
         let more = self.received.len() == RECEIVE_BUDGET;
         if !self.received.is_empty() {
+            if self.shared.capture.is_on() {
+                let frames = self.received.iter();
+                frames.for_each(|frame| self.shared.capture.received(now, frame));
+            }
             let mut instance = self.shared.instance_mut();
             instance.handle_frames(now, &mut self.received);
         }
@@ -321,6 +327,9 @@ impl Node {
             }
             let frame = self.shared.instance_mut().poll_transmit(now);
             let Some(frame) = frame else { return false };
+            if self.shared.capture.is_on() {
+                self.shared.capture.sent(now, &frame);
+            }
             platform.transmit(frame);
         }
         true

@@ -34,6 +34,38 @@ impl fmt::Display for NoEntropy {
 
 impl core::error::Error for NoEntropy {}
 
+/// What a platform shows of itself while it runs, to who asks at the admin port.
+pub trait Insight {
+    /// What this build has in common with no other, so that addresses in its code can be given names;
+    /// `None` where nothing can be sampled.
+    fn build(&self) -> Option<u64> {
+        None
+    }
+
+    /// Sample so many times a second what is running. `false`: that is going on already, or there
+    /// is no memory for it.
+    fn start_samples(&self, _hertz: u32) -> bool {
+        false
+    }
+
+    /// Append what has been sampled since the last call, in words of four octets, the lowest first: of
+    /// each sample how many addresses follow, the innermost first. How many samples were lost so far.
+    fn take_samples(&self, _out: &mut Vec<u8>) -> u32 {
+        0
+    }
+
+    /// Sample no more.
+    fn stop_samples(&self) {}
+
+    /// Append what was logged from octet `from` on, as far as it is kept; where that ends.
+    fn log(&self, from: u64, out: &mut Vec<u8>) -> u64;
+
+    /// A line of JSON for each stage of the boot; nothing where nothing was measured.
+    fn boot(&self, _out: &mut dyn fmt::Write) -> fmt::Result {
+        Ok(())
+    }
+}
+
 /// The world of one instance. Nothing here blocks except [`Platform::idle`].
 pub trait Platform {
     /// The monotonic clock; its origin is the platform's (the kernel's is guest entry, so that
@@ -74,6 +106,11 @@ pub trait Platform {
     /// What the NIC has done, as counters by name; they are shown with those of the instance.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
+    }
+
+    /// What there is to be seen of the platform.
+    fn insight(&self) -> Option<&'static dyn Insight> {
+        None
     }
 
     /// The next frame received, if any.

@@ -107,16 +107,18 @@ impl<S> Session<S> {
         duration: Duration,
         future: F,
     ) -> impl Future<Output = Option<F::Output>> + use<F, S> {
-        let mut sleep = self.sleep(duration);
-        async move {
-            let mut future = pin!(future);
-            poll_fn(|cx| match future.as_mut().poll(cx) {
-                Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending => Pin::new(&mut sleep).poll(cx).map(|()| None),
-            })
-            .await
-        }
+        before(self.sleep(duration), future)
     }
+}
+
+/// Run `future` until `sleep` is over at most.
+pub(crate) async fn before<F: Future>(mut sleep: Sleep, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Pin::new(&mut sleep).poll(cx).map(|()| None),
+    })
+    .await
 }
 
 impl<S: Serialize> Session<S> {

@@ -12,6 +12,7 @@ use godwit_netstack::instance::{DrainOptions, MemberStatus, MoveError};
 use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
 use godwit_netstack::{Duration, Instance, Instant};
 
+use crate::capture::Capture;
 use crate::port::Port;
 use crate::timers::{TimerKey, Timers};
 
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     told: Cell<bool>,
     /// Counters of the NIC, as of a moment ago.
     nic: RefCell<Vec<(&'static str, u64)>>,
+    /// Where frames are captured, if somebody asked for that.
+    pub(crate) capture: Capture,
 }
 
 impl Shared {
@@ -61,6 +64,7 @@ impl Shared {
             watched: Cell::new(None),
             told: Cell::new(false),
             nic: RefCell::default(),
+            capture: Capture::default(),
         })
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
-use godwit::platform::{Device, NoEntropy, Platform};
+use godwit::platform::{Device, Insight, NoEntropy, Platform};
 use godwit::{Duration, Instant};
 use godwit_netstack::stack::{MacAddr, RxFrame, TxFrame};
 use nix::errno::Errno;
@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
 use crate::clock;
+use crate::logger;
 use crate::tap::Tap;
 
 /// The world of a hosted instance.
@@ -52,6 +53,11 @@ impl Platform for Host {
 
     fn stopwatch(&self) -> Option<fn() -> Instant> {
         Some(clock::now)
+    }
+
+    /// The log. What a Linux process does is for Linux's own profilers to see.
+    fn insight(&self) -> Option<&'static dyn Insight> {
+        Some(&logger::Inside)
     }
 
     fn device(&self) -> Device {

@@ -5,10 +5,10 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use godwit::Instant;
-use godwit::platform::{Device, NoEntropy, Platform};
+use godwit::platform::{Device, Insight, NoEntropy, Platform};
 use godwit_kernel::drivers::net::{self, Nic, Protocol, TxPacket};
 use godwit_kernel::exit::{ExitCode, exit};
-use godwit_kernel::{Machine, activity, boot, clock, console, entropy, watchdog};
+use godwit_kernel::{Machine, activity, boot, clock, console, entropy, profile, symbols, watchdog};
 use godwit_netstack::Duration;
 use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::frame::{RxChecksum, Segmentation};
@@ -52,6 +52,35 @@ impl KernelPlatform {
 
     fn nic(&mut self) -> Option<&mut (dyn Nic + 'static)> {
         self.machine.nics.first_mut().map(|nic| &mut **nic)
+    }
+}
+
+/// The kernel, for who asks at the admin port.
+struct Inside;
+
+impl Insight for Inside {
+    fn build(&self) -> Option<u64> {
+        Some(symbols::build())
+    }
+
+    fn start_samples(&self, hertz: u32) -> bool {
+        profile::start(hertz)
+    }
+
+    fn take_samples(&self, out: &mut Vec<u8>) -> u32 {
+        profile::take(out)
+    }
+
+    fn stop_samples(&self) {
+        profile::stop();
+    }
+
+    fn log(&self, from: u64, out: &mut Vec<u8>) -> u64 {
+        console::since(from, out)
+    }
+
+    fn boot(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        boot::chart::stages(out)
     }
 }
 
@@ -106,6 +135,10 @@ impl Platform for KernelPlatform {
                 tso6: capabilities.segmentation_ipv6,
             },
         }
+    }
+
+    fn insight(&self) -> Option<&'static dyn Insight> {
+        Some(&Inside)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

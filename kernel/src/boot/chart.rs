@@ -26,15 +26,23 @@ impl Chart {
         let _ = self.stages.push((stage, ticks));
     }
 
-    /// Writes the lines for the host, then a table for people. `ns` turns ticks into nanoseconds.
-    pub fn write(&self, out: &mut impl Write, ns: impl Fn(u64) -> u64) -> fmt::Result {
+    /// Writes a line for each stage, as JSON behind `tag`. `ns` turns ticks into nanoseconds.
+    pub fn write_stages(
+        &self,
+        out: &mut dyn Write,
+        tag: &str,
+        ns: impl Fn(u64) -> u64,
+    ) -> fmt::Result {
         for (stage, ticks) in &self.stages {
-            writeln!(
-                out,
-                "GODWIT BOOT {{\"stage\":\"{stage}\",\"us\":{}}}",
-                ns(*ticks) / 1000
-            )?;
+            let us = ns(*ticks) / 1000;
+            writeln!(out, "{tag}{{\"stage\":\"{stage}\",\"us\":{us}}}")?;
         }
+        Ok(())
+    }
+
+    /// Writes the lines for the host, then a table for people.
+    pub fn write(&self, out: &mut impl Write, ns: impl Fn(u64) -> u64) -> fmt::Result {
+        self.write_stages(out, "GODWIT BOOT ", &ns)?;
         let total = ns(self.last).max(1);
         let mut before = 0;
         for (stage, ticks) in &self.stages {
@@ -56,6 +64,11 @@ impl Chart {
 #[inline(never)]
 pub fn mark(stage: &'static str) {
     CHART.lock().mark(stage, crate::clock::ticks());
+}
+
+/// Writes a line for each stage, as JSON.
+pub fn stages(out: &mut dyn Write) -> fmt::Result {
+    CHART.lock().write_stages(out, "", crate::clock::to_ns)
 }
 
 /// Puts the chart on the console, to be sent when there is time.

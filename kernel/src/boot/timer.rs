@@ -11,7 +11,7 @@ use crate::arch::x86_64::cpu::{self, Hypervisor};
 use crate::arch::x86_64::interrupts;
 use crate::arch::x86_64::port::{self, PIT_COMMAND, PIT_COUNTER_0, Port};
 use crate::clock::{self, RtcReading};
-use crate::watchdog;
+use crate::{profile, watchdog};
 
 /// Under QEMU and KVM the APIC's clock is this fast.
 const VIRTUAL_APIC_HERTZ: u64 = 1_000_000_000;
@@ -161,13 +161,13 @@ fn stated() -> Option<(u64, Source)> {
     (hertz > 100_000_000).then_some((hertz, "cpuid"))
 }
 
-/// Arms the timer for `deadline_ns`, or what the watchdog wants before. `false`: that is now, do not
+/// Arms the timer for `deadline_ns`, or what the watchdog or the profiler wants before. `false`: that is now, do not
 /// sleep.
 pub(crate) fn arm(deadline_ns: Option<u64>) -> bool {
     let Some(apic) = interrupts::local_apic() else {
         return false;
     };
-    let count = match watchdog::limit(deadline_ns) {
+    let count = match profile::limit(watchdog::limit(deadline_ns)) {
         None => 0,
         Some(deadline) => {
             let ns = deadline.saturating_sub(clock::now_ns());

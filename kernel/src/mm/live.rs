@@ -178,7 +178,7 @@ pub(crate) fn guarded_stack(address: u64) -> Option<&'static str> {
 }
 
 /// The saved frame pointer and the return address of a stack frame on one of the stacks.
-pub(crate) fn stack_frame(frame: u64) -> Option<(u64, u64)> {
+fn stack_frame(frame: u64) -> Option<(u64, u64)> {
     let inside = stacks().any(|(_, guard, top)| (guard + PAGE..top - 15).contains(&frame));
     if !inside || !frame.is_multiple_of(8) {
         return None;
@@ -189,6 +189,16 @@ pub(crate) fn stack_frame(frame: u64) -> Option<(u64, u64)> {
             (frame as *const u64).read_volatile(),
             (frame as *const u64).add(1).read_volatile(),
         )
+    })
+}
+
+/// The return addresses up the chain of frame pointers. Every frame must lie on a stack, above the
+/// one before: a damaged chain ends the walk, not who walks it.
+pub(crate) fn callers(mut frame: u64) -> impl Iterator<Item = u64> {
+    core::iter::from_fn(move || {
+        let (next, address) = stack_frame(frame)?;
+        frame = if next > frame { next } else { 0 };
+        (address != 0).then_some(address)
     })
 }
 

@@ -18,14 +18,20 @@ use alloc::vec::Vec;
 pub use live::Audit;
 #[cfg(godwit_image)]
 pub(crate) use live::{
-    Guarded, audit, guarded_stack, hand_over, install, map_device, map_screen, memory,
-    out_of_memory, physical_bytes, reclaim, spare, stack_frame, stacks, symbols,
+    Guarded, audit, callers, guarded_stack, hand_over, install, map_device, map_screen, memory,
+    out_of_memory, physical_bytes, reclaim, spare, stacks, symbols,
 };
 
 /// The host's memory is not ours to ration.
 #[cfg(not(godwit_image))]
 pub(crate) fn spare(bytes: usize) -> Option<Vec<u8>> {
     Some(Vec::with_capacity(bytes))
+}
+
+/// A program of the host has no table.
+#[cfg(not(godwit_image))]
+pub(crate) fn symbols() -> &'static [u8] {
+    &[]
 }
 
 /// The size of a page and of a frame, in bytes.

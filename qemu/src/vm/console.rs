@@ -82,6 +82,15 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn keep(&mut self, line: String) {
+        if self.lines.len() == KEPT {
+            self.lines.drain(..KEPT / 2);
+        }
+        self.lines.push(line);
+    }
+}
+
 /// All that a console has said so far. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Console {
@@ -90,7 +99,17 @@ pub struct Console {
 
 impl Console {
     /// Reads a console until it is closed. `echo` gets each line, as it comes.
-    pub fn read(&self, source: impl Read, mut echo: impl FnMut(&str)) {
+    pub fn read(&self, source: impl Read, echo: impl FnMut(&str)) {
+        self.read_annotated(source, echo, |_| Vec::new());
+    }
+
+    /// The same with lines added: those that `below` has for a line.
+    pub fn read_annotated(
+        &self,
+        source: impl Read,
+        mut echo: impl FnMut(&str),
+        mut below: impl FnMut(&str) -> Vec<String>,
+    ) {
         let mut source = BufReader::new(source);
         let mut bytes = Vec::new();
         loop {
@@ -108,11 +127,12 @@ impl Console {
                     Line::Boot(stage) => state.boot.push(stage),
                     Line::Text => {}
                 }
-                if state.lines.len() == KEPT {
-                    state.lines.drain(..KEPT / 2);
-                }
-                state.lines.push(text.to_owned());
+                state.keep(text.to_owned());
             });
+            for line in below(text) {
+                echo(&line);
+                self.update(|state| state.keep(line));
+            }
         }
         self.update(|state| state.closed = true);
     }

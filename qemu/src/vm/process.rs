@@ -18,6 +18,7 @@ use super::console::{Console, Ready, Verdict};
 use super::picture::Picture;
 use super::qmp::Monitor;
 use super::{Accelerator, QEMU, VmSpec};
+use crate::image::symbols::Annotator;
 use crate::net::Namespace;
 use crate::scratch::Scratch;
 
@@ -64,7 +65,8 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts a VM; `echo` gets each line of its console.
+    /// Starts a VM; `echo` gets each line of its console, and files and lines below the entries of a
+    /// backtrace, where the image's symbols are at hand.
     ///
     /// The VM also dies with the thread that starts it, so that none is left behind when the
     /// process is killed.
@@ -83,7 +85,8 @@ impl Vm {
         if let Some(namespace) = &spec.namespace {
             namespace.place(&mut command);
         }
-        Self::spawn(&spec.name, command, Button::Qmp, scratch, echo)
+        let image = Some(&*spec.kernel);
+        Self::spawn(&spec.name, command, Button::Qmp, scratch, image, echo)
     }
 
     /// Starts a hosted instance: a Linux process that serves like an image and says the same on
@@ -104,7 +107,7 @@ impl Vm {
             .args(arguments)
             .arg(format!("config={}", config.display()));
         namespace.place(&mut command);
-        Self::spawn(name, command, Button::Signal, scratch, echo)
+        Self::spawn(name, command, Button::Signal, scratch, None, echo)
     }
 
     fn spawn(
@@ -112,6 +115,7 @@ impl Vm {
         mut command: Command,
         button: Button,
         scratch: Scratch,
+        image: Option<&Path>,
         echo: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self> {
         command
@@ -133,8 +137,8 @@ impl Vm {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (console, errors, echo) = (Console::default(), Console::default(), Arc::new(echo));
         let mut readers = Vec::new();
-        readers.extend(stdout.map(|pipe| read_lines("console", pipe, &console, &echo)));
-        readers.extend(stderr.map(|pipe| read_lines("stderr", pipe, &errors, &echo)));
+        readers.extend(stdout.map(|pipe| read_lines("console", pipe, &console, image, &echo)));
+        readers.extend(stderr.map(|pipe| read_lines("stderr", pipe, &errors, None, &echo)));
         let readers = readers.into_iter().collect::<std::io::Result<Vec<_>>>()?;
         let name = name.to_owned();
         Ok(Self {
@@ -265,12 +269,18 @@ fn read_lines(
     name: &str,
     pipe: impl Read + Send + 'static,
     to: &Console,
+    image: Option<&Path>,
     echo: &Arc<impl Fn(&str) + Send + Sync + 'static>,
 ) -> std::io::Result<JoinHandle<()>> {
     let (to, echo) = (to.clone(), Arc::clone(echo));
+    let mut annotator = image.map(Annotator::new);
+    let below = move |line: &str| {
+        let annotator = annotator.as_mut();
+        annotator.map_or_else(Vec::new, |annotator| annotator.below(line))
+    };
     thread::Builder::new()
         .name(name.into())
-        .spawn(move || to.read(pipe, |line| echo(line)))
+        .spawn(move || to.read_annotated(pipe, |line| echo(line), below))
 }
 
 /// The verdict counts only if QEMU's exit status says the same.

@@ -16,6 +16,10 @@ pub enum Machine {
     Microvm,
     /// The minimal machine without ACPI, PIT, PIC and RTC: what Firecracker has.
     MicrovmBare,
+    /// The minimal machine whose devices have the interface of before virtio 1.0.
+    MicrovmLegacy,
+    /// PC with PCI Express and a firmware that does nothing but load the kernel.
+    Q35Qboot,
     /// PC with PCI Express.
     Q35,
     /// PC with PCI, as of 1996.
@@ -28,14 +32,14 @@ impl Machine {
         match self {
             // QEMU then names the devices on the command line.
             Self::MicrovmBare => "microvm,acpi=off,pit=off,pic=off,rtc=off,auto-kernel-cmdline=on",
-            Self::Microvm => "microvm",
-            Self::Q35 => "q35",
+            Self::Microvm | Self::MicrovmLegacy => "microvm",
+            Self::Q35 | Self::Q35Qboot => "q35",
             Self::Pc => "pc",
         }
     }
 
     fn has_pci(self) -> bool {
-        matches!(self, Self::Q35 | Self::Pc)
+        matches!(self, Self::Q35 | Self::Q35Qboot | Self::Pc)
     }
 }
 
@@ -234,8 +238,12 @@ impl VmSpec {
             // It comes out of here: status = code * 2 + 1.
             add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         }
+        if self.machine == Machine::Q35Qboot {
+            add(&["-bios", "qboot.rom"]); // QEMU brings it along
+        }
         if !self.machine.has_pci() {
-            add(&["-global", "virtio-mmio.force-legacy=false"]);
+            let legacy = self.machine == Machine::MicrovmLegacy;
+            add(&["-global", &format!("virtio-mmio.force-legacy={legacy}")]);
         }
         if self.rng {
             let device = match self.machine.has_pci() {
@@ -400,7 +408,12 @@ mod tests {
         let microvm = arguments(Machine::Microvm, NicModel::Virtio).unwrap();
         assert!(microvm.contains("virtio-net-device,netdev=net0,mac=02:00:00:00:00:01"));
         assert!(microvm.contains("force-legacy=false"));
+        let legacy = arguments(Machine::MicrovmLegacy, NicModel::Virtio).unwrap();
+        assert!(legacy.contains("-machine microvm ") && legacy.contains("force-legacy=true"));
+        let qboot = arguments(Machine::Q35Qboot, NicModel::Virtio).unwrap();
+        assert!(qboot.contains("-machine q35 ") && qboot.contains("-bios qboot.rom"));
         let q35 = arguments(Machine::Q35, NicModel::Virtio).unwrap();
+        assert!(!q35.contains("-bios"));
         assert!(q35.contains("virtio-net-pci,netdev=net0"));
         assert!(q35.contains("virtio-rng-pci"));
         assert!(!q35.contains("virtio-mmio"));

@@ -153,6 +153,8 @@ const TESTS: &[Test] = &[
         || nics::demo("q35", "vmxnet3", &["--loss", "1%"]),
     ),
     ("a_connection_moves_between_different_nics", nics::moves),
+    ("a_download_moves_between_rows_of_the_table", nics::rows),
+    ("a_legacy_transport_takes_large_frames", nics::legacy),
     (
         "large_frames_reach_other_cards_through_virtio",
         nics::offloads,

@@ -42,6 +42,8 @@ pub(super) struct Guard {
     pub(super) crowded: u64,
     /// Requests refused because there were too many.
     pub(super) limited: u64,
+    /// Requests that were not sound, or could not be met as things are.
+    pub(super) refused: u64,
     /// Requests with a wrong token or none.
     pub(super) unauthorized: u64,
 }

@@ -12,6 +12,7 @@
 //! | `GET /policy` | what every trigger of the policy sees, and would do |
 //! | `GET /key` | the names of the cluster's keys, which is active, and channels opened with each |
 //! | `POST /key {"add": "64 hex digits"}`, `{"activate": ID}`, `{"remove": ID}` | 200 and the same list |
+//! | `GET /profile`, `/pcap`, `/log`, `/boot` | what runs, what passes the card, what was logged, how the boot went: [`watch`] |
 //!
 //! Errors are `{"error": ".."}` with 400, 401, 404, 405, 408, 409, 411, 413, 414, 429, 431, 501 or 505.
 //! Who asks too often, or guesses tokens, is answered 429 for a while; who opens too many connections is
@@ -21,13 +22,14 @@ mod guard;
 mod keys;
 mod policy;
 mod status;
+mod watch;
 
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use godwit_netstack::Duration;
@@ -41,6 +43,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{Secret, drain_then};
 use crate::connection::Connection;
 use crate::http::{Body, Head, HeadError, ResponseHead, StatusCode, read_head, send_all};
+use crate::platform::Insight;
 use crate::port::Port;
 use crate::shared::{Phase, Shared};
 use crate::{Error, Result, Service, Session};
@@ -59,6 +62,11 @@ pub(crate) struct Agent {
     shared: Rc<Shared>,
     service: &'static str,
     token: Option<Secret<String>>,
+    /// The agent's own port.
+    port: u16,
+    insight: Option<&'static dyn Insight>,
+    /// Has a clone for everybody who follows the log.
+    followers: Rc<()>,
     guard: RefCell<guard::Guard>,
 }
 
@@ -68,6 +76,8 @@ struct Answer {
     content_type: &'static str,
     allow: Option<&'static str>,
     body: String,
+    /// What follows the body, until the connection ends.
+    stream: Option<watch::Stream>,
 }
 
 impl Answer {
@@ -77,6 +87,7 @@ impl Answer {
             content_type: "application/json",
             allow: None,
             body,
+            stream: None,
         }
     }
 
@@ -105,8 +116,9 @@ impl Service for Agent {
     const PORT: u16 = 9100;
 
     async fn serve(&self, session: &mut Session<()>) -> Result<()> {
-        let from = session.client_address().map(|address| address.ip());
-        let from = from.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let unknown = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        let address = session.client_address().unwrap_or(unknown);
+        let from = address.ip();
         if !self.guard.borrow_mut().enters(from) {
             return Err(Error::Service("too many connections to the admin port"));
         }
@@ -114,7 +126,7 @@ impl Service for Agent {
             guard: &self.guard,
             from,
         };
-        self.converse(session, from).await
+        self.converse(session, address).await
     }
 }
 
@@ -184,8 +196,10 @@ async fn respond(
 ) -> Result<()> {
     let mut head = ResponseHead::new(answer.status)
         .field("Content-Type", answer.content_type)
-        .field("Content-Length", answer.body.len())
         .field("Cache-Control", "no-store");
+    if answer.stream.is_none() {
+        head = head.field("Content-Length", answer.body.len());
+    }
     if let Some(allow) = answer.allow {
         head = head.field("Allow", allow);
     }
@@ -194,7 +208,11 @@ async fn respond(
     }
     send_all(session, client, head.end(keep)).await?;
     send_all(session, client, Bytes::from(answer.body)).await?;
-    session.commit().await
+    session.commit().await?;
+    match answer.stream {
+        Some(stream) => watch::tell(session, client, stream).await,
+        None => Ok(()),
+    }
 }
 
 /// Close our direction, then let the client finish sending: closing on unread input would reset
@@ -216,17 +234,22 @@ impl Agent {
         shared: Rc<Shared>,
         service: &'static str,
         token: Option<Secret<String>>,
+        port: u16,
+        insight: Option<&'static dyn Insight>,
     ) -> Agent {
         Agent {
             shared,
             service,
             token,
+            port,
+            insight,
+            followers: Rc::default(),
             guard: RefCell::default(),
         }
     }
 
     /// Answer requests until the client has no more, or says nothing.
-    async fn converse(&self, session: &mut Session<()>, from: IpAddr) -> Result<()> {
+    async fn converse(&self, session: &mut Session<()>, from: SocketAddr) -> Result<()> {
         let mut client = session.client();
         loop {
             let input = session.timeout(IDLE, client.peek()).await.transpose()?;
@@ -249,16 +272,20 @@ impl Agent {
     }
 
     /// Answer, unless the client asks too often; and whether to go on with it.
-    fn guarded(&self, from: IpAddr, head: &Head, body: &[u8]) -> (Answer, bool) {
+    fn guarded(&self, client: SocketAddr, head: &Head, body: &[u8]) -> (Answer, bool) {
         let now = self.shared.now();
+        let from = client.ip();
         if !self.guard.borrow_mut().admits(now, from) {
             return (Answer::error(429, "too many requests"), false);
         }
-        let answer = self.answer(head, body);
-        if answer.status.0 == 401 {
-            self.guard.borrow_mut().failed(now, from);
+        let answer = self.answer(client, head, body);
+        match answer.status.0 {
+            401 => self.guard.borrow_mut().failed(now, from),
+            400 | 409 => self.guard.borrow_mut().refused += 1,
+            _ => {}
         }
-        (answer, head.keep_alive)
+        let keep = head.keep_alive && answer.stream.is_none();
+        (answer, keep)
     }
 
     fn metrics(&self) -> String {
@@ -267,6 +294,7 @@ impl Agent {
         for (name, count) in [
             ("admin_crowded", guard.crowded),
             ("admin_limited", guard.limited),
+            ("admin_refused", guard.refused),
             ("admin_unauthorized", guard.unauthorized),
         ] {
             status::counter(&mut text, name, count);
@@ -274,7 +302,7 @@ impl Agent {
         text
     }
 
-    fn answer(&self, head: &Head, body: &[u8]) -> Answer {
+    fn answer(&self, client: SocketAddr, head: &Head, body: &[u8]) -> Answer {
         let method = &*head.method;
         if head.path == "/healthz" {
             return match (method, self.shared.phase()) {
@@ -321,6 +349,12 @@ impl Agent {
             (_, b"/key") => Answer::wrong_method("GET, POST"),
             (_, b"/status" | b"/metrics" | b"/policy") => Answer::wrong_method("GET"),
             (_, b"/move") => Answer::wrong_method("POST"),
+            (b"GET", path) => {
+                let query = head.query.as_deref().unwrap_or_default();
+                let answer = self.watch(client, path, query);
+                answer.unwrap_or_else(|| Answer::error(404, "no such path"))
+            }
+            (_, b"/profile" | b"/pcap" | b"/log" | b"/boot") => Answer::wrong_method("GET"),
             _ => Answer::error(404, "no such path"),
         }
     }

@@ -12,6 +12,33 @@ use crate::testing::{End, Harness};
 
 const TOKEN: &str = "open-sesame";
 
+/// A platform with three samples, three lines of log and one stage of a boot.
+struct Fake;
+
+static FAKE: Fake = Fake;
+
+impl Insight for Fake {
+    fn build(&self) -> Option<u64> {
+        Some(0xabc)
+    }
+    fn start_samples(&self, _hertz: u32) -> bool {
+        true
+    }
+    fn take_samples(&self, out: &mut Vec<u8>) -> u32 {
+        out.extend([1, 0, 0, 0, 0x44, 0x33, 0x22, 0x11]);
+        3
+    }
+    fn log(&self, from: u64, out: &mut Vec<u8>) -> u64 {
+        let lines = b"one\ntwo\nend\n";
+        let till = lines.len().min(from as usize + 8);
+        out.extend(&lines[from as usize..till]);
+        till as u64
+    }
+    fn boot(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        out.write_str("{\"stage\":\"entry\",\"us\":7}\n")
+    }
+}
+
 fn shared() -> Rc<Shared> {
     let config = InstanceConfig {
         id: MemberId(1),
@@ -44,7 +71,7 @@ fn shared() -> Rc<Shared> {
 
 fn harness() -> Harness<Agent> {
     let token = Some(Secret::new(TOKEN.to_string()));
-    Harness::new(Agent::new(shared(), "http", token))
+    Harness::new(Agent::new(shared(), "http", token, 9100, Some(&FAKE)))
 }
 
 /// Send `request` and return status and the whole answer.
@@ -79,6 +106,10 @@ fn health_needs_no_token_and_everything_else_does() {
         "POST /key",
         "POST /move",
         "POST /drain",
+        "GET /profile",
+        "GET /pcap",
+        "GET /log",
+        "GET /boot",
         "GET /",
         "GET /no/such/path",
     ] {
@@ -120,6 +151,25 @@ fn wrong_requests_have_their_errors() {
         ),
         (with_token("POST /key", r#"{"activate":"01234567"}"#), 404),
         (with_token("POST /key", r#"{"remove":"rubbish"}"#), 404),
+        (with_token("POST /profile", ""), 405),
+        (with_token("PUT /pcap", ""), 405),
+        (with_token("GET /profile?hz=0", ""), 400),
+        (with_token("GET /profile?hz=10001", ""), 400),
+        (with_token("GET /profile?hz=-1&seconds=2", ""), 400),
+        (with_token("GET /profile?hz=9e9", ""), 400),
+        (with_token("GET /profile?seconds=3601", ""), 400),
+        (with_token("GET /profile?hz", ""), 400),
+        (with_token("GET /profile?frames=3", ""), 400),
+        (with_token("GET /pcap?snap=13", ""), 400),
+        (with_token("GET /pcap?snap=65536", ""), 400),
+        (with_token("GET /pcap?frames=0", ""), 400),
+        (with_token("GET /pcap?interface=1", ""), 400),
+        (
+            with_token("GET /pcap?seconds=18446744073709551617", ""),
+            400,
+        ),
+        (with_token("GET /log?follow=0", ""), 400),
+        (with_token("GET /boot?x=1", ""), 400),
         (with_token("GET /move", ""), 405),
         (with_token("PUT /drain", ""), 405),
         (with_token("POST /move", ""), 400),
@@ -156,6 +206,115 @@ fn wrong_requests_have_their_errors() {
         let json: serde_json::Value = serde_json::from_str(body).unwrap();
         assert!(json["error"].is_string());
     }
+}
+
+/// What follows the head of an answer so far.
+fn body(harness: &Harness<Agent>) -> Vec<u8> {
+    let answer = harness.received();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    answer[end.unwrap() + 4..].to_vec()
+}
+
+#[test]
+fn a_profile_is_told_as_it_is_made_and_ends_with_what_was_lost() {
+    let mut harness = harness();
+    harness.client_sends(with_token("GET /profile?hz=50&seconds=1", "").as_bytes());
+    harness.run();
+    let head = b"godwit-profile 1 0000000000000abc 50\n";
+    assert!(body(&harness).starts_with(head));
+    assert_eq!(harness.end(), None);
+    harness.advance(Duration::from_secs(1));
+    let body = body(&harness);
+    let samples = body.strip_prefix(head).unwrap();
+    let sample = [1, 0, 0, 0, 0x44, 0x33, 0x22, 0x11];
+    assert_eq!(samples.len() % 8, 0);
+    assert_eq!(samples[..8], sample);
+    assert!(samples.ends_with(&[0, 0, 0, 0, 3, 0, 0, 0]));
+    harness.advance(LINGER);
+    assert_eq!(harness.end(), Some(End::Finished));
+}
+
+#[test]
+fn who_has_seen_enough_is_told_the_end_at_once() {
+    for close in [true, false] {
+        let mut harness = harness();
+        harness.client_sends(with_token("GET /pcap?seconds=100", "").as_bytes());
+        harness.run();
+        assert_eq!(body(&harness), b"godwit-pcap 1 0 128\n");
+        if close {
+            harness.client_closes();
+        } else {
+            harness.client_sends(b"GET /");
+        }
+        harness.run();
+        assert!(body(&harness).ends_with(&[0; 16]), "the last record");
+        harness.advance(LINGER);
+        assert_eq!(harness.end(), Some(End::Finished));
+    }
+}
+
+#[test]
+fn a_reader_that_does_not_read_ends_the_capture_it_asked_for() {
+    let shared = shared();
+    let token = Some(Secret::new(TOKEN.to_string()));
+    let agent = Agent::new(shared.clone(), "http", token, 9100, None);
+    let mut harness = Harness::new(agent);
+    harness.client_sends(with_token("GET /pcap?seconds=5", "").as_bytes());
+    harness.run();
+    assert!(shared.capture.is_on());
+    harness.hold_commits();
+    for _ in 0..20 {
+        harness.advance(Duration::from_secs(1));
+    }
+    assert!(!shared.capture.is_on());
+    assert_eq!(harness.end(), Some(End::Aborted));
+}
+
+#[test]
+fn one_captures_at_a_time() {
+    let shared = shared();
+    let token = || Some(Secret::new(TOKEN.to_string()));
+    let agent = || Agent::new(shared.clone(), "http", token(), 9100, None);
+    let capture = || {
+        let mut harness = Harness::new(agent());
+        harness.client_sends(with_token("GET /pcap", "").as_bytes());
+        harness.run();
+        harness
+    };
+    let first = capture();
+    assert!(first.received().starts_with(b"HTTP/1.1 200 "));
+    assert!(capture().received().starts_with(b"HTTP/1.1 409 "));
+    drop(first);
+    assert!(capture().received().starts_with(b"HTTP/1.1 200 "));
+}
+
+#[test]
+fn the_log_is_told_and_followed_and_so_is_the_boot() {
+    let mut once = harness();
+    once.client_sends(with_token("GET /log", "").as_bytes());
+    once.run();
+    assert_eq!(body(&once), b"one\ntwo\n");
+    let mut follower = harness();
+    follower.client_sends(with_token("GET /log?follow=9", "").as_bytes());
+    follower.run();
+    follower.advance(Duration::from_secs(1));
+    assert_eq!(body(&follower), b"one\ntwo\nend\n");
+    assert_eq!(follower.end(), None);
+    let (status, answer) = ask(&with_token("GET /boot", ""));
+    assert_eq!(status, 200);
+    assert!(answer.ends_with("{\"stage\":\"entry\",\"us\":7}\n"));
+}
+
+#[test]
+fn a_platform_that_shows_nothing_says_so() {
+    let token = Some(Secret::new(TOKEN.to_string()));
+    let mut harness = Harness::new(Agent::new(shared(), "http", token, 9100, None));
+    for path in ["/profile", "/log", "/boot"] {
+        harness.client_sends(with_token(&format!("GET {path}"), "").as_bytes());
+    }
+    harness.run();
+    let answer = String::from_utf8(harness.received()).unwrap();
+    assert_eq!(answer.matches("HTTP/1.1 501 ").count(), 3);
 }
 
 #[test]
@@ -368,7 +527,7 @@ fn who_guesses_tokens_is_not_heard_for_a_while() {
     let shared = shared();
     let agent = || {
         let token = Some(Secret::new(TOKEN.to_string()));
-        Agent::new(shared.clone(), "http", token)
+        Agent::new(shared.clone(), "http", token, 9100, None)
     };
     let mut harness = Harness::new(agent());
     for _ in 0..30 {
@@ -385,7 +544,7 @@ fn who_guesses_tokens_is_not_heard_for_a_while() {
 #[test]
 fn who_opens_too_many_connections_is_reset_until_others_end() {
     let crowded = |places: usize| {
-        let agent = Agent::new(shared(), "http", None);
+        let agent = Agent::new(shared(), "http", None, 9100, None);
         for client in 0..8 {
             while agent.guard.borrow_mut().enters([10, 0, 0, client].into()) {}
         }
@@ -431,7 +590,13 @@ fn no_page_log_line_or_debug_output_shows_a_secret() {
     let mut shown = format!("{config:?}");
     let shared = shared();
     shown += &format!("{:?}", shared.instance());
-    let mut harness = Harness::new(Agent::new(shared, "http", config.admin_token.clone()));
+    let mut harness = Harness::new(Agent::new(
+        shared,
+        "http",
+        config.admin_token.clone(),
+        9100,
+        None,
+    ));
     for (line, body) in [
         ("GET /status", String::new()),
         ("GET /metrics", String::new()),

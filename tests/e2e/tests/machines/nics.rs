@@ -64,6 +64,38 @@ pub fn moves() -> Result<()> {
     Ok(())
 }
 
+/// Every row of the README's table that QEMU can have, each with another one, as far from it as may be: a
+/// download from HTTP images moves to and fro between them, so that each of them sends its part.
+pub fn rows() -> Result<()> {
+    use Machine::{Microvm, MicrovmLegacy, Pc, Q35, Q35Qboot};
+    use NicModel::{E1000, E1000e, Rtl8139, Virtio, VirtioModern, Vmxnet3};
+    for pair in [
+        [(MicrovmLegacy, Virtio), (Q35Qboot, Virtio)],
+        [(Microvm, Virtio), (Q35, E1000e)],
+        [(Pc, Virtio), (Q35, Vmxnet3)],
+        [(Q35, Virtio), (Pc, E1000)],
+        [(Q35, Rtl8139), (Pc, VirtioModern)],
+        [(Pc, Vmxnet3), (Q35, E1000)],
+        [(Pc, Rtl8139), (Q35, VirtioModern)],
+    ] {
+        let moved = offload::move_service(Service::Http, pair, false, 128 * MIB, 2);
+        moved.with_context(|| format!("{pair:?}"))?;
+    }
+    Ok(())
+}
+
+/// The interface of before virtio 1.0, with and without what it can do for us.
+pub fn legacy() -> Result<()> {
+    let legacy = (Machine::MicrovmLegacy, NicModel::Virtio);
+    let pair = [legacy, (Machine::Q35Qboot, NicModel::Virtio)];
+    let frames = offload::move_between(pair, true, 256 * MIB, 2)?;
+    ensure!(
+        frames.iter().all(|&octets| octets > 10 * SMALL),
+        "{frames:?} octets a frame from and to the ingress"
+    );
+    Ok(())
+}
+
 /// On a cable that takes large frames without checksums, to and from cards that take only the
 /// latter.
 pub fn offloads() -> Result<()> {

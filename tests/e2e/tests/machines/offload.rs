@@ -156,6 +156,17 @@ pub fn move_between(
     size: u64,
     moves: u32,
 ) -> Result<[u64; 2]> {
+    move_service(Service::Echo, kinds, offload, size, moves)
+}
+
+/// The same for a service: an echo, or a download.
+pub fn move_service(
+    service: Service,
+    kinds: [(Machine, NicModel); 2],
+    offload: bool,
+    size: u64,
+    moves: u32,
+) -> Result<[u64; 2]> {
     let Some(lan) = Lan::create(offload)? else {
         return Ok([u64::MAX; 2]);
     };
@@ -168,7 +179,7 @@ pub fn move_between(
     for (id, (machine, nic)) in machines {
         let peer = 3 - id;
         let more = format!("{key}peer={peer}@10.78.0.1{peer}\n");
-        let mut spec = lan.spec(machine, Service::Echo, id, &more)?;
+        let mut spec = lan.spec(machine, service, id, &more)?;
         spec.nics[0].model = nic;
         vms.push(lan.start(&spec)?);
     }
@@ -212,7 +223,18 @@ pub fn move_between(
         }
         Ok(())
     };
-    let frames = lan.frames(1, || exchange(&lan, server, size, move_about))?;
+    let frames = if service == Service::Echo {
+        lan.frames(1, || exchange(&lan, server, size, move_about))?
+    } else {
+        lan.frames(1, || {
+            thread::scope(|scope| {
+                let mover = scope.spawn(move_about);
+                let done = download(&lan, "10.78.0.10", size);
+                mover.join().map_err(|_| anyhow!("panic"))??;
+                done
+            })
+        })?
+    };
     let forwarded = admins[0].status()?.counters.get("forwarded").copied();
     ensure!(forwarded > Some(100), "forwarded: {forwarded:?}");
     vms.into_iter().try_for_each(power_off)?;
