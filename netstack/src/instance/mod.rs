@@ -45,7 +45,7 @@ mod steer;
 mod tests;
 mod types;
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -61,7 +61,7 @@ use crate::cluster::steering::Steering;
 use crate::cluster::{BEACON_PORT, BootId, CHANNEL_PORT, MemberId};
 use crate::map::{Map, Set};
 use crate::migrate::transfer::Epochs;
-use crate::session::{Session, SessionId};
+use crate::session::{SessionId, Sessions};
 use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Scope, Stack, StackEvent, TxFrame};
 use crate::tcp::{Pressure, TcpConfig};
 use crate::time::{Duration, Instant};
@@ -127,7 +127,7 @@ pub struct Instance {
     stack: Stack,
 
     services: Vec<Service>,
-    sessions: BTreeMap<SessionId, Session>,
+    sessions: Sessions,
     uses: BTreeMap<ConnId, Use>,
     opened: u64,
     /// Sessions of services that never leave.
@@ -192,7 +192,6 @@ pub struct Instance {
     policy_after: Option<SessionId>,
 
     events: VecDeque<Event>,
-    woken: BTreeSet<SessionId>,
     /// What the ingress is to be told: flows that are ours, and flows that have ended.
     claims: Vec<Ownership>,
     releases: Vec<(Flow, SessionId)>,
@@ -258,7 +257,7 @@ impl Instance {
             rng,
             stack,
             services: Vec::new(),
-            sessions: BTreeMap::new(),
+            sessions: Sessions::new(),
             uses: BTreeMap::new(),
             opened: 0,
             residents: 0,
@@ -301,7 +300,6 @@ impl Instance {
             policy_at: now,
             policy_after: None,
             events: VecDeque::new(),
-            woken: BTreeSet::new(),
             claims: Vec::new(),
             releases: Vec::new(),
             openings: Vec::new(),
@@ -402,19 +400,18 @@ impl Instance {
     pub fn poll_event(&mut self) -> Option<Event> {
         loop {
             let event = self.events.pop_front()?;
-            let about = match event {
+            // One may be gone again before anyone heard of it.
+            let there = match event {
                 Event::SessionWoken(session) => {
-                    self.woken.remove(&session);
-                    Some(session)
+                    let session = self.sessions.get_mut(&session);
+                    session.map(|session| session.woken = false).is_some()
                 }
-                Event::SessionStarted { session, .. } => Some(session),
-                Event::SessionStopped(_) | Event::Drained | Event::DrainCancelled => None,
+                Event::SessionStarted { session, .. } => self.sessions.contains_key(&session),
+                Event::SessionStopped(_) | Event::Drained | Event::DrainCancelled => true,
             };
-            // Gone again before anyone heard of it.
-            if about.is_some_and(|session| !self.sessions.contains_key(&session)) {
-                continue;
+            if there {
+                return Some(event);
             }
-            return Some(event);
         }
     }
 

@@ -519,7 +519,7 @@ impl Instance {
         }
         let service = ServiceId(session.service as u32);
         let serving = session.finished.is_none();
-        self.sessions.insert(id, session);
+        self.sessions.insert(session);
         self.counters.add("sessions_thawed");
         if serving {
             self.events.push_back(Event::SessionStarted {
@@ -777,6 +777,7 @@ impl Instance {
             epoch: attempt.epoch,
             connections,
             committed: capsule.state,
+            woken: false,
             finished: capsule.finished.then_some(now),
             residence: Residence::Settled,
             arrived: None,
@@ -791,7 +792,7 @@ impl Instance {
         };
         session.settle_in(now);
         self.epochs.own(id, attempt.epoch);
-        self.sessions.insert(id, session);
+        self.sessions.insert(session);
         self.put_fence(now, id, from);
         self.counters.add("sessions_imported");
         if !capsule.finished {

@@ -238,8 +238,7 @@ impl Instance {
         };
         let connection = SessionConnection::new(flow, conn, self.tcp.receive_buffer);
         self.uses.insert(conn, Use::Session(id, 0));
-        self.sessions
-            .insert(id, Session::open(id, service, connection));
+        self.sessions.insert(Session::open(id, service, connection));
         self.events.push_back(Event::SessionStarted {
             session: id,
             service: ServiceId(service as u32),
@@ -274,15 +273,14 @@ impl Instance {
             // Before the service can fill again what has just run empty.
             self.look_at_lull(now, id);
             self.wake_session(id);
-        } else if session.finished.is_none() && self.woken.insert(id) {
+        } else if session.wake() {
             self.events.push_back(Event::SessionWoken(id));
         }
     }
 
     /// Something changed that the session's task may wait for.
     pub(super) fn wake_session(&mut self, id: SessionId) {
-        let serving = |session: &Session| session.finished.is_none();
-        if self.sessions.get(&id).is_some_and(serving) && self.woken.insert(id) {
+        if self.sessions.get_mut(&id).is_some_and(Session::wake) {
             self.events.push_back(Event::SessionWoken(id));
         }
     }

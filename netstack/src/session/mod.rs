@@ -6,6 +6,7 @@
 //! [`Session`] the rest. Time, frames and moves are [`crate::instance`]'s concern.
 
 mod pending;
+mod sessions;
 mod table;
 
 use core::fmt;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use pending::{MAX_INPUT, MAX_OUTPUT, Pending, Step};
+pub use sessions::Sessions;
 pub use table::{Fence, Lull, Residence, Session, SessionConnection};
 
 /// Octets of committed state at most.

@@ -93,6 +93,8 @@ pub struct Session {
     pub connections: Vec<SessionConnection>,
     /// Schema version and octets of the state at the last commit.
     pub committed: Option<(u32, Bytes)>,
+    /// Its task is about to be told that something has changed.
+    pub woken: bool,
     /// The service is done with it; it stays until its connections are closed.
     pub finished: Option<Instant>,
     /// Whether it may be moved on.
@@ -126,6 +128,7 @@ impl Session {
             epoch: 1,
             connections: alloc::vec![connection],
             committed: None,
+            woken: false,
             finished: None,
             residence: Residence::Settled,
             arrived: None,
@@ -138,6 +141,11 @@ impl Session {
             fetched: None,
             fetches: 0,
         }
+    }
+
+    /// Something has changed; whether its task has to be told, and has not been yet.
+    pub fn wake(&mut self) -> bool {
+        self.finished.is_none() && !core::mem::replace(&mut self.woken, true)
     }
 
     /// The earliest time of a planned move.
