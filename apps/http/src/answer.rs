@@ -1,10 +1,11 @@
 //! What to answer to a request. Pure: a head in, an [`Answer`] out.
 
+use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use godwit::http::{Head, ResponseHead, StatusCode};
+use godwit::http::{Head, ResponseHead, StatusCode, put_number};
 
 use crate::Content;
 use crate::archive::{self, Archive, File};
@@ -76,7 +77,10 @@ fn find(archive: Archive, path: &[u8]) -> Found {
 }
 
 /// A path with its percent escapes resolved; `None` if it is not sound.
-fn decode(path: &[u8]) -> Option<String> {
+fn decode(path: &[u8]) -> Option<Cow<'_, str>> {
+    if !path.contains(&b'%') {
+        return str::from_utf8(path).ok().map(Cow::Borrowed);
+    }
     let mut octets = Vec::with_capacity(path.len());
     let mut rest = path.iter();
     while let Some(octet) = rest.next() {
@@ -91,7 +95,7 @@ fn decode(path: &[u8]) -> Option<String> {
         }
         octets.push(value);
     }
-    String::from_utf8(octets).ok()
+    String::from_utf8(octets).ok().map(Cow::Owned)
 }
 
 /// 200, 206, 304 or 416 for a content of `size` octets.
@@ -102,10 +106,15 @@ fn whole_or_part(
     generated_size: u64,
     file: Option<&File>,
 ) -> Answer {
-    let etag = match file {
-        Some(file) => alloc::format!("\"{}\"", file.digest),
-        None => alloc::format!("\"gen-v2-{generated_size}\""),
-    };
+    let mut etag = String::with_capacity(66);
+    match file {
+        Some(file) => etag.extend(["\"", &file.digest.hex(), "\""]),
+        None => {
+            etag.push_str("\"gen-v2-");
+            put_number(generated_size, &mut etag);
+            etag.push('"');
+        }
+    }
     if head
         .if_none_match
         .as_deref()

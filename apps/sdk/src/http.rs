@@ -3,6 +3,7 @@
 
 use alloc::string::String;
 use core::fmt::{self, Write as _};
+use core::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
 use httparse::Status;
@@ -149,20 +150,21 @@ pub async fn read_head(client: &mut Connection) -> core::result::Result<Option<H
                 false => Err(HeadError::Malformed("input ends within the head")),
             };
         }
-        // A head can only become complete with the end of a line.
-        let line_ends = chunk.contains(&b'\n');
         let before = earlier.len();
-        let head = if earlier.is_empty() {
-            chunk.clone()
+        let joined;
+        let (head, line_ends) = if before == 0 {
+            (&chunk, true)
         } else {
             earlier.extend_from_slice(&chunk);
-            earlier.clone().freeze()
+            joined = earlier.clone().freeze();
+            // It can only have become complete with the end of a line.
+            (&joined, chunk.contains(&b'\n'))
         };
-        if line_ends && let Some((octets, head)) = parse(&head)? {
+        if line_ends && let Some((octets, head)) = parse(head)? {
             client.consume_input(octets.saturating_sub(before))?;
             return Ok(Some(head));
         }
-        check_size(&head)?;
+        check_size(head)?;
         client.consume_input(chunk.len())?;
         if before == 0 {
             earlier.extend_from_slice(&chunk);
@@ -199,25 +201,25 @@ fn parse(input: &Bytes) -> core::result::Result<Option<(usize, Head)>, HeadError
     if !first.contains(&b'\n') {
         return Ok(None);
     }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    let octets = match request.parse(input) {
+    // Not initialised: that would be more work than most heads are.
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let octets = match request.parse_with_uninit_headers(input, &mut fields) {
         Ok(Status::Complete(octets)) => octets,
         Ok(Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
         Err(httparse::Error::Version) if names_a_version(input) => return Err(HeadError::Version),
         Err(_) => return Err(HeadError::Malformed("not an HTTP request")),
     };
-    check_size(input.get(..octets.min(MAX_HEAD)).unwrap_or_default()).or_else(|error| {
-        // Complete and of exactly the largest size is fine.
-        if octets <= MAX_HEAD && error == HeadError::TooLarge {
-            Ok(())
-        } else {
-            Err(error)
+    // A short head has no line that is too long.
+    if octets > MAX_REQUEST_LINE {
+        match check_size(input.get(..octets.min(MAX_HEAD)).unwrap_or_default()) {
+            // Complete and of exactly the largest size is fine.
+            Err(HeadError::TooLarge) if octets <= MAX_HEAD => {}
+            Ok(()) if octets <= MAX_HEAD => {}
+            Ok(()) => return Err(HeadError::TooLarge),
+            Err(error) => return Err(error),
         }
-    })?;
-    if octets > MAX_HEAD {
-        return Err(HeadError::TooLarge);
     }
     let (Some(method), Some(target)) = (request.method, request.path) else {
         return Err(HeadError::Malformed("not an HTTP request"));
@@ -226,7 +228,10 @@ fn parse(input: &Bytes) -> core::result::Result<Option<(usize, Head)>, HeadError
     let (path, query) = split_target(target)?;
     let is_1_1 = request.version == Some(1);
     let mut head = Head {
-        method: share(method.as_bytes()),
+        method: match method {
+            "GET" => Bytes::from_static(b"GET"), // which need not be counted
+            other => share(other.as_bytes()),
+        },
         path: share(path.as_bytes()),
         query: query.map(|query| share(query.as_bytes())),
         keep_alive: is_1_1,
@@ -329,6 +334,60 @@ fn content_length(value: &[u8]) -> core::result::Result<u64, HeadError> {
         .ok_or(HeadError::Malformed("unsound Content-Length"))
 }
 
+/// What can be a field's value. Written without [`core::fmt`], which costs ten times as much: there
+/// is a head in every answer.
+pub trait FieldValue {
+    /// Append it.
+    fn put(&self, text: &mut String);
+}
+
+impl FieldValue for &str {
+    fn put(&self, text: &mut String) {
+        text.push_str(self);
+    }
+}
+
+impl FieldValue for String {
+    fn put(&self, text: &mut String) {
+        text.push_str(self);
+    }
+}
+
+impl FieldValue for u64 {
+    fn put(&self, text: &mut String) {
+        put_number(*self, text);
+    }
+}
+
+impl FieldValue for usize {
+    fn put(&self, text: &mut String) {
+        put_number(*self as u64, text);
+    }
+}
+
+impl FieldValue for fmt::Arguments<'_> {
+    fn put(&self, text: &mut String) {
+        // Writing into a String cannot fail.
+        let _ = text.write_fmt(*self);
+    }
+}
+
+/// Append a number in decimal digits.
+pub fn put_number(mut number: u64, text: &mut String) {
+    let mut digits = [b'0'; 20];
+    let mut from = digits.len();
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+        from -= 1;
+        if number == 0 {
+            break;
+        }
+    }
+    let digits = digits.get(from..).unwrap_or_default();
+    text.push_str(str::from_utf8(digits).unwrap_or_default());
+}
+
 /// The head of a response, being written.
 pub struct ResponseHead {
     text: String,
@@ -338,14 +397,20 @@ impl ResponseHead {
     /// Begin with the status line.
     pub fn new(status: StatusCode) -> ResponseHead {
         let mut text = String::with_capacity(256);
-        // Writing into a String cannot fail.
-        let _ = write!(text, "HTTP/1.1 {} {}\r\n", status.0, status.reason());
+        text.push_str("HTTP/1.1 ");
+        put_number(status.0.into(), &mut text);
+        text.push(' ');
+        text.push_str(status.reason());
+        text.push_str("\r\n");
         ResponseHead { text }
     }
 
     /// Add a field.
-    pub fn field(mut self, name: &str, value: impl fmt::Display) -> ResponseHead {
-        let _ = write!(self.text, "{name}: {value}\r\n");
+    pub fn field(mut self, name: &str, value: impl FieldValue) -> ResponseHead {
+        self.text.push_str(name);
+        self.text.push_str(": ");
+        value.put(&mut self.text);
+        self.text.push_str("\r\n");
         self
     }
 
