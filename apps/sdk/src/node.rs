@@ -8,8 +8,7 @@ use core::cell::{Ref, RefMut};
 
 use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::instance::{Event, InstanceConfig, PATIENCE, ServiceId};
-use godwit_netstack::map::Map;
-use godwit_netstack::session::SessionId;
+use godwit_netstack::session::{BySession, SessionId};
 use godwit_netstack::stack::{RxFrame, Scope, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instance, Instant};
@@ -47,7 +46,7 @@ pub struct Node {
     services: Vec<(ServiceId, Rc<dyn AnyService>)>,
     service_name: &'static str,
     tasks: Tasks<SessionId>,
-    served: Map<SessionId, Served>,
+    served: BySession<Served>,
     /// Frames of one turn, on their way from the NIC to the instance.
     received: Vec<RxFrame>,
     awaits_lease: bool,
@@ -138,7 +137,7 @@ impl Node {
             services,
             service_name,
             tasks: Tasks::new(),
-            served: Map::new(),
+            served: BySession::new(),
             received: Vec::with_capacity(RECEIVE_BUDGET),
             awaits_lease: config.dhcp,
             begun: false,

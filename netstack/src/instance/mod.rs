@@ -61,7 +61,7 @@ use crate::cluster::steering::Steering;
 use crate::cluster::{BEACON_PORT, BootId, CHANNEL_PORT, MemberId};
 use crate::map::{Map, Set};
 use crate::migrate::transfer::Epochs;
-use crate::session::{SessionId, Sessions};
+use crate::session::{BySession, Session, SessionId};
 use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Scope, Stack, StackEvent, TxFrame};
 use crate::tcp::{Pressure, TcpConfig};
 use crate::time::{Duration, Instant};
@@ -127,7 +127,7 @@ pub struct Instance {
     stack: Stack,
 
     services: Vec<Service>,
-    sessions: Sessions,
+    sessions: BySession<Session>,
     uses: BTreeMap<ConnId, Use>,
     opened: u64,
     /// Sessions of services that never leave.
@@ -257,7 +257,7 @@ impl Instance {
             rng,
             stack,
             services: Vec::new(),
-            sessions: Sessions::new(),
+            sessions: BySession::new(),
             uses: BTreeMap::new(),
             opened: 0,
             residents: 0,

@@ -134,6 +134,8 @@ impl Instance {
         session.wanted = None;
         session.in_line = false;
         session.fence = None;
+        // Its task begins anew, wherever that is.
+        session.woken = false;
         let lull = session.lull.take();
         let frozen_at = self.measure(now);
         let mut connections = Vec::with_capacity(session.connections.len());
@@ -519,7 +521,7 @@ impl Instance {
         }
         let service = ServiceId(session.service as u32);
         let serving = session.finished.is_none();
-        self.sessions.insert(session);
+        self.sessions.insert(id, session);
         self.counters.add("sessions_thawed");
         if serving {
             self.events.push_back(Event::SessionStarted {
@@ -792,7 +794,7 @@ impl Instance {
         };
         session.settle_in(now);
         self.epochs.own(id, attempt.epoch);
-        self.sessions.insert(session);
+        self.sessions.insert(id, session);
         self.put_fence(now, id, from);
         self.counters.add("sessions_imported");
         if !capsule.finished {

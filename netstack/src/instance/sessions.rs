@@ -133,13 +133,12 @@ impl Instance {
             .services
             .get(entry.service)
             .map_or(0, |service| service.spec.state_version);
-        let steps = entry.commit(version, state)?;
+        let stack = &mut self.stack;
+        entry.commit(version, state, |conn, step| {
+            stack.update(now, conn, |connection| apply(now, connection, step));
+        })?;
         if entry.wanted.is_some() && entry.lull.is_none() && !entry.in_line {
             self.deferred.insert((now, session));
-        }
-        for (conn, step) in steps {
-            self.stack
-                .update(now, conn, |connection| apply(now, connection, step));
         }
         Ok(())
     }
@@ -238,7 +237,8 @@ impl Instance {
         };
         let connection = SessionConnection::new(flow, conn, self.tcp.receive_buffer);
         self.uses.insert(conn, Use::Session(id, 0));
-        self.sessions.insert(Session::open(id, service, connection));
+        self.sessions
+            .insert(id, Session::open(id, service, connection));
         self.events.push_back(Event::SessionStarted {
             session: id,
             service: ServiceId(service as u32),
