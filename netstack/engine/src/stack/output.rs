@@ -18,7 +18,9 @@ use crate::time::Instant;
 /// Frames in the egress queue at most.
 const MAX_EGRESS: usize = 4096;
 /// Octets of IP and TCP headers at most; what is left of an IP packet is for TSO.
-const MAX_IP_TCP: usize = 40 + 60;
+const MAX_IP_TCP: usize = 40 + MAX_TCP;
+/// Octets of a TCP header at most.
+const MAX_TCP: usize = 60;
 /// Octets of payload a connection gives in one go: what fits an IP packet that the NIC, or
 /// [`Cut`], makes segments of.
 const MAX_BURST: usize = u16::MAX as usize - MAX_IP_TCP;
@@ -32,6 +34,12 @@ fn ports(flow: &FlowKey) -> Ports {
         source: flow.local.port(),
         destination: flow.remote.port(),
     }
+}
+
+/// Add a TCP header of zeros. (`resize` would add octet by octet.)
+fn make_room(head: &mut Head, header_len: usize) {
+    const ZEROS: [u8; MAX_TCP] = [0; MAX_TCP];
+    head.extend_from_slice(ZEROS.get(..header_len).unwrap_or_default());
 }
 
 /// The ECN bits of the IP header.
@@ -150,7 +158,7 @@ impl Stack {
         outgoing.seq = Default::default();
         outgoing.flags = Flags::NONE;
         let tcp = head.len();
-        head.resize(tcp + header_len, 0);
+        make_room(&mut head, header_len);
         outgoing.write_header(ports(flow), head.get_mut(tcp..)?)?;
         head.get_mut(..6)?.copy_from_slice(&mac);
         let mut pseudo = Sum::new();
@@ -243,7 +251,7 @@ impl Stack {
         }
         .emit(self.mac, head);
         let start = head.len();
-        head.resize(start + header_len, 0);
+        make_room(head, header_len);
         if let Some(out) = head.get_mut(start..) {
             outgoing.write_header(ports(flow), out);
         }
