@@ -1,6 +1,5 @@
 //! The files carried in the image.
 
-use alloc::string::String;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ pub struct Digest(pub [u8; 32]);
 
 impl Digest {
     /// It in hexadecimal digits.
-    pub fn hex(&self) -> String {
+    pub fn hex(&self) -> [u8; 64] {
         let digit = |value: u8| {
             if value < 10 {
                 b'0' + value
@@ -24,13 +23,13 @@ impl Digest {
         for (pair, octet) in text.chunks_exact_mut(2).zip(&self.0) {
             pair.copy_from_slice(&[digit(octet >> 4), digit(octet & 15)]);
         }
-        str::from_utf8(&text).unwrap_or_default().into()
+        text
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.hex())
+        f.write_str(str::from_utf8(&self.hex()).unwrap_or_default())
     }
 }
 

@@ -1,8 +1,8 @@
 //! The part of HTTP/1 (RFC 9112) that the node agent and the file service share: reading a
 //! request's head from a session's connection, and writing heads of responses.
 
-use alloc::string::String;
-use core::fmt::{self, Write as _};
+use alloc::vec::Vec;
+use core::fmt;
 use core::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
@@ -338,42 +338,41 @@ fn content_length(value: &[u8]) -> core::result::Result<u64, HeadError> {
 /// is a head in every answer.
 pub trait FieldValue {
     /// Append it.
-    fn put(&self, text: &mut String);
+    fn put(&self, text: &mut Vec<u8>);
 }
 
 impl FieldValue for &str {
-    fn put(&self, text: &mut String) {
-        text.push_str(self);
+    fn put(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(self.as_bytes());
     }
 }
 
-impl FieldValue for String {
-    fn put(&self, text: &mut String) {
-        text.push_str(self);
+impl FieldValue for Vec<u8> {
+    fn put(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(self);
     }
 }
 
 impl FieldValue for u64 {
-    fn put(&self, text: &mut String) {
+    fn put(&self, text: &mut Vec<u8>) {
         put_number(*self, text);
     }
 }
 
 impl FieldValue for usize {
-    fn put(&self, text: &mut String) {
+    fn put(&self, text: &mut Vec<u8>) {
         put_number(*self as u64, text);
     }
 }
 
 impl FieldValue for fmt::Arguments<'_> {
-    fn put(&self, text: &mut String) {
-        // Writing into a String cannot fail.
-        let _ = text.write_fmt(*self);
+    fn put(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(alloc::fmt::format(*self).as_bytes());
     }
 }
 
 /// Append a number in decimal digits.
-pub fn put_number(mut number: u64, text: &mut String) {
+pub fn put_number(mut number: u64, text: &mut Vec<u8>) {
     let mut digits = [b'0'; 20];
     let mut from = digits.len();
     for digit in digits.iter_mut().rev() {
@@ -384,43 +383,47 @@ pub fn put_number(mut number: u64, text: &mut String) {
             break;
         }
     }
-    let digits = digits.get(from..).unwrap_or_default();
-    text.push_str(str::from_utf8(digits).unwrap_or_default());
+    text.extend_from_slice(digits.get(from..).unwrap_or_default());
 }
 
 /// The head of a response, being written.
 pub struct ResponseHead {
-    text: String,
+    text: Vec<u8>,
 }
 
 impl ResponseHead {
     /// Begin with the status line.
     pub fn new(status: StatusCode) -> ResponseHead {
-        let mut text = String::with_capacity(256);
-        text.push_str("HTTP/1.1 ");
-        put_number(status.0.into(), &mut text);
-        text.push(' ');
-        text.push_str(status.reason());
-        text.push_str("\r\n");
-        ResponseHead { text }
+        let mut head = ResponseHead {
+            text: Vec::with_capacity(256),
+        };
+        if status == StatusCode(200) {
+            return head.put("HTTP/1.1 200 OK\r\n");
+        }
+        head = head.put("HTTP/1.1 ");
+        put_number(status.0.into(), &mut head.text);
+        head.put(" ").put(status.reason()).put("\r\n")
     }
 
-    /// Add a field.
-    pub fn field(mut self, name: &str, value: impl FieldValue) -> ResponseHead {
-        self.text.push_str(name);
-        self.text.push_str(": ");
-        value.put(&mut self.text);
-        self.text.push_str("\r\n");
+    fn put(mut self, text: &str) -> ResponseHead {
+        self.text.extend_from_slice(text.as_bytes());
         self
     }
 
+    /// Add a field.
+    pub fn field(self, name: &str, value: impl FieldValue) -> ResponseHead {
+        let mut head = self.put(name).put(": ");
+        value.put(&mut head.text);
+        head.put("\r\n")
+    }
+
     /// Say whether the connection is kept, and end the head.
-    pub fn end(mut self, keep_alive: bool) -> Bytes {
-        if !keep_alive {
-            self.text.push_str("Connection: close\r\n");
-        }
-        self.text.push_str("\r\n");
-        Bytes::from(self.text.into_bytes())
+    pub fn end(self, keep_alive: bool) -> Bytes {
+        let last = match keep_alive {
+            true => "\r\n",
+            false => "Connection: close\r\n\r\n",
+        };
+        Bytes::from(self.put(last).text)
     }
 }
 
