@@ -234,7 +234,10 @@ extern "C" fn handle(frame: &Frame) {
     let vector = frame.vector as u8;
     match vector {
         0..32 => exception(frame),
-        TIMER_VECTOR => crate::watchdog::tick(frame.rip, frame.rbp),
+        TIMER_VECTOR => {
+            crate::boot::timer::fired();
+            crate::watchdog::tick(frame.rip, frame.rbp);
+        }
         SPURIOUS_VECTOR => return,
         POWER_VECTOR => crate::acpi::power::handle_interrupt(),
         _ => {}
