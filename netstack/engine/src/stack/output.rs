@@ -109,21 +109,26 @@ impl Stack {
         let Some(block) = self.table.get_mut(id) else {
             return;
         };
-        let Some(outgoing) = block.connection.poll_transmit(now, MAX_BURST) else {
+        let mut outgoing = Outgoing::default();
+        if !block.connection.transmit(now, MAX_BURST, &mut outgoing) {
             // Being asked may have begun a wait: for the window to open, or for the pace.
             self.arm(now, id);
             self.rest(now, id);
             return;
-        };
+        }
         let flow = block.flow();
-        block.ready = true;
-        self.ready.push_back(id);
+        let cut = !self.cuts(flow.remote.ip())
+            && outgoing.segment_size != 0
+            && outgoing.payload_len() > usize::from(outgoing.segment_size);
+        if let Some(block) = self.table.get_mut(id)
+            && (cut || !block.connection.is_quiet())
+        {
+            block.ready = true;
+            self.ready.push_back(id);
+        }
         self.arm(now, id);
         self.counters.tx_tcp_segments += 1;
-        if !self.cuts(flow.remote.ip())
-            && outgoing.segment_size != 0
-            && outgoing.payload_len() > usize::from(outgoing.segment_size)
-        {
+        if cut {
             if let Some(mut cut) = self.cut_up(&flow, mac, outgoing)
                 && let Some(block) = self.table.get_mut(id)
             {
@@ -133,7 +138,7 @@ impl Stack {
             return;
         }
         let frame = out.insert(TxFrame::default());
-        self.put_tcp_frame(&flow, outgoing, frame);
+        self.put_tcp_frame(&flow, &mut outgoing, frame);
         ndp::set_destination(frame, mac);
     }
 
@@ -224,28 +229,28 @@ impl Stack {
     }
 
     /// The frame for a segment, but for the destination MAC.
-    pub(super) fn tcp_frame(&self, flow: &FlowKey, outgoing: Outgoing) -> TxFrame {
+    pub(super) fn tcp_frame(&self, flow: &FlowKey, mut outgoing: Outgoing) -> TxFrame {
         let mut frame = TxFrame::default();
-        self.put_tcp_frame(flow, outgoing, &mut frame);
+        self.put_tcp_frame(flow, &mut outgoing, &mut frame);
         frame
     }
 
-    /// Make an empty frame the one for a segment.
-    fn put_tcp_frame(&self, flow: &FlowKey, outgoing: Outgoing, frame: &mut TxFrame) {
+    /// Make an empty frame the one for a segment, which loses its payload to it.
+    fn put_tcp_frame(&self, flow: &FlowKey, outgoing: &mut Outgoing, frame: &mut TxFrame) {
         let (src, dst) = (flow.local.ip(), flow.remote.ip());
         let payload_len = outgoing.payload_len();
         let header_len = outgoing.header_len();
         let length = header_len + payload_len;
         let fragments = outgoing
             .may_fragment
-            .then(|| self.identification(flow, &outgoing));
+            .then(|| self.identification(flow, outgoing));
         let head = &mut frame.head;
         IpHeader {
             src,
             dst,
             protocol: TCP,
             hop_limit: HOP_LIMIT,
-            ecn: ecn(&outgoing),
+            ecn: ecn(outgoing),
             length,
             fragments,
         }
@@ -273,7 +278,7 @@ impl Stack {
         }
         let segment_size = outgoing.segment_size;
         let cut = segment_size != 0 && payload_len > usize::from(segment_size);
-        frame.payload = outgoing.payload;
+        core::mem::swap(&mut frame.payload, &mut outgoing.payload);
         frame.checksum = offload.then_some(TxChecksum {
             start: start as u16,
             offset: TCP_CHECKSUM,
