@@ -49,6 +49,8 @@ pub struct Node {
     served: BySession<Served>,
     /// Frames of one turn, on their way from the NIC to the instance.
     received: Vec<RxFrame>,
+    /// When the instance has to be looked at again, as of the end of the last turn.
+    due: Option<Instant>,
     awaits_lease: bool,
     begun: bool,
     announced: bool,
@@ -139,6 +141,7 @@ impl Node {
             tasks: Tasks::new(),
             served: BySession::new(),
             received: Vec::with_capacity(RECEIVE_BUDGET),
+            due: None,
             awaits_lease: config.dhcp,
             begun: false,
             announced: false,
@@ -167,13 +170,7 @@ impl Node {
         // Not in the first turn: reaching for the peers (a key exchange each) must not come before
         // clients are served.
         let begun = core::mem::replace(&mut self.begun, true);
-        if begun
-            && self
-                .shared
-                .instance()
-                .poll_timeout()
-                .is_some_and(|at| at <= now)
-        {
+        if begun && self.due.is_some_and(|at| at <= now) {
             self.shared.instance_mut().handle_timeout(now);
         }
         self.shared.fire_timers(now);
@@ -199,11 +196,12 @@ impl Node {
         self.handle_events(now);
         self.announce(platform, now);
         self.end(now);
+        self.due = self.shared.instance().poll_timeout();
         if more || self.tasks.has_ready() {
             return Some(now);
         }
         [
-            self.shared.instance().poll_timeout(),
+            self.due,
             self.shared.next_timer(),
             self.leave_at,
             self.lease_deadline(),

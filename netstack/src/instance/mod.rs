@@ -44,6 +44,7 @@ mod steer;
 #[cfg(test)]
 mod tests;
 mod types;
+mod uses;
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -78,6 +79,7 @@ use pace::Pace;
 pub use policy::{PolicyStatus, TriggerStatus};
 use role::Probing;
 pub use types::*;
+use uses::Uses;
 
 /// Time between two looks at what may have become useless.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -128,7 +130,7 @@ pub struct Instance {
 
     services: Vec<Service>,
     sessions: BySession<Session>,
-    uses: BTreeMap<ConnId, Use>,
+    uses: Uses,
     opened: u64,
     /// Sessions of services that never leave.
     residents: usize,
@@ -258,7 +260,7 @@ impl Instance {
             stack,
             services: Vec::new(),
             sessions: BySession::new(),
-            uses: BTreeMap::new(),
+            uses: Uses::default(),
             opened: 0,
             residents: 0,
             moving: Map::new(),

@@ -63,12 +63,18 @@ impl<V> BySession<V> {
     }
 
     /// Where a session's entry is.
+    #[inline(always)]
     fn find(&self, id: &SessionId) -> Option<u32> {
-        let hint = self.hints.get(id.number as usize % HINTS)?;
-        let slot = hint.get();
-        if self.at(slot).is_some_and(|entry| entry.0 == *id) {
-            return Some(slot);
+        let slot = self.hints.get(id.number as usize % HINTS)?.get();
+        match self.at(slot) {
+            Some(entry) if entry.0 == *id => Some(slot),
+            _ => self.look_up(id),
         }
+    }
+
+    #[inline(never)]
+    fn look_up(&self, id: &SessionId) -> Option<u32> {
+        let hint = self.hints.get(id.number as usize % HINTS)?;
         let slot = *self.places.get(id)?;
         hint.set(slot);
         Some(slot)
@@ -91,18 +97,19 @@ impl<V> BySession<V> {
 
     /// Sets an entry; the value that it had.
     pub fn insert(&mut self, id: SessionId, value: V) -> Option<V> {
-        let place = self.find(&id).and_then(|slot| self.at_mut(slot));
-        if let Some(before) = place {
-            return Some(core::mem::replace(before, value));
-        }
         let entry = Some(Box::new((id, value)));
         let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
         match self.slots.get_mut(slot as usize) {
             Some(free) => *free = entry,
             None => self.slots.push(entry),
         }
-        self.places.insert(id, slot);
-        None
+        if let Some(hint) = self.hints.get(id.number as usize % HINTS) {
+            hint.set(slot);
+        }
+        let before = self.places.insert(id, slot)?;
+        self.free.push(before);
+        let entry = self.slots.get_mut(before as usize)?.take();
+        entry.map(|entry| entry.1)
     }
 
     /// Takes an entry out; its value.
