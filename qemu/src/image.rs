@@ -2,6 +2,7 @@
 //! linked ELF that drops what only debuggers use and adds the table of function names the image's
 //! own panic reports need.
 
+mod call;
 mod elf;
 mod names;
 pub mod symbols;
@@ -90,6 +91,8 @@ fn rust_flags(root: &Path) -> Vec<String> {
         "-Clink-arg=-Wl,--build-id=none",
         // Functions that turn out to be the same are there once; nobody compares their addresses.
         "-Clink-arg=-Wl,--icf=all",
+        // For `call`.
+        "-Clink-arg=-Wl,--emit-relocs",
     ]
     .map(String::from)
     .to_vec();
@@ -112,7 +115,9 @@ fn registry() -> Option<PathBuf> {
 /// Strips a linked image and appends its symbol table.
 fn finish(linked: &[u8]) -> Result<Vec<u8>> {
     let table = symbol_table(linked)?;
-    elf::rewrite(linked, &table)
+    let mut linked = linked.to_vec();
+    call::directly(&mut linked)?;
+    elf::rewrite(&linked, &table)
 }
 
 /// What this build has in common with no other: a digest of what is loaded, but for the segment that the

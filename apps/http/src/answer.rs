@@ -1,10 +1,11 @@
 //! What to answer to a request. Pure: a head in, an [`Answer`] out.
 
+use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use godwit::http::{Head, ResponseHead, StatusCode};
+use godwit::http::{Head, ResponseHead, StatusCode, put_number};
 
 use crate::Content;
 use crate::archive::{self, Archive, File};
@@ -76,7 +77,10 @@ fn find(archive: Archive, path: &[u8]) -> Found {
 }
 
 /// A path with its percent escapes resolved; `None` if it is not sound.
-fn decode(path: &[u8]) -> Option<String> {
+fn decode(path: &[u8]) -> Option<Cow<'_, str>> {
+    if !path.contains(&b'%') {
+        return str::from_utf8(path).ok().map(Cow::Borrowed);
+    }
     let mut octets = Vec::with_capacity(path.len());
     let mut rest = path.iter();
     while let Some(octet) = rest.next() {
@@ -91,7 +95,7 @@ fn decode(path: &[u8]) -> Option<String> {
         }
         octets.push(value);
     }
-    String::from_utf8(octets).ok()
+    String::from_utf8(octets).ok().map(Cow::Owned)
 }
 
 /// 200, 206, 304 or 416 for a content of `size` octets.
@@ -102,10 +106,18 @@ fn whole_or_part(
     generated_size: u64,
     file: Option<&File>,
 ) -> Answer {
-    let etag = match file {
-        Some(file) => alloc::format!("\"{}\"", file.digest),
-        None => alloc::format!("\"gen-v2-{generated_size}\""),
-    };
+    let mut etag = Vec::with_capacity(66);
+    match file {
+        Some(file) => {
+            etag.push(b'"');
+            etag.extend_from_slice(&file.digest.hex());
+        }
+        None => {
+            etag.extend_from_slice(b"\"gen-v2-");
+            put_number(generated_size, &mut etag);
+        }
+    }
+    etag.push(b'"');
     if head
         .if_none_match
         .as_deref()
@@ -118,10 +130,7 @@ fn whole_or_part(
         };
     }
     // A range of another version of the content is of no use to the client.
-    let same = head
-        .if_range
-        .as_deref()
-        .is_none_or(|tag| tag == etag.as_bytes());
+    let same = head.if_range.as_deref().is_none_or(|tag| tag == etag);
     let range = head
         .range
         .as_deref()
@@ -161,11 +170,11 @@ fn whole_or_part(
 }
 
 /// Whether a list of entity tags names this one (weak comparison, RFC 9110 section 13.1.2).
-fn lists(list: &[u8], etag: &str) -> bool {
+fn lists(list: &[u8], etag: &[u8]) -> bool {
     list.trim_ascii() == b"*"
         || list.split(|octet| *octet == b',').any(|tag| {
             let tag = tag.trim_ascii();
-            tag.strip_prefix(b"W/").unwrap_or(tag) == etag.as_bytes()
+            tag.strip_prefix(b"W/").unwrap_or(tag) == etag
         })
 }
 
@@ -213,9 +222,9 @@ mod tests {
 
     #[test]
     fn entity_tags_are_found_in_lists() {
-        assert!(lists(b"\"a\", W/\"b\"", "\"b\""));
-        assert!(lists(b" * ", "\"b\""));
-        assert!(!lists(b"\"bb\"", "\"b\""));
-        assert!(!lists(b"", "\"b\""));
+        assert!(lists(b"\"a\", W/\"b\"", b"\"b\""));
+        assert!(lists(b" * ", b"\"b\""));
+        assert!(!lists(b"\"bb\"", b"\"b\""));
+        assert!(!lists(b"", b"\"b\""));
     }
 }

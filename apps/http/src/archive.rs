@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(pub [u8; 32]);
 
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Written at once: this is in the head of every answer.
+impl Digest {
+    /// It in hexadecimal digits.
+    pub fn hex(&self) -> [u8; 64] {
         let digit = |value: u8| {
             if value < 10 {
                 b'0' + value
@@ -23,7 +23,13 @@ impl fmt::Display for Digest {
         for (pair, octet) in text.chunks_exact_mut(2).zip(&self.0) {
             pair.copy_from_slice(&[digit(octet >> 4), digit(octet & 15)]);
         }
-        f.write_str(str::from_utf8(&text).unwrap_or_default())
+        text
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(str::from_utf8(&self.hex()).unwrap_or_default())
     }
 }
 

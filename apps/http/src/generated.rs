@@ -16,12 +16,17 @@ pub const MAX_SIZE: u64 = 1 << 40;
 /// Words of a block.
 const BLOCK: usize = 512;
 
+/// Words that are made at a time: a loop costs emulation as much as what is in it.
+const GROUP: usize = 8;
+/// Octets of them.
+const OCTETS: usize = GROUP * 8;
+
 /// What the blocks have in common.
-static NOISE: [u64; BLOCK] = {
-    let mut noise = [0; BLOCK];
+static NOISE: [[u64; GROUP]; BLOCK / GROUP] = {
+    let mut noise = [[0; GROUP]; BLOCK / GROUP];
     let mut index = 0;
     while index < BLOCK {
-        noise[index] = mix(index as u64);
+        noise[index / GROUP][index % GROUP] = mix(index as u64);
         index += 1;
     }
     noise
@@ -36,21 +41,24 @@ const fn mix(n: u64) -> u64 {
 
 /// `octets` of the content from `offset` on.
 pub fn slice(offset: u64, octets: usize) -> Bytes {
-    // Whole words are written, then the ends are cut off by slicing: nothing is copied.
-    let lead = (offset % 8) as usize;
-    let mut count = (lead + octets).div_ceil(8);
-    let mut words: Vec<[u8; 8]> = Vec::with_capacity(count);
+    // Whole groups are written, then the ends are cut off by slicing: nothing is copied.
+    let lead = offset as usize % OCTETS;
+    let mut count = (lead + octets).div_ceil(OCTETS);
+    let mut groups: Vec<[[u8; 8]; GROUP]> = Vec::with_capacity(count);
     let mut block = offset / 8 / BLOCK as u64;
-    let mut skip = (offset / 8) as usize % BLOCK;
+    let mut skip = (offset / OCTETS as u64) as usize % NOISE.len();
     while count > 0 {
         let key = mix(!block);
-        let part = NOISE.get(skip..BLOCK.min(skip + count)).unwrap_or_default();
-        words.extend(part.iter().map(|noise| (noise ^ key).to_le_bytes()));
+        let part = NOISE.get(skip..NOISE.len().min(skip + count));
+        let part = part.unwrap_or_default();
+        let masked = |group: &[u64; GROUP]| group.map(|noise| (noise ^ key).to_le_bytes());
+        groups.extend(part.iter().map(masked));
         count -= part.len();
         block += 1;
         skip = 0;
     }
-    Bytes::from(words.into_flattened()).slice(lead..lead + octets)
+    let all = groups.into_flattened().into_flattened();
+    Bytes::from(all).slice(lead..lead + octets)
 }
 
 /// The size `text` names: octets, or with a suffix `K`, `M` or `G` (powers of 1024).

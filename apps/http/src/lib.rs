@@ -14,7 +14,7 @@ pub mod generated;
 mod range;
 
 use alloc::vec::Vec;
-use godwit::http::{Body, Head, HeadError, StatusCode, read_head};
+use godwit::http::{Body, Head, HeadError, StatusCode, read_head_behind};
 
 use godwit::{Bytes, Connection, ContentId, Duration, Error, Result, Service, Session};
 use serde::{Deserialize, Serialize};
@@ -164,10 +164,13 @@ impl Files {
         client: &mut Connection,
     ) -> Result<Option<Answer>> {
         let input = session.timeout(IDLE, client.peek()).await.transpose()?;
-        if input.is_none_or(|input| input.is_empty()) {
+        let Some(input) = input.filter(|input| !input.is_empty()) else {
             return Ok(None);
-        }
-        match session.timeout(PATIENCE, read_head(client)).await {
+        };
+        match session
+            .timeout(PATIENCE, read_head_behind(client, input))
+            .await
+        {
             None => Ok(Some(error(StatusCode(408)))),
             Some(Ok(None)) => Ok(None),
             Some(Ok(Some(head))) => Ok(Some(self.decide(&head))),

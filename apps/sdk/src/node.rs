@@ -8,8 +8,7 @@ use core::cell::{Ref, RefMut};
 
 use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::instance::{Event, InstanceConfig, PATIENCE, ServiceId};
-use godwit_netstack::map::Map;
-use godwit_netstack::session::SessionId;
+use godwit_netstack::session::{BySession, SessionId};
 use godwit_netstack::stack::{RxFrame, Scope, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instance, Instant};
@@ -47,9 +46,11 @@ pub struct Node {
     services: Vec<(ServiceId, Rc<dyn AnyService>)>,
     service_name: &'static str,
     tasks: Tasks<SessionId>,
-    served: Map<SessionId, Served>,
+    served: BySession<Served>,
     /// Frames of one turn, on their way from the NIC to the instance.
     received: Vec<RxFrame>,
+    /// When the instance has to be looked at again, as of the end of the last turn.
+    due: Option<Instant>,
     awaits_lease: bool,
     begun: bool,
     announced: bool,
@@ -140,8 +141,9 @@ impl Node {
             services,
             service_name,
             tasks: Tasks::new(),
-            served: Map::new(),
+            served: BySession::new(),
             received: Vec::with_capacity(RECEIVE_BUDGET),
+            due: None,
             awaits_lease: config.dhcp,
             begun: false,
             announced: false,
@@ -170,13 +172,7 @@ impl Node {
         // Not in the first turn: reaching for the peers (a key exchange each) must not come before
         // clients are served.
         let begun = core::mem::replace(&mut self.begun, true);
-        if begun
-            && self
-                .shared
-                .instance()
-                .poll_timeout()
-                .is_some_and(|at| at <= now)
-        {
+        if begun && self.due.is_some_and(|at| at <= now) {
             self.shared.instance_mut().handle_timeout(now);
         }
         self.shared.fire_timers(now);
@@ -202,11 +198,12 @@ impl Node {
         self.handle_events(now);
         self.announce(platform, now);
         self.end(now);
+        self.due = self.shared.instance().poll_timeout();
         if more || self.tasks.has_ready() {
             return Some(now);
         }
         [
-            self.shared.instance().poll_timeout(),
+            self.due,
             self.shared.next_timer(),
             self.leave_at,
             self.lease_deadline(),

@@ -63,10 +63,13 @@ impl Waiters {
 
     /// Something changed.
     pub(crate) fn wake(&self) {
-        // Woken outside the borrow: a waker may run anything.
-        let wakers = core::mem::take(&mut *self.wakers.borrow_mut());
-        for waker in wakers {
-            waker.wake();
+        // Woken outside the borrow: a waker may run anything. The list keeps its memory.
+        let count = self.wakers.borrow().len();
+        for _ in 0..count {
+            let waker = self.wakers.borrow_mut().pop();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
         }
     }
 

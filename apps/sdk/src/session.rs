@@ -2,10 +2,11 @@
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::future::poll_fn;
 use core::net::SocketAddr;
 use core::pin::{Pin, pin};
-use core::task::{Context, Poll};
+use core::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
@@ -29,7 +30,13 @@ pub struct Session<S> {
     waiters: Rc<Waiters>,
     id: SessionId,
     state: S,
+    /// The state as it was encoded last.
+    encoded: Bytes,
+    alarm: Rc<Alarm>,
 }
+
+/// Octets of a state that is encoded without an allocation, if it has not changed.
+const SMALL_STATE: usize = 64;
 
 impl<S> Session<S> {
     pub(crate) fn new(
@@ -39,10 +46,12 @@ impl<S> Session<S> {
         state: S,
     ) -> Session<S> {
         Session {
+            alarm: Rc::new(Alarm::new(port.clone())),
             port,
             waiters,
             id,
             state,
+            encoded: Bytes::new(),
         }
     }
 
@@ -96,7 +105,7 @@ impl<S> Session<S> {
     pub fn sleep(&self, duration: Duration) -> Sleep {
         Sleep {
             at: self.port.now() + duration,
-            port: self.port.clone(),
+            alarm: self.alarm.clone(),
             key: None,
         }
     }
@@ -142,8 +151,22 @@ impl<S: Serialize> Session<S> {
 
     /// Commit without waiting for room in the send buffer.
     pub fn commit_now(&mut self) -> Result<()> {
-        let state = encode_state(&self.state)?;
+        let state = self.encode()?;
         Ok(self.port.commit(self.id, state)?)
+    }
+
+    /// The state, encoded: mostly it is what it was at the last commit.
+    fn encode(&mut self) -> Result<Bytes> {
+        let mut place = [0; SMALL_STATE];
+        match postcard::to_slice(&self.state, &mut place) {
+            Ok(octets) => {
+                if *octets != *self.encoded {
+                    self.encoded = Bytes::copy_from_slice(octets);
+                }
+                Ok(self.encoded.clone())
+            }
+            Err(_) => encode_state(&self.state),
+        }
     }
 
     /// Commit, then move to another member: content-aware distribution, say, to whoever has what
@@ -177,20 +200,65 @@ impl<S: Serialize> Session<S> {
 /// Waits for a point in time. See [`Session::sleep`].
 pub struct Sleep {
     at: Instant,
-    port: Rc<dyn Port>,
+    alarm: Rc<Alarm>,
+    /// A timer of its own, where the session's alarm is of no use.
     key: Option<TimerKey>,
+}
+
+/// A timer for all waits of a session. It stays set when a wait is over, so that a request which comes
+/// in time costs no change of timers: if it goes off too early, who waits yet sets it again.
+struct Alarm {
+    port: Rc<dyn Port>,
+    set: RefCell<Option<(TimerKey, Waker)>>,
+}
+
+impl Alarm {
+    fn new(port: Rc<dyn Port>) -> Alarm {
+        Alarm {
+            port,
+            set: RefCell::new(None),
+        }
+    }
+
+    /// See to it that `waker` is woken at `at`, or before. `false`: somebody else is.
+    fn set(&self, at: Instant, waker: &Waker) -> bool {
+        let mut set = self.set.borrow_mut();
+        if let Some((key, whose)) = &*set
+            && key.0 > self.port.now()
+        {
+            if !whose.will_wake(waker) {
+                return false;
+            }
+            if key.0 <= at {
+                return true;
+            }
+            self.port.timer_stop(*key);
+        }
+        *set = Some((self.port.timer_start(at, waker), waker.clone()));
+        true
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if let Some((key, _)) = self.set.take() {
+            self.port.timer_stop(key);
+        }
+    }
 }
 
 impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.port.now() >= self.at {
+        let (alarm, at) = (self.alarm.clone(), self.at);
+        if alarm.port.now() >= at {
             return Poll::Ready(());
         }
         match self.key {
-            Some(key) => self.port.timer_renew(key, cx.waker()),
-            None => self.key = Some(self.port.timer_start(self.at, cx.waker())),
+            Some(key) => alarm.port.timer_renew(key, cx.waker()),
+            None if alarm.set(at, cx.waker()) => {}
+            None => self.key = Some(alarm.port.timer_start(at, cx.waker())),
         }
         Poll::Pending
     }
@@ -199,7 +267,7 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.port.timer_stop(key);
+            self.alarm.port.timer_stop(key);
         }
     }
 }

@@ -161,25 +161,41 @@ fn stated() -> Option<(u64, Source)> {
     (hertz > 100_000_000).then_some((hertz, "cpuid"))
 }
 
+/// When the timer will interrupt, by the clock; 0 if it will not.
+static ARMED_NS: AtomicU64 = AtomicU64::new(0);
+
+/// The timer has interrupted.
+pub(crate) fn fired() {
+    ARMED_NS.store(0, Ordering::Relaxed);
+}
+
 /// Arms the timer for `deadline_ns`, or what the watchdog or the profiler wants before. `false`: that is now, do not
 /// sleep.
+///
+/// An interrupt that comes before stays as it is: deadlines move on with every request, and to set the
+/// timer costs a virtual machine more than to be woken too early now and then (QEMU: two exits under its
+/// lock, and its main loop is woken to look at the new deadline).
 pub(crate) fn arm(deadline_ns: Option<u64>) -> bool {
     let Some(apic) = interrupts::local_apic() else {
         return false;
     };
-    let count = match profile::limit(watchdog::limit(deadline_ns)) {
-        None => 0,
-        Some(deadline) => {
-            let ns = deadline.saturating_sub(clock::now_ns());
-            if ns == 0 {
-                return false;
-            }
-            let hertz = u128::from(APIC_HERTZ.load(Ordering::Relaxed));
-            let count = u128::from(ns) * hertz / 1_000_000_000;
-            // Longer than the timer can count: wake up early, and be asked again.
-            u32::try_from(count).unwrap_or(u32::MAX).max(1)
-        }
+    let Some(deadline) = profile::limit(watchdog::limit(deadline_ns)) else {
+        return true;
     };
+    let now = clock::now_ns();
+    if deadline <= now {
+        return false;
+    }
+    let armed = ARMED_NS.load(Ordering::Relaxed);
+    if now < armed && armed <= deadline {
+        return true;
+    }
+    let hertz = u128::from(APIC_HERTZ.load(Ordering::Relaxed)).max(1);
+    let count = u128::from(deadline - now) * hertz / 1_000_000_000;
+    // Longer than the timer can count: wake up early, and be asked again.
+    let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
+    let ns = u128::from(count) * 1_000_000_000 / hertz;
+    ARMED_NS.store(now + ns as u64, Ordering::Relaxed);
     apic.arm(count);
     true
 }

@@ -391,11 +391,11 @@ impl<const HEAD: usize> TransmitRing<HEAD> {
         &mut self,
         context: Option<[u64; 2]>,
         head: &[u8],
-        slices: Slices,
+        mut slices: Slices,
         piece: usize,
         control: impl Fn(Part) -> u64,
     ) -> Result<(), Slices> {
-        let mut slices = tidy(slices, self.most);
+        tidy(&mut slices, self.most);
         let (fits, over) = head.split_at(head.len().min(HEAD));
         if !over.is_empty() {
             slices.insert(0, Bytes::copy_from_slice(over));

@@ -123,7 +123,7 @@ type Table = Box<[Descriptor; MAX_INDIRECT + 2]>;
 
 #[derive(Debug)]
 struct InFlight<const HEAD: usize> {
-    head: Box<[u8; HEAD]>,
+    head: Option<Box<[u8; HEAD]>>,
     head_len: usize,
     slices: Slices,
     table: Option<Table>,
@@ -131,7 +131,9 @@ struct InFlight<const HEAD: usize> {
 
 impl<const HEAD: usize> InFlight<HEAD> {
     fn parts(&self) -> impl Iterator<Item = Descriptor> {
-        let head = self.head.get(..self.head_len).unwrap_or_default();
+        let head = self.head.as_ref();
+        let head = head.and_then(|head| head.get(..self.head_len));
+        let head = head.unwrap_or_default();
         core::iter::once(head)
             .filter(|head| !head.is_empty())
             .chain(self.slices.iter().map(|slice| &slice[..]))
@@ -213,19 +215,21 @@ impl<const HEAD: usize> TransmitQueue<HEAD> {
         clippy::result_large_err,
         reason = "the packet itself, to be tried again"
     )]
-    pub fn post(&mut self, head: [&[u8]; 2], slices: Slices) -> Result<(), Slices> {
-        let slices = tidy(slices, self.most);
+    pub fn post(&mut self, head: [&[u8]; 2], mut slices: Slices) -> Result<(), Slices> {
+        tidy(&mut slices, self.most);
         if !self.fits(slices.len() + 2) {
             return Err(slices);
         }
         let mut packet = InFlight {
-            head: self.heads.pop().unwrap_or_else(|| Box::new([0; HEAD])),
+            head: self.heads.pop().or_else(|| Some(Box::new([0; HEAD]))),
             head_len: 0,
             slices,
             table: None,
         };
         for piece in head {
-            let room = packet.head.get_mut(packet.head_len..).unwrap_or_default();
+            let room = packet.head.as_mut();
+            let room = room.and_then(|head| head.get_mut(packet.head_len..));
+            let room = room.unwrap_or_default();
             let (fits, over) = piece.split_at(piece.len().min(room.len()));
             if let Some(room) = room.get_mut(..fits.len()) {
                 room.copy_from_slice(fits);
@@ -261,10 +265,13 @@ impl<const HEAD: usize> TransmitQueue<HEAD> {
         let mut count = 0;
         while let Some((head, _)) = self.ring.take()? {
             let slot = self.slots.get_mut(usize::from(head));
-            let sent = slot.and_then(Option::take);
+            let slot = slot.ok_or(DeviceFault::UnknownBuffer(head.into()))?;
+            // Where it is: moved out, it would be copied.
+            let sent = slot.as_mut();
             let sent = sent.ok_or(DeviceFault::UnknownBuffer(head.into()))?;
-            self.heads.push(sent.head);
-            self.tables.extend(sent.table);
+            self.heads.extend(sent.head.take());
+            self.tables.extend(sent.table.take());
+            *slot = None;
             count += 1;
         }
         Ok(count)
@@ -287,17 +294,16 @@ impl<const HEAD: usize> TransmitQueue<HEAD> {
 }
 
 /// No empty slices (a descriptor must not be empty), and not more than `most`.
-pub(super) fn tidy(mut slices: Slices, most: usize) -> Slices {
+pub(super) fn tidy(slices: &mut Slices, most: usize) {
     slices.retain(|slice| !slice.is_empty());
     if slices.len() > most {
         let mut whole = Vec::with_capacity(slices.iter().map(Bytes::len).sum());
-        for slice in &slices {
+        for slice in slices.iter() {
             whole.extend_from_slice(slice);
         }
         slices.clear();
         slices.push(Bytes::from(whole));
     }
-    slices
 }
 
 #[cfg(test)]
@@ -309,6 +315,10 @@ mod tests {
         let empty: Slices = [Bytes::new(), Bytes::from_static(b"a")]
             .into_iter()
             .collect();
+        let tidy = |mut slices: Slices, most| {
+            tidy(&mut slices, most);
+            slices
+        };
         assert_eq!(tidy(empty, 16).len(), 1);
         let many: Slices = (0..40u8).map(|i| Bytes::from(vec![i; 3])).collect();
         assert_eq!(tidy(many.clone(), 40).len(), 40);

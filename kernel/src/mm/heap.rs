@@ -187,6 +187,7 @@ impl Heap {
         true
     }
 
+    #[inline]
     fn class(layout: Layout) -> Option<usize> {
         if layout.align() > 16 {
             return None;
@@ -195,18 +196,28 @@ impl Heap {
         Some(usize::from(*class))
     }
 
+    /// A block, mostly from a list that has one.
+    #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        if let Some(class) = Self::class(layout)
+            && let Some(block) = self.classes[class]
+        {
+            // SAFETY: blocks on a free list are owned by the heap and were written by `release`.
+            self.classes[class] = unsafe { block.as_ref().next };
+            self.cached -= CLASSES[class];
+            return Some(block.cast());
+        }
+        self.allocate_afresh(layout)
+    }
+
+    #[inline(never)]
+    fn allocate_afresh(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         let Some(class) = Self::class(layout) else {
             return self.allocate_large(layout);
         };
-        if self.classes[class].is_none() {
-            self.refill(class)?;
-        }
-        let block = self.classes[class]?;
-        // SAFETY: blocks on a free list are owned by the heap and were written by `release`.
-        self.classes[class] = unsafe { block.as_ref().next };
-        self.cached -= CLASSES[class];
-        Some(block.cast())
+        self.refill(class)?;
+        self.classes[class]?;
+        self.allocate(layout)
     }
 
     fn allocate_large(&mut self, layout: Layout) -> Option<NonNull<u8>> {
@@ -265,6 +276,7 @@ impl Heap {
     /// # Safety
     ///
     /// `block` must be an unused block of this class, from this heap.
+    #[inline]
     unsafe fn release_small(&mut self, block: NonNull<u8>, class: usize) {
         let block = block.cast::<FreeBlock>();
         // SAFETY: the block is unused, at least 16 bytes long and 16-byte aligned.
@@ -280,6 +292,7 @@ impl Heap {
     /// # Safety
     ///
     /// `block` must have come from `allocate` with the same layout, and not be used any more.
+    #[inline]
     unsafe fn release(&mut self, block: NonNull<u8>, layout: Layout) {
         if let Some(class) = Self::class(layout) {
             // SAFETY: the layout decides the class, so it is the one the block came from.
@@ -292,6 +305,7 @@ impl Heap {
     /// # Safety
     ///
     /// `block` must have come from `allocate_large` with the same layout, and not be used any more.
+    #[inline(never)]
     unsafe fn release_large(&mut self, block: NonNull<u8>, layout: Layout) {
         let address = block.as_ptr() as usize;
         let owner = self

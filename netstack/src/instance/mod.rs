@@ -46,7 +46,7 @@ mod tests;
 mod types;
 mod uses;
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -63,7 +63,7 @@ use crate::cluster::{BEACON_PORT, BootId, CHANNEL_PORT, MemberId};
 use crate::counts::Counts;
 use crate::map::{Map, Set};
 use crate::migrate::transfer::Epochs;
-use crate::session::{Session, SessionId};
+use crate::session::{BySession, Session, SessionId};
 use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Stack, StackEvent, TxFrame};
 use crate::tcp::{Pressure, TcpConfig};
 use crate::time::{Duration, Instant};
@@ -106,7 +106,7 @@ pub struct Instance {
     stack: Stack,
 
     services: Vec<Service>,
-    sessions: BTreeMap<SessionId, Session>,
+    sessions: BySession<Session>,
     uses: Uses,
     opened: u64,
     /// Sessions of services that never leave.
@@ -236,7 +236,7 @@ impl Instance {
             rng,
             stack,
             services: Vec::new(),
-            sessions: BTreeMap::new(),
+            sessions: BySession::new(),
             uses: Uses::default(),
             opened: 0,
             residents: 0,
@@ -379,18 +379,18 @@ impl Instance {
     pub fn poll_event(&mut self) -> Option<Event> {
         loop {
             let event = self.events.pop_front()?;
-            // A session may be gone again before anyone heard of it.
-            match event {
-                Event::SessionWoken(id) => match self.sessions.get_mut(&id) {
-                    Some(session) => session.woken = false,
-                    None => continue,
-                },
-                Event::SessionStarted { session, .. } if !self.sessions.contains_key(&session) => {
-                    continue;
+            // One may be gone again before anyone heard of it.
+            let there = match event {
+                Event::SessionWoken(session) => {
+                    let session = self.sessions.get_mut(&session);
+                    session.map(|session| session.woken = false).is_some()
                 }
-                _ => {}
+                Event::SessionStarted { session, .. } => self.sessions.contains_key(&session),
+                Event::SessionStopped(_) | Event::Drained | Event::DrainCancelled => true,
+            };
+            if there {
+                return Some(event);
             }
-            return Some(event);
         }
     }
 

@@ -140,8 +140,9 @@ impl Instance {
         let ahead = self.sent_ahead.remove(&id).unwrap_or_default();
         session.wanted = None;
         session.in_line = false;
-        session.woken = false; // of one that is not here no event is told
         session.fence = None;
+        // Its task begins anew, wherever that is.
+        session.woken = false;
         let lull = session.lull.take();
         let frozen_at = self.measure(now);
         let mut connections = Vec::with_capacity(session.connections.len());
@@ -785,6 +786,7 @@ impl Instance {
             epoch: attempt.epoch,
             connections,
             committed: capsule.state,
+            woken: false,
             finished: capsule.finished.then_some(now),
             residence: Residence::Settled,
             arrived: None,
@@ -796,7 +798,6 @@ impl Instance {
             unaided: false,
             fetched: None,
             fetches: 0,
-            woken: false,
         };
         session.settle_in(now);
         self.epochs.own(id, attempt.epoch);

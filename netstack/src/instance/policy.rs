@@ -187,11 +187,11 @@ impl Instance {
     fn choose_to_shed(&mut self, now: Instant, count: usize) -> Vec<SessionId> {
         let start = self.policy_after.map_or(Unbounded, Excluded);
         let first = self.sessions.range((start, Unbounded));
-        let after = first.chain(self.sessions.iter());
+        let after = first.chain(self.sessions.values());
         let mut chosen: Vec<SessionId> = after
             .take(self.sessions.len())
-            .filter(|(_, session)| self.may_be_shed(now, session))
-            .map(|(id, _)| *id)
+            .filter(|session| self.may_be_shed(now, session))
+            .map(|session| session.id)
             .take(count)
             .collect();
         chosen.dedup();

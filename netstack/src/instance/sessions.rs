@@ -1,7 +1,6 @@
 //! A session's side of an instance, and what TCP reports about sessions' connections.
 
 use alloc::vec::Vec;
-use core::mem;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
@@ -134,13 +133,12 @@ impl Instance {
             .services
             .get(entry.service)
             .map_or(0, |service| service.spec.state_version);
-        let steps = entry.commit(version, state)?;
+        let stack = &mut self.stack;
+        entry.commit(version, state, |conn, step| {
+            stack.update(now, conn, |connection| apply(now, connection, step));
+        })?;
         if entry.wanted.is_some() && entry.lull.is_none() && !entry.in_line {
             self.deferred.insert((now, session));
-        }
-        for (conn, step) in steps {
-            self.stack
-                .update(now, conn, |connection| apply(now, connection, step));
         }
         Ok(())
     }
@@ -275,16 +273,14 @@ impl Instance {
             // Before the service can fill again what has just run empty.
             self.look_at_lull(now, id);
             self.wake_session(id);
-        } else if session.finished.is_none() && !mem::replace(&mut session.woken, true) {
+        } else if session.wake() {
             self.events.push_back(Event::SessionWoken(id));
         }
     }
 
     /// Something changed that the session's task may wait for.
     pub(super) fn wake_session(&mut self, id: SessionId) {
-        let session = self.sessions.get_mut(&id);
-        let serving = session.filter(|session| session.finished.is_none());
-        if serving.is_some_and(|session| !mem::replace(&mut session.woken, true)) {
+        if self.sessions.get_mut(&id).is_some_and(Session::wake) {
             self.events.push_back(Event::SessionWoken(id));
         }
     }

@@ -5,6 +5,7 @@
 //! any moment is at the last commit by itself. [`Pending`] holds what is not committed,
 //! [`Session`] the rest. Time, frames and moves are [`crate::instance`]'s concern.
 
+mod by_session;
 mod pending;
 mod table;
 
@@ -16,7 +17,8 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use pending::{MAX_INPUT, MAX_OUTPUT, Pending, Step};
+pub use by_session::BySession;
+pub use pending::{MAX_INPUT, MAX_OUTPUT, Output, Pending, Step};
 pub use table::{Fence, Lull, Residence, Session, SessionConnection};
 
 /// Octets of committed state at most.

@@ -1,8 +1,7 @@
 //! What a session has done on one connection since its last commit, and the bounds of that.
 
-use alloc::vec::Vec;
-
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::{Input, SessionError};
 
@@ -12,6 +11,9 @@ pub const MAX_OUTPUT: usize = 256 * 1024;
 /// buffer is small, because uncommitted input still occupies it.
 pub const MAX_INPUT: usize = 256 * 1024;
 
+/// Output in order: mostly the head of an answer and a body.
+pub type Output = SmallVec<[Bytes; 2]>;
+
 /// The uncommitted part of a session on one connection.
 #[derive(Clone, Debug)]
 pub struct Pending {
@@ -20,7 +22,7 @@ pub struct Pending {
     /// The end of input was read.
     end: bool,
     /// Output held back.
-    output: Vec<Bytes>,
+    output: Output,
     /// Octets of `output`.
     octets: usize,
     /// The output direction is to be closed after `output`.
@@ -36,7 +38,7 @@ pub struct Step {
     /// The end of input was read.
     pub end: bool,
     /// Output to hand to TCP, in order.
-    pub output: Vec<Bytes>,
+    pub output: Output,
     /// Close the output direction after it.
     pub shutdown: bool,
 }
@@ -47,7 +49,7 @@ impl Pending {
         Pending {
             consumed: 0,
             end: false,
-            output: Vec::new(),
+            output: Output::new(),
             octets: 0,
             shutdown: false,
             // Half of the buffer: the other half keeps the window open meanwhile, so a session

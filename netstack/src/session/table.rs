@@ -93,6 +93,8 @@ pub struct Session {
     pub connections: Vec<SessionConnection>,
     /// Schema version and octets of the state at the last commit.
     pub committed: Option<(u32, Bytes)>,
+    /// Its task is about to be told that something has changed.
+    pub woken: bool,
     /// The service is done with it; it stays until its connections are closed.
     pub finished: Option<Instant>,
     /// Whether it may be moved on.
@@ -115,8 +117,6 @@ pub struct Session {
     pub fetched: Option<(MemberId, ContentId)>,
     /// How many there were.
     pub fetches: u8,
-    /// Its task is to be woken: the event waits to be polled.
-    pub woken: bool,
 }
 
 impl Session {
@@ -128,6 +128,7 @@ impl Session {
             epoch: 1,
             connections: alloc::vec![connection],
             committed: None,
+            woken: false,
             finished: None,
             residence: Residence::Settled,
             arrived: None,
@@ -139,8 +140,12 @@ impl Session {
             unaided: false,
             fetched: None,
             fetches: 0,
-            woken: false,
         }
+    }
+
+    /// Something has changed; whether its task has to be told, and has not been yet.
+    pub fn wake(&mut self) -> bool {
+        self.finished.is_none() && !core::mem::replace(&mut self.woken, true)
     }
 
     /// The earliest time of a planned move.
@@ -188,13 +193,14 @@ impl Session {
             .all(|connection| connection.conn.is_none())
     }
 
-    /// Commit: `state` becomes the committed state and each live connection gets its step. An
-    /// error, and nothing committed, if the state is too large or every connection is dead.
+    /// Commit: `state` becomes the committed state and `apply` is given the step of each live
+    /// connection. An error, and nothing committed, if the state is too large or every connection is dead.
     pub fn commit(
         &mut self,
         version: u32,
         state: Bytes,
-    ) -> Result<Vec<(ConnId, Step)>, SessionError> {
+        mut apply: impl FnMut(ConnId, Step),
+    ) -> Result<(), SessionError> {
         if state.len() > MAX_STATE {
             return Err(SessionError::StateTooLarge);
         }
@@ -209,14 +215,15 @@ impl Session {
         }
         self.committed = Some((version, state));
         self.residence = Residence::Settled;
-        let mut steps = Vec::with_capacity(self.connections.len());
         for connection in self.connections.iter_mut().filter(alive) {
             let step = connection.pending.commit();
             connection.end_read |= step.end;
             connection.shut_down |= step.shutdown;
-            steps.extend(connection.conn.map(|conn| (conn, step)));
+            if let Some(conn) = connection.conn {
+                apply(conn, step);
+            }
         }
-        Ok(steps)
+        Ok(())
     }
 }
 
@@ -258,9 +265,15 @@ mod tests {
         write(&mut session, 0, b"to the client");
         write(&mut session, 1, b"upstream");
         session.connections[1].pending.consume(3, 3).unwrap();
-        let steps = session.commit(7, Bytes::from_static(b"state")).unwrap();
+        let mut steps = Vec::new();
+        let apply = |conn, step| steps.push((conn, step));
+        let state = Bytes::from_static(b"state");
+        session.commit(7, state, apply).unwrap();
         assert_eq!(steps.len(), 2);
-        assert_eq!(steps[0].1.output, [Bytes::from_static(b"to the client")]);
+        assert_eq!(
+            steps[0].1.output[..],
+            [Bytes::from_static(b"to the client")]
+        );
         assert_eq!((steps[1].1.consume, steps[1].1.output.len()), (3, 1));
         assert_eq!(session.committed, Some((7, Bytes::from_static(b"state"))));
     }
@@ -274,14 +287,14 @@ mod tests {
         assert_eq!(write, Ok(()));
         let state = Bytes::from(alloc::vec![0; MAX_STATE + 1]);
         assert!(matches!(
-            session.commit(1, state),
+            session.commit(1, state, |_, _| panic!("a step")),
             Err(SessionError::StateTooLarge)
         ));
         assert!(session.committed.is_none());
-        assert_eq!(
-            session.commit(1, Bytes::new()).unwrap()[0].1.output.len(),
-            1
-        );
+        let mut pieces = 0;
+        let apply = |_, step: Step| pieces += step.output.len();
+        session.commit(1, Bytes::new(), apply).unwrap();
+        assert_eq!(pieces, 1);
     }
 
     #[test]
@@ -292,10 +305,12 @@ mod tests {
             session.connection_mut(0),
             Err(SessionError::Reset)
         ));
-        assert_eq!(session.commit(1, Bytes::new()).unwrap().len(), 1);
+        let mut steps = 0;
+        session.commit(1, Bytes::new(), |_, _| steps += 1).unwrap();
+        assert_eq!(steps, 1);
         session.connections[1].failure = Some(SessionError::TimedOut);
         assert!(matches!(
-            session.commit(1, Bytes::new()),
+            session.commit(1, Bytes::new(), |_, _| panic!("a step")),
             Err(SessionError::Reset)
         ));
     }
@@ -306,7 +321,7 @@ mod tests {
         assert_eq!(session.movable_at(Instant::ZERO), Instant::ZERO);
         session.settle_in(Instant::ZERO);
         assert_eq!(session.movable_at(Instant::ZERO), Instant::from_millis(100));
-        session.commit(1, Bytes::new()).unwrap();
+        session.commit(1, Bytes::new(), |_, _| ()).unwrap();
         assert_eq!(session.movable_at(Instant::ZERO), Instant::ZERO);
     }
 }

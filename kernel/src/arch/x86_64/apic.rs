@@ -65,7 +65,7 @@ impl LocalApic {
         self.0.read32(register::CURRENT_COUNT)
     }
 
-    /// Raises the timer interrupt once, after `count` ticks of the APIC's clock (0: never).
+    /// Raises the timer interrupt once, after `count` ticks of the APIC's clock.
     pub fn arm(&self, count: u32) {
         self.0.write32(register::LVT_TIMER, u32::from(TIMER_VECTOR));
         self.0.write32(register::INITIAL_COUNT, count);

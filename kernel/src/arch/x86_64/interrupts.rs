@@ -234,8 +234,11 @@ extern "C" fn handle(frame: &Frame) {
     let vector = frame.vector as u8;
     match vector {
         0..32 => exception(frame),
-        TIMER_VECTOR if !crate::profile::tick(frame.rip, frame.rbp) => {
-            crate::watchdog::tick(frame.rip, frame.rbp);
+        TIMER_VECTOR => {
+            crate::boot::timer::fired();
+            if !crate::profile::tick(frame.rip, frame.rbp) {
+                crate::watchdog::tick(frame.rip, frame.rbp);
+            }
         }
         SPURIOUS_VECTOR => return,
         POWER_VECTOR => crate::acpi::power::handle_interrupt(),

@@ -41,17 +41,33 @@ impl Packed {
         Packed([a, b, c, d, ports])
     }
 
-    /// The words, for hashing.
+    /// The words.
     pub(super) fn words(&self) -> &[u64; 5] {
         &self.0
+    }
+
+    /// Between IPv4 addresses: what tells the flow from others, in fewer words. How many there are goes
+    /// into a hash too, so no flow between IPv6 addresses is taken for it.
+    fn ipv4(&self) -> Option<[u64; 2]> {
+        const MAPPED: u64 = 0xffff;
+        let [a, b, c, d, ports] = self.0;
+        let mapped = a | c == 0 && b >> 32 == MAPPED && d >> 32 == MAPPED;
+        mapped.then_some([b << 32 | d & 0xffff_ffff, ports])
+    }
+
+    fn keyed_hash(&self, keyed: &Keyed) -> u64 {
+        match self.ipv4() {
+            Some(words) => keyed.hash_words(&words),
+            None => keyed.hash_words(&self.0),
+        }
     }
 }
 
 impl Hash for Packed {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        for word in self.0 {
-            state.write_u64(word);
-        }
+        let words = self.ipv4();
+        let words = words.as_ref().map_or(&self.0[..], |words| words);
+        words.iter().for_each(|word| state.write_u64(*word));
     }
 }
 
@@ -196,7 +212,7 @@ impl Flows {
 
     /// What [`Flows::find`] looks for.
     pub(super) fn hash(&self, flow: &Packed) -> u64 {
-        self.keyed.hash_words(flow.words())
+        flow.keyed_hash(&self.keyed)
     }
 
     /// The index of the connection here that a flow belongs to.
@@ -231,10 +247,10 @@ impl Flows {
             *place = here;
         }
         let (keyed, connections) = (self.keyed, &self.connections);
-        let hash = keyed.hash_words(flow.words());
+        let hash = flow.keyed_hash(&keyed);
         self.here.insert_unique(hash, id.index, |index| {
             let here = connections.get(*index as usize);
-            here.map_or(0, |here| keyed.hash_words(here.flow.words()))
+            here.map_or(0, |here| here.flow.keyed_hash(&keyed))
         });
     }
 
@@ -396,6 +412,19 @@ mod tests {
         assert_ne!(base, Packed::new(&flow((a.0, 2), b)));
         assert_ne!(base, Packed::new(&flow(a, (a.0, 2))));
         assert_eq!(base, Packed::new(&flow(a, b)));
+        let keyed = Keyed::new([1, 2]);
+        let hash = |a, b| Packed::new(&flow(a, b)).keyed_hash(&keyed);
+        let hashes = [
+            hash(a, b),
+            hash(b, a),
+            hash((a.0, 2), b),
+            hash(a, (b.0, 9)),
+            hash(a, a),
+            hash(b, b),
+        ];
+        for (index, one) in hashes.iter().enumerate() {
+            assert!(!hashes[..index].contains(one));
+        }
     }
 
     #[test]

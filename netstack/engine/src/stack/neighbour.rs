@@ -6,6 +6,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::net::IpAddr;
 
 use hashbrown::HashMap;
@@ -87,6 +88,8 @@ struct Neighbour {
 pub(super) struct Neighbours {
     index: HashMap<IpAddr, u32, Keyed>,
     slots: Vec<Neighbour>,
+    /// The slot that was asked for last: mostly it is a router, again and again.
+    last: Cell<u32>,
     hand: usize,
     waiting: usize,
     timers: Timers<u32>,
@@ -97,6 +100,7 @@ impl Neighbours {
         Neighbours {
             index: HashMap::with_hasher(keyed),
             slots: Vec::new(),
+            last: Cell::new(0),
             hand: 0,
             waiting: 0,
             timers: Timers::new(),
@@ -258,7 +262,14 @@ impl Neighbours {
     }
 
     fn slot(&self, address: IpAddr) -> Option<u32> {
-        self.index.get(&address).copied()
+        let last = self.last.get();
+        let neighbour = self.slots.get(last as usize);
+        if neighbour.is_some_and(|neighbour| neighbour.address == address) {
+            return Some(last);
+        }
+        let slot = self.index.get(&address).copied()?;
+        self.last.set(slot);
+        Some(slot)
     }
 
     fn arm(&mut self, slot: u32, due: Instant) {

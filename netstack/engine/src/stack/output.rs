@@ -18,7 +18,9 @@ use crate::time::Instant;
 /// Frames in the egress queue at most.
 const MAX_EGRESS: usize = 4096;
 /// Octets of IP and TCP headers at most; what is left of an IP packet is for TSO.
-const MAX_IP_TCP: usize = 40 + 60;
+const MAX_IP_TCP: usize = 40 + MAX_TCP;
+/// Octets of a TCP header at most.
+const MAX_TCP: usize = 60;
 /// Octets of payload a connection gives in one go: what fits an IP packet that the NIC, or
 /// [`Cut`], makes segments of.
 const MAX_BURST: usize = u16::MAX as usize - MAX_IP_TCP;
@@ -32,6 +34,12 @@ fn ports(flow: &FlowKey) -> Ports {
         source: flow.local.port(),
         destination: flow.remote.port(),
     }
+}
+
+/// Add a TCP header of zeros. (`resize` would add octet by octet.)
+fn make_room(head: &mut Head, header_len: usize) {
+    const ZEROS: [u8; MAX_TCP] = [0; MAX_TCP];
+    head.extend_from_slice(ZEROS.get(..header_len).unwrap_or_default());
 }
 
 /// The ECN bits of the IP header.
@@ -101,21 +109,26 @@ impl Stack {
         let Some(block) = self.table.get_mut(id) else {
             return;
         };
-        let Some(outgoing) = block.connection.poll_transmit(now, MAX_BURST) else {
+        let mut outgoing = Outgoing::default();
+        if !block.connection.transmit(now, MAX_BURST, &mut outgoing) {
             // Being asked may have begun a wait: for the window to open, or for the pace.
             self.arm(now, id);
             self.rest(now, id);
             return;
-        };
+        }
         let flow = block.flow();
-        block.ready = true;
-        self.ready.push_back(id);
+        let cut = !self.cuts(flow.remote.ip())
+            && outgoing.segment_size != 0
+            && outgoing.payload_len() > usize::from(outgoing.segment_size);
+        if let Some(block) = self.table.get_mut(id)
+            && (cut || !block.connection.is_quiet())
+        {
+            block.ready = true;
+            self.ready.push_back(id);
+        }
         self.arm(now, id);
         self.counters.tx_tcp_segments += 1;
-        if !self.cuts(flow.remote.ip())
-            && outgoing.segment_size != 0
-            && outgoing.payload_len() > usize::from(outgoing.segment_size)
-        {
+        if cut {
             if let Some(mut cut) = self.cut_up(&flow, mac, outgoing)
                 && let Some(block) = self.table.get_mut(id)
             {
@@ -125,7 +138,7 @@ impl Stack {
             return;
         }
         let frame = out.insert(TxFrame::default());
-        self.put_tcp_frame(&flow, outgoing, frame);
+        self.put_tcp_frame(&flow, &mut outgoing, frame);
         ndp::set_destination(frame, mac);
     }
 
@@ -150,7 +163,7 @@ impl Stack {
         outgoing.seq = Default::default();
         outgoing.flags = Flags::NONE;
         let tcp = head.len();
-        head.resize(tcp + header_len, 0);
+        make_room(&mut head, header_len);
         outgoing.write_header(ports(flow), head.get_mut(tcp..)?)?;
         head.get_mut(..6)?.copy_from_slice(&mac);
         let mut pseudo = Sum::new();
@@ -216,34 +229,34 @@ impl Stack {
     }
 
     /// The frame for a segment, but for the destination MAC.
-    pub(super) fn tcp_frame(&self, flow: &FlowKey, outgoing: Outgoing) -> TxFrame {
+    pub(super) fn tcp_frame(&self, flow: &FlowKey, mut outgoing: Outgoing) -> TxFrame {
         let mut frame = TxFrame::default();
-        self.put_tcp_frame(flow, outgoing, &mut frame);
+        self.put_tcp_frame(flow, &mut outgoing, &mut frame);
         frame
     }
 
-    /// Make an empty frame the one for a segment.
-    fn put_tcp_frame(&self, flow: &FlowKey, outgoing: Outgoing, frame: &mut TxFrame) {
+    /// Make an empty frame the one for a segment, which loses its payload to it.
+    fn put_tcp_frame(&self, flow: &FlowKey, outgoing: &mut Outgoing, frame: &mut TxFrame) {
         let (src, dst) = (flow.local.ip(), flow.remote.ip());
         let payload_len = outgoing.payload_len();
         let header_len = outgoing.header_len();
         let length = header_len + payload_len;
         let fragments = outgoing
             .may_fragment
-            .then(|| self.identification(flow, &outgoing));
+            .then(|| self.identification(flow, outgoing));
         let head = &mut frame.head;
         IpHeader {
             src,
             dst,
             protocol: TCP,
             hop_limit: HOP_LIMIT,
-            ecn: ecn(&outgoing),
+            ecn: ecn(outgoing),
             length,
             fragments,
         }
         .emit(self.mac, head);
         let start = head.len();
-        head.resize(start + header_len, 0);
+        make_room(head, header_len);
         if let Some(out) = head.get_mut(start..) {
             outgoing.write_header(ports(flow), out);
         }
@@ -265,7 +278,7 @@ impl Stack {
         }
         let segment_size = outgoing.segment_size;
         let cut = segment_size != 0 && payload_len > usize::from(segment_size);
-        frame.payload = outgoing.payload;
+        core::mem::swap(&mut frame.payload, &mut outgoing.payload);
         frame.checksum = offload.then_some(TxChecksum {
             start: start as u16,
             offset: TCP_CHECKSUM,

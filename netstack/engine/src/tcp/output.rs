@@ -22,8 +22,31 @@ impl Connection {
         self.transmit(now, max_payload, &mut out).then_some(out)
     }
 
-    /// Make the next segment of `out`, if there is one.
-    fn transmit(&mut self, now: Instant, max_payload: usize, out: &mut Outgoing) -> bool {
+    /// Whether there is certainly nothing to send at present, so that who has just sent need not ask
+    /// in vain.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let owed = &self.owed;
+        let owes = owed.ack || owed.probe || owed.reset || owed.stray_reset.is_some();
+        let quiet = self.state == State::Established
+            && !owes
+            && self.snd.unsent() == 0
+            && self.snd.fin != SndFin::Queued
+            && !self.recovery.tlp.due
+            && self.snd.first_lost().is_none();
+        if quiet {
+            // As if it had been asked.
+            self.snd.cwnd_limited = false;
+        }
+        quiet
+    }
+
+    /// Make the next segment of `out`, an empty one, if there is one to send.
+    pub(crate) fn transmit(
+        &mut self,
+        now: Instant,
+        max_payload: usize,
+        out: &mut Outgoing,
+    ) -> bool {
         if core::mem::take(&mut self.owed.reset) {
             *out = self.reset_segment();
             return true;

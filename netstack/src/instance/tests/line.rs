@@ -141,7 +141,10 @@ fn a_session_in_its_lull_is_not_frozen_for_a_target_that_has_fallen_silent() {
     // What it sends ahead does not leave, and is not waited for any longer.
     net.run_for(PATIENCE * 7);
     assert_eq!((frozen(&net, 2), served(&net, 1)), (0, 1));
-    assert!(net.node(1).sessions[&session].in_line, "it waits");
+    assert!(
+        net.node(1).sessions.get(&session).unwrap().in_line,
+        "it waits"
+    );
     net.cut.clear();
     net.run_until(Duration::from_secs(2), |net| served(net, 2) == 1);
     net.run_until_received(Duration::from_secs(60), BULK_OCTETS as usize);
@@ -158,7 +161,7 @@ fn a_drain_finds_another_target_for_a_session_whose_own_has_fallen_silent() {
     other.given = 20;
     net.node(1).drain(now);
     net.run_for(PATIENCE / 4);
-    let to = net.node(1).sessions[&session].wanted;
+    let to = net.node(1).sessions.get(&session).unwrap().wanted;
     assert_eq!(to, Some(MemberId(2)), "in its lull");
     net.run_until(Duration::from_secs(1), |net| served(net, 3) == 1);
     assert_eq!(net.counter(1, "moves_not_begun"), 1);
