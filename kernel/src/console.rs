@@ -147,6 +147,11 @@ pub fn line_later(line: fmt::Arguments<'_>) {
     let _ = writeln!(CONSOLE.lock(), "{line}");
 }
 
+/// Whether nobody is in the middle of writing.
+pub fn at_rest() -> bool {
+    CONSOLE.try_lock().is_some()
+}
+
 /// Prints in the middle of a disaster: takes no lock it cannot have, and buffers nothing.
 pub fn emergency(line: fmt::Arguments<'_>) {
     if let Some(mut buffer) = CONSOLE.try_lock() {

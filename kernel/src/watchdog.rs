@@ -56,7 +56,7 @@ pub fn watch(limit_ns: Option<u64>) {
     PERIOD_NS.store(period, Ordering::Relaxed);
     WATCH.missed.store(0, Ordering::Relaxed);
     #[cfg(godwit_image)]
-    crate::boot::timer::arm(None);
+    crate::alarm::arm(None);
 }
 
 /// When the timer has to interrupt at the latest, if the loop itself asks for `deadline_ns`.
@@ -75,7 +75,8 @@ pub(crate) fn limit(deadline_ns: Option<u64>) -> Option<u64> {
 #[cfg(godwit_image)]
 pub(crate) fn tick(rip: u64, frame: u64) {
     let period = PERIOD_NS.load(Ordering::Relaxed);
-    if period == 0 {
+    // A timer that cannot count that far interrupts early, which does not count.
+    if period == 0 || crate::alarm::resume() {
         return;
     }
     if WATCH.tick(TURNS.load(Ordering::Relaxed)) {
@@ -90,7 +91,7 @@ pub(crate) fn tick(rip: u64, frame: u64) {
             frame,
         );
     }
-    crate::boot::timer::arm(None);
+    crate::alarm::arm(None);
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@
 //! | `connections` | connections held at most, 64 to 1000000 | 65536, fewer in a small memory |
 //! | `port` | port of the service | the service's own |
 //! | `watchdog` | how long one turn of the drive loop may take before an image ends itself, `500ms` to `600s`, or `off` | `5s` |
+//! | `timer` | for a machine with a bad one, on the command line only: `tsc` or `apic` wake it up, `hpet` or `pit` do and tell how fast its clock is too, `acpi` tells that only | what is best |
 //! | `log` | `off`, `error`, `warn`, `info`, `debug` or `trace` | `info` |
 //!
 //! All members vote on who is the ingress (`peer` and this one), and it acts only while a majority
@@ -336,7 +337,9 @@ impl Draft {
                 self.watchdog = Some(Some(duration("watchdog", value, range)?));
             }
             "log" => self.log = Some(log_level(value)?),
-            // QEMU's microvm appends these for its devices; they are the kernel's.
+            // This, and what QEMU's microvm appends for its devices, is for the kernel.
+            "timer" if matches!(value, "tsc" | "apic" | "acpi" | "hpet" | "pit") => {}
+            "timer" => return Err(bad("timer", "tsc, apic, acpi, hpet or pit")),
             "virtio_mmio.device" => {}
             _ => {
                 return Err(ConfigError::UnknownKey {

@@ -64,6 +64,7 @@ mod node;
 pub mod platform;
 mod port;
 mod ready;
+mod rescue;
 mod service;
 mod session;
 mod shared;

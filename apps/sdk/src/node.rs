@@ -21,6 +21,7 @@ use crate::executor::{TaskId, Tasks};
 use crate::platform::Platform;
 use crate::port::{Port, Waiters};
 use crate::ready::Ready;
+use crate::rescue;
 use crate::service::{AnyService, Service};
 use crate::shared::{Phase, Shared};
 use crate::verdict::{Code, Verdict};
@@ -36,7 +37,7 @@ const TRANSMIT_BUDGET: usize = 256;
 /// How long DHCP may take before the instance gives up.
 const LEASE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a drained instance stays for the last frames and questions.
-const FAREWELL: Duration = Duration::from_millis(150);
+pub(crate) const FAREWELL: Duration = Duration::from_millis(150);
 
 /// Who watches the drain asks again within this time, and is told the end before the instance goes.
 const REPORT: Duration = Duration::from_secs(1);
@@ -72,6 +73,14 @@ impl Node {
         platform: &mut P,
         config: &Config,
         service: S,
+    ) -> Result<Node, Verdict> {
+        Node::serving(platform, config, Rc::new(service))
+    }
+
+    fn serving<P: Platform>(
+        platform: &mut P,
+        config: &Config,
+        service: Rc<dyn AnyService>,
     ) -> Result<Node, Verdict> {
         let mut seed = [0; 32];
         let mut secret = [0; 32];
@@ -117,7 +126,6 @@ impl Node {
         if let Some(clock) = platform.stopwatch() {
             instance.set_clock(clock);
         }
-        let service: Rc<dyn AnyService> = Rc::new(service);
         let spec = service.clone().spec(config.port, Scope::Service);
         let service_name = spec.name;
         let mut services = Vec::new();
@@ -159,12 +167,13 @@ impl Node {
         if self.announced && now.since(self.counted) >= COUNTED {
             self.counted = now;
             self.shared.set_nic_counters(platform.counters());
+            self.shared.set_date(platform.date());
         }
         self.shared.instance_mut().set_scarcity(platform.scarcity());
         if platform.power_button() {
             self.press_power_button(now);
         }
-        let mut more = self.receive(platform, now);
+        let mut more = receive(&self.shared, &mut self.received, platform, now);
         // Not in the first turn: reaching for the peers (a key exchange each) must not come before
         // clients are served.
         let begun = core::mem::replace(&mut self.begun, true);
@@ -180,12 +189,15 @@ impl Node {
         self.shared.fire_timers(now);
         self.handle_events(now);
 
-        let shared = &self.shared;
-        let ended = self.tasks.turn(TASK_BUDGET, |session| {
+        let (shared, received) = (&self.shared, &mut self.received);
+        let ended = self.tasks.turn(TASK_BUDGET, |session, poll| {
             shared.set_now(platform.now());
             // One task may take much; the next one should know.
             shared.instance_mut().set_scarcity(platform.scarcity());
             platform.serving(Some(*session));
+            P::guarded(poll, &mut || {
+                rescue::hand_over(shared, received, platform, *session);
+            });
         });
         platform.serving(None);
         for session in ended {
@@ -195,7 +207,7 @@ impl Node {
         self.shared.set_now(now);
         self.handle_events(now);
 
-        more |= self.transmit(platform, now);
+        more |= transmit(&self.shared, platform, now);
         platform.flush();
         self.handle_events(now);
         self.announce(platform, now);
@@ -250,21 +262,6 @@ impl Node {
         }
     }
 
-    /// Take frames in; whether there may be more.
-    fn receive<P: Platform>(&mut self, platform: &mut P, now: Instant) -> bool {
-        while self.received.len() < RECEIVE_BUDGET
-            && let Some(frame) = platform.receive()
-        {
-            self.received.push(frame);
-        }
-        let more = self.received.len() == RECEIVE_BUDGET;
-        if !self.received.is_empty() {
-            let mut instance = self.shared.instance_mut();
-            instance.handle_frames(now, &mut self.received);
-        }
-        more
-    }
-
     fn handle_events(&mut self, now: Instant) {
         loop {
             // Not in the loop's head: the borrow would last through the body.
@@ -311,19 +308,6 @@ impl Node {
         if let Some(old) = self.served.insert(session, Served { task, waiters }) {
             self.tasks.cancel(old.task);
         }
-    }
-
-    /// Send what there is; whether there may be more that could be sent at once.
-    fn transmit<P: Platform>(&mut self, platform: &mut P, now: Instant) -> bool {
-        for _ in 0..TRANSMIT_BUDGET {
-            if !platform.can_transmit() {
-                return false;
-            }
-            let frame = self.shared.instance_mut().poll_transmit(now);
-            let Some(frame) = frame else { return false };
-            platform.transmit(frame);
-        }
-        true
     }
 
     /// Print the readiness line once the instance has its address.
@@ -373,6 +357,38 @@ impl Node {
             self.verdict = Some(Verdict::new(Code::NoLease, "no DHCP lease"));
         }
     }
+}
+
+/// Take frames in; whether there may be more.
+pub(crate) fn receive<P: Platform>(
+    shared: &Shared,
+    received: &mut Vec<RxFrame>,
+    platform: &mut P,
+    now: Instant,
+) -> bool {
+    while received.len() < RECEIVE_BUDGET
+        && let Some(frame) = platform.receive()
+    {
+        received.push(frame);
+    }
+    let more = received.len() == RECEIVE_BUDGET;
+    if !received.is_empty() {
+        shared.instance_mut().handle_frames(now, received);
+    }
+    more
+}
+
+/// Send what there is; whether there may be more that could be sent at once.
+pub(crate) fn transmit<P: Platform>(shared: &Shared, platform: &mut P, now: Instant) -> bool {
+    for _ in 0..TRANSMIT_BUDGET {
+        if !platform.can_transmit() {
+            return false;
+        }
+        let frame = shared.instance_mut().poll_transmit(now);
+        let Some(frame) = frame else { return false };
+        platform.transmit(frame);
+    }
+    true
 }
 
 /// Octets reckoned for a connection without its queues: block, session, task, table entries.
@@ -429,20 +445,30 @@ pub fn run_configured<P: Platform, S: Service>(
 ) -> Verdict {
     log::set_max_level(config.log);
     platform.watch(config.watchdog);
-    let mut node = match Node::new(platform, &config, service) {
-        Ok(node) => node,
-        Err(verdict) => return verdict,
-    };
-    drop(config); // the secrets in it are where they are needed
+    let service: Rc<dyn AnyService> = Rc::new(service);
     loop {
+        let node = Node::serving(platform, &config, service.clone());
+        let ended = node.map_or_else(Some, |node| live(platform, node));
+        if let Some(verdict) = ended {
+            return verdict;
+        }
+        log::warn!("restored from a snapshot: all is begun anew, as after a boot");
+    }
+}
+
+/// Turns the loop until the instance is done, or (`None`) this machine is not the one it was any more:
+/// what it has then may be another's too, so nothing of it is used.
+fn live<P: Platform>(platform: &mut P, mut node: Node) -> Option<Verdict> {
+    while !platform.restored() {
         let until = node.step(platform);
         if let Some(verdict) = node.verdict() {
-            return verdict.clone();
+            return Some(verdict.clone());
         }
         if until.is_none_or(|at| at > platform.now()) {
             platform.idle(until);
         }
     }
+    None
 }
 
 #[cfg(test)]
@@ -459,6 +485,9 @@ mod tests {
 
     #[derive(Default)]
     struct Bench {
+        /// What [`Platform::restored`] says, the last first.
+        restored: Vec<bool>,
+        random: u8,
         lines: Vec<String>,
         frames: Vec<Vec<u8>>,
         /// The button has been pressed and not been asked about.
@@ -487,8 +516,12 @@ mod tests {
             self.frames.push(frame.head.to_vec());
         }
         fn fill_random(&mut self, out: &mut [u8]) -> core::result::Result<(), NoEntropy> {
-            out.fill(7);
+            self.random += 1;
+            out.fill(self.random);
             Ok(())
+        }
+        fn restored(&mut self) -> bool {
+            self.restored.pop().unwrap_or_default()
         }
         fn idle(&mut self, _until: Option<Instant>) {}
         fn power_button(&mut self) -> bool {
@@ -537,6 +570,17 @@ mod tests {
         assert!(due.is_some_and(|at| at <= bench.now()), "no pause after it");
         node.step(&mut bench);
         assert!(asks_for_peer(&bench));
+    }
+
+    #[test]
+    fn a_machine_that_was_restored_is_another_boot() {
+        let (mut bench, node) = member();
+        let boot = node.instance().boot_id();
+        bench.restored = alloc::vec![true, false, false];
+        assert_eq!(live(&mut bench, node), None, "no verdict: it goes on");
+        let config = Config::parse(&["id=1 ip=10.77.0.11/24"]).unwrap();
+        let again = Node::new(&mut bench, &config, Nothing).unwrap();
+        assert_ne!(again.instance().boot_id(), boot);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     told: Cell<bool>,
     /// Counters of the NIC, as of a moment ago.
     nic: RefCell<Vec<(&'static str, u64)>>,
+    /// The date as of a moment ago, in seconds since 1970.
+    date: Cell<Option<u64>>,
 }
 
 impl Shared {
@@ -61,6 +63,7 @@ impl Shared {
             watched: Cell::new(None),
             told: Cell::new(false),
             nic: RefCell::default(),
+            date: Cell::new(None),
         })
     }
 
@@ -72,6 +75,11 @@ impl Shared {
         self.instance.borrow_mut()
     }
 
+    /// Whether no call into the instance or its timers is under way.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.instance.try_borrow_mut().is_ok() && self.timers.try_borrow_mut().is_ok()
+    }
+
     /// All counters: the instance's, then the NIC's.
     pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all = self.instance().counters();
@@ -81,6 +89,15 @@ impl Shared {
 
     pub(crate) fn set_nic_counters(&self, counters: Vec<(&'static str, u64)>) {
         *self.nic.borrow_mut() = counters;
+    }
+
+    pub(crate) fn set_date(&self, unix_ns: Option<u64>) {
+        self.date.set(unix_ns.map(|ns| ns / 1_000_000_000));
+    }
+
+    /// Seconds since 1970, if anybody knows.
+    pub(crate) fn date(&self) -> Option<u64> {
+        self.date.get()
     }
 
     pub(crate) fn set_now(&self, now: Instant) {

@@ -10,6 +10,8 @@ mod drain;
 mod nics;
 #[path = "machines/offload.rs"]
 mod offload;
+#[path = "machines/panic.rs"]
+mod panic;
 #[path = "machines/takeover.rs"]
 mod takeover;
 
@@ -83,6 +85,7 @@ const TESTS: &[Test] = &[
     }),
     ("a_drain_of_thousands_resets_nobody", drain::of_thousands),
     ("an_ingress_without_power_is_replaced", takeover::survives),
+    ("a_panic_in_one_session_ends_no_other", panic::hands_over),
     ("a_client_hardly_waits_at_a_move", short_silence),
     ("a_machine_without_a_nic_says_so", no_nic),
     ("a_machine_without_entropy_serves_nobody", no_entropy),
