@@ -69,10 +69,12 @@ impl Guest {
         let client = TcpStream::connect(from).expect("the image listens");
         client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let mut client = BufReader::new(client);
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer open-sesame\r\n\r\n"
-        );
-        client.get_mut().write_all(request.as_bytes()).expect("sent");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer open-sesame\r\n\r\n");
+        client
+            .get_mut()
+            .write_all(request.as_bytes())
+            .expect("sent");
         let (mut line, mut length) = (String::new(), 0);
         client.read_line(&mut line).expect("a status line");
         assert!(line.starts_with("HTTP/1.1 200"), "{line}");
@@ -121,7 +123,9 @@ impl Guest {
             value.parse::<u64>().ok()
         });
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        now.expect("after 1970").as_secs().abs_diff(line.expect("a date"))
+        now.expect("after 1970")
+            .as_secs()
+            .abs_diff(line.expect("a date"))
     }
 
     /// The date is right in the end, as it is looked at every few seconds.
@@ -129,7 +133,11 @@ impl Guest {
         let begun = Instant::now();
         while self.date_error() > 2 {
             let waited = begun.elapsed();
-            assert!(waited < Duration::from_secs(15), "{} s off", self.date_error());
+            assert!(
+                waited < Duration::from_secs(15),
+                "{} s off",
+                self.date_error()
+            );
             thread::sleep(Duration::from_millis(200));
         }
     }
@@ -201,14 +209,49 @@ fn a_second_is_a_second_by_every_timer_and_yardstick() {
     let old_processor: &[&str] = &["-cpu", "qemu64,+rdrand"];
     for (machine, more, words, by) in [
         (Machine::Microvm, bare, "", "clock by apic, alarm by apic"),
-        (Machine::MicrovmBare, bare, "", "clock by apic, alarm by apic"),
-        (Machine::Microvm, bare, "timer=pit", "clock by 8254, alarm by 8254"),
-        (Machine::Q35, bare, "timer=acpi", "clock by acpi timer, alarm by apic"),
-        (Machine::Q35, bare, "timer=hpet", "clock by hpet, alarm by hpet"),
-        (Machine::Q35, bare, "timer=pit", "clock by 8254, alarm by 8254"),
+        (
+            Machine::MicrovmBare,
+            bare,
+            "",
+            "clock by apic, alarm by apic",
+        ),
+        (
+            Machine::Microvm,
+            bare,
+            "timer=pit",
+            "clock by 8254, alarm by 8254",
+        ),
+        (
+            Machine::Q35,
+            bare,
+            "timer=acpi",
+            "clock by acpi timer, alarm by apic",
+        ),
+        (
+            Machine::Q35,
+            bare,
+            "timer=hpet",
+            "clock by hpet, alarm by hpet",
+        ),
+        (
+            Machine::Q35,
+            bare,
+            "timer=pit",
+            "clock by 8254, alarm by 8254",
+        ),
         // What is asked for and not there: the next best.
-        (Machine::Q35, no_hpet, "timer=hpet", "clock by 8254, alarm by apic"),
-        (Machine::Q35, old_processor, "timer=tsc", "clock by apic, alarm by apic"),
+        (
+            Machine::Q35,
+            no_hpet,
+            "timer=hpet",
+            "clock by 8254, alarm by apic",
+        ),
+        (
+            Machine::Q35,
+            old_processor,
+            "timer=tsc",
+            "clock by apic, alarm by apic",
+        ),
     ] {
         let mut guest = Guest::new(machine);
         guest.spec.more.extend(more.iter().map(|&word| word.into()));
@@ -249,7 +292,10 @@ fn a_pause_costs_no_connection_and_the_date_is_put_right() {
         guest.date_comes_right();
         assert_eq!(guest.boot(), boot, "a pause is no boot");
         let pace = pace(&guest);
-        assert!((pace - 1.0).abs() < 0.03, "{machine:?}: {pace} s in a second");
+        assert!(
+            (pace - 1.0).abs() < 0.03,
+            "{machine:?}: {pace} s in a second"
+        );
         power_off(vm);
     }
 }
@@ -270,7 +316,10 @@ fn restored(before: &str, after: &str) -> (String, String) {
     let boot = guest.boot();
     assert_eq!(guest.download(SIZE).read(SIZE), SIZE);
     save(&vm, &file);
-    assert!(vm.try_exit().expect("a process").is_none(), "it has not ended");
+    assert!(
+        vm.try_exit().expect("a process").is_none(),
+        "it has not ended"
+    );
     drop(vm);
     thread::sleep(Duration::from_secs(4)); // so that the date steps
 
