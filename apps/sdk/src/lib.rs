@@ -68,6 +68,7 @@ mod rescue;
 mod service;
 mod session;
 mod shared;
+mod sntp;
 pub mod testing;
 mod timers;
 mod verdict;

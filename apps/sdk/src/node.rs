@@ -1,10 +1,12 @@
 //! The drive loop: one instance, its sessions' tasks and its node agent, turned over a
 //! [`Platform`].
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::{Ref, RefMut};
+use core::net::IpAddr;
 
 use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::instance::{Event, InstanceConfig, PATIENCE, ServiceId};
@@ -24,6 +26,7 @@ use crate::ready::Ready;
 use crate::rescue;
 use crate::service::{AnyService, Service};
 use crate::shared::{Phase, Shared};
+use crate::sntp::Sntp;
 use crate::verdict::{Code, Verdict};
 
 /// How old the counters of the NIC may be that are shown.
@@ -60,6 +63,11 @@ pub struct Node {
     /// When the counters of the NIC were looked at.
     counted: Instant,
     verdict: Option<Verdict>,
+    /// Configuration that came with the lease, for whoever has the rest.
+    words: Option<Vec<u8>>,
+    time_server: Option<Option<IpAddr>>,
+    /// Who is asked for the date.
+    sntp: Option<Sntp>,
 }
 
 struct Served {
@@ -155,6 +163,9 @@ impl Node {
             leave_at: None,
             counted: now,
             verdict: None,
+            words: None,
+            time_server: config.time_server,
+            sntp: None,
         })
     }
 
@@ -187,6 +198,7 @@ impl Node {
             self.shared.instance_mut().handle_timeout(now);
         }
         self.shared.fire_timers(now);
+        self.ask_time(platform, now);
         self.handle_events(now);
 
         let (shared, received) = (&self.shared, &mut self.received);
@@ -220,6 +232,7 @@ impl Node {
             self.shared.next_timer(),
             self.leave_at,
             self.lease_deadline(),
+            self.sntp.as_ref().map(Sntp::poll_timeout),
         ]
         .into_iter()
         .flatten()
@@ -315,8 +328,16 @@ impl Node {
         if self.announced {
             return;
         }
+        let options = self.shared.instance_mut().take_lease_options();
+        if let Some(options) = options {
+            self.time_server = self.time_server.or(options.time_server.map(Some));
+            self.words = Some(options.configuration).filter(|words| !words.is_empty());
+        }
         let addresses = self.shared.instance().addresses();
-        if addresses.is_empty() || (self.awaits_lease && !addresses.iter().any(|a| a.is_ipv4())) {
+        if self.words.is_some()
+            || addresses.is_empty()
+            || (self.awaits_lease && !addresses.iter().any(|a| a.is_ipv4()))
+        {
             return;
         }
         self.announced = true;
@@ -328,6 +349,41 @@ impl Node {
             ready_us: now.as_micros(),
         };
         platform.console(format_args!("GODWIT READY {ready}"));
+        self.begin_asking(platform, now);
+    }
+
+    /// Ask for the date from now on, if there is somebody to ask.
+    fn begin_asking<P: Platform>(&mut self, platform: &mut P, now: Instant) {
+        const PORTS: u16 = 49152;
+        let Some(server) = self.time_server.flatten() else {
+            return;
+        };
+        let mut port = [0; 2];
+        let _ = platform.fill_random(&mut port);
+        let port = PORTS | u16::from_le_bytes(port);
+        self.shared.instance_mut().datagram_listen(port);
+        self.sntp = Some(Sntp::new(server, now));
+    }
+
+    /// Take a time server's answer, and ask it.
+    fn ask_time<P: Platform>(&mut self, platform: &mut P, now: Instant) {
+        let Some(sntp) = &mut self.sntp else {
+            return;
+        };
+        let mut instance = self.shared.instance_mut();
+        while let Some((from, answer)) = instance.datagram_receive() {
+            match sntp.handle_answer(now, from, &answer, platform.date()) {
+                Ok(date) => platform.set_date(date),
+                Err(refusal) => self.shared.count(refusal),
+            }
+        }
+        if sntp.poll_timeout() <= now {
+            let mut nonce = [0; 8];
+            let _ = platform.fill_random(&mut nonce);
+            if let Some(question) = sntp.poll_question(now, u64::from_le_bytes(nonce)) {
+                instance.datagram_send(now, sntp.server(), &question);
+            }
+        }
     }
 
     fn lease_deadline(&self) -> Option<Instant> {
@@ -440,35 +496,62 @@ pub fn configure(sources: &[&str]) -> Result<Config, Verdict> {
 /// Like [`run`], with a configuration that has been read.
 pub fn run_configured<P: Platform, S: Service>(
     platform: &mut P,
-    config: Config,
+    mut config: Config,
     service: S,
 ) -> Verdict {
-    log::set_max_level(config.log);
-    platform.watch(config.watchdog);
     let service: Rc<dyn AnyService> = Rc::new(service);
     loop {
-        let node = Node::serving(platform, &config, service.clone());
-        let ended = node.map_or_else(Some, |node| live(platform, node));
-        if let Some(verdict) = ended {
-            return verdict;
+        log::set_max_level(config.log);
+        platform.watch(config.watchdog);
+        let node = match Node::serving(platform, &config, service.clone()) {
+            Ok(node) => node,
+            Err(verdict) => return verdict,
+        };
+        match live(platform, &config, node) {
+            Life::Over(verdict) => return verdict,
+            Life::Configured(more) => config = *more,
+            Life::Restored => {
+                log::warn!("restored from a snapshot: all is begun anew, as after a boot");
+            }
         }
-        log::warn!("restored from a snapshot: all is begun anew, as after a boot");
     }
 }
 
-/// Turns the loop until the instance is done, or (`None`) this machine is not the one it was any more:
-/// what it has then may be another's too, so nothing of it is used.
-fn live<P: Platform>(platform: &mut P, mut node: Node) -> Option<Verdict> {
+/// How an instance came to its end.
+#[derive(PartialEq, Eq, Debug)]
+enum Life {
+    /// It is done.
+    Over(Verdict),
+    /// This machine is not the one it was any more: what the instance has may be another's too, so
+    /// nothing of it is used.
+    Restored,
+    /// Before it served anybody, more was heard about how it should be.
+    Configured(Box<Config>),
+}
+
+/// Turns the loop until the instance is at its end.
+fn live<P: Platform>(platform: &mut P, config: &Config, mut node: Node) -> Life {
     while !platform.restored() {
         let until = node.step(platform);
         if let Some(verdict) = node.verdict() {
-            return Some(verdict.clone());
+            return Life::Over(verdict.clone());
+        }
+        if let Some(words) = node.words.take() {
+            match config.with_lease(&words) {
+                Some(Ok(config)) => return Life::Configured(Box::new(config)),
+                Some(Err(error)) => {
+                    log::warn!("configuration by DHCP: {error}");
+                    node.shared.count("dhcp.configuration_refused");
+                }
+                None => {}
+            }
+            continue;
         }
         if until.is_none_or(|at| at > platform.now()) {
             platform.idle(until);
         }
     }
-    None
+    Life::Restored
 }
 
 #[cfg(test)]
@@ -577,8 +660,8 @@ mod tests {
         let (mut bench, node) = member();
         let boot = node.instance().boot_id();
         bench.restored = alloc::vec![true, false, false];
-        assert_eq!(live(&mut bench, node), None, "no verdict: it goes on");
         let config = Config::parse(&["id=1 ip=10.77.0.11/24"]).unwrap();
+        assert_eq!(live(&mut bench, &config, node), Life::Restored);
         let again = Node::new(&mut bench, &config, Nothing).unwrap();
         assert_ne!(again.instance().boot_id(), boot);
     }

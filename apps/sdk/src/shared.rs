@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     nic: RefCell<Vec<(&'static str, u64)>>,
     /// The date as of a moment ago, in seconds since 1970.
     date: Cell<Option<u64>>,
+    /// What the drive loop itself has counted.
+    counted: RefCell<Vec<(&'static str, u64)>>,
 }
 
 impl Shared {
@@ -64,6 +66,7 @@ impl Shared {
             told: Cell::new(false),
             nic: RefCell::default(),
             date: Cell::new(None),
+            counted: RefCell::default(),
         })
     }
 
@@ -84,11 +87,21 @@ impl Shared {
     pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all = self.instance().counters();
         all.extend_from_slice(&self.nic.borrow());
+        all.extend_from_slice(&self.counted.borrow());
         all
     }
 
     pub(crate) fn set_nic_counters(&self, counters: Vec<(&'static str, u64)>) {
         *self.nic.borrow_mut() = counters;
+    }
+
+    /// Count something of the drive loop's.
+    pub(crate) fn count(&self, name: &'static str) {
+        let mut counted = self.counted.borrow_mut();
+        match counted.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((name, 1)),
+        }
     }
 
     pub(crate) fn set_date(&self, unix_ns: Option<u64>) {

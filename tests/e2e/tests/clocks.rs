@@ -1,7 +1,7 @@
 //! Time on real machines: with each timer and yardstick, over a pause, and from a snapshot.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -183,6 +183,57 @@ fn power_off(mut vm: Vm) {
     match vm.wait_exit(PATIENCE) {
         Outcome::Verdict(verdict) if verdict.code == 0 => {}
         other => panic!("{other}\n{}", vm.console().tail(40).join("\n")),
+    }
+}
+
+/// Answers questions for the date as a time server an hour ahead of ours, each after two that a
+/// liar would give. `None`: the port is not to be had.
+fn time_server() -> Option<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 123)).ok()?;
+    let server = socket.try_clone().ok()?;
+    thread::spawn(move || {
+        let mut question = [0; 48];
+        while let Ok((48, from)) = server.recv_from(&mut question) {
+            let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let seconds = unix.expect("after 1970").as_secs() + 2_208_988_800 + 3600;
+            let mut answer = [0; 48];
+            answer[..2].copy_from_slice(&[0x24, 3]);
+            answer[24..32].copy_from_slice(&question[40..]);
+            for at in [32, 40] {
+                answer[at..at + 4].copy_from_slice(&(seconds as u32).to_be_bytes());
+            }
+            let mut lie = answer;
+            lie[31] ^= 1;
+            let _ = server.send_to(&lie, from);
+            let _ = server.send_to(&[], from);
+            let _ = server.send_to(&answer, from);
+        }
+    });
+    Some(socket)
+}
+
+#[test]
+fn a_machine_without_a_clock_asks_for_the_date_and_believes_no_stranger() {
+    let _turn = alone();
+    let Some(_server) = time_server() else {
+        eprintln!("skipped: port 123 is not to be had");
+        return;
+    };
+    let mut guest = Guest::new(Machine::MicrovmBare);
+    guest.spec.config += "ntp=10.0.2.2\n";
+    let _vm = guest.start();
+    let begun = Instant::now();
+    while !guest.text("/metrics").contains("date_unix_seconds") {
+        assert!(begun.elapsed() < PATIENCE, "no date");
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert!(
+        guest.date_error().abs_diff(3600) <= 2,
+        "not the server's date"
+    );
+    let status = guest.status();
+    for counter in ["ntp.unasked", "ntp.refused"] {
+        assert_eq!(status["counters"][counter].as_u64(), Some(1), "{counter}");
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) const KEYS: &[&str] = &[
     "admin_token",
     "connections",
     "port",
+    "ntp",
     "timer",
     "log",
 ];

@@ -87,7 +87,9 @@ fn idle(machine: &mut Machine) -> ! {
         last = now;
         if beats.is_multiple_of(50) {
             let (ms, date) = (now / 1_000_000, clock::unix_seconds().unwrap_or(0));
-            console::line(format_args!("GODWIT PROBE beats {beats} ms {ms} date {date}"));
+            console::line(format_args!(
+                "GODWIT PROBE beats {beats} ms {ms} date {date}"
+            ));
         }
     }
 }

@@ -107,8 +107,28 @@ mod tests {
     #[test]
     fn a_long_option_is_put_together_from_its_pieces_wherever_they_are() {
         let mut long = message(&[
-            CONFIGURATION, 3, b'a', b'=', b'1', 0, 52, 1, 3, NTP, 4, 10, 0, 0, 1, CONFIGURATION, 1,
-            b' ', 255, CONFIGURATION, 1, b'!',
+            CONFIGURATION,
+            3,
+            b'a',
+            b'=',
+            b'1',
+            0,
+            52,
+            1,
+            3,
+            NTP,
+            4,
+            10,
+            0,
+            0,
+            1,
+            CONFIGURATION,
+            1,
+            b' ',
+            255,
+            CONFIGURATION,
+            1,
+            b'!',
         ]);
         long[108..114].copy_from_slice(&[CONFIGURATION, 3, b'b', b'=', b'2', 255]);
         long[44..49].copy_from_slice(&[CONFIGURATION, 2, b'2', b'2', 255]);
