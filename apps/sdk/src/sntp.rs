@@ -137,7 +137,7 @@ fn unix_ns(timestamp: u64) -> u64 {
         _ => seconds,
     };
     let seconds = seconds.saturating_sub(FROM_1900);
-    seconds * 1_000_000_000 + (fraction * 1_000_000_000 >> 32)
+    seconds * 1_000_000_000 + ((fraction * 1_000_000_000) >> 32)
 }
 
 #[cfg(test)]
@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn what_was_not_asked_for_or_cannot_be_is_refused() {
-        let spoil: [(&str, fn(&mut [u8; MESSAGE])); 8] = [
+        type Spoil = fn(&mut [u8; MESSAGE]);
+        let spoil: [(&str, Spoil); 8] = [
             ("another question's", |a| a[31] ^= 1),
             ("a question", |a| a[0] = 0x23),
             ("the clock is not set", |a| a[0] |= 0xc0),

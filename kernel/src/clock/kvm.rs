@@ -90,7 +90,7 @@ impl Reading {
             shift @ 0.. => passed << shift,
             shift => passed >> -shift,
         };
-        let passed = scaled * u128::from(self.multiplier) >> 32;
+        let passed = (scaled * u128::from(self.multiplier)) >> 32;
         self.time.saturating_add(passed as u64)
     }
 }
