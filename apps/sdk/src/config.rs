@@ -161,8 +161,8 @@ pub struct Config {
     pub log: LevelFilter,
     /// Whom to ask for the date: `None`, whoever DHCP names; `Some(None)`, nobody.
     pub time_server: Option<Option<IpAddr>>,
-    /// What it was read from, while DHCP may add to it.
-    sources: Vec<Secret<String>>,
+    /// What it was read from, while DHCP may add to it ([`Config::with_lease`]).
+    pub sources: Vec<Secret<String>>,
 }
 
 /// What is wrong with a configuration. No variant holds a value that may be a secret.
