@@ -190,6 +190,11 @@ pub fn since(from: u64, out: &mut Vec<u8>) -> u64 {
     CONSOLE.lock().since(from, out)
 }
 
+/// Whether nobody is in the middle of writing.
+pub fn at_rest() -> bool {
+    CONSOLE.try_lock().is_some()
+}
+
 /// Prints in the middle of a disaster: takes no lock it cannot have, and buffers nothing.
 pub fn emergency(line: fmt::Arguments<'_>) {
     if let Some(mut buffer) = CONSOLE.try_lock() {

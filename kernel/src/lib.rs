@@ -10,6 +10,7 @@
 //! - [`drivers`]: network cards and the random number generator
 //! - [`watchdog`], [`activity`]: a loop that hangs is noticed, and what it served named
 //! - [`profile`]: where the time goes, by samples
+//! - `alarm`, [`hpet`]: waking up in time; [`past`]: machines that were stopped or restored
 //! - [`clock`], [`entropy`], [`console`], [`exit`], [`symbols`]: services for everybody
 //!
 //! `unsafe` lives in `boot`, `arch`, `mm`, [`dma`], [`mmio`] and [`sync`] only. One core, interrupts
@@ -24,6 +25,8 @@ extern crate alloc;
 
 pub mod acpi;
 pub mod activity;
+#[cfg(godwit_image)]
+mod alarm;
 #[allow(unsafe_code, reason = "talks to the processor")]
 pub mod arch;
 #[allow(unsafe_code, reason = "reads what the boot loader left in memory")]
@@ -36,13 +39,15 @@ pub mod drivers;
 pub mod entropy;
 pub mod exit;
 pub mod fw_cfg;
+pub mod hpet;
 mod machine;
 #[allow(unsafe_code, reason = "manages memory")]
 pub mod mm;
 #[allow(unsafe_code, reason = "turns addresses of registers into windows")]
 pub mod mmio;
 #[cfg(godwit_image)]
-mod panic;
+pub mod panic;
+pub mod past;
 pub mod pci;
 pub mod probe;
 pub mod profile;

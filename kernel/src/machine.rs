@@ -5,6 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::drivers::net::Nic;
+use crate::mmio::Mmio;
+use crate::past::Past;
 
 /// What an image gets to work with.
 pub struct Machine {
@@ -19,6 +21,10 @@ pub struct Machine {
     /// When to look after the cards again, and whether they want that even if nothing happens.
     pub(crate) watch_at_ns: u64,
     pub(crate) watched: bool,
+    pub(crate) past: Past<Mmio>,
+    /// When to hold the date against the clock again.
+    #[cfg_attr(not(godwit_image), allow(dead_code))]
+    pub(crate) compare_at_ns: u64,
 }
 
 /// What was found at boot and is only of interest to who reads the log.
@@ -30,9 +36,18 @@ pub(crate) struct Stock {
     pub(crate) heap: usize,
     /// What the clock was calibrated with.
     pub(crate) clock: &'static str,
+    /// What wakes it up.
+    pub(crate) alarm: &'static str,
     /// When the heap may be tidied again, by the clock.
     #[cfg_attr(not(godwit_image), allow(dead_code))]
     pub(crate) reclaim_at: u64,
+}
+
+/// Mixes random numbers to come with fresh ones.
+fn reseed() {
+    if let Some(seed) = crate::entropy::processor_seed() {
+        crate::entropy::add_seed(seed);
+    }
 }
 
 struct Mac([u8; 6]);
@@ -49,12 +64,17 @@ impl Machine {
     /// it, and can wait until somebody is served, or until it is clear that nobody will be.
     pub fn describe(&self) {
         let Stock {
-            ram, heap, clock, ..
+            ram,
+            heap,
+            clock,
+            alarm,
+            ..
         } = self.stock;
         log::info!("{} KiB of RAM, {} KiB heap", ram >> 10, heap >> 10);
         log::info!(
-            "clock by {clock}, {:?}",
-            crate::arch::x86_64::cpu::hypervisor()
+            "clock by {clock}, alarm by {alarm}, {:?}, generation id: {}",
+            crate::arch::x86_64::cpu::hypervisor(),
+            self.past.has_generation()
         );
         for nic in &self.nics {
             log::info!("network card {}, MTU {}", Mac(nic.mac()), nic.mtu());
@@ -76,6 +96,42 @@ impl Machine {
         crate::acpi::power::take_button()
     }
 
+    /// Whether this machine has become a copy of what it was (a snapshot that was restored) since the
+    /// last call: it then counts as booted anew. Random numbers are fresh ones already.
+    pub fn restored(&mut self) -> bool {
+        let restored = self.past.restored();
+        if restored {
+            reseed();
+        }
+        restored
+    }
+
+    /// Sets the date right if this machine was stopped for a while.
+    #[cfg(godwit_image)]
+    fn compare_clocks(&mut self, now: u64) {
+        const INTERVAL_NS: u64 = 2_000_000_000;
+        if now < self.compare_at_ns {
+            return;
+        }
+        self.compare_at_ns = now + INTERVAL_NS;
+        crate::boot::timer::follow_pace();
+        let second = |ns| ns / 1_000_000_000;
+        let date = crate::boot::timer::read_date();
+        let step = date.and_then(|date| self.past.compare(second(date), second(self.now_ns())));
+        if let Some(step) = step {
+            crate::past::move_date(step);
+            reseed();
+            log::warn!(
+                "the date has stepped by {step} s: this machine was stopped, or its date set"
+            );
+        }
+    }
+
+    /// Whether [`Machine::power_button`] has something to tell.
+    pub fn power_pending(&self) -> bool {
+        crate::acpi::power::button_pending()
+    }
+
     /// Looks after the network cards, a few times a second however often it is called.
     pub fn watch(&mut self) {
         const INTERVAL_NS: u64 = 250_000_000;
@@ -84,6 +140,8 @@ impl Machine {
             self.watch_at_ns = now + INTERVAL_NS;
             let each = |any, nic: &mut Box<dyn Nic>| nic.watch(now) || any;
             self.watched = self.nics.iter_mut().fold(false, each);
+            #[cfg(godwit_image)]
+            self.compare_clocks(now);
             #[cfg(godwit_image)]
             self.fit_tlb();
         }
@@ -144,7 +202,7 @@ impl Machine {
             // Interrupts are off: whatever comes after these checks ends the `hlt` at once.
             if interrupts::take_wake() || crate::acpi::power::button_pending() {
                 cpu::enable_interrupts();
-            } else if crate::boot::timer::arm(self.limit(deadline_ns)) {
+            } else if crate::alarm::arm(self.limit(deadline_ns)) {
                 cpu::enable_interrupts_and_halt();
             } else {
                 cpu::enable_interrupts();

@@ -6,13 +6,22 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::activity::Activity;
 use crate::arch::x86_64::cpu;
-use crate::console::emergency;
+use crate::console::{self, emergency};
 use crate::exit::{ExitCode, exit};
 use crate::mm;
 use crate::symbols::{self, Place};
+use crate::sync::Lent;
 
+static RESCUE: Lent = Lent::nothing();
 static PANICKING: AtomicBool = AtomicBool::new(false);
 const DEPTH: usize = 48;
+
+/// Runs `body`; if it panics, `rescue` runs before the image ends, with the frames of `body` left as they
+/// are. It does not if the machine itself may be in the middle of something: in an interrupt handler, in the
+/// heap, on the console, or without memory.
+pub fn guarded(body: &mut dyn FnMut(), rescue: &mut dyn FnMut()) {
+    RESCUE.lend(rescue, body);
+}
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
@@ -34,6 +43,9 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     };
     if code == ExitCode::OutOfMemory {
         emergency(format_args!("heap: {:?}", mm::memory()));
+    } else if mm::on_main_stack(cpu::frame_pointer()) && mm::at_rest() && console::at_rest() {
+        cpu::enable_interrupts();
+        RESCUE.call();
     }
     match info.location() {
         Some(at) => {

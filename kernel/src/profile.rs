@@ -79,7 +79,7 @@ pub fn start(hertz: u32) -> bool {
     NEXT_NS.store(crate::clock::now_ns() + period, Ordering::Relaxed);
     PERIOD_NS.store(period, Ordering::Relaxed);
     #[cfg(godwit_image)]
-    crate::boot::timer::arm(None);
+    crate::alarm::arm(None);
     true
 }
 
@@ -128,7 +128,7 @@ pub(crate) fn tick(rip: u64, frame: u64) -> bool {
     let untold = UNTOLD.load(Ordering::Relaxed) + 1;
     let tell = u64::from(untold) * period >= crate::watchdog::period();
     UNTOLD.store(if tell { 0 } else { untold }, Ordering::Relaxed);
-    crate::boot::timer::arm(None);
+    crate::alarm::arm(None);
     !tell
 }
 

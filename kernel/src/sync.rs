@@ -7,7 +7,45 @@
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
+#[cfg(godwit_image)]
+use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+/// A function that is lent for the time of a call, to whoever is called then.
+#[cfg(godwit_image)]
+#[derive(Debug)]
+pub struct Lent(AtomicPtr<*mut dyn FnMut()>);
+
+#[cfg(godwit_image)]
+impl Lent {
+    /// Nothing lent.
+    pub const fn nothing() -> Self {
+        Self(AtomicPtr::new(core::ptr::null_mut()))
+    }
+
+    /// Runs `during`, while which [`Lent::call`] calls `function`.
+    pub fn lend(&self, function: &mut dyn FnMut(), during: &mut dyn FnMut()) {
+        // SAFETY: only the lifetime changes; the pointer is forgotten before this returns.
+        let mut function: *mut dyn FnMut() = unsafe {
+            core::mem::transmute::<*mut (dyn FnMut() + '_), *mut (dyn FnMut() + 'static)>(function)
+        };
+        self.0.store(&raw mut function, Ordering::Relaxed);
+        during();
+        self.0.store(core::ptr::null_mut(), Ordering::Relaxed);
+    }
+
+    /// Calls what is lent, once. `false`: there is nothing.
+    pub fn call(&self) -> bool {
+        let function = self.0.swap(core::ptr::null_mut(), Ordering::Relaxed);
+        if function.is_null() {
+            return false;
+        }
+        // SAFETY: `lend` has not returned, on this one core and thus further down on this stack, so
+        // both pointers are good; its exclusive reference is used here only, and only once.
+        unsafe { (**function)() };
+        true
+    }
+}
 
 /// A spin lock. Interrupt handlers never wait for one.
 #[derive(Debug, Default)]

@@ -56,7 +56,7 @@ pub fn watch(limit_ns: Option<u64>) {
     PERIOD_NS.store(period, Ordering::Relaxed);
     WATCH.missed.store(0, Ordering::Relaxed);
     #[cfg(godwit_image)]
-    crate::boot::timer::arm(None);
+    crate::alarm::arm(None);
 }
 
 /// Time between interrupts that count; 0 while the watch is off.
@@ -81,7 +81,8 @@ pub(crate) fn limit(deadline_ns: Option<u64>) -> Option<u64> {
 #[cfg(godwit_image)]
 pub(crate) fn tick(rip: u64, frame: u64) {
     let period = PERIOD_NS.load(Ordering::Relaxed);
-    if period == 0 {
+    // A timer that cannot count that far interrupts early, which does not count.
+    if period == 0 || crate::alarm::resume() {
         return;
     }
     if WATCH.tick(TURNS.load(Ordering::Relaxed)) {
@@ -96,7 +97,7 @@ pub(crate) fn tick(rip: u64, frame: u64) {
             frame,
         );
     }
-    crate::boot::timer::arm(None);
+    crate::alarm::arm(None);
 }
 
 #[cfg(test)]

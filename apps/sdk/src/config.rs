@@ -33,6 +33,8 @@
 //! | `connections` | connections held at most, 64 to 1000000 | 65536, fewer in a small memory |
 //! | `port` | port of the service | the service's own |
 //! | `watchdog` | how long one turn of the drive loop may take before an image ends itself, `500ms` to `600s`, or `off` | `5s` |
+//! | `ntp` | address of a time server to ask for the date (SNTP), or `off` | the one that DHCP names (option 42) |
+//! | `timer` | for a machine with a bad one, on the command line only: `tsc` or `apic` wake it up, `hpet` or `pit` do and tell how fast its clock is too, `acpi` tells that only | what is best |
 //! | `log` | `off`, `error`, `warn`, `info`, `debug` or `trace` | `info` |
 //!
 //! All members vote on who is the ingress (`peer` and this one), and it acts only while a majority
@@ -53,6 +55,12 @@
 //! reboot: first every member with `cluster_key=NEW cluster_key_old=OLD`, one after the other, then
 //! every member with `cluster_key=NEW` alone. Half-open handshakes may have to be repeated during
 //! the latter, since sequence numbers derive from the key.
+//!
+//! With `ip=dhcp` the server may add to the configuration: the same words, in option 224 (site-specific, RFC 3942;
+//! of any length, in pieces by RFC 3396, up to 2048 octets). They count least: a key that any other source has set
+//! is not taken from there, lists included. Whoever answers DHCP first on the link thus configures what nobody else
+//! has; set `admin_token` and `cluster_key` elsewhere. Words that make no sense change nothing but the
+//! counter `dhcp.configuration_refused`.
 //!
 //! Secrets belong into fw_cfg or a boot module, not on a command line; [`Secret`] keeps them out of debug output.
 
@@ -151,6 +159,10 @@ pub struct Config {
     pub watchdog: Option<Duration>,
     /// What is logged.
     pub log: LevelFilter,
+    /// Whom to ask for the date: `None`, whoever DHCP names; `Some(None)`, nobody.
+    pub time_server: Option<Option<IpAddr>>,
+    /// What it was read from, while DHCP may add to it ([`Config::with_lease`]).
+    pub sources: Vec<Secret<String>>,
 }
 
 /// What is wrong with a configuration. No variant holds a value that may be a secret.
@@ -233,7 +245,52 @@ impl Config {
         for source in sources {
             draft.take_in(source)?;
         }
-        draft.finish()
+        let mut config = draft.finish()?;
+        if config.dhcp {
+            let keep = |source: &&str| Secret::new(source.to_string());
+            config.sources = sources.iter().map(keep).collect();
+        }
+        Ok(config)
+    }
+
+    /// With what a DHCP server says, which counts least: only keys that nobody else has set, lists included.
+    /// Once: the result takes no more. `None`: it says nothing of the kind.
+    pub fn with_lease(&self, words: &[u8]) -> Option<Result<Config, ConfigError>> {
+        if self.sources.is_empty() {
+            return None;
+        }
+        let Ok(words) = core::str::from_utf8(words) else {
+            return Some(Err(ConfigError::NotKeyValue {
+                word: None,
+                place: 1,
+            }));
+        };
+        let sources = || self.sources.iter().map(|source| source.expose().as_str());
+        let key = |word| cut(word, b'=').map_or(word, |(key, _)| key);
+        let mut below = Secret::new(String::new());
+        let all = sources().flat_map(str::split_ascii_whitespace);
+        for word in words.trim_end_matches('\0').split_ascii_whitespace() {
+            if !all.clone().any(|other| key(other) == key(word)) {
+                below.0.push_str(word);
+                below.0.push(' ');
+            }
+            if matches!(key(word), "cluster_key" | "cluster_key_old" | "admin_token") {
+                log::warn!(
+                    "`{}` came by DHCP: everybody on the link knows it",
+                    key(word)
+                );
+            }
+        }
+        if below.0.is_empty() {
+            return None;
+        }
+        let texts: Vec<&str> = core::iter::once(below.0.as_str())
+            .chain(sources())
+            .collect();
+        Some(Config::parse(&texts).map(|config| Config {
+            sources: Vec::new(),
+            ..config
+        }))
     }
 }
 
@@ -264,6 +321,7 @@ struct Draft {
     connections: Option<u32>,
     watchdog: Option<Option<Duration>>,
     log: Option<LevelFilter>,
+    time_server: Option<Option<IpAddr>>,
 }
 
 impl Draft {
@@ -335,8 +393,12 @@ impl Draft {
                 let range = Duration::from_millis(500)..=Duration::from_secs(600);
                 self.watchdog = Some(Some(duration("watchdog", value, range)?));
             }
+            "ntp" if value == "off" => self.time_server = Some(None),
+            "ntp" => self.time_server = Some(Some(address("ntp", value)?)),
             "log" => self.log = Some(log_level(value)?),
-            // QEMU's microvm appends these for its devices; they are the kernel's.
+            // This, and what QEMU's microvm appends for its devices, is for the kernel.
+            "timer" if matches!(value, "tsc" | "apic" | "acpi" | "hpet" | "pit") => {}
+            "timer" => return Err(bad("timer", "tsc, apic, acpi, hpet or pit")),
             "virtio_mmio.device" => {}
             _ => {
                 return Err(ConfigError::UnknownKey {
@@ -455,6 +517,8 @@ impl Draft {
             connections: self.connections,
             watchdog: self.watchdog.unwrap_or(Some(Duration::from_secs(5))),
             log: self.log.unwrap_or(LevelFilter::Info),
+            time_server: self.time_server,
+            sources: Vec::new(),
         })
     }
 }

@@ -126,9 +126,13 @@ impl<T> Tasks<T> {
     }
 
     /// Poll every task that is ready now, at most `budget` of them and each at most once; tasks
-    /// that wake meanwhile wait for the next turn. `before` runs before each poll, with the tag. Returns the
-    /// tags of the tasks that ended.
-    pub(crate) fn turn(&mut self, budget: usize, mut before: impl FnMut(&T)) -> Vec<T> {
+    /// that wake meanwhile wait for the next turn. `around` gets the tag and polls the task by calling what it
+    /// gets besides. Returns the tags of the tasks that ended.
+    pub(crate) fn turn(
+        &mut self,
+        budget: usize,
+        mut around: impl FnMut(&T, &mut dyn FnMut()),
+    ) -> Vec<T> {
         let mut ended = Vec::new();
         for _ in 0..self.ready.len().min(budget) {
             let Ok(id) = self.ready.pop() else { break };
@@ -143,12 +147,12 @@ impl<T> Tasks<T> {
             };
             // Cleared before the poll: a wake during the poll must count.
             task.wakeup.queued.store(false, Ordering::Release);
-            before(&task.tag);
-            let done = task
-                .future
-                .as_mut()
-                .poll(&mut Context::from_waker(&task.waker))
-                .is_ready();
+            let (future, waker) = (&mut task.future, &task.waker);
+            let mut done = false;
+            around(&task.tag, &mut || {
+                let mut context = Context::from_waker(waker);
+                done = future.as_mut().poll(&mut context).is_ready();
+            });
             if done {
                 ended.extend(self.cancel(id));
             }
@@ -181,7 +185,7 @@ mod tests {
         tasks.spawn(1, restless(greedy.clone()));
         tasks.spawn(2, restless(modest.clone()));
         for _ in 0..10 {
-            tasks.turn(usize::MAX, |_| {});
+            tasks.turn(usize::MAX, |_, poll| poll());
         }
         assert_eq!((greedy.get(), modest.get()), (10, 10));
     }
@@ -194,7 +198,7 @@ mod tests {
             tasks.spawn(tag, restless(count.clone()));
         }
         for _ in 0..5 {
-            tasks.turn(2, |_| {});
+            tasks.turn(2, |_, poll| poll());
         }
         assert!(counts.iter().all(|count| count.get() == 2));
     }
@@ -213,13 +217,13 @@ mod tests {
                 Poll::<()>::Pending
             })),
         );
-        tasks.turn(10, |_| {});
+        tasks.turn(10, |_, poll| poll());
         let waker = waker.borrow_mut().take().unwrap();
         for _ in 0..100 {
             waker.wake_by_ref();
         }
-        tasks.turn(10, |_| {});
-        tasks.turn(10, |_| {});
+        tasks.turn(10, |_, poll| poll());
+        tasks.turn(10, |_, poll| poll());
         assert_eq!(polls.get(), 2);
     }
 
@@ -235,7 +239,7 @@ mod tests {
                 Poll::<()>::Pending
             })),
         );
-        tasks.turn(10, |_| {});
+        tasks.turn(10, |_, poll| poll());
         assert_eq!(tasks.cancel(first), Some(1));
         assert_eq!(tasks.cancel(first), None);
         let polls = Rc::new(Cell::new(0));
@@ -248,9 +252,9 @@ mod tests {
             })),
         );
         assert_eq!(second.slot, first.slot, "the slot is used again");
-        tasks.turn(10, |_| {});
+        tasks.turn(10, |_, poll| poll());
         waker.borrow_mut().take().unwrap().wake();
-        tasks.turn(10, |_| {});
+        tasks.turn(10, |_, poll| poll());
         assert_eq!(polls.get(), 1);
     }
 
@@ -261,7 +265,7 @@ mod tests {
             tasks.spawn(tag, Box::pin(async {}));
         }
         tasks.spawn(3, Box::pin(pending()));
-        assert_eq!(tasks.turn(10, |_| {}), [0, 1, 2]);
+        assert_eq!(tasks.turn(10, |_, poll| poll()), [0, 1, 2]);
         assert_eq!(tasks.len(), 1);
         for tag in 4..7 {
             tasks.spawn(tag, Box::pin(async {}));

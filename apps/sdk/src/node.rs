@@ -1,10 +1,12 @@
 //! The drive loop: one instance, its sessions' tasks and its node agent, turned over a
 //! [`Platform`].
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::{Ref, RefMut};
+use core::net::IpAddr;
 
 use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::instance::{Event, InstanceConfig, PATIENCE, ServiceId};
@@ -20,8 +22,10 @@ use crate::executor::{TaskId, Tasks};
 use crate::platform::Platform;
 use crate::port::{Port, Waiters};
 use crate::ready::Ready;
+use crate::rescue;
 use crate::service::{AnyService, Service};
 use crate::shared::{Phase, Shared};
+use crate::sntp::Sntp;
 use crate::verdict::{Code, Verdict};
 
 /// How old the counters of the NIC may be that are shown.
@@ -35,7 +39,7 @@ const TRANSMIT_BUDGET: usize = 256;
 /// How long DHCP may take before the instance gives up.
 const LEASE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a drained instance stays for the last frames and questions.
-const FAREWELL: Duration = Duration::from_millis(150);
+pub(crate) const FAREWELL: Duration = Duration::from_millis(150);
 
 /// Who watches the drain asks again within this time, and is told the end before the instance goes.
 const REPORT: Duration = Duration::from_secs(1);
@@ -60,6 +64,11 @@ pub struct Node {
     /// When the counters of the NIC were looked at.
     counted: Instant,
     verdict: Option<Verdict>,
+    /// Configuration that came with the lease, for whoever has the rest.
+    words: Option<Vec<u8>>,
+    time_server: Option<Option<IpAddr>>,
+    /// Who is asked for the date.
+    sntp: Option<Sntp>,
 }
 
 struct Served {
@@ -73,6 +82,14 @@ impl Node {
         platform: &mut P,
         config: &Config,
         service: S,
+    ) -> Result<Node, Verdict> {
+        Node::serving(platform, config, Rc::new(service))
+    }
+
+    fn serving<P: Platform>(
+        platform: &mut P,
+        config: &Config,
+        service: Rc<dyn AnyService>,
     ) -> Result<Node, Verdict> {
         let mut seed = [0; 32];
         let mut secret = [0; 32];
@@ -118,7 +135,6 @@ impl Node {
         if let Some(clock) = platform.stopwatch() {
             instance.set_clock(clock);
         }
-        let service: Rc<dyn AnyService> = Rc::new(service);
         let spec = service.clone().spec(config.port, Scope::Service);
         let service_name = spec.name;
         let mut services = Vec::new();
@@ -151,6 +167,9 @@ impl Node {
             leave_at: None,
             counted: now,
             verdict: None,
+            words: None,
+            time_server: config.time_server,
+            sntp: None,
         })
     }
 
@@ -163,12 +182,13 @@ impl Node {
         if self.announced && now.since(self.counted) >= COUNTED {
             self.counted = now;
             self.shared.set_nic_counters(platform.counters());
+            self.shared.set_date(platform.date());
         }
         self.shared.instance_mut().set_scarcity(platform.scarcity());
         if platform.power_button() {
             self.press_power_button(now);
         }
-        let mut more = self.receive(platform, now);
+        let mut more = receive(&self.shared, &mut self.received, platform, now);
         // Not in the first turn: reaching for the peers (a key exchange each) must not come before
         // clients are served.
         let begun = core::mem::replace(&mut self.begun, true);
@@ -176,14 +196,18 @@ impl Node {
             self.shared.instance_mut().handle_timeout(now);
         }
         self.shared.fire_timers(now);
+        self.ask_time(platform, now);
         self.handle_events(now);
 
-        let shared = &self.shared;
-        let ended = self.tasks.turn(TASK_BUDGET, |session| {
+        let (shared, received) = (&self.shared, &mut self.received);
+        let ended = self.tasks.turn(TASK_BUDGET, |session, poll| {
             shared.set_now(platform.now());
             // One task may take much; the next one should know.
             shared.instance_mut().set_scarcity(platform.scarcity());
             platform.serving(Some(*session));
+            P::guarded(poll, &mut || {
+                rescue::hand_over(shared, received, platform, *session);
+            });
         });
         platform.serving(None);
         for session in ended {
@@ -193,7 +217,7 @@ impl Node {
         self.shared.set_now(now);
         self.handle_events(now);
 
-        more |= self.transmit(platform, now);
+        more |= transmit(&self.shared, platform, now);
         platform.flush();
         self.handle_events(now);
         self.announce(platform, now);
@@ -207,6 +231,7 @@ impl Node {
             self.shared.next_timer(),
             self.leave_at,
             self.lease_deadline(),
+            self.sntp.as_ref().map(Sntp::poll_timeout),
         ]
         .into_iter()
         .flatten()
@@ -247,25 +272,6 @@ impl Node {
             log::warn!("power button again: leaving {left} sessions behind");
             self.leave_at = Some(now);
         }
-    }
-
-    /// Take frames in; whether there may be more.
-    fn receive<P: Platform>(&mut self, platform: &mut P, now: Instant) -> bool {
-        while self.received.len() < RECEIVE_BUDGET
-            && let Some(frame) = platform.receive()
-        {
-            self.received.push(frame);
-        }
-        let more = self.received.len() == RECEIVE_BUDGET;
-        if !self.received.is_empty() {
-            if self.shared.capture.is_on() {
-                let frames = self.received.iter();
-                frames.for_each(|frame| self.shared.capture.received(now, frame));
-            }
-            let mut instance = self.shared.instance_mut();
-            instance.handle_frames(now, &mut self.received);
-        }
-        more
     }
 
     fn handle_events(&mut self, now: Instant) {
@@ -316,29 +322,21 @@ impl Node {
         }
     }
 
-    /// Send what there is; whether there may be more that could be sent at once.
-    fn transmit<P: Platform>(&mut self, platform: &mut P, now: Instant) -> bool {
-        for _ in 0..TRANSMIT_BUDGET {
-            if !platform.can_transmit() {
-                return false;
-            }
-            let frame = self.shared.instance_mut().poll_transmit(now);
-            let Some(frame) = frame else { return false };
-            if self.shared.capture.is_on() {
-                self.shared.capture.sent(now, &frame);
-            }
-            platform.transmit(frame);
-        }
-        true
-    }
-
     /// Print the readiness line once the instance has its address.
     fn announce<P: Platform>(&mut self, platform: &mut P, now: Instant) {
         if self.announced {
             return;
         }
+        let options = self.shared.instance_mut().take_lease_options();
+        if let Some(options) = options {
+            self.time_server = self.time_server.or(options.time_server.map(Some));
+            self.words = Some(options.configuration).filter(|words| !words.is_empty());
+        }
         let addresses = self.shared.instance().addresses();
-        if addresses.is_empty() || (self.awaits_lease && !addresses.iter().any(|a| a.is_ipv4())) {
+        if self.words.is_some()
+            || addresses.is_empty()
+            || (self.awaits_lease && !addresses.iter().any(|a| a.is_ipv4()))
+        {
             return;
         }
         self.announced = true;
@@ -350,6 +348,41 @@ impl Node {
             ready_us: now.as_micros(),
         };
         platform.console(format_args!("GODWIT READY {ready}"));
+        self.begin_asking(platform, now);
+    }
+
+    /// Ask for the date from now on, if there is somebody to ask.
+    fn begin_asking<P: Platform>(&mut self, platform: &mut P, now: Instant) {
+        const PORTS: u16 = 49152;
+        let Some(server) = self.time_server.flatten() else {
+            return;
+        };
+        let mut port = [0; 2];
+        let _ = platform.fill_random(&mut port);
+        let port = PORTS | u16::from_le_bytes(port);
+        self.shared.instance_mut().datagram_listen(port);
+        self.sntp = Some(Sntp::new(server, now));
+    }
+
+    /// Take a time server's answer, and ask it.
+    fn ask_time<P: Platform>(&mut self, platform: &mut P, now: Instant) {
+        let Some(sntp) = &mut self.sntp else {
+            return;
+        };
+        let mut instance = self.shared.instance_mut();
+        while let Some((from, answer)) = instance.datagram_receive() {
+            match sntp.handle_answer(now, from, &answer, platform.date()) {
+                Ok(date) => platform.set_date(date),
+                Err(refusal) => self.shared.count(refusal),
+            }
+        }
+        if sntp.poll_timeout() <= now {
+            let mut nonce = [0; 8];
+            let _ = platform.fill_random(&mut nonce);
+            if let Some(question) = sntp.poll_question(now, u64::from_le_bytes(nonce)) {
+                instance.datagram_send(now, sntp.server(), &question);
+            }
+        }
     }
 
     fn lease_deadline(&self) -> Option<Instant> {
@@ -379,6 +412,45 @@ impl Node {
             self.verdict = Some(Verdict::new(Code::NoLease, "no DHCP lease"));
         }
     }
+}
+
+/// Take frames in; whether there may be more.
+pub(crate) fn receive<P: Platform>(
+    shared: &Shared,
+    received: &mut Vec<RxFrame>,
+    platform: &mut P,
+    now: Instant,
+) -> bool {
+    while received.len() < RECEIVE_BUDGET
+        && let Some(frame) = platform.receive()
+    {
+        received.push(frame);
+    }
+    let more = received.len() == RECEIVE_BUDGET;
+    if !received.is_empty() {
+        if shared.capture.is_on() {
+            let frames = received.iter();
+            frames.for_each(|frame| shared.capture.received(now, frame));
+        }
+        shared.instance_mut().handle_frames(now, received);
+    }
+    more
+}
+
+/// Send what there is; whether there may be more that could be sent at once.
+pub(crate) fn transmit<P: Platform>(shared: &Shared, platform: &mut P, now: Instant) -> bool {
+    for _ in 0..TRANSMIT_BUDGET {
+        if !platform.can_transmit() {
+            return false;
+        }
+        let frame = shared.instance_mut().poll_transmit(now);
+        let Some(frame) = frame else { return false };
+        if shared.capture.is_on() {
+            shared.capture.sent(now, &frame);
+        }
+        platform.transmit(frame);
+    }
+    true
 }
 
 /// Octets reckoned for a connection without its queues: block, session, task, table entries.
@@ -430,25 +502,62 @@ pub fn configure(sources: &[&str]) -> Result<Config, Verdict> {
 /// Like [`run`], with a configuration that has been read.
 pub fn run_configured<P: Platform, S: Service>(
     platform: &mut P,
-    config: Config,
+    mut config: Config,
     service: S,
 ) -> Verdict {
-    log::set_max_level(config.log);
-    platform.watch(config.watchdog);
-    let mut node = match Node::new(platform, &config, service) {
-        Ok(node) => node,
-        Err(verdict) => return verdict,
-    };
-    drop(config); // the secrets in it are where they are needed
+    let service: Rc<dyn AnyService> = Rc::new(service);
     loop {
+        log::set_max_level(config.log);
+        platform.watch(config.watchdog);
+        let node = match Node::serving(platform, &config, service.clone()) {
+            Ok(node) => node,
+            Err(verdict) => return verdict,
+        };
+        match live(platform, &config, node) {
+            Life::Over(verdict) => return verdict,
+            Life::Configured(more) => config = *more,
+            Life::Restored => {
+                log::warn!("restored from a snapshot: all is begun anew, as after a boot");
+            }
+        }
+    }
+}
+
+/// How an instance came to its end.
+#[derive(PartialEq, Eq, Debug)]
+enum Life {
+    /// It is done.
+    Over(Verdict),
+    /// This machine is not the one it was any more: what the instance has may be another's too, so
+    /// nothing of it is used.
+    Restored,
+    /// Before it served anybody, more was heard about how it should be.
+    Configured(Box<Config>),
+}
+
+/// Turns the loop until the instance is at its end.
+fn live<P: Platform>(platform: &mut P, config: &Config, mut node: Node) -> Life {
+    while !platform.restored() {
         let until = node.step(platform);
         if let Some(verdict) = node.verdict() {
-            return verdict.clone();
+            return Life::Over(verdict.clone());
+        }
+        if let Some(words) = node.words.take() {
+            match config.with_lease(&words) {
+                Some(Ok(config)) => return Life::Configured(Box::new(config)),
+                Some(Err(error)) => {
+                    log::warn!("configuration by DHCP: {error}");
+                    node.shared.count("dhcp.configuration_refused");
+                }
+                None => {}
+            }
+            continue;
         }
         if until.is_none_or(|at| at > platform.now()) {
             platform.idle(until);
         }
     }
+    Life::Restored
 }
 
 #[cfg(test)]
@@ -465,6 +574,9 @@ mod tests {
 
     #[derive(Default)]
     struct Bench {
+        /// What [`Platform::restored`] says, the last first.
+        restored: Vec<bool>,
+        random: u8,
         lines: Vec<String>,
         frames: Vec<Vec<u8>>,
         /// The button has been pressed and not been asked about.
@@ -493,8 +605,12 @@ mod tests {
             self.frames.push(frame.head.to_vec());
         }
         fn fill_random(&mut self, out: &mut [u8]) -> core::result::Result<(), NoEntropy> {
-            out.fill(7);
+            self.random += 1;
+            out.fill(self.random);
             Ok(())
+        }
+        fn restored(&mut self) -> bool {
+            self.restored.pop().unwrap_or_default()
         }
         fn idle(&mut self, _until: Option<Instant>) {}
         fn power_button(&mut self) -> bool {
@@ -543,6 +659,17 @@ mod tests {
         assert!(due.is_some_and(|at| at <= bench.now()), "no pause after it");
         node.step(&mut bench);
         assert!(asks_for_peer(&bench));
+    }
+
+    #[test]
+    fn a_machine_that_was_restored_is_another_boot() {
+        let (mut bench, node) = member();
+        let boot = node.instance().boot_id();
+        bench.restored = alloc::vec![true, false, false];
+        let config = Config::parse(&["id=1 ip=10.77.0.11/24"]).unwrap();
+        assert_eq!(live(&mut bench, &config, node), Life::Restored);
+        let again = Node::new(&mut bench, &config, Nothing).unwrap();
+        assert_ne!(again.instance().boot_id(), boot);
     }
 
     #[test]

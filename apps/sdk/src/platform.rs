@@ -89,6 +89,12 @@ pub trait Platform {
     /// that code ends the instance.
     fn serving(&mut self, _session: Option<SessionId>) {}
 
+    /// Run `body`, which is a session's code. If it panics, and the platform's panics end the instance,
+    /// `rescue` may be called once before that, and `body` never goes on.
+    fn guarded(body: &mut dyn FnMut(), _rescue: &mut dyn FnMut()) {
+        body();
+    }
+
     /// Octets of memory that this instance may use, if there is a bound: limits of connections
     /// follow from it.
     fn memory(&self) -> Option<usize> {
@@ -98,6 +104,21 @@ pub trait Platform {
     /// How short memory is at the moment. Asked in every turn.
     fn scarcity(&mut self) -> Pressure {
         Pressure::None
+    }
+
+    /// The date: nanoseconds since 1970 (UTC) at the present moment, if it is known.
+    fn date(&mut self) -> Option<u64> {
+        None
+    }
+
+    /// Somebody knows the date better: nanoseconds since 1970 at the present moment.
+    fn set_date(&mut self, _unix_ns: u64) {}
+
+    /// Whether this machine has become a copy of what it was (a snapshot that was restored) since the
+    /// last call. [`Platform::fill_random`] gives other octets than the original's from then on. The
+    /// instance begins anew, as after a boot.
+    fn restored(&mut self) -> bool {
+        false
     }
 
     /// The NIC.

@@ -50,6 +50,10 @@ pub(crate) struct Shared {
     nic: RefCell<Vec<(&'static str, u64)>>,
     /// Where frames are captured, if somebody asked for that.
     pub(crate) capture: Capture,
+    /// The date as of a moment ago, in seconds since 1970.
+    date: Cell<Option<u64>>,
+    /// What the drive loop itself has counted.
+    counted: RefCell<Vec<(&'static str, u64)>>,
 }
 
 impl Shared {
@@ -65,6 +69,8 @@ impl Shared {
             told: Cell::new(false),
             nic: RefCell::default(),
             capture: Capture::default(),
+            date: Cell::new(None),
+            counted: RefCell::default(),
         })
     }
 
@@ -76,15 +82,39 @@ impl Shared {
         self.instance.borrow_mut()
     }
 
+    /// Whether no call into the instance or its timers is under way.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.instance.try_borrow_mut().is_ok() && self.timers.try_borrow_mut().is_ok()
+    }
+
     /// All counters: the instance's, then the NIC's.
     pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all = self.instance().counters();
         all.extend_from_slice(&self.nic.borrow());
+        all.extend_from_slice(&self.counted.borrow());
         all
     }
 
     pub(crate) fn set_nic_counters(&self, counters: Vec<(&'static str, u64)>) {
         *self.nic.borrow_mut() = counters;
+    }
+
+    /// Count something of the drive loop's.
+    pub(crate) fn count(&self, name: &'static str) {
+        let mut counted = self.counted.borrow_mut();
+        match counted.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((name, 1)),
+        }
+    }
+
+    pub(crate) fn set_date(&self, unix_ns: Option<u64>) {
+        self.date.set(unix_ns.map(|ns| ns / 1_000_000_000));
+    }
+
+    /// Seconds since 1970, if anybody knows.
+    pub(crate) fn date(&self) -> Option<u64> {
+        self.date.get()
     }
 
     pub(crate) fn set_now(&self, now: Instant) {

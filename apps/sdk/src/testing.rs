@@ -127,13 +127,13 @@ impl<S: Service> Harness<S> {
     /// Run the service until it waits for something.
     pub fn run(&mut self) {
         while self.tasks.has_ready() {
-            self.tasks.turn(usize::MAX, |_| {});
+            self.tasks.turn(usize::MAX, |_, poll| poll());
         }
     }
 
     /// Poll the service once, if it wants to be polled.
     pub fn turn(&mut self) {
-        self.tasks.turn(1, |_| {});
+        self.tasks.turn(1, |_, poll| poll());
     }
 
     /// Let time pass, then run.

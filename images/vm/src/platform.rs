@@ -101,11 +101,28 @@ impl Platform for KernelPlatform {
         watchdog::watch(limit.map(|limit| limit.as_nanos() as u64));
     }
 
+    fn date(&mut self) -> Option<u64> {
+        clock::unix_ns()
+    }
+
+    fn set_date(&mut self, unix_ns: u64) {
+        clock::set_date(unix_ns);
+    }
+
+    fn restored(&mut self) -> bool {
+        self.machine.restored()
+    }
+
     fn serving(&mut self, session: Option<SessionId>) {
         match session {
             Some(session) => activity::serve(session.origin, session.number),
             None => activity::rest(),
         }
+    }
+
+    #[cfg(godwit_image)]
+    fn guarded(body: &mut dyn FnMut(), rescue: &mut dyn FnMut()) {
+        godwit_kernel::panic::guarded(body, rescue);
     }
 
     fn memory(&self) -> Option<usize> {

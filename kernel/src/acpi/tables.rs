@@ -96,6 +96,10 @@ pub struct Tables {
     pub ecam: Option<Ecam>,
     /// FADT.
     pub fixed: Option<Fixed>,
+    /// Physical address of the high precision event timer's registers.
+    pub hpet: Option<u64>,
+    /// Physical address of what changes when the machine is restored.
+    pub generation: Option<u64>,
 }
 
 impl Tables {
@@ -108,6 +112,8 @@ impl Tables {
             b"APIC" => tables.interrupts = tables.interrupts.take().or_else(|| madt(table)),
             b"MCFG" => tables.ecam = tables.ecam.or_else(|| mcfg(table)),
             b"FACP" => tables.fixed = tables.fixed.or_else(|| fadt(table)),
+            b"HPET" => tables.hpet = tables.hpet.or_else(|| hpet(table)),
+            b"SSDT" => tables.generation = tables.generation.or_else(|| generation(table)),
             _ => {}
         })?;
         Some(tables)
@@ -254,6 +260,30 @@ fn fadt(table: &[u8]) -> Option<Fixed> {
     })
 }
 
+/// HPET (IA-PC HPET specification 1.0a, section 3.2.4).
+fn hpet(table: &[u8]) -> Option<u64> {
+    match generic_address(table, 40)? {
+        Register::Memory(address) => Some(address),
+        Register::Port(_) => None,
+    }
+}
+
+/// The address of the generation id (Microsoft, Virtual Machine Generation ID, 2012). It is what a
+/// method returns; QEMU has it in a table of its own, and the method adds 40 to a constant there
+/// (`docs/specs/vmgenid`).
+fn generation(table: &[u8]) -> Option<u64> {
+    const NAME: &[u8] = b"\x08VGIA\x0c";
+    const OFFSET: u64 = 40;
+    if table.get(16..23)? != b"VMGENID" {
+        return None;
+    }
+    let at = table.windows(NAME.len()).position(|name| name == NAME)?;
+    match table.u32_at(at + NAME.len())? {
+        0 => None,
+        base => Some(u64::from(base) + OFFSET),
+    }
+}
+
 /// The place in a generic address structure (section 5.2.3.2), if it is one of ours and not zero.
 fn generic_address(table: &[u8], at: usize) -> Option<Register> {
     const MEMORY: u8 = 0;
@@ -372,6 +402,26 @@ mod tests {
     }
 
     #[test]
+    fn the_generation_id_is_where_its_own_table_says_and_no_other() {
+        let body = [
+            b"\x10\x20\x08VGIA\x0c".as_slice(),
+            &[0, 0x10, 0x34, 2],
+            &[0x10],
+        ]
+        .concat();
+        let mut ours = table(b"SSDT", &body);
+        let other = ours.clone();
+        ours[16..24].copy_from_slice(b"VMGENID ");
+        ours[9] = 0;
+        let sum = ours.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+        ours[9] = ours[9].wrapping_sub(sum);
+        for (table, place) in [(ours, Some(0x234_1028)), (other, None)] {
+            let tables = Tables::read(&machine(&[table]), Some(0xf_0010)).unwrap();
+            assert_eq!(tables.generation, place);
+        }
+    }
+
+    #[test]
     fn configuration_space_at_an_odd_address_is_refused() {
         let mut body = vec![0; 8];
         body.extend(0xb000_0100u64.to_le_bytes());
@@ -384,7 +434,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_table_contents_panic(
-            signature in prop::sample::select(vec![b"APIC", b"MCFG", b"FACP"]),
+            signature in prop::sample::select(vec![b"APIC", b"MCFG", b"FACP", b"HPET", b"SSDT"]),
             body in prop::collection::vec(any::<u8>(), 0..400),
         ) {
             let memory = machine(&[table(signature, &body)]);

@@ -15,6 +15,7 @@ use super::{multiboot2, pvh};
 use crate::acpi::dsdt::{self, EventDevice};
 use crate::acpi::tables::{self, Interrupts, Tables};
 use crate::acpi::{Physical, power};
+use crate::alarm::{self, Choice};
 use crate::arch::x86_64::apic::{LOCAL_APIC, Trigger};
 use crate::arch::x86_64::{interrupts, tables as descriptor_tables};
 use crate::drivers::net::pci::Ways;
@@ -24,8 +25,10 @@ use crate::drivers::rng;
 use crate::drivers::virtio::mmio::{self, Place};
 use crate::drivers::virtio::{AnyTransport, pci as virtio_pci};
 use crate::exit::{ExitCode, exit};
+use crate::hpet::Hpet;
 use crate::machine::Stock;
 use crate::mmio::Mmio;
+use crate::past::Past;
 use crate::{Machine, clock, console, entropy, fw_cfg, mm, pci};
 
 /// The configuration file the host may supply.
@@ -116,7 +119,10 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
 
     let controllers = acpi.interrupts.clone().unwrap_or_default();
     let apic = init_interrupts(&controllers);
-    let calibration = Calibration::start(apic, acpi.fixed.map_or(0, |fixed| fixed.timer));
+    let wanted = timer_word(&info.command_line);
+    let hpet = acpi.hpet.and_then(|at| Hpet::start(Mmio::map(at, 0x400)?));
+    let acpi_timer = acpi.fixed.map_or(0, |fixed| fixed.timer);
+    let calibration = Calibration::start(apic, acpi_timer, hpet, wanted);
     mark("apic");
     init_power(&acpi, &controllers, sleep_type, events);
     if let Some(seed) = entropy::processor_seed() {
@@ -133,12 +139,20 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
     mark("pci");
     devices.scan_mmio(&info.command_line, virtio, &controllers);
     mark("mmio");
-    if timer::read_date().is_none() {
-        log::warn!("no real-time clock: the date is not known");
-    }
-    mark("rtc");
-    let source = calibration.finish(apic);
+    let (source, apic_hertz) = calibration.finish(apic);
+    let choice = Choice {
+        wanted,
+        apic_hertz,
+        hpet,
+    };
+    let alarm = alarm::choose(choice, &controllers);
     mark("clock");
+    match timer::read_date() {
+        Some(date) => clock::set_date(date),
+        None => log::warn!("no real-time clock: the date is not known"),
+    }
+    let generation = acpi.generation.and_then(|at| Mmio::map(at, 16));
+    mark("rtc");
 
     let machine = Machine {
         command_line: String::from(info.command_line.as_str()),
@@ -148,16 +162,25 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
             ram,
             heap: heap.total,
             clock: source,
+            alarm,
             reclaim_at: 0,
         },
         watch_at_ns: 0,
         watched: false,
+        past: Past::new(generation),
+        compare_at_ns: 0,
     };
     if !entropy::ready() {
         machine.describe();
         exit(ExitCode::NoEntropy, entropy::NoEntropy);
     }
     machine
+}
+
+/// `timer=tsc|apic|acpi|hpet|pit` on the command line: for machines whose better ones are wrong.
+fn timer_word(command_line: &str) -> Option<&str> {
+    let mut words = command_line.split_ascii_whitespace();
+    words.find_map(|word| word.strip_prefix("timer="))
 }
 
 /// `log=debug` on the command line counts from here on; the image's configuration may change it.

@@ -1,26 +1,26 @@
-//! How fast the time stamp counter and the APIC timer run, and waking up at a deadline.
+//! How fast the time stamp counter and the APIC timer run, and what the date is.
 //!
-//! The yardstick is, in this order: what the hypervisor says (CPUID 0x4000_0010), the processor's
-//! own statement (CPUID 0x15), an APIC timer known to count nanoseconds (QEMU, KVM), the ACPI timer,
-//! the 8254. Port 0x61 is not touched: microvm has nothing behind it.
+//! The yardstick is, in this order: what the hypervisor says (CPUID 0x4000_0010, or the page of
+//! [`kvm`]), the processor's own statement (CPUID 0x15), an APIC timer known to count nanoseconds (QEMU,
+//! KVM), the ACPI timer, the high precision event timer, the 8254. Port 0x61 is not touched: microvm has
+//! nothing behind it. `timer=acpi|hpet|pit` on the command line asks for one of the last three, as if
+//! nobody had said anything and the APIC timer's pace were not known.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arch::x86_64::apic::LocalApic;
 use crate::arch::x86_64::cpu::{self, Hypervisor};
-use crate::arch::x86_64::interrupts;
 use crate::arch::x86_64::port::{self, PIT_COMMAND, PIT_COUNTER_0, Port};
+use crate::clock::kvm::{self, TimePage, WallPage};
 use crate::clock::{self, RtcReading};
-use crate::{profile, watchdog};
+use crate::hpet::{Hpet, PIT_HERTZ};
+use crate::mmio::Mmio;
 
 /// Under QEMU and KVM the APIC's clock is this fast.
 const VIRTUAL_APIC_HERTZ: u64 = 1_000_000_000;
 const ACPI_TIMER_HERTZ: u64 = 3_579_545;
-const PIT_HERTZ: u64 = 1_193_182;
 /// The least time between the two readings that calibrate the clock.
 const WINDOW_NS: u64 = 1_000_000;
-
-static APIC_HERTZ: AtomicU64 = AtomicU64::new(VIRTUAL_APIC_HERTZ);
 
 /// Where the frequency came from.
 pub(crate) type Source = &'static str;
@@ -30,38 +30,55 @@ pub(crate) struct Calibration {
     yardstick: Yardstick,
     start: (u64, u64),
     apic_start: u64,
+    /// The APIC's timer counts nanoseconds.
+    virtual_apic: bool,
 }
 
 enum Yardstick {
     Known(u64, Source),
     Apic(&'static LocalApic),
     AcpiTimer(Port<u32>),
+    Hpet(Hpet<Mmio>),
     Pit,
 }
 
 impl Calibration {
-    /// Takes the first readings and sets the clock to a rough guess.
-    pub(crate) fn start(apic: &'static LocalApic, acpi_timer: u32) -> Self {
-        let yardstick = match cpu::hypervisor() {
-            _ if let Some((hertz, source)) = stated() => Yardstick::Known(hertz, source),
-            Hypervisor::Tcg | Hypervisor::Kvm => Yardstick::Apic(apic),
-            _ => match port::acpi_port32(acpi_timer) {
-                Some(port) => Yardstick::AcpiTimer(port),
-                None => {
-                    // Counter 0, rate generator, all 16 bits.
-                    PIT_COMMAND.write(0x34);
-                    PIT_COUNTER_0.write(0);
-                    PIT_COUNTER_0.write(0);
-                    Yardstick::Pit
-                }
-            },
+    /// Takes the first readings and sets the clock to a rough guess. `wanted` is a yardstick that
+    /// somebody asks for by name.
+    pub(crate) fn start(
+        apic: &'static LocalApic,
+        acpi_timer: u32,
+        hpet: Option<Hpet<Mmio>>,
+        wanted: Option<&str>,
+    ) -> Self {
+        let asked = |name| wanted == Some(name);
+        let free = !(asked("acpi") || asked("hpet") || asked("pit"));
+        cpu::share_clock(&TIME, &WALL);
+        let virtual_apic = free && matches!(cpu::hypervisor(), Hypervisor::Tcg | Hypervisor::Kvm);
+        let stated = if free { stated() } else { None };
+        let acpi_timer = (free || asked("acpi"))
+            .then(|| port::acpi_port32(acpi_timer))
+            .flatten();
+        let yardstick = match (stated, acpi_timer, hpet) {
+            (Some((hertz, source)), ..) => Yardstick::Known(hertz, source),
+            _ if virtual_apic => Yardstick::Apic(apic),
+            (_, Some(port), _) => Yardstick::AcpiTimer(port),
+            (_, _, Some(hpet)) if !asked("pit") => Yardstick::Hpet(hpet),
+            _ => {
+                // Counter 0, rate generator, all 16 bits.
+                PIT_COMMAND.write(0x34);
+                PIT_COUNTER_0.write(0);
+                PIT_COUNTER_0.write(0);
+                Yardstick::Pit
+            }
         };
         let mut calibration = Self {
             start: (0, 0),
-            apic_start: u64::from(apic.count()),
+            apic_start: 0,
             yardstick,
+            virtual_apic,
         };
-        calibration.start = calibration.read();
+        calibration.begin(apic);
         if let Yardstick::Known(hertz, _) = calibration.yardstick {
             clock::set_frequency(hertz);
         } else {
@@ -70,9 +87,14 @@ impl Calibration {
         calibration
     }
 
+    fn begin(&mut self, apic: &LocalApic) {
+        self.apic_start = u64::from(apic.count());
+        self.start = self.read();
+    }
+
     /// Takes the last readings, waiting until they are far enough from the first, and sets the
-    /// clocks.
-    pub(crate) fn finish(&self, apic: &LocalApic) -> Source {
+    /// clock; with what, and the frequency of the APIC's timer.
+    pub(crate) fn finish(mut self, apic: &LocalApic) -> (Source, u64) {
         let source = match self.yardstick {
             Yardstick::Known(hertz, source) => {
                 clock::set_frequency(hertz);
@@ -80,15 +102,23 @@ impl Calibration {
             }
             Yardstick::Apic(_) => "apic",
             Yardstick::AcpiTimer(_) => "acpi timer",
-            Yardstick::Pit => "8254",
+            Yardstick::Hpet(_) => "hpet",
+            Yardstick::Pit => {
+                self.begin(apic); // it has gone round meanwhile
+                "8254"
+            }
         };
-        let (_, elapsed_ns) = self.measure(WINDOW_NS);
-        if !matches!(cpu::hypervisor(), Hypervisor::Tcg | Hypervisor::Kvm) && elapsed_ns > 0 {
-            let counted = self.apic_start.saturating_sub(u64::from(apic.count()));
-            let hertz = u128::from(counted) * 1_000_000_000 / u128::from(elapsed_ns);
-            APIC_HERTZ.store((hertz as u64).max(1_000_000), Ordering::Relaxed);
+        follow_pace();
+        if self.virtual_apic {
+            if matches!(self.yardstick, Yardstick::Apic(_)) {
+                self.measure(WINDOW_NS);
+            }
+            return (source, VIRTUAL_APIC_HERTZ);
         }
-        source
+        let (_, elapsed_ns) = self.measure(WINDOW_NS);
+        let counted = self.apic_start.saturating_sub(u64::from(apic.count()));
+        let hertz = u128::from(counted) * 1_000_000_000 / u128::from(elapsed_ns.max(1));
+        (source, hertz as u64)
     }
 
     /// Waits until `window_ns` have passed since the start and sets the clock; `(hertz, ns)`.
@@ -98,6 +128,7 @@ impl Calibration {
             Yardstick::Known(hertz, _) => (hertz, u64::MAX),
             Yardstick::Apic(_) => (VIRTUAL_APIC_HERTZ, u32::MAX.into()),
             Yardstick::AcpiTimer(_) => (ACPI_TIMER_HERTZ, 0x00ff_ffff),
+            Yardstick::Hpet(ref hpet) => (hpet.hertz(), u32::MAX.into()),
             Yardstick::Pit => (PIT_HERTZ, 0xffff),
         };
         // A yardstick that stands still must not hang the boot: any counter does a billion ticks
@@ -131,6 +162,7 @@ impl Calibration {
                 Yardstick::Known(..) => before,
                 Yardstick::Apic(apic) => u64::from(u32::MAX - apic.count()),
                 Yardstick::AcpiTimer(port) => u64::from(port.read()),
+                Yardstick::Hpet(ref hpet) => u64::from(hpet.counter()),
                 Yardstick::Pit => {
                     PIT_COMMAND.write(0); // latch counter 0
                     let low = PIT_COUNTER_0.read();
@@ -153,6 +185,9 @@ fn stated() -> Option<(u64, Source)> {
     if kilohertz > 100_000 {
         return Some((kilohertz * 1000, "hypervisor"));
     }
+    if let Some(reading) = shared() {
+        return Some((reading.hertz(), "kvm-clock"));
+    }
     let leaf = cpu::cpuid(0x15)?;
     if leaf.eax == 0 || leaf.ebx == 0 || leaf.ecx == 0 {
         return None;
@@ -161,47 +196,41 @@ fn stated() -> Option<(u64, Source)> {
     (hertz > 100_000_000).then_some((hertz, "cpuid"))
 }
 
-/// When the timer will interrupt, by the clock; 0 if it will not.
-static ARMED_NS: AtomicU64 = AtomicU64::new(0);
+/// What the host writes its clock of this guest to.
+static TIME: TimePage = TimePage::new();
+static WALL: WallPage = WallPage::new();
 
-/// The timer has interrupted.
-pub(crate) fn fired() {
-    ARMED_NS.store(0, Ordering::Relaxed);
+/// What the host says about the counter, where it does.
+fn shared() -> Option<kvm::Reading> {
+    TIME.read()
 }
 
-/// Arms the timer for `deadline_ns`, or what the watchdog or the profiler wants before. `false`: that is now, do not
-/// sleep.
-///
-/// An interrupt that comes before stays as it is: deadlines move on with every request, and to set the
-/// timer costs a virtual machine more than to be woken too early now and then (QEMU: two exits under its
-/// lock, and its main loop is woken to look at the new deadline).
-pub(crate) fn arm(deadline_ns: Option<u64>) -> bool {
-    let Some(apic) = interrupts::local_apic() else {
-        return false;
-    };
-    let Some(deadline) = profile::limit(watchdog::limit(deadline_ns)) else {
-        return true;
-    };
-    let now = clock::now_ns();
-    if deadline <= now {
-        return false;
-    }
-    let armed = ARMED_NS.load(Ordering::Relaxed);
-    if now < armed && armed <= deadline {
-        return true;
-    }
-    let hertz = u128::from(APIC_HERTZ.load(Ordering::Relaxed)).max(1);
-    let count = u128::from(deadline - now) * hertz / 1_000_000_000;
-    // Longer than the timer can count: wake up early, and be asked again.
-    let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
-    let ns = u128::from(count) * 1_000_000_000 / hertz;
-    ARMED_NS.store(now + ns as u64, Ordering::Relaxed);
-    apic.arm(count);
-    true
+/// The date by the host's clock of this guest, which has to be asked each time.
+fn host_date() -> Option<u64> {
+    cpu::share_clock(&TIME, &WALL)
+        .then(|| Some(WALL.read()? + shared()?.nanoseconds(cpu::tsc())))
+        .flatten()
 }
 
-/// Takes the date from the real-time clock.
+/// Follows the counter to a machine on which it runs at another pace.
+pub(crate) fn follow_pace() {
+    static KNOWN: AtomicU64 = AtomicU64::new(0);
+    if let Some(hertz) = shared().map(|reading| reading.hertz()) {
+        let before = KNOWN.swap(hertz, Ordering::Relaxed);
+        if before != 0 && before != hertz {
+            clock::change_frequency(hertz);
+        }
+    }
+}
+
+/// The date from the real-time clock or the host, in nanoseconds since 1970.
 pub(crate) fn read_date() -> Option<u64> {
+    let clock = read_rtc().map(|seconds| seconds * 1_000_000_000);
+    clock.or_else(host_date)
+}
+
+/// The real-time clock.
+fn read_rtc() -> Option<u64> {
     use crate::arch::x86_64::port::{CMOS_DATA, CMOS_INDEX};
     let read = |register: u8| {
         CMOS_INDEX.write(register);
@@ -220,7 +249,5 @@ pub(crate) fn read_date() -> Option<u64> {
         }
         last = next;
     }
-    let seconds = last.unix_seconds()?;
-    clock::set_epoch(seconds);
-    Some(seconds)
+    last.unix_seconds()
 }

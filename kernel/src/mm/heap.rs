@@ -438,6 +438,11 @@ impl GlobalHeap {
         unsafe { self.0.lock().add_first(range, all) };
     }
 
+    /// Whether nobody is in the middle of changing it.
+    pub fn at_rest(&self) -> bool {
+        self.0.try_lock().is_some()
+    }
+
     /// How full the heap is.
     pub fn usage(&self) -> Usage {
         self.0.lock().usage()

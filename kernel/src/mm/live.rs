@@ -202,6 +202,17 @@ pub(crate) fn callers(mut frame: u64) -> impl Iterator<Item = u64> {
     })
 }
 
+/// Whether an address lies on the stack that everything runs on but interrupts.
+pub(crate) fn on_main_stack(address: u64) -> bool {
+    let main = stacks().next();
+    main.is_some_and(|(_, guard, top)| (guard + PAGE..top).contains(&address))
+}
+
+/// Whether nobody is in the middle of changing the heap or the page tables.
+pub(crate) fn at_rest() -> bool {
+    HEAP.at_rest() && TABLE.try_lock().is_some()
+}
+
 /// Whether an allocation has failed.
 pub(crate) fn out_of_memory() -> bool {
     HEAP.failed()

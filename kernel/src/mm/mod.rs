@@ -18,8 +18,8 @@ use alloc::vec::Vec;
 pub use live::Audit;
 #[cfg(godwit_image)]
 pub(crate) use live::{
-    Guarded, audit, callers, guarded_stack, hand_over, install, map_device, map_screen, memory,
-    out_of_memory, physical_bytes, reclaim, spare, stacks, symbols,
+    Guarded, at_rest, audit, callers, guarded_stack, hand_over, install, map_device, map_screen,
+    memory, on_main_stack, out_of_memory, physical_bytes, reclaim, spare, stacks, symbols,
 };
 
 /// The host's memory is not ours to ration.

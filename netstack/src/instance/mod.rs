@@ -18,6 +18,7 @@
 //! - `role`: the ingress role;
 //! - `drain`: leaving;
 //! - `depart`: whether the ingress knows where everything went;
+//! - `datagrams`: UDP for others;
 //! - `discover`: members that were not configured;
 //! - `keys`: which keys are taken, and how channels change theirs;
 //! - `policy`: sessions given away unasked;
@@ -26,6 +27,7 @@
 mod ahead;
 mod channels;
 mod contents;
+mod datagrams;
 mod depart;
 mod discover;
 mod drain;

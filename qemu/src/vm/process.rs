@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 use super::console::{Console, Ready, Verdict};
 use super::picture::Picture;
@@ -195,6 +196,28 @@ impl Vm {
             Button::Signal => kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)?,
         }
         Ok(())
+    }
+
+    /// Executes a command of QEMU's monitor.
+    pub fn monitor(&self, command: &str, arguments: Value) -> Result<Value> {
+        Monitor::connect(&self.scratch.path("qmp"))?.execute_with(command, arguments)
+    }
+
+    /// Stops the machine and writes all that it is to a file, from which [`VmSpec::restore`] goes on.
+    pub fn save(&self, file: &Path) -> Result<()> {
+        self.monitor("stop", json!({}))?;
+        let to = format!("exec:cat > '{}'", file.display());
+        self.monitor("migrate", json!({ "uri": to }))?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let answer = self.monitor("query-migrate", json!({}))?;
+            match answer["status"].as_str() {
+                Some("completed") => return Ok(()),
+                Some("failed" | "cancelled") => bail!("QEMU cannot write the machine: {answer}"),
+                _ if Instant::now() > deadline => bail!("QEMU does not end writing: {answer}"),
+                _ => thread::sleep(POLL),
+            }
+        }
     }
 
     /// Takes a picture of its screen, which [`VmSpec::screen`] gave it.

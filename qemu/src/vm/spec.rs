@@ -208,6 +208,13 @@ impl VmSpec {
         }
     }
 
+    /// Goes on from what [`super::Vm::save`] wrote, instead of booting; everything else has to be the
+    /// same as it was.
+    pub fn restore(&mut self, file: &Path) {
+        let from = format!("exec:cat '{}'", file.display());
+        self.more.extend(["-incoming".into(), from]);
+    }
+
     /// QEMU's arguments. `config` is the file that holds [`Self::config`], `qmp` the socket of
     /// the machine's monitor.
     pub fn arguments(

@@ -12,6 +12,8 @@ mod found;
 mod nics;
 #[path = "machines/offload.rs"]
 mod offload;
+#[path = "machines/panic.rs"]
+mod panic;
 #[path = "machines/takeover.rs"]
 mod takeover;
 
@@ -89,6 +91,7 @@ const TESTS: &[Test] = &[
         "a_machine_that_nobody_configured_is_found_serves_and_leaves",
         found::serves_and_leaves,
     ),
+    ("a_panic_in_one_session_ends_no_other", panic::hands_over),
     ("a_client_hardly_waits_at_a_move", short_silence),
     ("a_machine_without_a_nic_says_so", no_nic),
     ("a_machine_without_entropy_serves_nobody", no_entropy),

@@ -257,6 +257,8 @@ impl Setup {
             connections: None,
             watchdog: None,
             log: log::LevelFilter::Off,
+            time_server: None,
+            sources: Vec::new(),
         }
     }
 

@@ -347,6 +347,9 @@ pub(super) fn metrics(shared: &Shared, service: &str) -> String {
         let _ = writeln!(text, "# TYPE godwit_{name} gauge\ngodwit_{name} {value}");
     };
     gauge("uptime_seconds", uptime(shared).as_secs());
+    if let Some(date) = shared.date() {
+        gauge("date_unix_seconds", date);
+    }
     gauge("sessions", sessions as u64);
     gauge("members_up", members_up as u64);
     let role = instance.role(shared.now());

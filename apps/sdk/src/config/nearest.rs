@@ -30,6 +30,8 @@ pub(super) const KEYS: &[&str] = &[
     "admin_token",
     "connections",
     "port",
+    "ntp",
+    "timer",
     "log",
 ];
 

@@ -337,3 +337,37 @@ fn devices_that_qemu_appends_are_ignored() {
     let config = Config::parse(&["ip=10.0.0.1/8 virtio_mmio.device=512@0xfeb02e00:12"]);
     assert!(config.is_ok());
 }
+
+#[test]
+fn what_dhcp_says_counts_least_and_once() {
+    let own = ["ip=dhcp id=3 connections=64", "vip=10.0.0.10"];
+    let config = Config::parse(&own).unwrap();
+    let words = b"connections=100 port=8080\nvip=10.0.0.66 ip=10.0.0.67/8 ntp=10.0.0.5\0";
+    let more = config.with_lease(words).unwrap().unwrap();
+    assert_eq!(more.id, MemberId(3));
+    assert_eq!(more.connections, Some(64), "set elsewhere");
+    assert_eq!(more.port, Some(8080));
+    assert_eq!(more.vips, config.vips, "lists do not grow by it");
+    assert!(more.addresses.is_empty());
+    assert_eq!(more.time_server, Some(Some("10.0.0.5".parse().unwrap())));
+    assert!(more.with_lease(b"port=9").is_none(), "once");
+    assert!(config.with_lease(b"id=4 ip=dhcp").is_none(), "nothing new");
+    let fixed = Config::parse(&["ip=10.0.0.1/8"]).unwrap();
+    assert!(fixed.with_lease(b"port=9").is_none(), "not asked for");
+}
+
+#[test]
+fn what_dhcp_says_that_makes_no_sense_is_an_error_and_no_panic() {
+    let config = Config::parse(&["ip=dhcp"]).unwrap();
+    for words in [
+        &b"colour=red"[..],
+        b"port",
+        b"\xff\xfe=1",
+        b"peer=2@10.0.0.2",
+    ] {
+        assert!(config.with_lease(words).unwrap().is_err(), "{words:?}");
+    }
+    let secret = "cluster_key=".to_owned() + &"ab".repeat(32);
+    let more = config.with_lease(secret.as_bytes()).unwrap().unwrap();
+    assert!(!alloc::format!("{more:?}").contains("abab"));
+}

@@ -60,7 +60,7 @@ fn exhaust() -> ! {
 
 fn idle(machine: &mut Machine) -> ! {
     let start = machine.now_ns();
-    let mut beats = 0u64;
+    let (mut beats, mut last) = (0u64, 0);
     loop {
         watchdog::turn();
         if machine.power_button() {
@@ -72,10 +72,24 @@ fn idle(machine: &mut Machine) -> ! {
                 ),
             );
         }
+        if machine.restored() {
+            console::line(format_args!("GODWIT PROBE restored after {beats} beats"));
+        }
         let deadline = machine.now_ns() + 10_000_000;
-        machine.idle(Some(deadline));
-        if machine.now_ns() >= deadline {
-            beats += 1;
+        while machine.now_ns() < deadline && !machine.power_pending() {
+            machine.idle(Some(deadline));
+        }
+        beats += 1;
+        let now = machine.now_ns();
+        if now < last {
+            exit(ExitCode::Panic, format_args!("{now} ns after {last} ns"));
+        }
+        last = now;
+        if beats.is_multiple_of(50) {
+            let (ms, date) = (now / 1_000_000, clock::unix_seconds().unwrap_or(0));
+            console::line(format_args!(
+                "GODWIT PROBE beats {beats} ms {ms} date {date}"
+            ));
         }
     }
 }

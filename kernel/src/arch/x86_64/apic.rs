@@ -30,6 +30,7 @@ mod register {
 
 const MASKED: u32 = 1 << 16;
 const NMI: u32 = 0b100 << 8;
+const TSC_DEADLINE_MODE: u32 = 0b10 << 17;
 const DIVIDE_BY_1: u32 = 0b1011;
 const ENABLE: u32 = 1 << 8;
 
@@ -69,6 +70,20 @@ impl LocalApic {
     pub fn arm(&self, count: u32) {
         self.0.write32(register::LVT_TIMER, u32::from(TIMER_VECTOR));
         self.0.write32(register::INITIAL_COUNT, count);
+    }
+
+    /// From now on the timer interrupts by the time stamp counter, see
+    /// [`super::cpu::set_tsc_deadline`].
+    pub fn follow_counter(&self) {
+        self.0.write32(register::INITIAL_COUNT, 0);
+        let mode = TSC_DEADLINE_MODE | u32::from(TIMER_VECTOR);
+        self.0.write32(register::LVT_TIMER, mode);
+    }
+
+    /// Stops the timer.
+    pub fn stop(&self) {
+        let off = MASKED | u32::from(TIMER_VECTOR);
+        self.0.write32(register::LVT_TIMER, off);
     }
 
     /// Whether an interrupt with this vector waits to be taken.

@@ -3,6 +3,8 @@
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count, _rdtsc};
 
+use crate::clock::kvm::{TimePage, WallPage};
+
 /// Reads the time stamp counter. Not ordered against other instructions: good enough for a clock.
 #[inline]
 pub fn tsc() -> u64 {
@@ -156,6 +158,44 @@ pub unsafe fn write_msr(register: u32, value: u64) {
         asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32,
             options(nostack, preserves_flags));
     }
+}
+
+/// Whether the local APIC's timer can be set to a reading of the time stamp counter (Intel SDM volume
+/// 3, section 11.5.4.1).
+pub fn has_tsc_deadline() -> bool {
+    cpuid(1).is_some_and(|leaf| leaf.ecx & (1 << 24) != 0)
+}
+
+/// Has the local APIC's timer interrupt when the time stamp counter reads `counter`; 0: never.
+/// Without effect unless the timer is in that mode.
+pub fn set_tsc_deadline(counter: u64) {
+    const TSC_DEADLINE: u32 = 0x6e0;
+    if has_tsc_deadline() {
+        // SAFETY: the register exists, and an interrupt of the timer is harmless. The fence keeps
+        // the write of the mode, which is one to memory, before this.
+        unsafe {
+            asm!("mfence", options(nostack, preserves_flags));
+            write_msr(TSC_DEADLINE, counter);
+        }
+    }
+}
+
+/// Has the host write to these pages what its clock of this guest is (KVM's CPUID 0x4000_0001, bit 3).
+/// `false`: this host does not.
+pub fn share_clock(time: &'static TimePage, wall: &'static WallPage) -> bool {
+    const WALL_CLOCK: u32 = 0x4b56_4d00;
+    const SYSTEM_TIME: u32 = 0x4b56_4d01;
+    let there = cpuid(HYPERVISOR + 1).is_some_and(|leaf| leaf.eax & (1 << 3) != 0);
+    if !there || hypervisor() != Hypervisor::Kvm {
+        return false;
+    }
+    // SAFETY: the registers exist; addresses are physical ones, and the pages, which are nothing but
+    // atomics, stay where they are for ever. Bit 0 switches the clock on.
+    unsafe {
+        write_msr(WALL_CLOCK, core::ptr::from_ref(wall) as u64);
+        write_msr(SYSTEM_TIME, core::ptr::from_ref(time) as u64 | 1);
+    }
+    true
 }
 
 /// Makes pages that are write-through and not uncached write-combining instead (PAT, Intel SDM volume

@@ -235,7 +235,7 @@ extern "C" fn handle(frame: &Frame) {
     match vector {
         0..32 => exception(frame),
         TIMER_VECTOR => {
-            crate::boot::timer::fired();
+            crate::alarm::fired();
             if !crate::profile::tick(frame.rip, frame.rbp) {
                 crate::watchdog::tick(frame.rip, frame.rbp);
             }

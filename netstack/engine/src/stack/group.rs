@@ -1,16 +1,18 @@
-//! Datagrams to everyone on the link: sent to the limited broadcast address, or to all nodes (RFC 4291).
+//! Datagrams to everyone on the link: sent to the limited broadcast address, or to all nodes (RFC 4291); and
+//! those to and from one port of our own.
 //!
-//! They bypass smoltcp, whose sockets would each have to join. What comes is kept in bounds until it is
-//! asked for.
+//! They bypass smoltcp, whose sockets would each have to join, and are six kilobytes of an image. What comes is
+//! kept in bounds until it is asked for.
 
 use alloc::collections::VecDeque;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 
 use super::checksum::Sum;
 use super::wire::{self, Ip, IpHeader, UDP};
 use super::{RxFrame, Stack, TxFrame, ndp};
+use crate::time::Instant;
 
 const UDP_HEADER: usize = 8;
 /// Datagrams kept at most.
@@ -22,6 +24,9 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 pub(super) struct Groups {
     port: Option<u16>,
     kept: VecDeque<(IpAddr, Bytes)>,
+    /// Our own port, and what came there.
+    own: Option<u16>,
+    received: VecDeque<(SocketAddr, Bytes)>,
 }
 
 impl Groups {
@@ -38,7 +43,7 @@ impl Stack {
     /// A datagram to a group that this stack is in.
     pub(super) fn handle_group(&mut self, mut frame: RxFrame, ip: &Ip) {
         let datagram = frame.bytes.get(ip.payload.clone()).unwrap_or_default();
-        let Some([_, _, p0, p1, l0, l1, c0, c1]) = datagram.first_chunk::<UDP_HEADER>().copied()
+        let Some([_, _, p0, p1, l0, l1, _, _]) = datagram.first_chunk::<UDP_HEADER>().copied()
         else {
             self.counters.rx_malformed += 1;
             return;
@@ -54,9 +59,7 @@ impl Stack {
             self.counters.rx_malformed += 1;
             return;
         }
-        // IPv4 allows datagrams without a checksum.
-        let summed = ip.src.is_ipv6() || [c0, c1] != [0, 0];
-        if summed && !self.verify(&mut frame, ip) {
+        if !self.verify(&mut frame, ip) {
             return;
         }
         self.counters.udp_received += 1;
@@ -74,10 +77,61 @@ impl Stack {
         let Some(mac) = wire::group_mac(dst) else {
             return;
         };
+        let ends = [(src, port), (dst, port)];
+        let mut frame = self.datagram(ends, 1, data);
+        ndp::set_destination(&mut frame, mac);
+        self.push_egress(frame);
+    }
+
+    /// Datagrams to `port` of the own addresses are kept for [`Stack::datagram_receive`] from now on.
+    pub fn datagram_listen(&mut self, port: u16) {
+        self.groups.own = Some(port);
+    }
+
+    /// The next of them, and from whom.
+    pub fn datagram_receive(&mut self) -> Option<(SocketAddr, Bytes)> {
+        self.groups.received.pop_front()
+    }
+
+    /// Send a datagram from the port that is listened at.
+    pub fn datagram_send(&mut self, now: Instant, to: SocketAddr, data: &[u8]) {
+        const HOP_LIMIT: u8 = 64;
+        if let Some((src, port)) = self.addresses.source_for(to.ip()).zip(self.groups.own) {
+            let ends = [(src, port), (to.ip(), to.port())];
+            let frame = self.datagram(ends, HOP_LIMIT, data);
+            self.send_ip(now, to.ip(), frame);
+        }
+    }
+
+    /// A datagram to an own address whose checksum is right, if it is for [`Stack::datagram_receive`].
+    pub(super) fn take_datagram(&mut self, frame: &RxFrame, ip: &Ip) -> bool {
+        let datagram = frame.bytes.slice(ip.payload.clone());
+        let Some([s0, s1, p0, p1, l0, l1, ..]) = datagram.first_chunk::<UDP_HEADER>().copied()
+        else {
+            return false;
+        };
+        let length = usize::from(u16::from_be_bytes([l0, l1]));
+        let ours = self.groups.own == Some(u16::from_be_bytes([p0, p1]));
+        if ours && (UDP_HEADER..=datagram.len()).contains(&length) {
+            let from = SocketAddr::new(ip.src, u16::from_be_bytes([s0, s1]));
+            if self.groups.received.len() < MAX_KEPT {
+                self.counters.udp_received += 1;
+                let data = datagram.slice(UDP_HEADER..length);
+                self.groups.received.push_back((from, data));
+            } else {
+                self.counters.udp_ignored += 1;
+            }
+        }
+        ours
+    }
+
+    /// A frame from and to these addresses and ports that lacks its destination.
+    fn datagram(&self, ends: [(IpAddr, u16); 2], hop_limit: u8, data: &[u8]) -> TxFrame {
+        let [(src, from), (dst, to)] = ends;
         let length = UDP_HEADER + data.len();
-        let [p0, p1] = port.to_be_bytes();
+        let ([f0, f1], [t0, t1]) = (from.to_be_bytes(), to.to_be_bytes());
         let [l0, l1] = (length.min(usize::from(u16::MAX)) as u16).to_be_bytes();
-        let header = |[c0, c1]: [u8; 2]| [p0, p1, p0, p1, l0, l1, c0, c1];
+        let header = |[c0, c1]: [u8; 2]| [f0, f1, t0, t1, l0, l1, c0, c1];
         let mut sum = Sum::new();
         sum.add_pseudo_header(src, dst, UDP, length);
         sum.add(&header([0, 0]));
@@ -92,7 +146,7 @@ impl Stack {
             src,
             dst,
             protocol: UDP,
-            hop_limit: 1,
+            hop_limit,
             ecn: 0,
             length,
             fragments: None,
@@ -100,7 +154,6 @@ impl Stack {
         .emit(self.mac, &mut frame.head);
         frame.head.extend_from_slice(&header(sum.to_be_bytes()));
         frame.payload.push(Bytes::copy_from_slice(data));
-        ndp::set_destination(&mut frame, mac);
-        self.push_egress(frame);
+        frame
     }
 }

@@ -144,13 +144,14 @@ impl Stack {
 
     fn handle_udp(&mut self, now: Instant, mut frame: RxFrame, ip: &Ip) {
         let datagram = frame.bytes.get(ip.payload.clone()).unwrap_or_default();
-        let Some([_, _, p0, p1, _, _, c0, c1]) = datagram.first_chunk::<8>().copied() else {
+        let Some([_, _, p0, p1, _, _, _, _]) = datagram.first_chunk::<8>().copied() else {
             self.counters.rx_malformed += 1;
             return;
         };
-        // IPv4 allows datagrams without a checksum.
-        let summed = ip.src.is_ipv6() || [c0, c1] != [0, 0];
-        if summed && !self.verify(&mut frame, ip) {
+        if !self.verify(&mut frame, ip) {
+            return;
+        }
+        if self.take_datagram(&frame, ip) {
             return;
         }
         // What no socket takes, smoltcp answers with "port unreachable".
@@ -187,6 +188,10 @@ impl Stack {
             return true;
         }
         let transport = frame.bytes.get(ip.payload.clone()).unwrap_or_default();
+        // IPv4 allows datagrams without a checksum, and some DHCP servers send such.
+        if ip.protocol == UDP && ip.src.is_ipv4() && transport.get(6..8) == Some(&[0, 0]) {
+            return true;
+        }
         if !wire::transport_checksum_ok(ip, transport) {
             self.counters.rx_bad_checksum += 1;
             return false;

@@ -20,6 +20,7 @@ mod group;
 mod hash;
 mod icmp;
 mod input;
+mod lease;
 mod limit;
 mod listen;
 mod ndp;
@@ -52,6 +53,7 @@ pub use frame::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
 use given::Given;
 use hash::Keyed;
 use input::Origin;
+pub use lease::LeaseOptions;
 use limit::Limit;
 pub use listen::COOKIE_LIFE;
 use listen::{HalfOpenTable, Listener};
@@ -707,6 +709,11 @@ impl Stack {
     /// The next datagram to everyone, and who sent it.
     pub fn group_receive(&mut self) -> Option<(IpAddr, bytes::Bytes)> {
         self.groups.receive()
+    }
+
+    /// What the DHCP server said besides the address, if there was a new lease since the last call.
+    pub fn take_lease_options(&mut self) -> Option<LeaseOptions> {
+        self.slow.take_options()
     }
 
     /// A UDP socket at `port` of the own addresses; `None` if there is one already.

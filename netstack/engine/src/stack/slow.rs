@@ -20,6 +20,7 @@ use smoltcp::wire::{
 };
 
 use super::addresses::Addresses;
+use super::lease::{self, LeaseOptions};
 use super::wire::{self, ETHERNET, ETHERTYPE_ARP, Ethernet};
 use super::{Cidr, MacAddr};
 use crate::time::{Duration, Instant};
@@ -197,6 +198,9 @@ pub(super) struct Slow {
     dhcp: Option<Box<(Half, SocketHandle)>>,
     out: VecDeque<Outgoing>,
     lease: Option<Option<Lease>>,
+    /// As it is, to tell a new one from one that was renewed.
+    held: Option<Lease>,
+    options: Option<LeaseOptions>,
     due: Option<Instant>,
 }
 
@@ -213,7 +217,11 @@ impl Slow {
         let dhcp = (dhcp && wire::is_unicast(&mac)).then(|| {
             let hardware = HardwareAddress::Ethernet(EthernetAddress(mac));
             let mut half = Half::new(hardware, Medium::Ethernet, mtu, !seed, now);
-            let handle = half.sockets.add(dhcpv4::Socket::new());
+            let mut socket = dhcpv4::Socket::new();
+            socket.set_parameter_request_list(lease::REQUESTED);
+            // There is one client for good.
+            socket.set_receive_packet_buffer(vec![0; usize::from(mtu)].leak());
+            let handle = half.sockets.add(socket);
             Box::new((half, handle))
         });
         Slow {
@@ -227,6 +235,8 @@ impl Slow {
             dhcp,
             out: VecDeque::new(),
             lease: None,
+            held: None,
+            options: None,
         }
     }
 
@@ -283,8 +293,12 @@ impl Slow {
         }
         if let Some(dhcp) = &mut self.dhcp {
             let (half, handle) = &mut **dhcp;
-            if let Some(lease) = poll_dhcp(half, *handle, now, &mut self.out) {
+            if let Some((lease, options)) = poll_dhcp(half, *handle, now, &mut self.out)
+                && self.held != lease
+            {
+                self.held = lease;
                 self.lease = Some(lease);
+                self.options = lease.is_some().then_some(options);
             }
             due = due.into_iter().chain(half.poll_at(now)).min();
         }
@@ -303,6 +317,11 @@ impl Slow {
     /// The lease, if it changed since the last call.
     pub(super) fn take_lease(&mut self) -> Option<Option<Lease>> {
         self.lease.take()
+    }
+
+    /// What else the server said with it.
+    pub(super) fn take_options(&mut self) -> Option<LeaseOptions> {
+        self.options.take()
     }
 
     /// A UDP socket at `port` of the own addresses.
@@ -349,7 +368,7 @@ fn poll_dhcp(
     handle: SocketHandle,
     now: Instant,
     out: &mut VecDeque<Outgoing>,
-) -> Option<Option<Lease>> {
+) -> Option<(Option<Lease>, LeaseOptions)> {
     // Twice: the client's question about a neighbour is answered at once, then its packet comes.
     for _ in 0..2 {
         half.poll(now);
@@ -366,6 +385,7 @@ fn poll_dhcp(
             }
         }
     }
+    let mut options = LeaseOptions::default();
     let lease = match half
         .sockets
         .get_mut::<dhcpv4::Socket<'static>>(handle)
@@ -381,6 +401,9 @@ fn poll_dhcp(
                 let nobody = router.is_unspecified() || router.is_multicast();
                 !nobody && !router.is_broadcast()
             });
+            if let Some(message) = config.packet {
+                options = LeaseOptions::read(message.into_inner());
+            }
             Some((cidr, router.map(IpAddr::from)))
         }
         dhcpv4::Event::Deconfigured => None,
@@ -395,7 +418,7 @@ fn poll_dhcp(
             routes.remove_default_ipv4_route();
         }
     }
-    Some(lease)
+    Some((lease, options))
 }
 
 /// The answer to an ARP request of the DHCP client: [`ANY_NEIGHBOUR`].
