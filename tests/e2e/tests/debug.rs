@@ -276,23 +276,54 @@ fn gdb_attaches_stops_at_a_function_and_lets_the_image_go_on() {
     host.end();
 }
 
-#[test]
-fn a_report_is_given_its_lines_and_only_by_the_image_it_is_of() {
-    let _alone = alone();
-    let faulty = build_image("faulty").expect("the faulty image builds");
-    let service = SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port());
-    let mut spec = VmSpec::new("faulty", &faulty);
-    spec.config = "id=1\nip=10.0.2.15/24\ngw=10.0.2.2\n".into();
+/// An image whose service has the bugs that its client asks for, where it listens, and its admin port.
+fn faulty() -> (Vm, SocketAddrV4, Admin) {
+    let image = build_image("faulty").expect("the faulty image builds");
+    let [service, admin] = [(), ()].map(|()| SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port()));
+    let forward = |host, port| Forward {
+        host,
+        guest: SocketAddrV4::new(OWN, port),
+    };
+    let mut spec = VmSpec::new("faulty", &image);
+    spec.config = format!("id=1\nip=10.0.2.15/24\ngw=10.0.2.2\nwatchdog=1s\nadmin_token={TOKEN}\n");
     spec.nics.push(Nic {
         model: NicModel::Virtio,
         mac: [2, 0, 0, 0, 0, 1],
-        netdev: Netdev::User(vec![Forward {
-            host: service,
-            guest: SocketAddrV4::new(OWN, 7),
-        }]),
+        netdev: Netdev::User(vec![forward(service, 7), forward(admin, 9100)]),
     });
     let mut vm = Vm::start(&spec, Accelerator::Tcg, |_| {}).expect("QEMU starts");
     vm.wait_ready(PATIENCE).expect("the image is ready");
+    let admin = Admin::new(Network::Host, SocketAddr::V4(admin), TOKEN);
+    (vm, service, admin)
+}
+
+#[test]
+fn the_watchdog_has_its_patience_while_a_profile_is_made() {
+    let _alone = alone();
+    image();
+    let (mut vm, service, admin) = faulty();
+    let mut profile = admin
+        .stream("/profile?hz=1000&seconds=60", PATIENCE)
+        .expect("a profile");
+    profile.read_exact(&mut [0; 64]).expect("samples");
+    let mut client = TcpStream::connect(service).expect("the image listens");
+    client.write_all(b"s").expect("sent");
+    let begun = std::time::Instant::now();
+    match vm.wait_exit(PATIENCE) {
+        Outcome::Verdict(verdict) => {
+            assert_eq!(verdict.code, 20, "{verdict:?}");
+            assert!(verdict.reason.contains("for 1000 ms"), "{verdict:?}");
+        }
+        other => panic!("{other}"),
+    }
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(700), "only {took:?}");
+}
+
+#[test]
+fn a_report_is_given_its_lines_and_only_by_the_image_it_is_of() {
+    let _alone = alone();
+    let (mut vm, service, _) = faulty();
     let mut client = TcpStream::connect(service).expect("the image listens");
     client.write_all(b"p").expect("sent");
     let outcome = vm.wait_exit(PATIENCE);
