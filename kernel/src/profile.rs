@@ -28,9 +28,6 @@ static PERIOD_NS: AtomicU64 = AtomicU64::new(0);
 static NEXT_NS: AtomicU64 = AtomicU64::new(0);
 /// Samples that found no room.
 static LOST: AtomicU32 = AtomicU32::new(0);
-/// Samples since the watchdog was last told of an interrupt.
-#[cfg_attr(not(godwit_image), allow(dead_code))]
-static UNTOLD: AtomicU32 = AtomicU32::new(0);
 static SAMPLES: Lock<Samples> = Lock::new(Samples { words: Vec::new() });
 
 /// Samples, each a count and so many addresses, the innermost first.
@@ -111,25 +108,20 @@ pub(crate) fn limit(deadline_ns: Option<u64>) -> Option<u64> {
     Some(deadline_ns.map_or(next, |deadline| deadline.min(next)))
 }
 
-/// The timer has interrupted what was at `rip`. `true`: for a sample, and for nobody else.
+/// The timer has interrupted what was at `rip`.
 #[cfg(godwit_image)]
-pub(crate) fn tick(rip: u64, frame: u64) -> bool {
+pub(crate) fn tick(rip: u64, frame: u64) {
     let period = PERIOD_NS.load(Ordering::Relaxed);
     let (now, next) = (crate::clock::now_ns(), NEXT_NS.load(Ordering::Relaxed));
     // The timer and the clock need not agree to the last bit.
     if period == 0 || now + period / 8 < next {
-        return false;
+        return;
     }
     NEXT_NS.store(next.max(now) + period, Ordering::Relaxed);
     let callers = core::iter::once(rip).chain(crate::mm::callers(frame));
     let taken = SAMPLES.try_lock().is_some_and(|mut all| all.push(callers));
     LOST.fetch_add(u32::from(!taken), Ordering::Relaxed);
-    // The watchdog counts interrupts, which are to be no nearer to each other than it asked for.
-    let untold = UNTOLD.load(Ordering::Relaxed) + 1;
-    let tell = u64::from(untold) * period >= crate::watchdog::period();
-    UNTOLD.store(if tell { 0 } else { untold }, Ordering::Relaxed);
     crate::alarm::arm(None);
-    !tell
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ const PATIENCE: u32 = 5;
 static TURNS: AtomicU32 = AtomicU32::new(0);
 /// Time between interrupts; 0 while the watch is off.
 static PERIOD_NS: AtomicU64 = AtomicU64::new(0);
+/// When the next one that counts is due.
+#[cfg(godwit_image)]
+static DUE_NS: AtomicU64 = AtomicU64::new(0);
 static WATCH: Watch = Watch {
     seen: AtomicU32::new(0),
     missed: AtomicU32::new(0),
@@ -56,13 +59,10 @@ pub fn watch(limit_ns: Option<u64>) {
     PERIOD_NS.store(period, Ordering::Relaxed);
     WATCH.missed.store(0, Ordering::Relaxed);
     #[cfg(godwit_image)]
-    crate::alarm::arm(None);
-}
-
-/// Time between interrupts that count; 0 while the watch is off.
-#[cfg(godwit_image)]
-pub(crate) fn period() -> u64 {
-    PERIOD_NS.load(Ordering::Relaxed)
+    {
+        DUE_NS.store(crate::clock::now_ns() + period, Ordering::Relaxed);
+        crate::alarm::arm(None);
+    }
 }
 
 /// When the timer has to interrupt at the latest, if the loop itself asks for `deadline_ns`.
@@ -81,10 +81,19 @@ pub(crate) fn limit(deadline_ns: Option<u64>) -> Option<u64> {
 #[cfg(godwit_image)]
 pub(crate) fn tick(rip: u64, frame: u64) {
     let period = PERIOD_NS.load(Ordering::Relaxed);
-    // A timer that cannot count that far interrupts early, which does not count.
-    if period == 0 || crate::alarm::resume() {
+    if period == 0 {
         return;
     }
+    // Those that come for somebody else, or of a timer that cannot count that far, do not count. (The timer
+    // and the clock need not agree to the last bit.)
+    let now = crate::clock::now_ns();
+    if now + period / 8 < DUE_NS.load(Ordering::Relaxed) {
+        if !crate::alarm::resume() {
+            crate::alarm::arm(None);
+        }
+        return;
+    }
+    DUE_NS.store(now + period, Ordering::Relaxed);
     if WATCH.tick(TURNS.load(Ordering::Relaxed)) {
         let limit = period * u64::from(PATIENCE) / 1_000_000;
         crate::panic::report(

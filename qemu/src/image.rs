@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
@@ -67,8 +68,10 @@ pub fn build_image_with(service: &str, files: usize) -> Result<PathBuf> {
 
 /// Writes a file that somebody else may be reading or writing at this moment.
 fn replace(path: &Path, contents: &[u8]) -> Result<()> {
+    static OWN: AtomicU32 = AtomicU32::new(0);
+    let own = OWN.fetch_add(1, Ordering::Relaxed);
     let mut temporary = path.to_owned().into_os_string();
-    temporary.push(format!(".{}", std::process::id()));
+    temporary.push(format!(".{}.{own}", std::process::id()));
     fs::write(&temporary, contents)
         .and_then(|()| fs::rename(&temporary, path))
         .with_context(|| format!("cannot write {}", path.display()))

@@ -252,7 +252,7 @@ fn gdb_attaches_stops_at_a_function_and_lets_the_image_go_on() {
         gdb.args(["60", "gdb", "-batch", "-nx"]).arg(&symbols);
         for order in [
             &*format!("target remote localhost:{port}"),
-            "break godwit_engine::tcp::connection::Connection::poll_transmit",
+            "break godwit_engine::tcp::connection::Connection::handle_segment",
             "continue",
             "backtrace",
             "delete",
@@ -265,7 +265,7 @@ fn gdb_attaches_stops_at_a_function_and_lets_the_image_go_on() {
     let said = String::from_utf8_lossy(&output.stdout);
     for part in [
         "Breakpoint 1, ",
-        "Connection::poll_transmit () at netstack/engine/src/tcp/output.rs:",
+        "Connection::handle_segment () at netstack/engine/src/tcp/input.rs:",
         "godwit::node::Node::step",
         "detached",
     ] {

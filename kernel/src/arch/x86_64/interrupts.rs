@@ -236,9 +236,8 @@ extern "C" fn handle(frame: &Frame) {
         0..32 => exception(frame),
         TIMER_VECTOR => {
             crate::alarm::fired();
-            if !crate::profile::tick(frame.rip, frame.rbp) {
-                crate::watchdog::tick(frame.rip, frame.rbp);
-            }
+            crate::profile::tick(frame.rip, frame.rbp);
+            crate::watchdog::tick(frame.rip, frame.rbp);
         }
         SPURIOUS_VECTOR => return,
         POWER_VECTOR => crate::acpi::power::handle_interrupt(),
