@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,10 +17,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const CONFIG: &str = "id=1\nip=10.0.2.15/24\ngw=10.0.2.2\nadmin_token=open-sesame\n";
 
-/// One machine at a time: they are timed.
+/// One test at a time: they are timed.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks at all of these, some at the same time: most of it is waiting.
+fn each<T: Sync>(all: &[T], look: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    look(one);
+                }
+            });
+        }
+    });
 }
 
 /// An HTTP image behind QEMU's own network: its service and its admin port, seen from here.
@@ -258,7 +273,7 @@ fn a_second_is_a_second_by_every_timer_and_yardstick() {
     let bare: &[&str] = &[];
     let no_hpet: &[&str] = &["-machine", "hpet=off"];
     let old_processor: &[&str] = &["-cpu", "qemu64,+rdrand"];
-    for (machine, more, words, by) in [
+    let ways = [
         (Machine::Microvm, bare, "", "clock by apic, alarm by apic"),
         (
             Machine::MicrovmBare,
@@ -303,7 +318,8 @@ fn a_second_is_a_second_by_every_timer_and_yardstick() {
             "timer=tsc",
             "clock by apic, alarm by apic",
         ),
-    ] {
+    ];
+    each(&ways, |&(machine, more, words, by)| {
         let mut guest = Guest::new(machine);
         guest.spec.more.extend(more.iter().map(|&word| word.into()));
         guest.spec.append = words.into();
@@ -319,14 +335,14 @@ fn a_second_is_a_second_by_every_timer_and_yardstick() {
             assert!(guest.date_error() <= 2, "{what}");
             power_off(vm);
         }
-    }
+    });
 }
 
 #[test]
 fn a_pause_costs_no_connection_and_the_date_is_put_right() {
     let _turn = alone();
     const SIZE: u64 = 64 << 20;
-    for machine in [Machine::Microvm, Machine::Q35] {
+    each(&[Machine::Microvm, Machine::Q35], |&machine| {
         let guest = Guest::new(machine);
         let vm = guest.start();
         let boot = guest.boot();
@@ -348,7 +364,7 @@ fn a_pause_costs_no_connection_and_the_date_is_put_right() {
             "{machine:?}: {pace} s in a second"
         );
         power_off(vm);
-    }
+    });
 }
 
 /// Saves a machine with these words for its generation id and goes on from that with the others; the

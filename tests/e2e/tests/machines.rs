@@ -155,7 +155,6 @@ const TESTS: &[Test] = &[
         "a_download_moves_on_q35_with_vmxnet3_over_lossy_links",
         || nics::demo("q35", "vmxnet3", &["--loss", "1%"]),
     ),
-    ("a_connection_moves_between_different_nics", nics::moves),
     ("a_download_moves_between_rows_of_the_table", nics::rows),
     ("a_legacy_transport_takes_large_frames", nics::legacy),
     (
