@@ -352,12 +352,9 @@ impl Instance {
     }
 
     fn accept_here(&mut self, now: Instant, flow: FlowKey) {
-        if self
-            .releases
-            .iter()
-            .any(|(released, _)| FlowKey::from(*released) == flow)
-        {
-            // The SYN has ended the TIME-WAIT of the connection before.
+        if self.steering.has_ended(now, &flow.into()) {
+            // The SYN may have ended the TIME-WAIT of the connection before. The ingress forgets where it
+            // led that, perhaps a moment after it has led this one here.
             self.openings.push(opening(flow.into(), self.id));
         }
         self.steering.begin(&flow.into());

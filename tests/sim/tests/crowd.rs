@@ -30,6 +30,14 @@ fn a_port_just_used_is_served_though_only_a_cookie_remembers_its_syn() {
 }
 
 #[test]
+fn a_time_wait_that_has_just_moved_gives_way_to_the_next_connection() {
+    for seed in [7_001_384, 7_003_390] {
+        let report = crowd(&options(seed, 250, true));
+        assert_eq!(report.violations, 0, "{:?}", report.first_violations);
+    }
+}
+
+#[test]
 fn a_seed_can_be_replayed() {
     let run = || crowd(&options(3, 60, true)).trace_hash;
     assert_eq!(run(), run());
