@@ -486,9 +486,22 @@ impl Instance {
                 epoch,
             }]),
             _ if self.is_left_over(now, &flow, cookie) => Message::Ended(flow),
-            _ => Message::NotMine(flow, spent),
+            _ => {
+                self.ask_no_more(now, flow);
+                Message::NotMine(flow, spent)
+            }
         };
         self.send(from, &answer);
+    }
+
+    /// Whoever says no has no part in the flow from then on, whatever it was about to hear: of two that ask each
+    /// other both would take it, and both speak. The client says it again, to the one that is the ingress.
+    fn ask_no_more(&mut self, now: Instant, flow: Flow) {
+        if self.steering.is_asking(&flow) {
+            self.counters.add("questions_crossed");
+            self.steering.close(&flow);
+            self.stack.drop_held(now, &flow.into());
+        }
     }
 
     pub(super) fn handle_not_mine(

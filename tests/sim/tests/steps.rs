@@ -80,3 +80,18 @@ fn no_fault_at_any_step_breaks_a_stream_or_the_cluster() {
         cases.len(),
     );
 }
+
+/// A member that was the ingress sleeps while its successor boots; awake again, it has what clients sent then.
+/// Both ask each other about a handshake that nobody remembers.
+#[test]
+fn a_former_ingress_and_the_next_do_not_both_take_a_connection() {
+    let scenario = SCENARIOS.iter().find(|scenario| scenario.name == "drain");
+    let recording = steps::record(scenario.expect("a drain"), 1);
+    let cases = steps::share(&recording, 0, 1).into_iter();
+    let asleep = cases.filter(|case| case.name().ends_with("/pause-1-long"));
+    for case in asleep {
+        let name = case.name();
+        let violations = case.doubled(2).run().violations;
+        assert!(violations.is_empty(), "{name}: {violations:?}");
+    }
+}

@@ -114,3 +114,29 @@ fn a_new_connection_finds_its_way_past_what_is_left_of_the_one_before() {
     assert_eq!(net.conns[0].received, stream(0, 2_000));
     assert_eq!(net.resets, 0);
 }
+
+/// One that was the ingress until it was stopped, and the next: both have the end of a handshake that nobody
+/// remembers, and ask each other. Both would take the connection.
+#[test]
+fn who_says_no_takes_nothing_for_which_it_asked_itself() {
+    let mut net = Net::new(2, 84);
+    net.settle();
+    let flow = Flow {
+        local: (VIP, ECHO).into(),
+        remote: (address(CLIENT), 40_000).into(),
+    };
+    for crossed in [false, true] {
+        let now = net.now;
+        let node = net.node(1);
+        let resets = node.counters.get("unknown_flows_reset");
+        let asked = Set::from([MemberId(2)]);
+        assert!(node.steering.ask(now, flow, None, asked));
+        if crossed {
+            node.tell_owner(now, MemberId(2), flow, None);
+        }
+        node.handle_not_mine(now, MemberId(2), flow, None);
+        let decided = node.counters.get("unknown_flows_reset") - resets;
+        assert_eq!(decided, u64::from(!crossed));
+    }
+    assert_eq!(net.counter(1, "questions_crossed"), 1);
+}
