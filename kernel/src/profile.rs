@@ -26,7 +26,7 @@ const WORDS: usize = 1 << 14;
 static PERIOD_NS: AtomicU64 = AtomicU64::new(0);
 /// When the next sample is due.
 static NEXT_NS: AtomicU64 = AtomicU64::new(0);
-/// Samples that found no room.
+/// Samples that found no room, or came while the others were taken away.
 static LOST: AtomicU32 = AtomicU32::new(0);
 static SAMPLES: Lock<Samples> = Lock::new(Samples { words: Vec::new() });
 

@@ -1,14 +1,17 @@
 //! What an HTTP image costs before it serves: its size, its memory, its time to readiness.
 
+mod guest;
+
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use godwit_qemu::image::build_image;
 use godwit_qemu::setup;
-use godwit_qemu::vm::{Accelerator, Forward, Netdev, Nic, NicModel, Outcome, Ready, Vm, VmSpec};
+use godwit_qemu::vm::{Accelerator, Forward, Outcome, Ready, Vm, VmSpec};
+use guest::{OWN, alone, free_port};
 
 const MAX_IMAGE: u64 = 9 << 17;
 const MEMORY_MIB: u32 = 16;
@@ -21,7 +24,6 @@ const MORE_BOOTS: usize = 40;
 const PAUSE: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const ALONE: &str = "id=1\nip=10.0.2.15/24\ngw=10.0.2.2\n";
 const CLUSTERED: &str = "id=1\nip=10.0.2.15/24\ngw=10.0.2.2\nvip=10.0.2.20\npeer=2@10.0.2.16\n\
     cluster_key=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n";
@@ -34,21 +36,11 @@ fn image() -> &'static Path {
     })
 }
 
-/// One machine at a time: they are timed.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn spec(config: &str, forwards: Vec<Forward>) -> VmSpec {
     let mut spec = VmSpec::new("http", image());
     spec.memory = MEMORY_MIB;
     spec.config = config.into();
-    spec.nics.push(Nic {
-        model: NicModel::Virtio,
-        mac: [2, 0, 0, 0, 0, 1],
-        netdev: Netdev::User(forwards),
-    });
+    spec.nics.push(guest::behind(forwards));
     spec
 }
 
@@ -152,10 +144,7 @@ fn sixteen_mib_carry_many_downloads_at_once() {
     const CLIENTS: usize = 8;
     const SIZE: usize = 4 << 20;
     let _turn = alone();
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|socket| socket.local_addr())
-        .expect("a port is free")
-        .port();
+    let port = free_port();
     let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let guest = SocketAddrV4::new(OWN, 80);
     boot(&spec(ALONE, vec![Forward { host, guest }]), || {

@@ -1,27 +1,22 @@
 //! Time on real machines: with each timer and yardstick, over a pause, and from a snapshot.
 
+mod guest;
+
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use godwit_qemu::image::build_image;
 use godwit_qemu::setup;
-use godwit_qemu::vm::{Accelerator, Forward, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
+use godwit_qemu::vm::{Accelerator, Machine, Outcome, Vm, VmSpec};
+use guest::alone;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const CONFIG: &str = "id=1\nip=10.0.2.15/24\ngw=10.0.2.2\nadmin_token=open-sesame\n";
-
-/// One test at a time: they are timed.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Looks at all of these, some at the same time: most of it is waiting.
 fn each<T: Sync>(all: &[T], look: impl Fn(&T) + Sync) {
@@ -48,23 +43,11 @@ impl Guest {
     fn new(machine: Machine) -> Self {
         setup::ensure().unwrap_or_else(|error| panic!("{error:#}"));
         let image = build_image("http").expect("the image builds");
-        let [service, admin] = [(); 2].map(|()| {
-            let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-            let port = socket.local_addr().expect("an address").port();
-            SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
-        });
+        let (nic, [service, admin]) = guest::nic([80, 9100]);
         let mut spec = VmSpec::new("clocks", &image);
         spec.machine = machine;
         spec.config = CONFIG.into();
-        let forward = |host, port| Forward {
-            host,
-            guest: SocketAddrV4::new(OWN, port),
-        };
-        spec.nics.push(Nic {
-            model: NicModel::Virtio,
-            mac: [2, 0, 0, 0, 0, 1],
-            netdev: Netdev::User(vec![forward(service, 80), forward(admin, 9100)]),
-        });
+        spec.nics.push(nic);
         Self {
             spec,
             service,

@@ -1,13 +1,15 @@
 //! Looking at a running image: a profile, its frames, its log and its boot over the admin port, gdb
 //! through QEMU, and what a report's addresses mean.
 
+mod guest;
+
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,10 +19,10 @@ use godwit_qemu::image::build_image;
 use godwit_qemu::image::symbols::{Annotator, Symbols, WITH_LINES, build_of};
 use godwit_qemu::net::Network;
 use godwit_qemu::setup;
-use godwit_qemu::vm::{Accelerator, Forward, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
+use godwit_qemu::vm::{Accelerator, Outcome, Vm, VmSpec};
+use guest::{alone, free_port};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const TOKEN: &str = "0123456789abcdef";
 
 fn image() -> &'static Path {
@@ -32,17 +34,6 @@ fn image() -> &'static Path {
     })
 }
 
-/// One machine at a time: they share two cores.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn free_port() -> u16 {
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    socket.local_addr().expect("it has an address").port()
-}
-
 /// An HTTP image with little memory behind QEMU's own network.
 struct Host {
     vm: Vm,
@@ -52,21 +43,12 @@ struct Host {
 
 impl Host {
     fn start(more: &[String]) -> Self {
-        let [service, admin] =
-            [(), ()].map(|()| SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port()));
-        let forward = |host, port| Forward {
-            host,
-            guest: SocketAddrV4::new(OWN, port),
-        };
+        let (nic, [service, admin]) = guest::nic([80, 9100]);
         let mut spec = VmSpec::new("http", image());
         spec.memory = 16;
         spec.config = format!("id=1\nip=10.0.2.15/24\ngw=10.0.2.2\nadmin_token={TOKEN}\n");
         spec.more = more.to_vec();
-        spec.nics.push(Nic {
-            model: NicModel::Virtio,
-            mac: [2, 0, 0, 0, 0, 1],
-            netdev: Netdev::User(vec![forward(service, 80), forward(admin, 9100)]),
-        });
+        spec.nics.push(nic);
         let mut vm = Vm::start(&spec, Accelerator::Tcg, |_| {}).expect("QEMU starts");
         vm.wait_ready(PATIENCE).expect("the image is ready");
         let admin = Admin::new(Network::Host, SocketAddr::V4(admin), TOKEN);
@@ -127,7 +109,9 @@ fn a_busy_image_is_profiled_and_its_functions_have_names() {
     // Of a thousand that were due: on a busy host many come late.
     assert!(samples.count() > 100, "{} samples", samples.count());
     assert!(samples.count() < 1_100, "{} samples", samples.count());
-    assert_eq!(samples.lost, Some(0));
+    // One that interrupts the taking of the others finds no room, and is counted.
+    let lost = samples.lost.expect("how many were lost");
+    assert!(u64::from(lost) * 50 <= samples.count(), "{lost} lost");
     let folded = samples.fold(&symbols);
     let within = |part: &str| {
         let of = folded.0.iter().filter(|(names, _)| {
@@ -279,18 +263,10 @@ fn gdb_attaches_stops_at_a_function_and_lets_the_image_go_on() {
 /// An image whose service has the bugs that its client asks for, where it listens, and its admin port.
 fn faulty() -> (Vm, SocketAddrV4, Admin) {
     let image = build_image("faulty").expect("the faulty image builds");
-    let [service, admin] = [(), ()].map(|()| SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port()));
-    let forward = |host, port| Forward {
-        host,
-        guest: SocketAddrV4::new(OWN, port),
-    };
+    let (nic, [service, admin]) = guest::nic([7, 9100]);
     let mut spec = VmSpec::new("faulty", &image);
     spec.config = format!("id=1\nip=10.0.2.15/24\ngw=10.0.2.2\nwatchdog=1s\nadmin_token={TOKEN}\n");
-    spec.nics.push(Nic {
-        model: NicModel::Virtio,
-        mac: [2, 0, 0, 0, 0, 1],
-        netdev: Netdev::User(vec![forward(service, 7), forward(admin, 9100)]),
-    });
+    spec.nics.push(nic);
     let mut vm = Vm::start(&spec, Accelerator::Tcg, |_| {}).expect("QEMU starts");
     vm.wait_ready(PATIENCE).expect("the image is ready");
     let admin = Admin::new(Network::Host, SocketAddr::V4(admin), TOKEN);
