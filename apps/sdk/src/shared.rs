@@ -8,6 +8,7 @@ use core::task::Waker;
 
 use bytes::Bytes;
 use godwit_netstack::cluster::MemberId;
+use godwit_netstack::counts::Counts;
 use godwit_netstack::instance::{DrainOptions, MemberStatus, MoveError};
 use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
 use godwit_netstack::{Duration, Instance, Instant};
@@ -53,7 +54,7 @@ pub(crate) struct Shared {
     /// The date as of a moment ago, in seconds since 1970.
     date: Cell<Option<u64>>,
     /// What the drive loop itself has counted.
-    counted: RefCell<Vec<(&'static str, u64)>>,
+    counted: RefCell<Counts>,
 }
 
 impl Shared {
@@ -91,7 +92,7 @@ impl Shared {
     pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all = self.instance().counters();
         all.extend_from_slice(&self.nic.borrow());
-        all.extend_from_slice(&self.counted.borrow());
+        all.extend(self.counted.borrow().iter());
         all
     }
 
@@ -101,11 +102,7 @@ impl Shared {
 
     /// Count something of the drive loop's.
     pub(crate) fn count(&self, name: &'static str) {
-        let mut counted = self.counted.borrow_mut();
-        match counted.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, count)) => *count += 1,
-            None => counted.push((name, 1)),
-        }
+        self.counted.borrow_mut().add(name);
     }
 
     pub(crate) fn set_date(&self, unix_ns: Option<u64>) {

@@ -4,6 +4,7 @@ use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count, _rdtsc};
 
 use crate::clock::kvm::{TimePage, WallPage};
+use crate::sync::Once;
 
 /// Reads the time stamp counter. Not ordered against other instructions: good enough for a clock.
 #[inline]
@@ -163,7 +164,14 @@ pub unsafe fn write_msr(register: u32, value: u64) {
 /// Whether the local APIC's timer can be set to a reading of the time stamp counter (Intel SDM volume
 /// 3, section 11.5.4.1).
 pub fn has_tsc_deadline() -> bool {
-    cpuid(1).is_some_and(|leaf| leaf.ecx & (1 << 24) != 0)
+    // Asked for each deadline, and a hypervisor is left for each CPUID.
+    static KNOWN: Once<bool> = Once::new();
+    if let Some(known) = KNOWN.get() {
+        return *known;
+    }
+    let there = cpuid(1).is_some_and(|leaf| leaf.ecx & (1 << 24) != 0);
+    let _ = KNOWN.set(there);
+    there
 }
 
 /// Has the local APIC's timer interrupt when the time stamp counter reads `counter`; 0: never.
