@@ -166,8 +166,7 @@ impl Instance {
                 continue;
             }
             if ownership.epoch == 0 && self.stack.is_half_open(&ownership.flow.into()) {
-                // Half open there too: nobody has it yet.
-                self.handle_not_mine(now, from, ownership.flow, None);
+                self.yield_handshake(now, &ownership);
                 continue;
             }
             if ownership.owner != from && self.verify_owner(from, &ownership) {

@@ -468,6 +468,10 @@ impl Instance {
         let opened = self.stack.is_half_open(&flow.into());
         let opened = opened.then_some(UNCLAIMED);
         let ours = self.owner_here(&flow.into()).or(opened);
+        if ours.is_some_and(|(_, epoch)| epoch == 0) {
+            // Else both of us would yield.
+            self.ask_no_more(now, flow);
+        }
         let ours = ours.map(|claim| (self.id, claim));
         let over = |cookie: &Cookie| self.stack.is_spent(now, &flow.into(), *cookie);
         let spent = cookie.filter(over);
@@ -601,6 +605,23 @@ impl Instance {
             for member in others {
                 self.send(member, &Message::WhoOwns(flow.into(), cookie));
             }
+        }
+    }
+
+    /// A handshake that we ask about, and that would be complete, is half open at another member too: that one
+    /// completes it as soon as the client speaks to it, and does not ask. So it is left to that one.
+    pub(super) fn yield_handshake(&mut self, now: Instant, theirs: &Ownership) {
+        let flow = theirs.flow;
+        let owner = self.members.get(theirs.owner);
+        let Some((owner, address)) = owner.map(|member| (member.id, member.address)) else {
+            return;
+        };
+        let entry = Entry { owner, claim: None };
+        if self.steering.is_asking(&flow) && self.steering.set(now, flow, entry) {
+            self.counters.add("handshakes_yielded");
+            self.steering.close(&flow);
+            self.stack
+                .set_route(now, flow.into(), Route::Forward(address));
         }
     }
 

@@ -81,17 +81,22 @@ fn no_fault_at_any_step_breaks_a_stream_or_the_cluster() {
     );
 }
 
-/// A member that was the ingress sleeps while its successor boots; awake again, it has what clients sent then.
-/// Both ask each other about a handshake that nobody remembers.
+/// A member that was the ingress sleeps, and awake again has what clients sent to its successor: that boots
+/// meanwhile, and both ask each other about a handshake that nobody remembers; or it stands still in its
+/// turn, and of a third member and the first each has answered the same SYN.
 #[test]
 fn a_former_ingress_and_the_next_do_not_both_take_a_connection() {
-    let scenario = SCENARIOS.iter().find(|scenario| scenario.name == "drain");
-    let recording = steps::record(scenario.expect("a drain"), 1);
-    let cases = steps::share(&recording, 0, 1).into_iter();
-    let asleep = cases.filter(|case| case.name().ends_with("/pause-1-long"));
-    for case in asleep {
-        let name = case.name();
-        let violations = case.doubled(2).run().violations;
-        assert!(violations.is_empty(), "{name}: {violations:?}");
+    for (name, asleep, second) in [
+        ("drain", "/pause-1-long", 2),
+        ("boot", "/pause-1-unseen", 3),
+    ] {
+        let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name);
+        let recording = steps::record(scenario.expect("a scenario"), 1);
+        let cases = steps::share(&recording, 0, 1).into_iter();
+        for case in cases.filter(|case| case.name().ends_with(asleep)) {
+            let name = case.name();
+            let violations = case.doubled(second).run().violations;
+            assert!(violations.is_empty(), "{name}: {violations:?}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 //! its client said then.
 
 use super::*;
+use crate::seq::SeqNumber;
+use crate::tcp::Cookie;
 
 /// What a client sends to open a connection, and the first of its data, as it was sent.
 fn opening(net: &mut Net) -> Vec<RxFrame> {
@@ -139,4 +141,56 @@ fn who_says_no_takes_nothing_for_which_it_asked_itself() {
         assert_eq!(decided, u64::from(!crossed));
     }
     assert_eq!(net.counter(1, "questions_crossed"), 1);
+}
+
+/// Two have answered the same SYN, and one asks the other, which says that the connection is nobody's yet, and
+/// takes it as soon as the client speaks to it. Both would have it, and both speak.
+#[test]
+fn a_handshake_that_is_half_open_at_two_is_left_to_the_one_that_does_not_ask() {
+    for crossed in [false, true] {
+        let mut net = Net::new(3, 85);
+        net.settle();
+        net.connect(ECHO, stream(0, 2_000), true);
+        let (mut syn, mut owner) = (None, None);
+        net.run_until(Duration::from_secs(1), |net| {
+            let mut frames = net.wire.values();
+            syn = syn.take().or(frames
+                .find(|(_, frame)| {
+                    frame.bytes[6..12] == mac(CLIENT) && parse(&frame.bytes).is_some()
+                })
+                .map(|(_, frame)| frame.clone()));
+            owner = (1..=3).find(|id| net.node(*id).stack.half_open_count() == 1);
+            owner.is_some()
+        });
+        let (syn, owner) = (syn.expect("a SYN"), owner.expect("an owner"));
+        let other = if owner == 2 { 3 } else { 2 };
+        let mut octets = syn.bytes.to_vec();
+        octets[..6].copy_from_slice(&mac(other));
+        octets[6..12].copy_from_slice(&mac(1));
+        let now = net.now;
+        let syn = RxFrame {
+            bytes: octets.into(),
+            ..syn
+        };
+        net.node(other).handle_frame(now, syn);
+        assert_eq!(net.node(other).stack.half_open_count(), 1);
+        let conn = net.conns[0].conn;
+        let flow = net.client.connection(conn).expect("a connection").flow();
+        let flow = FlowKey {
+            local: flow.remote,
+            remote: flow.local,
+        };
+        net.node(other).ask_for_handshake(now, flow);
+        if crossed {
+            net.node(owner).ask_for_handshake(now, flow);
+        }
+        net.run_for(Duration::from_micros(200));
+        let yielded = net.counter(other, "handshakes_yielded");
+        assert_eq!(yielded, u64::from(!crossed));
+        let crossings = [owner, other].map(|id| net.counter(id, "questions_crossed"));
+        assert_eq!(crossings, [u64::from(crossed); 2]);
+        net.run_until_received(Duration::from_secs(5), 2_000);
+        assert_eq!(net.conns[0].received, stream(0, 2_000));
+        assert_eq!(net.resets, 0);
+    }
 }

@@ -9,6 +9,7 @@ const RULE: &str = "one speaker";
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
+    /// Who has said more than SYN-ACK, or has moved the flow.
     speaker: Option<Port>,
     /// A move is in progress: the source is silent.
     moving: bool,
@@ -51,6 +52,11 @@ impl Check for Speaker {
             return;
         }
         let state = self.flows.at(seen.flow);
+        if seen.segment.syn && seen.seq == 0 && state.speaker.is_none() {
+            // The same answer, whoever gives it: a SYN that is repeated may be led to another instance, if the
+            // one it was led to before has fallen silent. Who takes the connection is the first to say more.
+            return;
+        }
         let arrives = state.moving && state.next.is_none_or(|next| next == seen.port);
         match state.speaker {
             None => state.speaker = Some(seen.port),

@@ -179,6 +179,40 @@ fn who_takes_the_cookie_of_a_lost_owner_may_speak_unless_the_client_has_heard_mo
 }
 
 #[test]
+fn two_may_answer_a_syn_but_one_of_them_takes_the_connection() {
+    for taker in [A, B] {
+        let mut bench = Bench::new(Speaker::default());
+        let answer = Segment {
+            syn: true,
+            ..bench.server(0, b"")
+        };
+        bench.put(B, answer.clone());
+        assert_eq!(bench.found(), 0);
+        bench.data(taker, 1, b"x");
+        assert_eq!(bench.found(), 0);
+        bench.put(A + B - taker, answer);
+        assert_eq!(bench.found(), 1, "the connection is somebody's");
+        bench.data(A + B - taker, 1, b"x");
+        assert_eq!(bench.found(), 2);
+    }
+}
+
+#[test]
+fn an_older_answer_to_a_syn_does_not_make_what_follows_older() {
+    let mut bench = Bench::new(Timestamp::default());
+    let mut say = |syn: bool, value: u32| {
+        let mut segment = bench.server(u32::from(!syn), b"");
+        (segment.syn, segment.timestamps) = (syn, Some((value, 0)));
+        bench.put(A, segment);
+        bench.found()
+    };
+    assert_eq!(say(true, 200), 0);
+    assert_eq!(say(true, 199), 0);
+    assert_eq!(say(false, 200), 0);
+    assert_eq!(say(false, 199), 1);
+}
+
+#[test]
 fn timestamps_may_stand_still_and_wrap_but_not_go_back() {
     let mut bench = Bench::new(Timestamp::default());
     let mut say = |value: u32| {
