@@ -24,6 +24,8 @@ pub struct Effort {
     pub short: bool,
     /// Leave the peers out.
     pub alone: bool,
+    /// Give the peer of whole machines a configuration for speed, not the distribution's.
+    pub tuned: bool,
 }
 
 /// How a row is measured.

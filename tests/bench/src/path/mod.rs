@@ -228,6 +228,7 @@ mod tests {
             runs: 1,
             short: true,
             alone: true,
+            tuned: false,
         };
         let rows = fairness(&effort).unwrap();
         assert!(rows[0].ours > 0.5, "{}", rows[0].note);

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use super::peer::Config;
 use super::yard::{Board, PATIENCE, Side, Yard};
 use crate::Effort;
 use crate::row::{Better, Row, Samples};
@@ -21,7 +22,7 @@ const GUEST: [(Board, f64); 2] = [(Board::Microvm, 5.0), (Board::Q35, 15.0)];
 
 /// Milliseconds from QEMU's start to the first response.
 pub fn http(effort: &Effort) -> Result<Vec<Row>> {
-    let yard = Yard::new(effort.alone)?;
+    let yard = Yard::new(Config::of(effort))?;
     yard.queue(QUEUE)?;
     let mut rows = Vec::new();
     for (board, floor) in BOARDS {
@@ -46,7 +47,7 @@ fn first_response(yard: &Yard, side: Side, board: Board) -> Result<f64> {
 
 /// Milliseconds of the guest's clock from its first instruction to the readiness line.
 pub fn guest(effort: &Effort) -> Result<Vec<Row>> {
-    let yard = Yard::new(true)?;
+    let yard = Yard::new(None)?;
     let mut rows = Vec::new();
     for (board, limit) in GUEST {
         let mut samples = Samples::default();

@@ -8,6 +8,7 @@ use godwit_qemu::media::{self, Configuration};
 use godwit_qemu::scratch::Scratch;
 use godwit_qemu::vm::{Firmware, Medium, VmSpec};
 
+use super::peer::Config;
 use super::poll;
 use super::yard::{Board, Side, Yard};
 use crate::Effort;
@@ -21,14 +22,14 @@ const UEFI: f64 = 64.0;
 
 /// Octets of the image; the peer's are those of its kernel and its files.
 pub fn image(effort: &Effort) -> Result<Vec<Row>> {
-    let yard = Yard::new(effort.alone)?;
+    let yard = Yard::new(Config::of(effort))?;
     let mut samples = Samples::default();
     samples.push(fs::metadata(yard.image())?.len() as f64);
     let mut row = Row::alone("vm/image/bytes", "octets", Better::Lower, &samples);
     row.limit = Some(IMAGE);
     if let Some(peer) = yard.peer() {
         let theirs = peer.size()? as f64;
-        row.peer = Some(super::PEER.into());
+        row.peer = Some(peer.name().into());
         row.theirs = Some(theirs);
         row.ratio = Some(theirs / row.ours);
     }
@@ -37,7 +38,7 @@ pub fn image(effort: &Effort) -> Result<Vec<Row>> {
 
 /// MiB of memory.
 pub fn ram(effort: &Effort) -> Result<Vec<Row>> {
-    let yard = Yard::new(true)?;
+    let yard = Yard::new(None)?;
     let spec = yard.spec(Side::Ours, Board::Microvm, false)?;
     let patience = Duration::from_secs(10);
     let mut rows = vec![row(

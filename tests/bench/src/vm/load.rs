@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::peer::Config;
 use super::yard::{Board, LARGE, Side, Yard};
 use crate::Effort;
 use crate::row::{Better, Row, Turns};
@@ -54,7 +55,7 @@ fn row(
     effort: &Effort,
     run: impl Fn(&Yard, Side) -> Result<Said>,
 ) -> Result<Vec<Row>> {
-    let yard = Yard::new(effort.alone)?;
+    let yard = Yard::new(Config::of(effort))?;
     let mut machines = Vec::new();
     for side in yard.sides() {
         machines.push((side, yard.serving(side, BOARD)?));

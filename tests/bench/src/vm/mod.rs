@@ -12,6 +12,3 @@ mod yard;
 pub use boot::{guest, http};
 pub use least::{image, ram};
 pub use load::{bulk, close, keepalive, latency};
-
-/// What it is compared with.
-const PEER: &str = "Debian cloud kernel + nginx";

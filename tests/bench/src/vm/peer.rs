@@ -1,6 +1,6 @@
 //! The peer: Debian's cloud kernel with nginx on an initial RAM file system, made of the
 //! distribution's packages. They are fetched once, with the distribution's own tools, and kept below
-//! `target/`; nothing of them is installed.
+//! `target/`; nothing of them is installed. nginx is configured as the distribution does it, or tuned.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,11 +13,12 @@ use godwit_qemu::build;
 use godwit_qemu::progress::Progress;
 
 use super::cpio::Archive;
+use crate::Effort;
 
 /// Depends on the newest cloud kernel.
 const KERNEL: &str = "linux-image-cloud-amd64";
-/// The server, and what its init runs on.
-const PROGRAMS: [&str; 2] = ["nginx", "busybox-static"];
+/// The server with its configuration, and what its init runs on.
+const PROGRAMS: [&str; 3] = ["nginx", "nginx-common", "busybox-static"];
 /// What a virtual network card needs, in the order in which it is loaded; on PCI and without.
 const MODULES: [&str; 9] = [
     "virtio_ring",
@@ -37,7 +38,8 @@ const LOADER: &str = "ld-linux-x86-64.so.2";
 pub const LARGE_MIB: u32 = 256;
 
 /// The first process. Words of the kernel's command line that the kernel does not know are its
-/// environment: `address`, `without` (modules of buses that the machine does not have), `large` (MiB).
+/// environment: `address`, `without` (modules of buses that the machine does not have), `large` (MiB),
+/// `config` (a file).
 const INIT: &str = "\
 #!/bin/busybox sh
 b=/bin/busybox
@@ -49,13 +51,14 @@ $b ip link set lo up
 $b ip addr add $address dev eth0
 $b ip link set eth0 up
 if [ -n \"$large\" ]; then
-    $b dd if=/dev/zero of=/www/large bs=1M count=$large
+    $b dd if=/dev/zero of=/var/www/html/large bs=1M count=$large
 fi
-exec /usr/sbin/nginx -c /nginx.conf -e /dev/null
+exec /usr/sbin/nginx -c $config -g 'daemon off;'
 ";
 
-const NGINX: &str = "\
-daemon off; master_process off; worker_processes 1; pid /run/nginx.pid;
+/// A configuration for speed: one process, no log, open files remembered, no connection ever closed.
+const TUNED: &str = "\
+master_process off; worker_processes 1; pid /run/nginx.pid;
 error_log /dev/null crit;
 events { worker_connections 4096; }
 http {
@@ -65,9 +68,38 @@ http {
     fastcgi_temp_path /run/c; uwsgi_temp_path /run/d; scgi_temp_path /run/e;
     types { }
     default_type application/octet-stream;
-    server { listen 80; root /www; }
+    server { listen 80; root /var/www/html; }
 }
 ";
+
+/// How the peer's nginx is configured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Config {
+    /// As the distribution ships it: what whoever installs it gets.
+    Distribution,
+    /// For speed.
+    Tuned,
+}
+
+impl Config {
+    /// That of a run, unless it leaves the peer out.
+    pub fn of(effort: &Effort) -> Option<Config> {
+        let config = if effort.tuned {
+            Config::Tuned
+        } else {
+            Config::Distribution
+        };
+        (!effort.alone).then_some(config)
+    }
+
+    /// Where its file is.
+    pub fn path(self) -> &'static str {
+        match self {
+            Config::Distribution => "/etc/nginx/nginx.conf",
+            Config::Tuned => "/tuned.conf",
+        }
+    }
+}
 
 /// The peer's files.
 #[derive(Clone, Debug)]
@@ -76,11 +108,13 @@ pub struct Peer {
     pub kernel: PathBuf,
     /// What it starts from.
     pub initrd: PathBuf,
+    /// What its nginx goes by.
+    pub config: Config,
 }
 
 impl Peer {
     /// Fetch what is not here yet and build it.
-    pub fn make() -> Result<Peer> {
+    pub fn make(config: Config) -> Result<Peer> {
         let folder = build::workspace()?.join("target").join("peers");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         for program in ["apt-get", "apt-cache", "dpkg-deb"] {
@@ -110,6 +144,7 @@ impl Peer {
         let peer = Peer {
             kernel: boot.join(kernel.replacen("linux-image-", "vmlinuz-", 1)),
             initrd: folder.join(format!("initrd.{}", std::process::id())),
+            config,
         };
         let modules = root
             .join("lib/modules")
@@ -124,6 +159,14 @@ impl Peer {
             initrd: path,
             ..peer
         })
+    }
+
+    /// What it is.
+    pub fn name(&self) -> &'static str {
+        match self.config {
+            Config::Distribution => "Debian cloud kernel + nginx",
+            Config::Tuned => "Debian cloud kernel + tuned nginx",
+        }
     }
 
     /// Octets of both.
@@ -187,20 +230,28 @@ fn initial_files(root: &Path, modules: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     let read = |path: &Path| fs::read(path).with_context(|| format!("no {}", path.display()));
     archive.device("dev/console", 5, 1);
-    archive.folder("run");
+    for folder in ["run", "var/log/nginx", "var/lib/nginx"] {
+        archive.folder(folder);
+    }
     archive.file(
         "init",
         INIT.replace("MODULES", &MODULES.join(" ")).as_bytes(),
     );
     archive.file("bin/busybox", &read(&root.join("bin/busybox"))?);
-    archive.file("nginx.conf", NGINX.as_bytes());
+    archive.file("tuned.conf", TUNED.as_bytes());
+    configuration(&mut archive, &root.join("etc/nginx"), "etc/nginx")?;
+    let site = root.join("etc/nginx/sites-available/default");
+    archive.file("etc/nginx/sites-enabled/default", &read(&site)?);
     // Whom nginx would run its workers as.
     archive.file(
         "etc/passwd",
-        b"root:x:0:0::/:/\nnobody:x:65534:65534::/:/\n",
+        b"root:x:0:0::/:/\nwww-data:x:33:33::/:/\nnobody:x:65534:65534::/:/\n",
     );
-    archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n");
-    archive.file("www/page", &vec![b'x'; 1024]);
+    archive.file(
+        "etc/group",
+        b"root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n",
+    );
+    archive.file("var/www/html/page", &vec![b'x'; 1024]);
     let nginx = root.join("usr/sbin/nginx");
     archive.file("usr/sbin/nginx", &read(&nginx)?);
     let places = PLACES.map(|place| root.join(place));
@@ -216,6 +267,19 @@ fn initial_files(root: &Path, modules: &Path) -> Result<Vec<u8>> {
         archive.file(&format!("modules/{name}.ko"), &read(&path)?);
     }
     Ok(archive.finish())
+}
+
+/// What a folder of configuration has in it.
+fn configuration(archive: &mut Archive, folder: &Path, name: &str) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("no {}", folder.display()))? {
+        let entry = entry?;
+        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+        match entry.file_type()?.is_dir() {
+            true => configuration(archive, &entry.path(), &name)?,
+            false => archive.file(&name, &fs::read(entry.path())?),
+        }
+    }
+    Ok(())
 }
 
 /// The libraries that a program needs, among the unpacked packages: as their own loader finds them.

@@ -15,7 +15,7 @@ use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Vm, VmSpec};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::peer::{LARGE_MIB, Peer};
+use super::peer::{Config, LARGE_MIB, Peer};
 use super::poll;
 use crate::Effort;
 use crate::row::{Better, Row, Samples, Turns};
@@ -131,13 +131,10 @@ pub struct Yard {
 }
 
 impl Yard {
-    /// Build and fetch what is served with and lay out the network. `alone`: without the peer.
-    pub fn new(alone: bool) -> Result<Yard> {
+    /// Build and fetch what is served with and lay out the network; without `theirs` there is no peer.
+    pub fn new(theirs: Option<Config>) -> Result<Yard> {
         let image = image()?;
-        let peer = match alone {
-            true => None,
-            false => Some(Peer::make()?),
-        };
+        let peer = theirs.map(Peer::make).transpose()?;
         let client = Namespace::create()?;
         let mut batch = String::new();
         for side in [Side::Ours, Side::Theirs] {
@@ -205,8 +202,10 @@ impl Yard {
             (Side::Theirs, Some(peer)) => {
                 let without = board.without();
                 // The console costs it time, so only what goes wrong is said there.
-                spec.append =
-                    format!("console=ttyS0 quiet panic=-1 address={address}/24 without={without}");
+                let config = peer.config.path();
+                spec.append = format!(
+                    "console=ttyS0 quiet panic=-1 address={address}/24 without={without} config={config}"
+                );
                 if board == Board::Microvm && Accelerator::best() == Accelerator::Tcg {
                     // Without ACPI's timer and the 8254, this kernel cannot find out and hangs.
                     let khz = counter_khz();
@@ -282,17 +281,17 @@ impl Yard {
         run: impl Fn(Side) -> Result<f64>,
     ) -> Result<Row> {
         let ours = || run(Side::Ours);
-        if self.peer.is_none() {
+        let Some(peer) = &self.peer else {
             let mut samples = Samples::default();
             for _ in 0..effort.runs {
                 samples.push(ours()?);
             }
             return Ok(Row::alone(name, unit, better, &samples));
-        }
+        };
         let turns = Turns::take(effort.runs, ours, || run(Side::Theirs))?;
         Ok(Row::compared(
             name,
-            super::PEER,
+            peer.name(),
             unit,
             better,
             &turns,
