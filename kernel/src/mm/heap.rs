@@ -104,6 +104,9 @@ pub struct Heap {
     cached: usize,
     failed: bool,
     ranges: heapless::Vec<LinkedList, MAX_RANGES>,
+    /// The memory of the reserve, and its list once it is needed: to write there before would have the host
+    /// find memory for it while the image boots.
+    kept: Range<usize>,
     reserve: LinkedList,
 }
 
@@ -118,6 +121,7 @@ impl Heap {
             cached: 0,
             failed: false,
             ranges: heapless::Vec::new(),
+            kept: 0..0,
             reserve: LinkedList::empty(),
         }
     }
@@ -147,22 +151,31 @@ impl Heap {
         let size = range.end.saturating_sub(range.start);
         let reserve = (all / RESERVE).min(size / 2) & !(SLAB - 1);
         let middle = range.end - reserve;
-        if reserve >= SLAB && self.reserve.size() == 0 {
-            // SAFETY: passed on from the caller.
-            unsafe {
-                self.reserve.init(middle as *mut u8, reserve);
-                self.add(range.start..middle);
-            }
+        let rest = if reserve >= SLAB && self.kept.is_empty() {
+            self.kept = middle..range.end;
+            range.start..middle
         } else {
-            // SAFETY: passed on from the caller.
-            unsafe { self.add(range) };
+            range
+        };
+        // SAFETY: passed on from the caller.
+        unsafe { self.add(rest) };
+    }
+
+    fn reserve(&mut self) -> &mut LinkedList {
+        if self.reserve.size() == 0 && !self.kept.is_empty() {
+            // SAFETY: the heap was given this memory, and nobody has written there yet.
+            unsafe {
+                self.reserve
+                    .init(self.kept.start as *mut u8, self.kept.len())
+            };
         }
+        &mut self.reserve
     }
 
     /// How full the heap is.
     pub fn usage(&mut self) -> Usage {
         let lists = || self.ranges.iter().chain([&self.reserve]);
-        let total = lists().map(LinkedList::size).sum();
+        let total = self.ranges.iter().map(LinkedList::size).sum::<usize>() + self.kept.len();
         let used = lists().map(LinkedList::used).sum();
         let reserve_used = self.reserve.used() > 0;
         Usage {
@@ -229,8 +242,9 @@ impl Heap {
     }
 
     fn allocate_fresh(&mut self, layout: Layout) -> Option<NonNull<u8>> {
-        self.lists()
-            .find_map(|list| list.allocate_first_fit(layout).ok())
+        let mut ranges = self.ranges.iter_mut();
+        let block = ranges.find_map(|list| list.allocate_first_fit(layout).ok());
+        block.or_else(|| self.reserve().allocate_first_fit(layout).ok())
     }
 
     /// All lists, the reserve last.

@@ -61,14 +61,19 @@ struct Frames {
     reserve: heapless::Vec<u64, 16>,
 }
 
+impl Frames {
+    /// A page behind the image, if there is one below 4 GiB: a host has found memory for what is near already,
+    /// and may have to clear two MiB for a page that is far away.
+    fn take(&mut self) -> Option<u64> {
+        self.map.take(image().end, 1 << 32)
+    }
+}
+
 // SAFETY: frames are taken out of a map of usable RAM and never put back; everything below 4 GiB is
 // mapped by the boot tables until `install`, and by the new tables after.
 unsafe impl FrameSource for Frames {
     fn frame(&mut self) -> Option<NonNull<u8>> {
-        let frame = match self.map.take(1, 1 << 32) {
-            Some(range) => range.start,
-            None => self.reserve.pop()?,
-        };
+        let frame = self.take().or_else(|| self.reserve.pop())?;
         NonNull::new(frame as *mut u8)
     }
 }
@@ -151,10 +156,10 @@ pub(crate) fn install(
         table.unmap_page(guard, &mut frames)?;
     }
     while !frames.reserve.is_full() {
-        let Some(frame) = frames.map.take(1, 1 << 32) else {
+        let Some(frame) = frames.take() else {
             break;
         };
-        let _ = frames.reserve.push(frame.start);
+        let _ = frames.reserve.push(frame);
     }
     // SAFETY: the image and all RAM, stacks included, are mapped where they were, with the rights
     // their contents need.

@@ -6,7 +6,7 @@
 
 use core::ops::Range;
 
-use super::{page_down, page_up};
+use super::{PAGE, page_down, page_up};
 
 /// The most ranges a map keeps. Real maps have ten; further ones are dropped, smallest first.
 pub const MAX_RANGES: usize = 64;
@@ -118,16 +118,19 @@ impl MemoryMap {
             .any(|ram| ram.start <= range.start && range.end <= ram.end)
     }
 
-    /// Takes `pages` contiguous pages from the top of the highest range below `limit`.
-    pub fn take(&mut self, pages: u64, limit: u64) -> Option<Range<u64>> {
-        let size = pages.checked_mul(super::PAGE).filter(|&size| size > 0)?;
-        let found = self.ranges.iter().rev().find_map(|range| {
-            let end = range.end.min(page_down(limit));
-            let start = end.checked_sub(size)?;
-            (start >= range.start).then_some(start..end)
-        })?;
-        self.remove(found.clone());
-        Some(found)
+    /// Takes a page below `limit`: the first at or above `from`, else the first there is.
+    pub fn take(&mut self, from: u64, limit: u64) -> Option<u64> {
+        let first = |from: u64| {
+            let mut starts = self.ranges.iter().filter_map(|range| {
+                let start = range.start.max(from);
+                let end = range.end.min(limit);
+                (start.checked_add(PAGE)? <= end).then_some(start)
+            });
+            starts.next()
+        };
+        let page = first(page_up(from)?).or_else(|| first(0))?;
+        self.remove(page..page + PAGE);
+        Some(page)
     }
 
     fn push(&mut self, range: Range<u64>) {
@@ -198,14 +201,17 @@ mod tests {
     }
 
     #[test]
-    fn take_prefers_the_top_below_the_limit() {
+    fn take_prefers_what_comes_first_from_where_it_is_told() {
         let mut map = MemoryMap::default();
-        map.insert(0x10_0000..0x20_0000);
+        map.insert(0x10_0000..0x10_2000);
+        map.insert(0x20_0000..0x20_1000);
         map.insert(0x1_0000_0000..0x1_1000_0000);
-        assert_eq!(map.take(2, 1 << 32), Some(0x1f_e000..0x20_0000));
-        assert_eq!(map.take(1, u64::MAX), Some(0x1_0fff_f000..0x1_1000_0000));
-        assert_eq!(map.take(0x1000, 1 << 32), None);
-        assert_eq!(map.take(0, u64::MAX), None);
+        let mut take = |from| map.take(from, 1 << 32);
+        assert_eq!(take(0x10_0001), Some(0x10_1000));
+        assert_eq!(take(0x10_0001), Some(0x20_0000));
+        assert_eq!(take(0x10_0001), Some(0x10_0000), "before it");
+        assert_eq!(take(0x10_0001), None, "not beyond the limit");
+        assert_eq!(take(u64::MAX), None);
     }
 
     proptest! {
