@@ -222,7 +222,9 @@ impl Flows {
             _ => return None,
         };
         let answers_syn = from == Side::Server && segment.syn;
-        if answers_syn && self.is_for_an_earlier_one(flow, segment) {
+        let repeated = |flow: &Flow| flow.is_answer_of_another(port, segment);
+        if answers_syn && (self.is_for_an_earlier_one(flow, segment) || repeated(&self.flows[flow]))
+        {
             return None;
         }
         let flow_id = FlowId(flow);
@@ -321,6 +323,18 @@ impl Flows {
 }
 
 impl Flow {
+    /// Whether this repeats, with the same numbers, the answer that the client has taken, and the connection is
+    /// another instance's: of two that have answered a SYN the one is not told. It says nothing new, and the
+    /// client answers it with an ACK (RFC 5961 section 4.2).
+    fn is_answer_of_another(&self, port: Port, segment: &Segment) -> bool {
+        let next = |direction: &Direction| direction.isn.map(|isn| isn.wrapping_add(1));
+        self.answered
+            && self.spoken_by.is_some_and(|by| by != port)
+            && self.downward.isn == Some(segment.seq)
+            && segment.ack == next(&self.upward)
+            && segment.payload.is_empty()
+    }
+
     fn learn(&mut self, from: Side, segment: &Segment) {
         if from == Side::Client && !segment.rst {
             self.choose(segment);

@@ -198,6 +198,23 @@ fn two_may_answer_a_syn_but_one_of_them_takes_the_connection() {
 }
 
 #[test]
+fn who_is_not_told_that_another_has_the_connection_may_repeat_its_answer_but_no_other() {
+    for other in [false, true] {
+        let mut bench = Bench::new(Speaker::default());
+        let taken = bench.client(1, 1);
+        bench.put(CLIENT, taken);
+        bench.data(A, 1, b"x");
+        let answer = Segment {
+            syn: true,
+            ..bench.server(u32::from(other), b"")
+        };
+        let now = bench.now;
+        let seen = bench.flows.place(now, B, true, true, &answer);
+        assert_eq!(seen.is_some(), other, "it is looked at");
+    }
+}
+
+#[test]
 fn an_older_answer_to_a_syn_does_not_make_what_follows_older() {
     let mut bench = Bench::new(Timestamp::default());
     let mut say = |syn: bool, value: u32| {
