@@ -2,6 +2,8 @@
 //!
 //! `cargo test -p godwit-e2e --test machines [FILTER]`
 
+#[path = "machines/apart.rs"]
+mod apart;
 #[path = "machines/crowd.rs"]
 mod crowd;
 #[path = "machines/drain.rs"]
@@ -171,7 +173,9 @@ const TESTS: &[Test] = &[
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(*f));
+    let exact = words.iter().any(|word| word == "--exact");
+    let named = |name: &str, filter: &str| name == filter || !exact && name.contains(filter);
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| named(name, f));
     let tests: Vec<&Test> = TESTS.iter().filter(|(name, _)| wanted(name)).collect();
     if words.iter().any(|word| word == "--list") {
         for (name, _) in tests {
@@ -186,29 +190,34 @@ fn main() -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    // Without it the clients are played by the harness, which the output says.
-    let _ = net::become_root_of_own();
     println!("\nrunning {} tests", tests.len());
-    let mut failed = 0;
-    for (name, test) in tests {
-        let begun = Instant::now();
-        match test() {
-            Ok(()) => println!(
-                "test {name} ... ok ({:.1} s)",
-                begun.elapsed().as_secs_f32()
-            ),
-            Err(error) => {
-                failed += 1;
-                println!("test {name} ... FAILED\n{error:#}");
-            }
+    let failed = match tests[..] {
+        [(name, test)] => usize::from(!run(name, *test)),
+        _ => {
+            let names: Vec<&str> = tests.iter().map(|(name, _)| *name).collect();
+            apart::run(&names, &[])
         }
-    }
+    };
     println!("\ntest result: {failed} failed\n");
     if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Whether a test passes, in this process.
+fn run(name: &str, test: fn() -> Result<()>) -> bool {
+    // Without it the clients are played by the harness, which the output says.
+    let _ = net::become_root_of_own();
+    let begun = Instant::now();
+    let result = test();
+    let seconds = begun.elapsed().as_secs_f32();
+    match &result {
+        Ok(()) => println!("test {name} ... ok ({seconds:.1} s)"),
+        Err(error) => println!("test {name} ... FAILED\n{error:#}"),
+    }
+    result.is_ok()
 }
 
 fn demo(words: &[&str]) -> Result<()> {

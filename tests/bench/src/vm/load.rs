@@ -12,6 +12,8 @@ use crate::tap::load::process_seconds;
 
 /// Where it is measured.
 const BOARD: Board = Board::Q35;
+/// The row of the large file.
+const BULK: &str = "vm/bulk";
 
 /// Requests a second over 64 kept connections.
 pub fn keepalive(effort: &Effort) -> Result<Vec<Row>> {
@@ -43,7 +45,7 @@ pub fn close(effort: &Effort) -> Result<Vec<Row>> {
 
 /// A large file over one connection.
 pub fn bulk(effort: &Effort) -> Result<Vec<Row>> {
-    row("vm/bulk", "Gbit/s", Better::Higher, 2.0, effort, curl)
+    row(BULK, "Gbit/s", Better::Higher, 2.0, effort, curl)
 }
 
 /// Both machines serve, then they are asked in turns.
@@ -58,7 +60,7 @@ fn row(
     let yard = Yard::new(Config::of(effort))?;
     let mut machines = Vec::new();
     for side in yard.sides() {
-        machines.push((side, yard.serving(side, BOARD)?));
+        machines.push((side, yard.serving(side, BOARD, name == BULK)?));
         if !effort.short {
             run(&yard, side)?; // what is run for the first time is translated first
         }

@@ -233,9 +233,9 @@ impl Yard {
         vm
     }
 
-    /// Start a machine and wait until it serves.
-    pub fn serving(&self, side: Side, board: Board) -> Result<Vm> {
-        let mut vm = self.start(&self.spec(side, board, true)?)?;
+    /// Start a machine and wait until it serves; `large` files too.
+    pub fn serving(&self, side: Side, board: Board, large: bool) -> Result<Vm> {
+        let mut vm = self.start(&self.spec(side, board, large)?)?;
         self.wait(&mut vm, side)?;
         // Whatever it does after its first answer is over.
         std::thread::sleep(Duration::from_millis(300));
