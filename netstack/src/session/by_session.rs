@@ -53,10 +53,12 @@ impl<V> BySession<V> {
         self.places.is_empty()
     }
 
+    #[inline]
     fn at(&self, slot: u32) -> Option<&(SessionId, V)> {
         self.slots.get(slot as usize)?.as_deref()
     }
 
+    #[inline]
     fn at_mut(&mut self, slot: u32) -> Option<&mut V> {
         let entry = self.slots.get_mut(slot as usize)?.as_deref_mut()?;
         Some(&mut entry.1)
@@ -81,16 +83,19 @@ impl<V> BySession<V> {
     }
 
     /// Is there an entry of that name?
+    #[inline]
     pub fn contains_key(&self, id: &SessionId) -> bool {
         self.find(id).is_some()
     }
 
     /// An entry's value.
+    #[inline]
     pub fn get(&self, id: &SessionId) -> Option<&V> {
         self.at(self.find(id)?).map(|entry| &entry.1)
     }
 
     /// The same, to be changed.
+    #[inline]
     pub fn get_mut(&mut self, id: &SessionId) -> Option<&mut V> {
         self.at_mut(self.find(id)?)
     }
