@@ -1,9 +1,9 @@
 //! Deadlines that tasks wait for.
 
-use alloc::collections::BTreeMap;
 use core::task::Waker;
 
 use godwit_netstack::Instant;
+use godwit_netstack::map::Map;
 
 /// Names a pending deadline.
 pub(crate) type TimerKey = (Instant, u64);
@@ -11,7 +11,7 @@ pub(crate) type TimerKey = (Instant, u64);
 /// Pending deadlines, soonest first. Cost grows with the tasks that sleep, not with connections.
 #[derive(Default)]
 pub(crate) struct Timers {
-    pending: BTreeMap<TimerKey, Waker>,
+    pending: Map<TimerKey, Waker>,
     next: u64,
 }
 
@@ -42,8 +42,9 @@ impl Timers {
 
     /// The waker of a deadline that is due.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Waker> {
-        let entry = self.pending.first_entry()?;
-        (entry.key().0 <= now).then(|| entry.remove())
+        let due = self.next().is_some_and(|at| at <= now);
+        let (_, waker) = due.then(|| self.pending.pop_first())??;
+        Some(waker)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use alloc::string::String;
 
+use serde::Serialize;
+
 /// Why the instance ended, with the number the host sees as exit code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -57,11 +59,19 @@ impl Verdict {
 
     /// The line for the console: `GODWIT VERDICT {..}`.
     pub fn line(&self) -> String {
-        let json = serde_json::json!({
-            "code": self.code.number(),
-            "name": self.code.name(),
-            "reason": self.reason,
-        });
+        #[derive(Serialize)]
+        struct Line<'a> {
+            code: u8,
+            name: &'static str,
+            reason: &'a str,
+        }
+        let line = Line {
+            code: self.code.number(),
+            name: self.code.name(),
+            reason: &self.reason,
+        };
+        // Strings and numbers always encode.
+        let json = serde_json::to_string(&line).unwrap_or_default();
         alloc::format!("GODWIT VERDICT {json}")
     }
 }

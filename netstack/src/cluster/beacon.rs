@@ -16,8 +16,7 @@
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use aes_gcm::aead::AeadInPlace;
-use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
+use godwit_seal::{Seal, TAG};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
@@ -31,7 +30,6 @@ const MAGIC: &[u8; 4] = b"GWB1";
 const BOOT: usize = 16;
 const COUNT: usize = 8;
 const HEAD: usize = MAGIC.len() + BOOT + COUNT;
-const TAG: usize = 16;
 /// Octets of a beacon at most.
 pub const MAX_BEACON: usize = 256;
 /// Members whose last beacon is remembered at most.
@@ -81,12 +79,12 @@ pub fn service_digest<'a>(
     hash.finalize().first_chunk().copied().unwrap_or_default()
 }
 
-fn cipher(key: &Key, boot: BootId) -> Aes256Gcm {
+fn cipher(key: &Key, boot: BootId) -> Seal {
     let mut derived = Sha256::new_with_prefix(b"godwit beacon v1")
         .chain_update(key.0)
         .chain_update(boot.0)
         .finalize();
-    let cipher = Aes256Gcm::new(&derived);
+    let cipher = Seal::new(derived.as_ref());
     derived.zeroize();
     cipher
 }
@@ -113,9 +111,7 @@ impl Beacon {
         head.extend_from_slice(&count.to_be_bytes());
         let mut body = Vec::from(fields);
         let nonce = nonce(count);
-        let tag = cipher(key, boot)
-            .encrypt_in_place_detached(Nonce::from_slice(&nonce), &head, &mut body)
-            .ok()?;
+        let tag = cipher(key, boot).seal(&nonce, &head, &mut body)?;
         head.append(&mut body);
         head.extend_from_slice(&tag);
         Some(head)
@@ -128,13 +124,7 @@ impl Beacon {
         let nonce = nonce(count);
         for key in keys {
             let mut plain = Vec::from(body);
-            let opened = cipher(key, boot).decrypt_in_place_detached(
-                Nonce::from_slice(&nonce),
-                head,
-                &mut plain,
-                Tag::from_slice(tag),
-            );
-            if opened.is_ok() {
+            if cipher(key, boot).open(&nonce, head, &mut plain, tag) {
                 let (beacon, rest) =
                     postcard::take_from_bytes(&plain).map_err(|_| BeaconError::Malformed)?;
                 return match rest.is_empty() {

@@ -4,9 +4,8 @@
 
 use alloc::boxed::Box;
 
-use aes_gcm::aead::AeadInPlace;
-use aes_gcm::{Aes256Gcm, KeyInit, Nonce, Tag};
 use curve25519_dalek::montgomery::MontgomeryPoint;
+use godwit_seal::{Seal, TAG};
 use sha2::{Digest, Sha256};
 use snow::Error;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
@@ -15,8 +14,6 @@ use snow::types::{Cipher, Dh, Hash, Random};
 use zeroize::Zeroize;
 
 use super::rng::Rng;
-
-const TAG: usize = 16;
 
 /// Gives snow its primitives.
 pub(super) struct Resolver {
@@ -45,7 +42,7 @@ impl CryptoResolver for Resolver {
 
     fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
         match choice {
-            CipherChoice::AESGCM => Some(Box::new(Gcm(Aes256Gcm::new(&[0; 32].into())))),
+            CipherChoice::AESGCM => Some(Box::new(Gcm(Seal::new(&[0; 32])))),
             _ => None,
         }
     }
@@ -161,7 +158,7 @@ impl Hash for Sha {
     }
 }
 
-struct Gcm(Aes256Gcm);
+struct Gcm(Seal);
 
 /// Noise section 12.4: four zero octets, then the counter in big endian.
 fn nonce(counter: u64) -> [u8; 12] {
@@ -178,7 +175,7 @@ impl Cipher for Gcm {
     }
 
     fn set(&mut self, key: &[u8; 32]) {
-        self.0 = Aes256Gcm::new(key.into());
+        self.0 = Seal::new(key);
     }
 
     fn encrypt(&self, counter: u64, ad: &[u8], plain: &[u8], out: &mut [u8]) -> usize {
@@ -190,16 +187,12 @@ impl Cipher for Gcm {
             return 0;
         };
         body.copy_from_slice(plain);
-        let nonce = nonce(counter);
-        match self
-            .0
-            .encrypt_in_place_detached(Nonce::from_slice(&nonce), ad, body)
-        {
-            Ok(sealed) => {
-                *tag = sealed.into();
+        match self.0.seal(&nonce(counter), ad, body) {
+            Some(sealed) => {
+                *tag = sealed;
                 plain.len() + TAG
             }
-            Err(_) => 0,
+            None => 0,
         }
     }
 
@@ -213,11 +206,10 @@ impl Cipher for Gcm {
         let (body, tag) = sealed.split_last_chunk::<TAG>().ok_or(Error::Decrypt)?;
         let out = out.get_mut(..body.len()).ok_or(Error::Decrypt)?;
         out.copy_from_slice(body);
-        let nonce = nonce(counter);
-        self.0
-            .decrypt_in_place_detached(Nonce::from_slice(&nonce), ad, out, Tag::from_slice(tag))
-            .map_err(|_| Error::Decrypt)?;
-        Ok(body.len())
+        match self.0.open(&nonce(counter), ad, out, tag) {
+            true => Ok(body.len()),
+            false => Err(Error::Decrypt),
+        }
     }
 }
 
@@ -254,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_sealed_record_opens_under_its_counter_only() {
-        let mut gcm = Gcm(Aes256Gcm::new(&[0; 32].into()));
+        let mut gcm = Gcm(Seal::new(&[0; 32]));
         gcm.set(&[3; 32]);
         let mut sealed = [0; 5 + TAG];
         assert_eq!(gcm.encrypt(7, b"", b"hello", &mut sealed), sealed.len());

@@ -321,6 +321,7 @@ impl Instance {
     }
 
     /// Note frames for the virtual addresses while the drain waits for them to end.
+    #[inline]
     pub(super) fn note_vip_frame(&mut self, now: Instant, frame: &RxFrame) {
         if let Drain::Leaving(Leave {
             stage: Stage::Grace { heard, .. },

@@ -325,6 +325,7 @@ impl Instance {
 
     /// Take in the frames the NIC has, in order, and leave `frames` empty: cheaper than one by one
     /// ([`Stack::handle_frames`]).
+    #[inline]
     pub fn handle_frames(&mut self, now: Instant, frames: &mut Vec<RxFrame>) {
         self.look_at_lease(now);
         self.look_at_leave(now);
@@ -332,6 +333,7 @@ impl Instance {
             self.note_vip_frame(now, frame);
         }
         self.stack.handle_frames(now, frames.drain(..));
+        self.hear(now);
         self.pump(now);
     }
 
@@ -378,6 +380,7 @@ impl Instance {
     }
 
     /// The next thing to report.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
         loop {
             let event = self.events.pop_front()?;
@@ -397,6 +400,7 @@ impl Instance {
     }
 
     /// The next frame to send.
+    #[inline]
     pub fn poll_transmit(&mut self, now: Instant) -> Option<TxFrame> {
         self.stack.poll_transmit(now)
     }
@@ -405,9 +409,7 @@ impl Instance {
     /// steps of a drain.
     fn pump(&mut self, now: Instant) {
         loop {
-            while let Some(event) = self.stack.poll_event() {
-                self.handle_stack_event(now, event);
-            }
+            self.hear(now);
             self.read_beacons(now);
             self.run_line(now);
             self.step_drain(now);
@@ -415,6 +417,20 @@ impl Instance {
             let fed = self.feed_contents(now);
             if !self.flush_channels(now) && !fed {
                 break;
+            }
+        }
+    }
+
+    /// Take in what the stack has to report. Mostly that is a session's connection with something new.
+    #[inline]
+    fn hear(&mut self, now: Instant) {
+        while let Some(event) = self.stack.poll_event() {
+            if let StackEvent::Updated(conn) = event
+                && let Some(Use::Session(session, number)) = self.uses.get(conn)
+            {
+                self.connection_updated(now, session, number, conn);
+            } else {
+                self.handle_stack_event(now, event);
             }
         }
     }
@@ -428,13 +444,11 @@ impl Instance {
                     self.open_session(now, listener, conn);
                 }
             }
-            StackEvent::Updated(conn) => match self.uses.get(conn) {
-                Some(Use::Session(session, number)) => {
-                    self.connection_updated(now, session, number, conn);
+            StackEvent::Updated(conn) => {
+                if self.uses.get(conn) == Some(Use::Channel) {
+                    self.read_channel(now, conn);
                 }
-                Some(Use::Channel) => self.read_channel(now, conn),
-                None => {}
-            },
+            }
             StackEvent::Gone { conn, .. } => match self.uses.remove(conn) {
                 Some(Use::Session(session, number)) => self.connection_gone(now, session, number),
                 Some(Use::Channel) => self.drop_link(now, conn),

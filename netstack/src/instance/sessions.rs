@@ -23,6 +23,7 @@ fn failure(error: ConnectionError) -> SessionError {
 }
 
 /// Apply one connection's part of a commit.
+#[inline]
 fn apply(now: Instant, connection: &mut Connection, step: Step) {
     if step.consume > 0 {
         connection.receive_consume(now, step.consume);
@@ -53,6 +54,7 @@ impl Instance {
     }
 
     /// Unread input from the first octet not yet consumed (committed or not).
+    #[inline]
     pub fn read(&self, session: SessionId, conn: u16) -> Result<Input, SessionError> {
         let session = self.sessions.get(&session).ok_or(SessionError::Gone)?;
         let connection = session.connection(conn)?;
@@ -68,6 +70,7 @@ impl Instance {
     }
 
     /// Count `octets` of input as consumed; takes effect at the next commit.
+    #[inline]
     pub fn consume(
         &mut self,
         session: SessionId,
@@ -89,6 +92,7 @@ impl Instance {
     }
 
     /// Add output, held back until the next commit.
+    #[inline]
     pub fn write(
         &mut self,
         session: SessionId,
@@ -105,6 +109,7 @@ impl Instance {
     }
 
     /// Octets of output that can still be written before a commit is needed.
+    #[inline]
     pub fn write_room(&self, session: SessionId, conn: u16) -> Result<usize, SessionError> {
         let session = self.sessions.get(&session).ok_or(SessionError::Gone)?;
         let connection = session.connection(conn)?;
@@ -122,6 +127,7 @@ impl Instance {
     }
 
     /// Apply input consumed, output produced and `state`, at once.
+    #[inline]
     pub fn commit(
         &mut self,
         now: Instant,
@@ -145,6 +151,7 @@ impl Instance {
 
     /// Whether the committed output still queued is below what is worth queueing (where a
     /// commit's back-pressure waits).
+    #[inline]
     pub fn send_ready(&self, session: SessionId) -> Result<bool, SessionError> {
         let session = self.sessions.get(&session).ok_or(SessionError::Gone)?;
         let mut conns = session.connections.iter().filter_map(|c| c.conn);
@@ -153,6 +160,7 @@ impl Instance {
 
     /// Octets of output that are worth adding before the next commit: more would only wait in the
     /// queue, and travel with the session.
+    #[inline]
     pub fn send_room(&self, session: SessionId, conn: u16) -> Result<usize, SessionError> {
         let session = self.sessions.get(&session).ok_or(SessionError::Gone)?;
         let connection = session.connection(conn)?;
@@ -161,6 +169,7 @@ impl Instance {
     }
 
     /// What a connection's send queue still takes: less when a move is near.
+    #[inline]
     fn room_of(&self, session: &Session, conn: ConnId) -> usize {
         let Some(tcp) = self.stack.connection(conn) else {
             return usize::MAX;
@@ -253,6 +262,7 @@ impl Instance {
     }
 
     /// Something changed on a session's connection.
+    #[inline]
     pub(super) fn connection_updated(
         &mut self,
         now: Instant,
@@ -279,6 +289,7 @@ impl Instance {
     }
 
     /// Something changed that the session's task may wait for.
+    #[inline]
     pub(super) fn wake_session(&mut self, id: SessionId) {
         if self.sessions.get_mut(&id).is_some_and(Session::wake) {
             self.events.push_back(Event::SessionWoken(id));

@@ -28,6 +28,7 @@ impl Uses {
         self.0[index] = Some((conn.generation, used));
     }
 
+    #[inline]
     pub fn get(&self, conn: ConnId) -> Option<Use> {
         let (generation, used) = (*self.0.get(conn.index as usize)?)?;
         (generation == conn.generation).then_some(used)

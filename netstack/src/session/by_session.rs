@@ -5,12 +5,12 @@
 //! names, which makes runs of the simulator repeatable.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::ops::RangeBounds;
 
 use super::SessionId;
+use crate::map::Map;
 
 /// How many places are remembered. An instance numbers its sessions one by one, so this many in a
 /// row do not get into each other's way.
@@ -19,7 +19,7 @@ const HINTS: usize = 256;
 /// A map of sessions' names, in their order.
 #[derive(Debug)]
 pub struct BySession<V> {
-    places: BTreeMap<SessionId, u32>,
+    places: Map<SessionId, u32>,
     slots: Vec<Option<Box<(SessionId, V)>>>,
     free: Vec<u32>,
     /// The slot where a session whose number ends like this was found last.
@@ -29,7 +29,7 @@ pub struct BySession<V> {
 impl<V> Default for BySession<V> {
     fn default() -> Self {
         BySession {
-            places: BTreeMap::new(),
+            places: Map::new(),
             slots: Vec::new(),
             free: Vec::new(),
             hints: [const { Cell::new(0) }; HINTS],
@@ -53,10 +53,12 @@ impl<V> BySession<V> {
         self.places.is_empty()
     }
 
+    #[inline]
     fn at(&self, slot: u32) -> Option<&(SessionId, V)> {
         self.slots.get(slot as usize)?.as_deref()
     }
 
+    #[inline]
     fn at_mut(&mut self, slot: u32) -> Option<&mut V> {
         let entry = self.slots.get_mut(slot as usize)?.as_deref_mut()?;
         Some(&mut entry.1)
@@ -81,16 +83,19 @@ impl<V> BySession<V> {
     }
 
     /// Is there an entry of that name?
+    #[inline]
     pub fn contains_key(&self, id: &SessionId) -> bool {
         self.find(id).is_some()
     }
 
     /// An entry's value.
+    #[inline]
     pub fn get(&self, id: &SessionId) -> Option<&V> {
         self.at(self.find(id)?).map(|entry| &entry.1)
     }
 
     /// The same, to be changed.
+    #[inline]
     pub fn get_mut(&mut self, id: &SessionId) -> Option<&mut V> {
         self.at_mut(self.find(id)?)
     }

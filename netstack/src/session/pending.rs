@@ -59,6 +59,7 @@ impl Pending {
     }
 
     /// Octets consumed and not yet committed.
+    #[inline]
     pub fn consumed(&self) -> usize {
         self.consumed
     }
@@ -70,6 +71,7 @@ impl Pending {
 
     /// What a read finds, given what TCP holds beyond the consumed octets (`next`) and whether
     /// the client has closed its direction.
+    #[inline]
     pub fn read(&self, next: Option<Bytes>, finished: bool) -> Result<Input, SessionError> {
         match next.filter(|data| !data.is_empty()) {
             Some(mut data) => {
@@ -87,6 +89,7 @@ impl Pending {
     }
 
     /// Consume `octets` of the `available` ones TCP holds (those consumed before included).
+    #[inline]
     pub fn consume(&mut self, octets: usize, available: usize) -> Result<(), SessionError> {
         let consumed = self.consumed.saturating_add(octets);
         if consumed > self.max_input || consumed > available {
@@ -102,11 +105,13 @@ impl Pending {
     }
 
     /// Octets of output that still fit.
+    #[inline]
     pub fn room(&self) -> usize {
         MAX_OUTPUT - self.octets
     }
 
     /// Hold output back.
+    #[inline]
     pub fn write(&mut self, data: Bytes) -> Result<(), SessionError> {
         if self.shutdown {
             return Err(SessionError::Closed);
@@ -127,6 +132,7 @@ impl Pending {
     }
 
     /// Commit: everything so far becomes one step, and nothing is pending.
+    #[inline]
     pub fn commit(&mut self) -> Step {
         let step = Step {
             consume: self.consumed,
@@ -139,6 +145,7 @@ impl Pending {
     }
 
     /// Forget everything since the last commit.
+    #[inline]
     pub fn rollback(&mut self) {
         self.consumed = 0;
         self.end = false;

@@ -144,6 +144,7 @@ impl Session {
     }
 
     /// Something has changed; whether its task has to be told, and has not been yet.
+    #[inline]
     pub fn wake(&mut self) -> bool {
         self.finished.is_none() && !core::mem::replace(&mut self.woken, true)
     }
@@ -168,6 +169,7 @@ impl Session {
     }
 
     /// A connection by its number.
+    #[inline]
     pub fn connection(&self, number: u16) -> Result<&SessionConnection, SessionError> {
         self.connections
             .get(usize::from(number))
@@ -175,6 +177,7 @@ impl Session {
     }
 
     /// A connection by its number, to act on: an error if it is dead.
+    #[inline]
     pub fn connection_mut(&mut self, number: u16) -> Result<&mut SessionConnection, SessionError> {
         let connection = self
             .connections
@@ -195,6 +198,7 @@ impl Session {
 
     /// Commit: `state` becomes the committed state and `apply` is given the step of each live
     /// connection. An error, and nothing committed, if the state is too large or every connection is dead.
+    #[inline]
     pub fn commit(
         &mut self,
         version: u32,

@@ -13,7 +13,7 @@ use godwit_qemu::setup;
 use godwit_qemu::vm::{Accelerator, Forward, Outcome, Ready, Vm, VmSpec};
 use guest::{OWN, alone, free_port};
 
-const MAX_IMAGE: u64 = 9 << 17;
+const MAX_IMAGE: u64 = 1 << 20;
 const MEMORY_MIB: u32 = 16;
 /// Guest entry to the end of the readiness line, by the guest's clock.
 const MAX_BOOT_US: u64 = 20_000;

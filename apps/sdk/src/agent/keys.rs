@@ -6,10 +6,9 @@ use alloc::vec::Vec;
 use godwit_netstack::Instance;
 use godwit_netstack::Instant;
 use godwit_netstack::cluster::keys::{Key, KeyError, KeyId};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
-use super::{Answer, parse};
+use super::{Answer, encode, parse};
 use crate::config::cluster_key;
 
 /// What `POST /key` takes: one of the three.
@@ -24,12 +23,29 @@ enum Order {
     Remove(String),
 }
 
+/// What `GET /key` tells.
+#[derive(Serialize)]
+struct Keys {
+    keys: Vec<Held>,
+}
+
+#[derive(Serialize)]
+struct Held {
+    id: String,
+    active: bool,
+    channels: usize,
+}
+
 /// The keys by name; never the keys.
 pub(super) fn list(instance: &Instance) -> String {
-    let keys = instance.keys().into_iter().map(
-        |key| json!({ "id": key.id.to_string(), "active": key.active, "channels": key.channels }),
-    );
-    json!({ "keys": keys.collect::<Vec<_>>() }).to_string()
+    let keys = instance.keys().into_iter().map(|key| Held {
+        id: key.id.to_string(),
+        active: key.active,
+        channels: key.channels,
+    });
+    encode(&Keys {
+        keys: keys.collect(),
+    })
 }
 
 /// Do as the body says.

@@ -36,8 +36,8 @@ use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{DrainOptions, MoveError};
 use godwit_netstack::session::SessionId;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::{Secret, drain_then};
@@ -99,7 +99,7 @@ impl Answer {
     }
 
     fn error(status: u16, what: &str) -> Answer {
-        Answer::json(status, serde_json::json!({ "error": what }).to_string())
+        Answer::json(status, encode(&Problem { error: what }))
     }
 
     fn wrong_method(allow: &'static str) -> Answer {
@@ -343,7 +343,7 @@ impl Agent {
                 log::info!("drain asked for: {sessions} sessions");
                 self.shared.drain_with(options);
                 let up = members.iter().any(|member| member.up);
-                Answer::json(202, draining(sessions, up).to_string())
+                Answer::json(202, encode(&draining(sessions, up)))
             }
             (_, b"/drain") => Answer::wrong_method("GET, POST"),
             (_, b"/key") => Answer::wrong_method("GET, POST"),
@@ -405,17 +405,37 @@ impl Agent {
     }
 }
 
+/// Why something is not done.
+#[derive(Serialize)]
+struct Problem<'a> {
+    error: &'a str,
+}
+
 /// The answer to `POST /drain`.
-fn draining(sessions: usize, member_up: bool) -> serde_json::Value {
-    let mut answer = serde_json::json!({ "draining": sessions });
-    if sessions > 0 && !member_up {
-        let what = match sessions {
-            1 => "1 session stays until it ends".into(),
-            n => format!("{n} sessions stay until they end"),
-        };
-        answer["note"] = format!("no member is up: {what}").into();
+#[derive(Serialize)]
+struct Draining {
+    draining: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+fn draining(sessions: usize, member_up: bool) -> Draining {
+    let stay = match sessions {
+        0 => None,
+        1 => Some("1 session stays until it ends".into()),
+        n => Some(format!("{n} sessions stay until they end")),
+    };
+    let alone = stay.filter(|_| !member_up);
+    Draining {
+        draining: sessions,
+        note: alone.map(|what| format!("no member is up: {what}")),
     }
-    answer
+}
+
+/// As JSON. Structures only: `serde_json::Value` has a tree of its own, and 15 KB of an image.
+fn encode(what: &impl Serialize) -> String {
+    // Strings and numbers always encode.
+    serde_json::to_string(what).unwrap_or_default()
 }
 
 /// What the JSON of a body says; `None` if that is not what is expected.

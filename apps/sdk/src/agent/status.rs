@@ -13,9 +13,8 @@ use godwit_netstack::instance::{
 };
 use godwit_netstack::tcp::Phase;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
-use super::Agent;
+use super::{Agent, encode};
 use crate::Service;
 use crate::port::Port;
 use crate::shared::Shared;
@@ -39,7 +38,8 @@ pub(super) struct Status {
     members: Vec<Member>,
     session_count: usize,
     sessions: Vec<Session>,
-    counters: Map<String, Value>,
+    #[serde(serialize_with = "named")]
+    counters: Vec<(&'static str, u64)>,
     moves: Vec<Move>,
 }
 
@@ -66,6 +66,10 @@ struct Drain {
 
 fn counts<S: serde::Serializer>(counts: &Option<Rc<Counts>>, to: S) -> Result<S::Ok, S::Error> {
     to.collect_map(counts.iter().flat_map(|counts| counts.iter()))
+}
+
+fn named<S: serde::Serializer>(counts: &[(&str, u64)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(counts.iter().copied())
 }
 
 impl Drain {
@@ -109,7 +113,7 @@ pub(super) fn drain(shared: &Shared) -> String {
             .or(cancelled)
             .map(|drain| Drain::new(shared, drain)),
     };
-    serde_json::to_string(&report).unwrap_or_default()
+    encode(&report)
 }
 
 /// The ingress role.
@@ -307,10 +311,6 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
     sessions.retain(|session| session.service != Agent::NAME);
     let spec = instance.services().find(|spec| spec.name == service);
     let versions = spec.map_or((0, 0), |spec| (spec.state_version, spec.oldest_state));
-    let mut counters = Map::new();
-    for (name, count) in shared.counters() {
-        counters.insert(name.to_string(), count.into());
-    }
     let status = Status {
         id: instance.id().0,
         boot_id: hex(&instance.boot_id()),
@@ -328,11 +328,10 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
             .take(MAX_LISTED)
             .map(Into::into)
             .collect(),
-        counters,
+        counters: shared.counters(),
         moves: instance.moves().into_iter().map(Into::into).collect(),
     };
-    // Strings and numbers always encode.
-    serde_json::to_string(&status).unwrap_or_default()
+    encode(&status)
 }
 
 /// The counters as Prometheus text.

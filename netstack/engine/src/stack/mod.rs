@@ -258,7 +258,7 @@ pub struct Stack {
     neighbours: Neighbours,
     flows: Flows,
     table: Table,
-    timers: Timers<u32>,
+    timers: Timers<u64>,
     /// Connections that may have something to send, in turn.
     ready: VecDeque<ConnId>,
     listeners: Vec<Listener>,
@@ -422,7 +422,7 @@ impl Stack {
     /// Fire timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(index) = self.timers.pop_due(now) {
-            let Some(id) = self.table.at(index) else {
+            let Some(id) = self.table.at(index as u32) else {
                 continue;
             };
             let Some(block) = self.table.get_mut(id) else {
@@ -581,7 +581,7 @@ impl Stack {
             && let Some(due) = block.connection.poll_timeout()
         {
             let due = if due <= now { now + TICK } else { due };
-            self.timers.arm(&mut block.armed, id.index, due);
+            self.timers.arm(&mut block.armed, id.index.into(), due);
         }
     }
 
@@ -610,7 +610,7 @@ impl Stack {
             block.connection.unsend(cut.seq, cut.left as u32);
         }
         self.memory -= block.memory;
-        self.timers.disarm(&mut block.armed, id.index);
+        self.timers.disarm(&mut block.armed, id.index.into());
         let packed = Packed::new(&block.flow());
         self.flows.remove(&packed);
         // Held behind a fence.

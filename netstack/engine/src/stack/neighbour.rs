@@ -92,7 +92,7 @@ pub(super) struct Neighbours {
     last: Cell<u32>,
     hand: usize,
     waiting: usize,
-    timers: Timers<u32>,
+    timers: Timers<u64>,
 }
 
 impl Neighbours {
@@ -213,7 +213,7 @@ impl Neighbours {
         };
         let neighbour = self.slots.get_mut(slot as usize)?;
         neighbour.state = state;
-        self.timers.disarm(&mut neighbour.armed, slot);
+        self.timers.disarm(&mut neighbour.armed, slot.into());
         Some(self.release(slot))
     }
 
@@ -221,7 +221,7 @@ impl Neighbours {
     /// that does not answer.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Result<Solicit, Released>> {
         loop {
-            let slot = self.timers.pop_due(now)?;
+            let slot = self.timers.pop_due(now)? as u32;
             let Some(neighbour) = self.slots.get_mut(slot as usize) else {
                 continue;
             };
@@ -274,8 +274,8 @@ impl Neighbours {
 
     fn arm(&mut self, slot: u32, due: Instant) {
         if let Some(neighbour) = self.slots.get_mut(slot as usize) {
-            self.timers.disarm(&mut neighbour.armed, slot);
-            self.timers.arm(&mut neighbour.armed, slot, due);
+            self.timers.disarm(&mut neighbour.armed, slot.into());
+            self.timers.arm(&mut neighbour.armed, slot.into(), due);
         }
     }
 
@@ -304,7 +304,7 @@ impl Neighbours {
             let slot = self.victim()?;
             let old = self.slots.get_mut(slot)?;
             self.index.remove(&old.address);
-            self.timers.disarm(&mut old.armed, slot as u32);
+            self.timers.disarm(&mut old.armed, slot as u64);
             *old = neighbour;
             slot
         };

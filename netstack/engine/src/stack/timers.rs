@@ -4,7 +4,8 @@ use alloc::collections::BTreeSet;
 
 use crate::time::Instant;
 
-/// Armed deadlines of the things a table names by `K`.
+/// Armed deadlines of the things a table names by `K`. Slots of a table are `u64`s too, as a key of 32 bits
+/// takes as much room here, and each kind of key the code of a tree.
 ///
 /// Each thing remembers its own armed deadline and passes it in: there is one deadline per thing.
 #[derive(Debug)]

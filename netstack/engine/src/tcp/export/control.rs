@@ -23,6 +23,7 @@ use super::{
 use crate::seq::SeqNumber;
 use crate::time::{Duration, Instant};
 
+#[inline]
 pub(super) fn check_options(options: &SocketOptions) -> Result<(), ImportError> {
     let SocketOptions {
         nagle: _,
@@ -51,6 +52,7 @@ pub(super) fn check_options(options: &SocketOptions) -> Result<(), ImportError> 
     Ok(())
 }
 
+#[inline]
 pub(super) fn export_rtt(rtt: &RttEstimator, now: Instant) -> RttHeader {
     let RttEstimator {
         srtt: _,    // carried
@@ -68,6 +70,7 @@ pub(super) fn export_rtt(rtt: &RttEstimator, now: Instant) -> RttHeader {
     }
 }
 
+#[inline]
 pub(super) fn import_rtt(
     header: RttHeader,
     now: Instant,
@@ -95,6 +98,7 @@ pub(super) fn import_rtt(
     ))
 }
 
+#[inline]
 pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> CongestionHeader {
     let Congestion {
         cwnd,      // carried
@@ -151,6 +155,7 @@ pub(super) fn export_congestion(congestion: Congestion, now: Instant) -> Congest
     }
 }
 
+#[inline]
 pub(super) fn import_congestion(
     header: CongestionHeader,
     now: Instant,
@@ -219,6 +224,7 @@ pub(super) fn import_congestion(
     })
 }
 
+#[inline]
 pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeader {
     let Recovery {
         phase,          // carried
@@ -293,6 +299,7 @@ pub(super) fn export_recovery(recovery: Recovery, now: Instant) -> RecoveryHeade
     }
 }
 
+#[inline]
 pub(super) fn import_recovery(
     header: RecoveryHeader,
     now: Instant,
@@ -370,6 +377,7 @@ pub(super) fn import_recovery(
     })
 }
 
+#[inline]
 pub(super) fn import_search(
     search: Option<SearchHeader>,
     now: Instant,
@@ -398,6 +406,7 @@ pub(super) fn import_search(
     })))
 }
 
+#[inline]
 pub(super) fn export_timers(timers: Timers, now: Instant) -> TimersHeader {
     let Timers {
         retransmit,
@@ -420,6 +429,7 @@ pub(super) fn export_timers(timers: Timers, now: Instant) -> TimersHeader {
     }
 }
 
+#[inline]
 pub(super) fn import_timers(header: TimersHeader, now: Instant) -> Result<Timers, ImportError> {
     let TimersHeader {
         retransmit,

@@ -10,6 +10,9 @@
 //! - *dropped because* there is a reason.
 //!
 //! What comes in is a stranger's: [`Connection::import`] believes nothing that does not fit together.
+//!
+//! All of it is `#[inline]`: so images build it as the netstack that moves sessions, small, and not as the
+//! engine, for speed.
 
 mod control;
 mod header;
@@ -130,6 +133,7 @@ const GRACE: Duration = Duration::from_millis(50);
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// `value`, if it does not exceed `bound`.
+#[inline]
 fn bounded(value: Duration, bound: Duration) -> Result<Duration, ImportError> {
     match value <= bound {
         true => Ok(value),
@@ -138,6 +142,7 @@ fn bounded(value: Duration, bound: Duration) -> Result<Duration, ImportError> {
 }
 
 /// `value`, if it does not exceed `bound`.
+#[inline]
 fn bounded_option(
     value: Option<Duration>,
     bound: Duration,
@@ -146,6 +151,7 @@ fn bounded_option(
 }
 
 /// `error` unless `condition` holds.
+#[inline]
 fn ensure(condition: bool, error: ImportError) -> Result<(), ImportError> {
     match condition {
         true => Ok(()),
@@ -156,6 +162,7 @@ fn ensure(condition: bool, error: ImportError) -> Result<(), ImportError> {
 impl Connection {
     /// Describe the connection as it is at `now`, the moment of the freeze. Connections in states
     /// that cannot move ([`State::is_synchronized`]) are described too, and refused by import.
+    #[inline]
     pub fn export(self, now: Instant) -> ConnectionState {
         let Connection {
             ends,                   // carried
@@ -276,6 +283,7 @@ impl Connection {
     }
 
     /// Go on with a connection described elsewhere. `mtu`: octets of an IP packet our link carries.
+    #[inline]
     pub fn import(
         description: ConnectionState,
         now: Instant,
@@ -410,6 +418,7 @@ impl Connection {
 }
 
 /// What each state says of the two ends of stream.
+#[inline]
 fn check_ends(state: State, snd: SndEnd, rcv: RcvEnd) -> Result<(), ImportError> {
     let ours = match state {
         State::Established | State::CloseWait => snd == SndEnd::Open,

@@ -10,6 +10,7 @@ use super::super::rcv::{Accepted, Block, Rcv, RcvFin};
 use super::{ImportError, Queues, RcvEnd, RcvHeader, ensure};
 
 impl Rcv {
+    #[inline]
     pub(super) fn export(self, queues: &mut Queues) -> RcvHeader {
         let Rcv {
             irs,           // carried
@@ -82,6 +83,7 @@ impl Rcv {
 }
 
 impl RcvHeader {
+    #[inline]
     pub(super) fn import(
         self,
         config: &TcpConfig,

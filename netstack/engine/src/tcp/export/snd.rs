@@ -15,6 +15,7 @@ use crate::time::Instant;
 const MAX_QUEUE: u64 = 1 << 30;
 
 impl Snd {
+    #[inline]
     pub(super) fn export(self, now: Instant, queues: &mut Queues) -> SndHeader {
         let Snd {
             iss,              // carried
@@ -89,6 +90,7 @@ impl Snd {
 }
 
 impl SndHeader {
+    #[inline]
     pub(super) fn import(
         self,
         now: Instant,
