@@ -2,8 +2,6 @@
 //! its client said then.
 
 use super::*;
-use crate::seq::SeqNumber;
-use crate::tcp::Cookie;
 
 /// What a client sends to open a connection, and the first of its data, as it was sent.
 fn opening(net: &mut Net) -> Vec<RxFrame> {
