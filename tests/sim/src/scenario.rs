@@ -210,6 +210,7 @@ impl Setup {
                 gateways: Vec::new(),
                 dhcp: false,
                 vips: vec![self.address(10)],
+                instance: None,
                 secret: Rng::new(self.seed).split(0x7365, 0).seed(),
                 tcp: self.tcp.clone(),
             },

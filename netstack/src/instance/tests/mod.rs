@@ -62,6 +62,7 @@ pub(super) fn stack_config(id: u32, vips: Vec<IpAddr>) -> StackConfig {
         gateways: Vec::new(),
         dhcp: false,
         vips,
+        instance: None,
         secret: [5; 32],
         tcp: TcpConfig::default(),
     }
