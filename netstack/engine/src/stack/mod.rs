@@ -729,6 +729,11 @@ impl Stack {
         own.map(|cidr| cidr.address).collect()
     }
 
+    /// Whether `address` is an own one, in whichever network.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.addresses.is_own(address)
+    }
+
     /// Whether `address` is one of the virtual addresses.
     pub fn is_vip(&self, address: IpAddr) -> bool {
         self.addresses.is_vip(address)
