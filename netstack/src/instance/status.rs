@@ -25,6 +25,11 @@ impl Instance {
         self.stack.addresses()
     }
 
+    /// Whether the instances have a network of their own.
+    pub fn has_instance_network(&self) -> bool {
+        self.stack.has_instance_network()
+    }
+
     /// Own addresses by which other instances reach this one: the same, or those in a network of their own.
     pub fn peer_addresses(&self) -> Vec<IpAddr> {
         self.stack.peer_addresses()

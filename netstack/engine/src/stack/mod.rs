@@ -723,6 +723,11 @@ impl Stack {
         own.map(|cidr| cidr.address).collect()
     }
 
+    /// Whether there is an instance network besides the service network.
+    pub fn has_instance_network(&self) -> bool {
+        self.addresses.peers_interface() == Interface::Instance
+    }
+
     /// Own addresses by which other instances reach this one: those in the instance network, if there is one.
     pub fn peer_addresses(&self) -> Vec<IpAddr> {
         let own = self.addresses.own_on(self.addresses.peers_interface());
