@@ -37,7 +37,8 @@ fn instance_network(lan: &Lan) -> Result<()> {
              link set dev inner{id} master br1 up\n"
         );
     }
-    batch += "link set dev br1 addrgenmode none\naddr add 10.88.0.1/24 dev br1\nlink set dev br1 up\n";
+    batch +=
+        "link set dev br1 addrgenmode none\naddr add 10.88.0.1/24 dev br1\nlink set dev br1 up\n";
     lan.namespace.ip(&batch)
 }
 
@@ -140,7 +141,10 @@ pub fn two() -> Result<()> {
         return Ok(());
     };
     instance_network(&lan)?;
-    let key = format!("cluster_key={}\nvip=10.78.0.10\ningress=1\n", "07".repeat(32));
+    let key = format!(
+        "cluster_key={}\nvip=10.78.0.10\ningress=1\n",
+        "07".repeat(32)
+    );
     let mut vms = Vec::new();
     // All that the instances send, where the clients are.
     let outside = [1, 2].map(|id| Watch::start(&lan, &format!("guest{id}")));
@@ -164,7 +168,11 @@ pub fn two() -> Result<()> {
     moves(&lan, &admins)?;
     let counters = admins[0].status()?.counters;
     let count = |name: &str| counters.get(name).copied().unwrap_or_default();
-    ensure!(count("forwarded") > 100, "forwarded: {}", count("forwarded"));
+    ensure!(
+        count("forwarded") > 100,
+        "forwarded: {}",
+        count("forwarded")
+    );
     for name in ["nic_rx_packets", "nic_tx_packets"] {
         ensure!(count(name) > 0, "{name}");
         let name = format!("instance_{name}");
@@ -173,14 +181,27 @@ pub fn two() -> Result<()> {
     let mut answers = 0;
     for (n, watch) in outside.into_iter().enumerate() {
         let seen = watch?.stop()?;
-        ensure!(seen.inner.is_empty(), "instance {}: {:02x?}", n + 1, seen.inner[0]);
-        ensure!(seen.answers > 100, "instance {} answers clients: {seen:?}", n + 1);
+        ensure!(
+            seen.inner.is_empty(),
+            "instance {}: {:02x?}",
+            n + 1,
+            seen.inner[0]
+        );
+        ensure!(
+            seen.answers > 100,
+            "instance {} answers clients: {seen:?}",
+            n + 1
+        );
         answers += seen.answers;
     }
     let mut steered = 0;
     for watch in inside {
         let seen = watch?.stop()?;
-        ensure!(seen.answers == 0, "answers to clients inside: {}", seen.answers);
+        ensure!(
+            seen.answers == 0,
+            "answers to clients inside: {}",
+            seen.answers
+        );
         ensure!(seen.frames > 10, "{seen:?}");
         steered += seen.questions;
     }
@@ -243,7 +264,10 @@ fn captures(admin: &Admin) -> Result<()> {
         ensure!(answer.starts_with(b"godwit-pcap 1 "), "{interface}");
         let named = answer.windows(6).filter(|octets| *octets == own).count();
         // In the clients' network it may be quiet.
-        ensure!(interface == 0 || named > 0, "no frame of that card: {interface}");
+        ensure!(
+            interface == 0 || named > 0,
+            "no frame of that card: {interface}"
+        );
     }
     Ok(())
 }
@@ -268,8 +292,10 @@ fn cables(lan: &Lan, vms: &[Vm], admins: &[Admin; 2]) -> Result<()> {
         let lines = vm.console().tail(usize::MAX);
         lines.iter().any(|line| line.contains(text))
     };
-    wait_for(|| Ok(said(&vms[0], "service network, card 02:00:00:00:00:01: no link").then_some(())))
-        .context("it is said")?;
+    wait_for(|| {
+        Ok(said(&vms[0], "service network, card 02:00:00:00:00:01: no link").then_some(()))
+    })
+    .context("it is said")?;
     vms[0].set_link(0, true)?;
     wait_for(|| Ok((link(&admins[0], "service")? == "up").then_some(()))).context("it is back")?;
 
@@ -278,11 +304,25 @@ fn cables(lan: &Lan, vms: &[Vm], admins: &[Admin; 2]) -> Result<()> {
         Ok(said(&vms[0], "instance network, card 02:00:00:00:01:01: no link").then_some(()))
     })
     .context("the instance network's link is down")?;
-    wait_for(|| Ok(admins[1].status()?.members.iter().all(|m| !m.up).then_some(())))
-        .context("it is not heard")?;
+    wait_for(|| {
+        Ok(admins[1]
+            .status()?
+            .members
+            .iter()
+            .all(|m| !m.up)
+            .then_some(()))
+    })
+    .context("it is not heard")?;
     vms[0].set_link(1, true)?;
-    wait_for(|| Ok(admins[1].status()?.members.iter().all(|m| m.up).then_some(())))
-        .context("it is heard again")?;
+    wait_for(|| {
+        Ok(admins[1]
+            .status()?
+            .members
+            .iter()
+            .all(|m| m.up)
+            .then_some(()))
+    })
+    .context("it is heard again")?;
     Ok(())
 }
 
@@ -296,8 +336,16 @@ pub fn refused() -> Result<()> {
     for (cards, words, said) in [
         (1, "instance_ip=10.88.0.11/24", "no second network card"),
         (2, "instance_ip=10.0.2.16/24", "in common"),
-        (2, "instance_ip=10.88.0.11/24\ninstance_nic=02:00:00:00:00:09", "02:00:00:00:00:09"),
-        (2, "instance_ip=10.88.0.11/24\ninstance_nic=0\nservice_nic=0", "instance_nic"),
+        (
+            2,
+            "instance_ip=10.88.0.11/24\ninstance_nic=02:00:00:00:00:09",
+            "02:00:00:00:00:09",
+        ),
+        (
+            2,
+            "instance_ip=10.88.0.11/24\ninstance_nic=0\nservice_nic=0",
+            "instance_nic",
+        ),
         (2, "service_nic=2", "service_nic"),
     ] {
         let spec = VmSpec {
