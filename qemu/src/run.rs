@@ -100,7 +100,8 @@ pub fn run(options: &Options) -> Result<u8> {
     };
     let token = random_hex()?;
     let inside = match options.instance_nic {
-        Some(_) => format!("instance_ip={GUEST_INSIDE}/24\n"),
+        // Which card a machine finds first is its own affair.
+        Some(_) => format!("instance_ip={GUEST_INSIDE}/24\nservice_nic=02:67:77:00:00:01\n"),
         None => String::new(),
     };
     let more = inside + &options.config.join("\n");

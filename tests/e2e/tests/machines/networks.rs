@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use godwit_qemu::admin::{self, Admin};
 use godwit_qemu::build::Service;
 use godwit_qemu::net::{Network, open_packet_socket};
@@ -45,9 +45,10 @@ fn instance_network(lan: &Lan) -> Result<()> {
 fn spec(lan: &Lan, id: u32, more: &str) -> Result<VmSpec> {
     let (machine, [service, instance]) = CARDS[id as usize - 1];
     let mut words = format!("instance_ip={}/24\n{more}", inner(id));
-    if id == 2 {
-        words += "instance_nic=02:00:00:00:01:02\n";
-    }
+    words += match id {
+        1 => "service_nic=02:00:00:00:00:01\n",
+        _ => "instance_nic=02:00:00:00:01:02\n",
+    };
     let mut spec = lan.spec(machine, Service::Http, id, &words)?;
     spec.nics[0].model = service;
     spec.nics.push(Nic {
@@ -357,7 +358,7 @@ pub fn refused() -> Result<()> {
             Outcome::Verdict(verdict) if verdict.code == 13 => {
                 ensure!(verdict.reason.contains(said), "{words}: {}", verdict.reason);
             }
-            other => anyhow::bail!("{words}: ended with {other}"),
+            other => bail!("{words}: ended with {other}"),
         }
     }
     Ok(())
