@@ -244,6 +244,8 @@ impl Setup {
             dhcp: false,
             gateways: Vec::new(),
             vips: instance.stack.vips,
+            service_nic: None,
+            instance_net: None,
             peers: instance.peers,
             discover: instance.discover,
             ingress: instance.ingress,
