@@ -372,10 +372,10 @@ impl Node {
         self.awaits_lease = false;
         let instance_addresses = {
             let instance = self.shared.instance();
-            let inside = instance.has_instance_network();
-            inside
-                .then(|| instance.peer_addresses())
-                .unwrap_or_default()
+            match instance.has_instance_network() {
+                true => instance.peer_addresses(),
+                false => Vec::new(),
+            }
         };
         let ready = Ready {
             id: self.shared.instance().id().0,
