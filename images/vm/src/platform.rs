@@ -32,6 +32,15 @@ struct Used {
     dropped: u64,
 }
 
+impl Used {
+    fn at(at: usize) -> Self {
+        Self {
+            at,
+            ..Self::default()
+        }
+    }
+}
+
 /// One machine with the network card that serves, and that of the instance network if there is one.
 #[derive(Debug)]
 pub struct KernelPlatform {
@@ -280,12 +289,8 @@ impl Platform for KernelPlatform {
     fn choose_nics(&mut self, choice: &NicChoice) -> Result<(), String> {
         let cards: Vec<[u8; 6]> = self.machine.nics.iter().map(|nic| nic.mac()).collect();
         let (service, instance) = choice.among(&cards)?;
-        let used = |at| Used {
-            at,
-            ..Used::default()
-        };
-        self.service = used(service);
-        self.instance = instance.map(used);
+        self.service = Used::at(service);
+        self.instance = instance.map(Used::at);
         Ok(())
     }
 
@@ -364,8 +369,11 @@ impl Platform for KernelPlatform {
         };
         // The loop asks for room first, so this is a frame lost only to a broken card, or to one of two that
         // has had none for long.
-        let sent = self.nic(interface).map(|nic| nic.transmit(packet));
-        if let Some(Err(_)) = sent {
+        let refused = match self.nic(interface) {
+            Some(nic) => nic.transmit(packet).is_err(),
+            None => false,
+        };
+        if refused {
             match (interface, &mut self.instance) {
                 (Interface::Instance, Some(used)) => used.dropped += 1,
                 _ => self.service.dropped += 1,
