@@ -169,11 +169,7 @@ pub fn two() -> Result<()> {
     moves(&lan, &admins)?;
     let counters = admins[0].status()?.counters;
     let count = |name: &str| counters.get(name).copied().unwrap_or_default();
-    ensure!(
-        count("forwarded") > 100,
-        "forwarded: {}",
-        count("forwarded")
-    );
+    ensure!(count("forwarded") > 20, "forwarded: {}", count("forwarded"));
     for name in ["nic_rx_packets", "nic_tx_packets"] {
         ensure!(count(name) > 0, "{name}");
         let name = format!("instance_{name}");
@@ -207,7 +203,7 @@ pub fn two() -> Result<()> {
         steered += seen.questions;
     }
     println!("    {answers} frames to clients outside, {steered} from them passed on inside");
-    ensure!(steered > 100, "the ingress passes on inside: {steered}");
+    ensure!(steered > 20, "the ingress passes on inside: {steered}");
 
     captures(&admins[0])?;
     cables(&lan, &vms, &admins)?;
