@@ -313,3 +313,19 @@ fn a_peer_is_never_reached_for_through_the_service_network() {
     assert_eq!(out[0].interface, Instance);
     assert_eq!(parse(&out[0].to_vec()).src, ip("10.88.0.11"));
 }
+
+#[test]
+fn a_frame_is_no_larger_for_knowing_its_interface() {
+    use crate::stack::frame::{Head, Payload, Segmentation, TxChecksum};
+    #[expect(dead_code, reason = "only its size counts")]
+    struct Rx(
+        bytes::Bytes,
+        Vec<bytes::Bytes>,
+        RxChecksum,
+        Option<Segmentation>,
+    );
+    #[expect(dead_code, reason = "only its size counts")]
+    struct Tx(Head, Payload, Option<TxChecksum>, Option<Segmentation>);
+    assert_eq!(size_of::<RxFrame>(), size_of::<Rx>());
+    assert_eq!(size_of::<TxFrame>(), size_of::<Tx>());
+}
