@@ -20,6 +20,8 @@ use crate::vm::{
 
 /// The guest's address on QEMU's user-mode network.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// The same on another one.
+const GUEST_INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 15);
 /// The host as the guest sees it.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// How long to wait for the readiness line before saying so.
@@ -39,6 +41,9 @@ pub struct Options {
     /// NIC.
     #[arg(long, value_enum, default_value = "virtio")]
     pub nic: NicModel,
+    /// A second NIC, for a network of the instances' own (10.0.3.0/24): the admin port is there.
+    #[arg(long, value_enum, value_name = "NIC")]
+    pub instance_nic: Option<NicModel>,
     /// Memory in MiB, at least 16.
     #[arg(long, default_value_t = DEFAULT_MEMORY, value_parser = parse_memory, allow_hyphen_values = true)]
     pub memory: u32,
@@ -66,8 +71,10 @@ pub struct Options {
 /// Runs the VM until it ends and returns the exit status: the verdict's code, or 125 when there is
 /// no verdict.
 pub fn run(options: &Options) -> Result<u8> {
-    let device = options.nic.device(options.machine);
-    device.map_err(|what| anyhow!(what))?;
+    for nic in core::iter::once(options.nic).chain(options.instance_nic) {
+        let device = nic.device(options.machine);
+        device.map_err(|what| anyhow!(what))?;
+    }
     if let Some(word) = options.config.iter().find(|word| !word.contains('=')) {
         bail!("{word} is no configuration: expected KEY=VALUE");
     }
@@ -92,7 +99,29 @@ pub fn run(options: &Options) -> Result<u8> {
         guest: SocketAddrV4::new(guest, to),
     };
     let token = random_hex()?;
-    let more = options.config.join("\n");
+    let inside = match options.instance_nic {
+        // Which card a machine finds first is its own affair.
+        Some(_) => format!("instance_ip={GUEST_INSIDE}/24\nservice_nic=02:67:77:00:00:01\n"),
+        None => String::new(),
+    };
+    let more = inside + &options.config.join("\n");
+    let served = forward(port, options.service.port());
+    let mut nics = vec![Nic {
+        model: options.nic,
+        mac: [0x02, 0x67, 0x77, 0, 0, 1],
+        netdev: Netdev::User(match options.instance_nic {
+            Some(_) => vec![served],
+            None => vec![served, forward(options.admin_port, 9100)],
+        }),
+    }];
+    nics.extend(options.instance_nic.map(|model| Nic {
+        model,
+        mac: [0x02, 0x67, 0x77, 0, 1, 1],
+        netdev: Netdev::OtherUser(vec![Forward {
+            host: local(options.admin_port),
+            guest: SocketAddrV4::new(GUEST_INSIDE, 9100),
+        }]),
+    }));
     let spec = VmSpec {
         machine: options.machine,
         memory: options.memory,
@@ -100,14 +129,7 @@ pub fn run(options: &Options) -> Result<u8> {
             "id=1\nip={}\ngw={GATEWAY}\nadmin_port=9100\nadmin_token={token}\n{more}\n",
             options.ip
         ),
-        nics: vec![Nic {
-            model: options.nic,
-            mac: [0x02, 0x67, 0x77, 0, 0, 1],
-            netdev: Netdev::User(vec![
-                forward(port, options.service.port()),
-                forward(options.admin_port, 9100),
-            ]),
-        }],
+        nics,
         more: debugger_words(options),
         ..VmSpec::new(options.service.name(), &image)
     };
@@ -234,6 +256,7 @@ mod tests {
             (&["http", "--memory", "1"], "16 at least"),
             (&["http", "--port", "-1"], "1 to 65535"),
             (&["http", "--nic", "e1000"], "--machine q35"),
+            (&["http", "--instance-nic", "e1000"], "--machine q35"),
             (&["http", "--", "quiet"], "quiet"),
             (
                 &["http", "--port", "47011", "--admin-port", "47011"],

@@ -14,7 +14,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use godwit_netstack::Instant;
-use godwit_netstack::stack::{RxFrame, TxFrame};
+use godwit_netstack::stack::{Interface, RxFrame, TxFrame};
 
 /// Octets of records that wait, at most.
 const ROOM: usize = 128 << 10;
@@ -26,6 +26,8 @@ const SENT: u32 = 1 << 31;
 /// What is wanted of the frames.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
+    /// Of which network.
+    pub(crate) interface: Interface,
     /// Octets of each at most.
     pub(crate) snap: usize,
     /// So many of them.
@@ -96,22 +98,30 @@ impl Capture {
     /// The card has received a frame.
     #[cold]
     pub(crate) fn received(&self, now: Instant, frame: &RxFrame) {
-        self.put(now, 0, &frame.bytes, &mut frame.more.iter());
+        let rest = &mut frame.more.iter();
+        self.put(now, frame.interface, 0, (&frame.bytes, rest));
     }
 
     /// A frame goes to the card.
     #[cold]
     pub(crate) fn sent(&self, now: Instant, frame: &TxFrame) {
-        self.put(now, SENT, &frame.head, &mut frame.payload.iter());
+        let rest = &mut frame.payload.iter();
+        self.put(now, frame.interface, SENT, (&frame.head, rest));
     }
 
-    fn put(&self, now: Instant, sent: u32, head: &[u8], rest: &mut dyn Iterator<Item = &Bytes>) {
+    fn put(
+        &self,
+        now: Instant,
+        interface: Interface,
+        sent: u32,
+        (head, rest): (&[u8], &mut dyn Iterator<Item = &Bytes>),
+    ) {
         let mut state = self.state.borrow_mut();
         let Some(state) = state.as_mut().filter(|_| self.is_on()) else {
             return;
         };
         let wanted = &mut state.wanted;
-        if is_of(head, wanted.without) {
+        if interface != wanted.interface || is_of(head, wanted.without) {
             return;
         }
         let records = &mut state.records;
@@ -196,6 +206,7 @@ mod tests {
     fn wanted(snap: usize, frames: u32) -> Wanted {
         let client = SocketAddr::new(CLIENT.into(), 40_000);
         Wanted {
+            interface: Interface::Service,
             snap,
             frames,
             without: (client, 9100),
@@ -294,5 +305,26 @@ mod tests {
         assert!(!capture.is_on());
         capture.stop();
         assert!(capture.start(wanted(100, 1)));
+    }
+
+    #[test]
+    fn the_frames_of_one_network_are_not_those_of_the_other() {
+        let capture = Capture::default();
+        let inside = Wanted {
+            interface: Interface::Instance,
+            ..wanted(10, 10)
+        };
+        capture.start(inside);
+        let mut sent = TxFrame::default();
+        sent.head.extend_from_slice(&[1; 20]);
+        for interface in [Interface::Service, Interface::Instance] {
+            sent.interface = interface;
+            capture.sent(Instant::ZERO, &sent);
+            let mut frame = RxFrame::new(std::vec![2; 20]);
+            frame.interface = interface;
+            capture.received(Instant::ZERO, &frame);
+        }
+        let (records, _) = capture.take();
+        assert_eq!(records.len(), 2 * (HEADER + 10));
     }
 }

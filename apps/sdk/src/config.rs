@@ -11,6 +11,10 @@
 //! | `gw` | default gateway, one per family; list | |
 //! | `vip` | virtual address of the service; list | |
 //! | `peer` | another member, `2@10.77.0.12`; list | |
+//! | `service_nic` | the network card that clients are served through: its place among those found, from 0, or its address `02:67:77:00:00:01` | the first |
+//! | `instance_ip` | own address in a network for the instances alone, `10.88.0.11/24` or `fd88::11/64` (see below); list | |
+//! | `instance_nic` | the network card of that network, named as `service_nic` | the first other one |
+//! | `instance_gw` | gateway in that network, one per family; list | |
 //! | `discover` | `on`: members that are not among the peers are found by beacon, and are no voters; `join`: this is such a member, without peers (see below) | `off` |
 //! | `ingress` | the member that is elected first to answer for the virtual addresses, of one priority | the lowest id |
 //! | `priority` | of this member in that election, 0 to 255; the highest is elected first | 100 |
@@ -51,6 +55,12 @@
 //! first address is IPv6), sealed with the key. Who is found serves like the others, and never votes nor
 //! answers for the virtual addresses. What hears nothing of half of the voters for 15 seconds ends its sessions.
 //!
+//! With `instance_ip` an instance has **two networks**, each with a card of its own. In the service network are the
+//! clients, `vip`, `ip` and `gw`. Everything that instances have to say to each other goes through the instance
+//! network: `peer` names addresses there, beacons are sent there, clients' frames are passed on there, and the admin port is
+//! there and nowhere else. The two share no address: no prefix of one lies in one of the other. Without it there is
+//! one network for everything, and further cards are not used.
+//!
 //! The cluster's key is changed without losing a session at run time (`ctl key`), or by a rolling
 //! reboot: first every member with `cluster_key=NEW cluster_key_old=OLD`, one after the other, then
 //! every member with `cluster_key=NEW` alone. Half-open handshakes may have to be repeated during
@@ -65,6 +75,7 @@
 //! Secrets belong into fw_cfg or a boot module, not on a command line; [`Secret`] keeps them out of debug output.
 
 mod nearest;
+mod networks;
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -82,7 +93,10 @@ use godwit_netstack::instance::{
 use godwit_netstack::stack::Cidr;
 use log::LevelFilter;
 use nearest::nearest;
+pub use networks::InstanceNet;
 use zeroize::Zeroize;
+
+use crate::nics::NicName;
 
 /// Octets of one source at most.
 pub const MAX_SOURCE: usize = 64 * 1024;
@@ -131,6 +145,10 @@ pub struct Config {
     pub gateways: Vec<IpAddr>,
     /// Virtual addresses of the service.
     pub vips: Vec<IpAddr>,
+    /// The card of the service network, if it is not the first.
+    pub service_nic: Option<NicName>,
+    /// The instance network, if it is another one.
+    pub instance_net: Option<InstanceNet>,
     /// The other members.
     pub peers: Vec<Peer>,
     /// Whether members are found that are not among the peers.
@@ -302,6 +320,10 @@ struct Draft {
     dhcp: bool,
     gateways: Vec<IpAddr>,
     vips: Vec<IpAddr>,
+    service_nic: Option<NicName>,
+    instance_nic: Option<NicName>,
+    instance_addresses: Vec<Cidr>,
+    instance_gateways: Vec<IpAddr>,
     peers: Vec<(u32, IpAddr)>,
     discover: Discover,
     ingress: Option<u32>,
@@ -344,9 +366,19 @@ impl Draft {
         match key {
             "id" => self.id = Some(member_id("id", value)?),
             "ip" if value == "dhcp" => self.dhcp = true,
-            "ip" => push("ip", &mut self.addresses, cidr(value)?)?,
+            "ip" => push("ip", &mut self.addresses, cidr("ip", value)?)?,
             "gw" => push("gw", &mut self.gateways, address("gw", value)?)?,
             "vip" => push("vip", &mut self.vips, address("vip", value)?)?,
+            "service_nic" => self.service_nic = Some(networks::nic("service_nic", value)?),
+            "instance_nic" => self.instance_nic = Some(networks::nic("instance_nic", value)?),
+            "instance_ip" => {
+                let cidr = cidr("instance_ip", value)?;
+                push("instance_ip", &mut self.instance_addresses, cidr)?;
+            }
+            "instance_gw" => {
+                let gateway = address("instance_gw", value)?;
+                push("instance_gw", &mut self.instance_gateways, gateway)?;
+            }
             "peer" => push("peer", &mut self.peers, peer(value)?)?,
             "discover" => self.discover = discover(value)?,
             "ingress" => self.ingress = Some(member_id("ingress", value)?),
@@ -428,7 +460,8 @@ impl Draft {
             if earlier.iter().any(|other| other.1 == peer.1) {
                 return Err(conflict("peer", "two ids have one address"));
             }
-            if self.addresses.iter().any(|own| own.address == peer.1) {
+            let mut own = self.addresses.iter().chain(&self.instance_addresses);
+            if own.any(|own| own.address == peer.1) {
                 return Err(conflict("peer", "has an address of this instance"));
             }
         }
@@ -471,12 +504,18 @@ impl Draft {
                 return Err(conflict("vip", "is also a member's own address"));
             }
         }
-        for is_v6 in [false, true] {
-            let gateways = self.gateways.iter().filter(|gw| gw.is_ipv6() == is_v6);
-            if gateways.count() > 1 {
-                return Err(conflict("gw", "more than one of a family"));
+        for (key, gateways) in [
+            ("gw", &self.gateways),
+            ("instance_gw", &self.instance_gateways),
+        ] {
+            for is_v6 in [false, true] {
+                let gateways = gateways.iter().filter(|gw| gw.is_ipv6() == is_v6);
+                if gateways.count() > 1 {
+                    return Err(conflict(key, "more than one of a family"));
+                }
             }
         }
+        let instance_net = self.instance_net()?;
         let lowest = self.peers.iter().map(|peer| peer.0).fold(id, u32::min);
         let ingress = self.ingress.unwrap_or(lowest);
         if ingress != id && !self.peers.iter().any(|peer| peer.0 == ingress) {
@@ -496,6 +535,8 @@ impl Draft {
             dhcp: self.dhcp,
             gateways: self.gateways,
             vips: self.vips,
+            service_nic: self.service_nic,
+            instance_net,
             peers: self
                 .peers
                 .into_iter()
@@ -637,14 +678,20 @@ fn address(key: &'static str, value: &str) -> Result<IpAddr, ConfigError> {
     Ok(address)
 }
 
-fn cidr(value: &str) -> Result<Cidr, ConfigError> {
-    const EXPECTED: &str = "ADDRESS/PREFIX (as 10.77.0.11/24) or dhcp";
-    let (text, prefix) = cut(value, b'/').ok_or(bad("ip", EXPECTED))?;
-    let address = address("ip", text).map_err(|_| bad("ip", EXPECTED))?;
+fn cidr(key: &'static str, value: &str) -> Result<Cidr, ConfigError> {
+    let wrong = bad(
+        key,
+        match key {
+            "ip" => "ADDRESS/PREFIX (as 10.77.0.11/24) or dhcp",
+            _ => "ADDRESS/PREFIX (as 10.88.0.11/24)",
+        },
+    );
+    let (text, prefix) = cut(value, b'/').ok_or(wrong.clone())?;
+    let address = address(key, text).map_err(|_| wrong.clone())?;
     let longest = if address.is_ipv4() { 32 } else { 128 };
     match number::<u8>(prefix) {
         Some(prefix) if prefix <= longest => Ok(Cidr { address, prefix }),
-        _ => Err(bad("ip", EXPECTED)),
+        _ => Err(wrong),
     }
 }
 

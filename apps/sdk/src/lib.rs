@@ -61,6 +61,7 @@ mod connection;
 mod error;
 mod executor;
 pub mod http;
+pub mod nics;
 mod node;
 pub mod platform;
 mod port;

@@ -3,7 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Ref, RefMut};
 use core::net::IpAddr;
@@ -11,7 +11,7 @@ use core::net::IpAddr;
 use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::instance::{Event, InstanceConfig, PATIENCE, ServiceId};
 use godwit_netstack::session::{BySession, SessionId};
-use godwit_netstack::stack::{RxFrame, Scope, StackConfig};
+use godwit_netstack::stack::{InstanceNetwork, Interface, RxFrame, Scope, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instance, Instant};
 use sha2::{Digest, Sha256};
@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::agent::Agent;
 use crate::config::Config;
 use crate::executor::{TaskId, Tasks};
+use crate::nics::{NicChoice, NicStatus};
 use crate::platform::Platform;
 use crate::port::{Port, Waiters};
 use crate::ready::Ready;
@@ -64,6 +65,8 @@ pub struct Node {
     /// When the counters of the NIC were looked at.
     counted: Instant,
     verdict: Option<Verdict>,
+    /// Why the service network's card is out of service for good.
+    lost: Option<String>,
     /// Configuration that came with the lease, for whoever has the rest.
     words: Option<Vec<u8>>,
     time_server: Option<Option<IpAddr>>,
@@ -101,6 +104,7 @@ impl Node {
         if let Some(key) = &config.cluster_key {
             secret = shared_secret(key.expose());
         }
+        let instance_network = take_nics(platform, config)?;
         let device = platform.device();
         let now = platform.now();
         let mut instance = Instance::new(
@@ -114,6 +118,7 @@ impl Node {
                     gateways: config.gateways.clone(),
                     dhcp: config.dhcp,
                     vips: config.vips.clone(),
+                    instance: instance_network,
                     secret,
                     tcp: tcp_config(platform.memory(), config.connections),
                 },
@@ -167,6 +172,7 @@ impl Node {
             leave_at: None,
             counted: now,
             verdict: None,
+            lost: None,
             words: None,
             time_server: config.time_server,
             sntp: None,
@@ -182,6 +188,7 @@ impl Node {
         if self.announced && now.since(self.counted) >= COUNTED {
             self.counted = now;
             self.shared.set_nic_counters(platform.counters());
+            self.look_at_nics(now, platform.nics());
             self.shared.set_date(platform.date());
         }
         self.shared.instance_mut().set_scarcity(platform.scarcity());
@@ -260,6 +267,24 @@ impl Node {
         self.shared.drain();
     }
 
+    /// With one network whoever is without it notices; with two somebody has to say so.
+    fn look_at_nics(&mut self, now: Instant, nics: Vec<NicStatus>) {
+        self.shared.set_nics(nics);
+        let nics = self.shared.nics();
+        let service = nics.iter().find(|nic| nic.interface == Interface::Service);
+        let Some(service) = service.filter(|_| nics.len() > 1) else {
+            return;
+        };
+        let (works, fault) = (service.works(), service.fault.clone());
+        drop(nics);
+        self.shared.instance_mut().set_service_link(now, works);
+        if let Some(fault) = fault.filter(|_| self.lost.is_none()) {
+            // What it has can still go to others, by the other card.
+            self.lost = Some(fault);
+            self.shared.drain();
+        }
+    }
+
     /// The first press is a request, the second an order. A drain that somebody else has asked for
     /// counts as neither.
     fn press_power_button(&mut self, now: Instant) {
@@ -298,6 +323,10 @@ impl Node {
                 Some(Event::DrainCancelled) => {
                     self.shared.set_phase(Phase::Serving);
                     self.pressed = 0;
+                    if self.lost.is_some() {
+                        // There is nothing to go on with.
+                        self.leave_at.get_or_insert(now);
+                    }
                 }
                 Some(other) => log::debug!("event not handled: {other:?}"),
             }
@@ -341,10 +370,18 @@ impl Node {
         }
         self.announced = true;
         self.awaits_lease = false;
+        let instance_addresses = {
+            let instance = self.shared.instance();
+            match instance.has_instance_network() {
+                true => instance.peer_addresses(),
+                false => Vec::new(),
+            }
+        };
         let ready = Ready {
             id: self.shared.instance().id().0,
             service: self.service_name,
             addresses: &addresses,
+            instance_addresses: &instance_addresses,
             ready_us: now.as_micros(),
         };
         platform.console(format_args!("GODWIT READY {ready}"));
@@ -398,6 +435,12 @@ impl Node {
         } else if due(self.leave_at) {
             let forced = self.shared.instance().sessions_forced();
             self.verdict = Some(match (self.shared.phase(), forced) {
+                _ if self.lost.is_some() => {
+                    let fault = self.lost.as_deref().unwrap_or_default();
+                    let reason =
+                        alloc::format!("the service network's card is out of service: {fault}");
+                    Verdict::new(Code::NoNic, reason)
+                }
                 (Phase::Drained, 0) => Verdict::new(Code::Drained, "drained"),
                 (Phase::Drained, count) => {
                     let reason = alloc::format!("{count} sessions did not move in time");
@@ -473,6 +516,32 @@ fn tcp_config(memory: Option<usize>, wanted: Option<u32>) -> TcpConfig {
         max_half_open: default.max_half_open.min(connections),
         ..default
     }
+}
+
+/// Have the platform take the cards that are wanted; the instance network, if there is one.
+fn take_nics<P: Platform>(
+    platform: &mut P,
+    config: &Config,
+) -> Result<Option<InstanceNetwork>, Verdict> {
+    let wrong = |reason| Verdict::new(Code::BadConfig, reason);
+    let choice = NicChoice {
+        service: config.service_nic,
+        instance: config.instance_net.as_ref().map(|net| net.nic),
+    };
+    platform.choose_nics(&choice).map_err(wrong)?;
+    let Some(net) = &config.instance_net else {
+        return Ok(None);
+    };
+    let Some(device) = platform.instance_device() else {
+        return Err(wrong("there is no card for the instance network".into()));
+    };
+    Ok(Some(InstanceNetwork {
+        mac: device.mac,
+        mtu: device.mtu,
+        capabilities: device.capabilities,
+        addresses: net.addresses.clone(),
+        gateways: net.gateways.clone(),
+    }))
 }
 
 /// The secret behind initial sequence numbers: the same at all members, and of no use to who
@@ -581,11 +650,15 @@ mod tests {
         frames: Vec<Vec<u8>>,
         /// The button has been pressed and not been asked about.
         button: bool,
+        /// How the cards are; two make two networks.
+        nics: Vec<NicStatus>,
+        /// What has passed since the beginning.
+        later: Duration,
     }
 
     impl Platform for Bench {
         fn now(&mut self) -> Instant {
-            Instant::from_nanos(1_000_000)
+            Instant::from_nanos(1_000_000) + self.later
         }
         fn device(&self) -> Device {
             Device {
@@ -593,6 +666,23 @@ mod tests {
                 mtu: 1500,
                 capabilities: DeviceCapabilities::default(),
             }
+        }
+        fn choose_nics(&mut self, choice: &NicChoice) -> core::result::Result<(), String> {
+            let macs: Vec<[u8; 6]> = self.nics.iter().map(|nic| nic.mac).collect();
+            match macs.is_empty() {
+                true => Ok(()),
+                false => choice.among(&macs).map(|_| ()),
+            }
+        }
+        fn instance_device(&self) -> Option<Device> {
+            let nic = self.nics.get(1)?;
+            Some(Device {
+                mac: nic.mac,
+                ..self.device()
+            })
+        }
+        fn nics(&self) -> Vec<NicStatus> {
+            self.nics.clone()
         }
         fn receive(&mut self) -> Option<RxFrame> {
             None
@@ -684,5 +774,81 @@ mod tests {
         node.step(&mut bench);
         let verdict = node.verdict().expect("an order");
         assert_eq!(verdict.code, Code::Incomplete);
+    }
+
+    /// A bench with two cards, and an instance with two networks on it that is up.
+    fn two_networks() -> (Bench, Node) {
+        let nic = |interface, n| NicStatus {
+            interface,
+            mac: [2, 0, 0, 0, 0, n],
+            mtu: 1500,
+            link: true,
+            fault: None,
+        };
+        let mut bench = Bench {
+            nics: [nic(Interface::Service, 1), nic(Interface::Instance, 2)].into(),
+            ..Bench::default()
+        };
+        let config = "ip=10.77.0.11/24 vip=10.77.0.10 instance_ip=10.88.0.11/24 drain_deadline=1s";
+        let config = Config::parse(&[config]).unwrap();
+        let mut node = Node::new(&mut bench, &config, Nothing).unwrap();
+        node.step(&mut bench);
+        assert!(
+            bench.lines[0].contains("\"instance_ip\":[\"10.88.0.11\"]"),
+            "{:?}",
+            bench.lines
+        );
+        (bench, node)
+    }
+
+    fn step_after(bench: &mut Bench, node: &mut Node, millis: u64) {
+        bench.later += Duration::from_millis(millis);
+        node.step(bench);
+    }
+
+    #[test]
+    fn a_card_that_is_not_there_ends_the_boot_with_its_name() {
+        let (mut bench, _) = two_networks();
+        bench.nics.truncate(1);
+        for (words, said) in [
+            ("instance_ip=10.88.0.11/24", "no second network card"),
+            ("service_nic=02:00:00:00:00:07", "02:00:00:00:00:07"),
+        ] {
+            let config = format!("ip=10.77.0.11/24 {words}");
+            let config = Config::parse(&[&config]).unwrap();
+            let verdict = Node::new(&mut bench, &config, Nothing).err().expect(words);
+            assert_eq!(verdict.code, Code::BadConfig);
+            assert!(verdict.reason.contains(said), "{}", verdict.reason);
+        }
+    }
+
+    #[test]
+    fn an_instance_knows_when_its_clients_cannot_reach_it() {
+        let (mut bench, mut node) = two_networks();
+        for link in [true, false, true] {
+            bench.nics[0].link = link;
+            step_after(&mut bench, &mut node, 200);
+            assert_eq!(node.instance().is_cut_off(), !link);
+        }
+        // The other card's link is the members' concern.
+        bench.nics[1].link = false;
+        step_after(&mut bench, &mut node, 200);
+        assert!(!node.instance().is_cut_off());
+    }
+
+    #[test]
+    fn without_its_clients_card_for_good_an_instance_leaves_and_says_why() {
+        let (mut bench, mut node) = two_networks();
+        bench.nics[1].fault = Some("it melts".into());
+        step_after(&mut bench, &mut node, 200);
+        assert_eq!(node.verdict(), None, "clients are served");
+        bench.nics[1].fault = None;
+        bench.nics[0].fault = Some("it burns".into());
+        for _ in 0..100 {
+            step_after(&mut bench, &mut node, 200);
+        }
+        let verdict = node.verdict().expect("an end");
+        assert_eq!(verdict.code, Code::NoNic);
+        assert!(verdict.reason.contains("it burns"), "{}", verdict.reason);
     }
 }

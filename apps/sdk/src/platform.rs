@@ -3,6 +3,7 @@
 //! Three worlds implement [`Platform`]: the kernel (NIC queues, timer interrupt, `hlt`), the
 //! hosted process (a TAP device and `poll`) and the simulator (virtual time and wires).
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -10,6 +11,8 @@ use godwit_netstack::session::SessionId;
 use godwit_netstack::stack::{DeviceCapabilities, MacAddr, RxFrame, TxFrame};
 use godwit_netstack::tcp::Pressure;
 use godwit_netstack::{Duration, Instant};
+
+use crate::nics::{NicChoice, NicStatus};
 
 /// The NIC as the stack needs to know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,10 +124,29 @@ pub trait Platform {
         false
     }
 
-    /// The NIC.
+    /// Take these cards, or say why that cannot be; before anything else is asked of them, and again when
+    /// the instance is configured anew.
+    fn choose_nics(&mut self, choice: &NicChoice) -> Result<(), String> {
+        match *choice == NicChoice::default() {
+            true => Ok(()),
+            false => Err("there is one network card here, and no choice".into()),
+        }
+    }
+
+    /// The NIC, of the service network if there is another.
     fn device(&self) -> Device;
 
-    /// What the NIC has done, as counters by name; they are shown with those of the instance.
+    /// The NIC of the instance network, if one was chosen.
+    fn instance_device(&self) -> Option<Device> {
+        None
+    }
+
+    /// How the chosen NICs are at the moment, the service network's first; nothing where nobody can know.
+    fn nics(&self) -> Vec<NicStatus> {
+        Vec::new()
+    }
+
+    /// What the NICs have done, as counters by name; they are shown with those of the instance.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
@@ -134,11 +156,12 @@ pub trait Platform {
         None
     }
 
-    /// The next frame received, if any.
+    /// The next frame received, if any, and where. No NIC may keep another one's frames from being taken in.
     fn receive(&mut self) -> Option<RxFrame>;
 
-    /// Whether the NIC has room for one more frame. After a `false` the loop keeps its frames, and
-    /// [`Platform::idle`] must also end when there is room again.
+    /// Whether there is room for one more frame, wherever it goes. After a `false` the loop keeps its frames, and
+    /// [`Platform::idle`] must also end when there is room again. A NIC that takes none for long must not keep
+    /// another one's: what is for it is dropped then.
     fn can_transmit(&mut self) -> bool;
 
     /// Queue a frame for the NIC; called only after [`Platform::can_transmit`] said yes.

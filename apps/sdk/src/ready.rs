@@ -12,10 +12,21 @@ pub(crate) struct Ready<'a> {
     pub(crate) id: u32,
     /// The service's name.
     pub(crate) service: &'a str,
-    /// Its own addresses.
+    /// Its own addresses, in the service network.
     pub(crate) addresses: &'a [IpAddr],
+    /// Those in the instance network, if that is another one.
+    pub(crate) instance_addresses: &'a [IpAddr],
     /// Microseconds since the image's first instruction.
     pub(crate) ready_us: u64,
+}
+
+fn list(f: &mut fmt::Formatter<'_>, addresses: &[IpAddr]) -> fmt::Result {
+    let mut comma = "";
+    for address in addresses {
+        write!(f, "{comma}\"{address}\"")?;
+        comma = ",";
+    }
+    Ok(())
 }
 
 impl fmt::Display for Ready<'_> {
@@ -29,10 +40,10 @@ impl fmt::Display for Ready<'_> {
             }
         }
         f.write_str("\",\"ip\":[")?;
-        let mut comma = "";
-        for address in self.addresses {
-            write!(f, "{comma}\"{address}\"")?;
-            comma = ",";
+        list(f, self.addresses)?;
+        if !self.instance_addresses.is_empty() {
+            f.write_str("],\"instance_ip\":[")?;
+            list(f, self.instance_addresses)?;
         }
         write!(f, "],\"ready_us\":{}}}", self.ready_us)
     }
@@ -50,6 +61,7 @@ mod tests {
                 id: 7,
                 service,
                 addresses: &["10.0.2.15".parse().unwrap(), "fd77::11".parse().unwrap()],
+                instance_addresses: &[],
                 ready_us: 12345,
             }
             .to_string();
@@ -72,11 +84,20 @@ mod tests {
             id: 1,
             service: "echo",
             addresses: &[],
+            instance_addresses: &[],
             ready_us: 0,
         };
         assert_eq!(
             ready.to_string(),
             r#"{"id":1,"service":"echo","ip":[],"ready_us":0}"#
+        );
+        let ready = Ready {
+            instance_addresses: &["10.88.0.11".parse().unwrap()],
+            ..ready
+        };
+        assert_eq!(
+            ready.to_string(),
+            r#"{"id":1,"service":"echo","ip":[],"instance_ip":["10.88.0.11"],"ready_us":0}"#
         );
     }
 }

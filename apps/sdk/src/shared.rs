@@ -11,9 +11,11 @@ use godwit_netstack::cluster::MemberId;
 use godwit_netstack::counts::Counts;
 use godwit_netstack::instance::{DrainOptions, MemberStatus, MoveError};
 use godwit_netstack::session::{ContentId, Input, SessionError, SessionId};
+use godwit_netstack::stack::Interface;
 use godwit_netstack::{Duration, Instance, Instant};
 
 use crate::capture::Capture;
+use crate::nics::{self, NicStatus};
 use crate::port::Port;
 use crate::timers::{TimerKey, Timers};
 
@@ -49,6 +51,8 @@ pub(crate) struct Shared {
     told: Cell<bool>,
     /// Counters of the NIC, as of a moment ago.
     nic: RefCell<Vec<(&'static str, u64)>>,
+    /// How the NICs were a moment ago.
+    nics: RefCell<Vec<NicStatus>>,
     /// Where frames are captured, if somebody asked for that.
     pub(crate) capture: Capture,
     /// The date as of a moment ago, in seconds since 1970.
@@ -69,6 +73,7 @@ impl Shared {
             watched: Cell::new(None),
             told: Cell::new(false),
             nic: RefCell::default(),
+            nics: RefCell::default(),
             capture: Capture::default(),
             date: Cell::new(None),
             counted: RefCell::default(),
@@ -98,6 +103,40 @@ impl Shared {
 
     pub(crate) fn set_nic_counters(&self, counters: Vec<(&'static str, u64)>) {
         *self.nic.borrow_mut() = counters;
+    }
+
+    /// How the NICs are; what has changed is said.
+    pub(crate) fn set_nics(&self, nics: Vec<NicStatus>) {
+        let mut known = self.nics.borrow_mut();
+        if *known == nics {
+            return;
+        }
+        let before = |now: &NicStatus| {
+            let before = known.iter().find(|nic| nic.interface == now.interface);
+            before.is_none_or(|nic| nic.works())
+        };
+        for nic in nics.iter().filter(|nic| nic.works() != before(nic)) {
+            let (network, mac) = (nics::network(nic.interface), nics::Mac(nic.mac));
+            let suffers = match nic.interface {
+                Interface::Service => "clients are not served from here",
+                Interface::Instance => "the other members are not reached",
+            };
+            match (&nic.fault, nic.link) {
+                (Some(fault), _) => {
+                    log::error!(
+                        "{network} network, card {mac}: out of service: {fault}: {suffers}"
+                    );
+                }
+                (None, false) => log::error!("{network} network, card {mac}: no link: {suffers}"),
+                (None, true) => log::warn!("{network} network, card {mac}: there is a link again"),
+            }
+        }
+        *known = nics;
+    }
+
+    /// How the NICs were a moment ago.
+    pub(crate) fn nics(&self) -> Ref<'_, Vec<NicStatus>> {
+        self.nics.borrow()
     }
 
     /// Count something of the drive loop's.

@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Code {
     /// Everything was handed over and the machine may go.
     Drained = 0,
+    /// The network card that clients are served through is out of service.
+    NoNic = 11,
     /// No entropy: nothing may be served.
     NoEntropy = 12,
     /// The configuration is wrong.
@@ -31,6 +33,7 @@ impl Code {
     pub const fn name(self) -> &'static str {
         match self {
             Code::Drained => "drained",
+            Code::NoNic => "no-nic",
             Code::NoEntropy => "no-entropy",
             Code::BadConfig => "bad-config",
             Code::NoLease => "no-lease",

@@ -25,6 +25,8 @@ usage: godwit-hosted http|echo|iperf3 tap=NAME ip=ADDRESS/PREFIX [KEY=VALUE ...]
 The process:
   tap=NAME         the TAP device; it is made if it is not there and this is permitted
   mac=XX:XX:...    the instance's Ethernet address (default: made of the id)
+  instance_tap=NAME  another TAP device, for the instance network (with instance_ip)
+  instance_mac=XX:XX:...  the instance's Ethernet address there (default: made of the id)
   mtu=OCTETS       largest IP packet, 576 to 65535 (1500)
   offload=on|off   leave checksums and segmentation to the host kernel (on)
   config=FILE      more words, one or many a line: the place for secrets
@@ -34,6 +36,8 @@ The instance:
   ip=ADDR/PREFIX   its own address, or dhcp; may be repeated
   gw=ADDR          default gateway, one per family
   vip=ADDR         virtual address that the members share; may be repeated
+  instance_ip=ADDR/PREFIX  its own address in a network for the instances alone; may be repeated
+  instance_gw=ADDR gateway there, one per family
   peer=ID@ADDR     another member; may be repeated
   discover=WHICH   members that are no peers: on (find them), join (be one that is found) or off (off)
   ingress=ID       who is elected first to answer for the virtual addresses (the lowest id)
@@ -69,6 +73,10 @@ pub struct Arguments {
     pub tap: String,
     /// The instance's address on it.
     pub mac: MacAddr,
+    /// The TAP device of the instance network.
+    pub instance_tap: Option<String>,
+    /// The instance's address on that.
+    pub instance_mac: MacAddr,
     /// Largest IP packet.
     pub mtu: u16,
     /// Leave checksums and segmentation to the host kernel.
@@ -88,12 +96,15 @@ impl Arguments {
             None => return Err(USAGE.into()),
         };
         let (mut tap, mut mac, mut mtu, mut offload) = (None, None, 1500, true);
+        let (mut instance_tap, mut instance_mac) = (None, None);
         let mut id = 1;
         let mut sources = Vec::new();
         for word in words {
             match word.split_once('=') {
                 Some(("tap", name)) => tap = Some(name.to_owned()),
                 Some(("mac", text)) => mac = Some(read_mac(text)?),
+                Some(("instance_tap", name)) => instance_tap = Some(name.to_owned()),
+                Some(("instance_mac", text)) => instance_mac = Some(read_mac(text)?),
                 Some(("mtu", text)) => {
                     let octets = text.parse().ok().filter(|octets| *octets >= 576);
                     mtu = octets.ok_or_else(|| format!("`mtu={text}`: expected 576 to 65535"))?;
@@ -118,6 +129,11 @@ impl Arguments {
             service,
             tap: tap.ok_or("`tap` is missing: the TAP device to serve on")?,
             mac: mac.unwrap_or_else(|| default_mac(id)),
+            instance_tap,
+            instance_mac: instance_mac.unwrap_or_else(|| {
+                let [first, _, a, b, c, d] = default_mac(id);
+                [first, 0x68, a, b, c, d]
+            }),
             mtu,
             offload,
             sources,
@@ -186,6 +202,10 @@ mod tests {
         for key in [
             "tap",
             "mac",
+            "instance_tap",
+            "instance_mac",
+            "instance_ip",
+            "instance_gw",
             "mtu",
             "offload",
             "config",

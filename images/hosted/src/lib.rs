@@ -4,7 +4,8 @@
 //!
 //! Besides the keys of [`godwit::config`]: `tap` (a TAP device, made by `ip tuntap add` or, by a
 //! process that may, on the spot), `mac` (of the instance, not of the device; default from `id`),
-//! `mtu` (1500), `offload` (`on` or `off`: leave checksums and segmentation to the host kernel) and
+//! `instance_tap` and
+//! `instance_mac` (the same for the instance network), `mtu` (1500), `offload` (`on` or `off`: leave checksums and segmentation to the host kernel) and
 //! `config` (a file with more words, for secrets). SIGTERM is the power button.
 //!
 //! Standard output carries the READY and VERDICT lines, standard error the log; the exit status
@@ -45,14 +46,20 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(arguments: &Arguments) -> Verdict {
-    let host = Tap::open(&arguments.tap, arguments.mtu, arguments.offload)
-        .and_then(|tap| Host::new(tap, arguments.mac));
-    let mut host = match host {
+    let open = |name: &str| {
+        let tap = Tap::open(name, arguments.mtu, arguments.offload);
+        tap.map_err(|error| format!("TAP device {name}: {error}"))
+    };
+    let host = || -> Result<Host, String> {
+        let host = Host::new(open(&arguments.tap)?, arguments.mac).map_err(|e| e.to_string())?;
+        Ok(match &arguments.instance_tap {
+            Some(name) => host.with_instance_tap(open(name)?, arguments.instance_mac),
+            None => host,
+        })
+    };
+    let mut host = match host() {
         Ok(host) => host,
-        Err(error) => {
-            let reason = format!("TAP device {}: {error}", arguments.tap);
-            return Verdict::new(Code::BadConfig, reason);
-        }
+        Err(reason) => return Verdict::new(Code::BadConfig, reason),
     };
     let sources: Vec<&str> = arguments.sources.iter().map(String::as_str).collect();
     match arguments.service {

@@ -12,7 +12,7 @@ use godwit_http::generated;
 use serde_json::Value;
 use yard::{
     Hosted, TOKEN, ask, in_namespace, keep_receive_buffers_small, kernel_counter, lay_bridge,
-    wait_until,
+    lay_inner_bridge, wait_until,
 };
 
 /// A curl that downloads, read and checked as it goes.
@@ -287,4 +287,84 @@ fn an_instance_whose_device_is_deleted_says_so_and_ends() {
             assert_eq!(hosted.wait(), 0);
         },
     );
+}
+
+/// The frames of an instance that pass one of its cards for some seconds, or the first octets of them.
+fn capture(hosted: &Hosted, interface: u32) -> thread::JoinHandle<Vec<Vec<u8>>> {
+    let address = hosted.address();
+    thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).expect("connects");
+        write!(
+            stream,
+            "GET /pcap?seconds=4&snap=64&interface={interface} HTTP/1.1\r\nHost: x\r\n\
+             Authorization: Bearer {TOKEN}\r\n\r\n"
+        )
+        .expect("sends");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("answers");
+        let line = b"godwit-pcap 1 ";
+        let start = answer.windows(line.len()).position(|at| at == line);
+        let start = start.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&answer)));
+        let end = answer[start..].iter().position(|octet| *octet == b'\n');
+        let mut rest = &answer[start + end.expect("a line") + 1..];
+        let mut frames = Vec::new();
+        while let Some((header, more)) = rest.split_at_checked(16) {
+            let captured = u32::from_le_bytes(header[8..12].try_into().unwrap()) & 0x7fff_ffff;
+            let Some((frame, more)) = more.split_at_checked(captured as usize) else {
+                break;
+            };
+            frames.push(frame.to_vec());
+            rest = more;
+        }
+        frames
+    })
+}
+
+/// The IPv4 addresses that a frame is from and to.
+fn ends(frame: &[u8]) -> Option<[&[u8]; 2]> {
+    match frame.get(12..14)? {
+        [8, 0] => Some([frame.get(26..30)?, frame.get(30..34)?]),
+        [8, 6] => Some([frame.get(28..32)?, frame.get(38..42)?]),
+        _ => None,
+    }
+}
+
+#[test]
+fn instances_with_a_network_of_their_own_say_nothing_where_the_clients_are() {
+    let name = "instances_with_a_network_of_their_own_say_nothing_where_the_clients_are";
+    in_namespace(name, || {
+        lay_bridge();
+        lay_inner_bridge();
+        keep_receive_buffers_small();
+        let [a, b] = [1, 2].map(|id| Hosted::start_in_two("http", id, 2));
+        members_see_each_other(&[&a, &b]);
+        // There is no admin port where the clients are.
+        let outside = "10.77.0.11:9100".parse().unwrap();
+        assert!(TcpStream::connect_timeout(&outside, Duration::from_secs(3)).is_err());
+        let captures = [(&a, 0), (&b, 1)].map(|(hosted, at)| (at, capture(hosted, at)));
+        let mut download = Download::start("http://10.77.0.10/gen/96M");
+        for _ in 0..4 {
+            download.read(8 << 20);
+            move_over(&a, &b);
+        }
+        let (report, octets) = download.finish();
+        assert_eq!((report.as_str(), octets), ("200 1 100663296", 96 << 20));
+        for (interface, capture) in captures {
+            let frames = capture.join().expect("no panic");
+            let all: Vec<_> = frames.iter().filter_map(|frame| ends(frame)).collect();
+            assert!(all.len() > 10, "{} frames at {interface}", all.len());
+            for [from, to] in all {
+                match interface {
+                    0 => assert!(from[1] != 88 && to[1] != 88, "{from:?} {to:?} outside"),
+                    _ => assert!(from != [10, 77, 0, 10], "an answer to a client inside"),
+                }
+            }
+        }
+        let nics = a.status()["nics"].clone();
+        assert_eq!(nics[0]["network"], "service");
+        assert_eq!(
+            (&nics[1]["network"], &nics[1]["link"]),
+            (&"instance".into(), &"up".into())
+        );
+    });
 }

@@ -125,6 +125,7 @@ fn a_syn_costs_no_memory_once_the_table_of_half_open_connections_is_full() {
         gateways: vec![IpAddr::from(GATEWAY)],
         dhcp: false,
         vips: Vec::new(),
+        instance: None,
         secret: [7; 32],
         tcp: TcpConfig {
             max_half_open: TABLE as u32,

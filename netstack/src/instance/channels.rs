@@ -114,7 +114,7 @@ impl Instance {
                 false => room as u32,
             },
             draining: self.is_draining(),
-            healthy: self.stack.pressure() != Pressure::Exhausted,
+            healthy: self.stack.pressure() != Pressure::Exhausted && !self.is_cut_off(),
             priority,
             version: self.state_version(),
             term,

@@ -188,7 +188,7 @@ impl Instance {
 
     /// Our own address, as others have to name it: one by which the voters know each other.
     fn own_address(&self) -> Option<IpAddr> {
-        let own = self.stack.addresses();
+        let own = self.stack.peer_addresses();
         let voter = self.members.voters().next();
         let fits = |own: &&IpAddr| voter.is_none_or(|voter| is_like(voter.address, **own));
         own.iter().find(fits).or(own.first()).copied()
@@ -196,7 +196,7 @@ impl Instance {
 
     /// Tell everyone that we are here; who wants to be found does not know by which version of IP the voters go.
     fn send_beacons(&mut self) {
-        let own = self.stack.addresses();
+        let own = self.stack.peer_addresses();
         let either = [true, false].map(|v4| own.iter().find(|own| own.is_ipv4() == v4).copied());
         let addresses = match self.discovery.joins() {
             true => either,
@@ -308,7 +308,7 @@ impl Instance {
         if learned >= MAX_FOUND {
             return Err("beacons_without_room");
         }
-        if self.vips.contains(&address) || self.stack.addresses().contains(&address) {
+        if self.vips.contains(&address) || self.stack.is_own(address) {
             return Err("beacons_of_our_address");
         }
         if self.members.by_address(address).is_some() {

@@ -42,7 +42,7 @@ const PARTING: Duration = Duration::from_secs(15);
 const MAX_FAILURES: u32 = 16;
 
 /// Whoever takes sessions, whatever states it reads.
-const SUCCESSOR: Wanted = Wanted {
+pub(super) const SUCCESSOR: Wanted = Wanted {
     own: None,
     version: 0,
     voter: true,
@@ -285,8 +285,9 @@ impl Instance {
         for id in self.lulled.clone() {
             self.call_off(now, id);
         }
+        let cut_off = self.is_cut_off();
         if let Some(election) = &mut self.election {
-            election.set_eligible(true);
+            election.set_eligible(!cut_off);
         }
         self.accept_alone(true);
         self.events.push_back(Event::DrainCancelled);

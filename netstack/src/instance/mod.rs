@@ -18,6 +18,7 @@
 //! - `role`: the ingress role;
 //! - `drain`: leaving;
 //! - `depart`: whether the ingress knows where everything went;
+//! - `cable`: without a link to the clients;
 //! - `datagrams`: UDP for others;
 //! - `discover`: members that were not configured;
 //! - `keys`: which keys are taken, and how channels change theirs;
@@ -25,6 +26,7 @@
 //! - `status`: what pages show.
 
 mod ahead;
+mod cable;
 mod channels;
 mod contents;
 mod datagrams;
@@ -66,11 +68,12 @@ use crate::counts::Counts;
 use crate::map::{Map, Set};
 use crate::migrate::transfer::Epochs;
 use crate::session::{BySession, Session, SessionId};
-use crate::stack::{ConnId, FlowKey, ListenerId, RxFrame, Stack, StackEvent, TxFrame};
+use crate::stack::{Cidr, ConnId, FlowKey, ListenerId, RxFrame, Stack, StackEvent, TxFrame};
 use crate::tcp::{Pressure, TcpConfig};
 use crate::time::{Duration, Instant};
 
 use ahead::{SentAhead, Stash};
+use cable::CutOff;
 use channels::Link;
 use contents::Contents;
 use discover::Discovery;
@@ -158,6 +161,8 @@ pub struct Instance {
     /// The last term in which we were the ingress, while we hand the role on.
     resigned: Option<u64>,
     probing: Option<Probing>,
+    /// There is no link to the clients.
+    cut_off: Option<CutOff>,
     /// New flows, held until an ingress is known.
     waiting: VecDeque<FlowKey>,
     /// What the cluster's clock is ahead of ours.
@@ -202,7 +207,6 @@ impl Instance {
         let boot = BootId(rng.array());
         let vips = config.stack.vips.clone();
         let tcp = config.stack.tcp.clone();
-        let mtu = config.stack.mtu;
         let mut stack = Stack::new(config.stack.clone(), rng.array(), now);
         let peers = config.peers.iter().map(|peer| (peer.id, peer.address));
         let members = Members::new(
@@ -232,7 +236,7 @@ impl Instance {
                 .map(|key| Keyring::new(Key(key))),
             vips,
             tcp,
-            mtu,
+            mtu: stack.mtu(),
             patience: config.patience,
             clock: None,
             rng,
@@ -271,6 +275,7 @@ impl Instance {
             ingress_since: None,
             resigned: None,
             probing: None,
+            cut_off: None,
             waiting: VecDeque::new(),
             clock_ahead: Duration::ZERO,
             steering: Steering::default(),
@@ -350,6 +355,7 @@ impl Instance {
         self.run_discovery(now);
         self.run_channel_timers(now);
         self.run_election_timers(now);
+        self.run_cut_off(now);
         self.expire_queries(now);
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP;
@@ -373,6 +379,7 @@ impl Instance {
             self.steering.poll_timeout(),
             (!self.steering.is_empty() || !self.contents.is_empty()).then_some(self.sweep_at),
             self.drain.poll_timeout(),
+            self.cut_off.as_ref().map(CutOff::poll_timeout),
         ]
         .into_iter()
         .flatten()
@@ -458,6 +465,11 @@ impl Instance {
             StackEvent::UnknownFlow { flow, syn } => self.place(now, flow, syn),
             StackEvent::DoubtfulHandshake { flow } => self.ask_for_handshake(now, flow),
             StackEvent::AddressesChanged => {}
+            StackEvent::LeaseRefused(Cidr { address, prefix }) => {
+                log::error!(
+                    "DHCP offers {address}/{prefix}, which is an address of the instance network: not taken"
+                );
+            }
             StackEvent::AddressContested { address, mac } => {
                 self.counters.add("ingress_vip_contested");
                 log::error!(target: "cluster", "{mac:02x?} goes on claiming {address}, which is ours");

@@ -20,9 +20,19 @@ impl Instance {
         self.boot.0
     }
 
-    /// Own addresses as they are now (DHCP may have added one).
+    /// Own addresses in the service network as they are now (DHCP may have added one).
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.stack.addresses()
+    }
+
+    /// Whether the instances have a network of their own.
+    pub fn has_instance_network(&self) -> bool {
+        self.stack.has_instance_network()
+    }
+
+    /// Own addresses by which other instances reach this one: the same, or those in a network of their own.
+    pub fn peer_addresses(&self) -> Vec<IpAddr> {
+        self.stack.peer_addresses()
     }
 
     /// The services here.

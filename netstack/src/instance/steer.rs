@@ -315,7 +315,7 @@ impl Instance {
             self.place_steered(now, flow);
             return;
         }
-        let own = (!leaving).then_some((self.id, self.load()));
+        let own = (!leaving && !self.is_cut_off()).then_some((self.id, self.load()));
         if !leaving && self.stack.was_in_time_wait(&flow) {
             self.accept_here(now, flow);
             return;

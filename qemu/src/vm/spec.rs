@@ -134,6 +134,8 @@ pub enum Netdev {
     Switch(PathBuf),
     /// QEMU's own NAT network, 10.0.2.0/24.
     User(Vec<Forward>),
+    /// Another one of that kind, 10.0.3.0/24.
+    OtherUser(Vec<Forward>),
     /// A persistent TAP device in the namespace that QEMU runs in, see [`VmSpec::namespace`].
     Tap {
         /// Its name.
@@ -365,8 +367,11 @@ impl Netdev {
                 "tap,id={id},ifname={name},script=no,downscript=no,vnet_hdr={}",
                 if *offload { "on" } else { "off" }
             )),
-            Self::User(forwards) => {
+            Self::User(forwards) | Self::OtherUser(forwards) => {
                 let mut argument = format!("user,id={id}");
+                if matches!(self, Self::OtherUser(_)) {
+                    argument += ",net=10.0.3.0/24";
+                }
                 for Forward { host, guest } in forwards {
                     argument += &format!(
                         ",hostfwd=tcp:{}:{}-{}:{}",

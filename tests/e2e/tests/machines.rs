@@ -10,6 +10,8 @@ mod crowd;
 mod drain;
 #[path = "machines/found.rs"]
 mod found;
+#[path = "machines/networks.rs"]
+mod networks;
 #[path = "machines/nics.rs"]
 mod nics;
 #[path = "machines/offload.rs"]
@@ -165,6 +167,11 @@ const TESTS: &[Test] = &[
     ),
     ("a_pulled_cable_costs_time_only", nics::pulled_cables),
     ("cards_may_share_an_interrupt_line", nics::shared_line),
+    ("clients_and_instances_have_a_network_each", networks::two),
+    (
+        "networks_that_cannot_be_are_refused_by_name",
+        networks::refused,
+    ),
     ("a_crowd_cannot_end_an_image_of_eight_mib", || {
         crowd::cannot_end_an_image(Machine::Microvm)
     }),

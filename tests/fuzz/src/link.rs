@@ -61,6 +61,7 @@ pub(crate) fn config(of: u8, tcp: TcpConfig) -> StackConfig {
         gateways: Vec::new(),
         dhcp: false,
         vips,
+        instance: None,
         secret: [of; 32],
         tcp,
     }

@@ -79,6 +79,7 @@ impl Client {
             gateways: Vec::new(),
             dhcp: false,
             vips: Vec::new(),
+            instance: None,
             secret: random[0],
             tcp: TcpConfig::default(),
         };

@@ -97,6 +97,7 @@ fn stack(index: usize, header: &Header, now: Instant) -> Stack {
         gateways: Vec::new(),
         dhcp: false,
         vips: vec![address(true, VIP), address(false, VIP)],
+        instance: None,
         secret: [7; 32],
         tcp: header.tcp.clone(),
     };

@@ -11,11 +11,13 @@ use godwit_netstack::counts::Counts;
 use godwit_netstack::instance::{
     ConnectionStatus, DrainStatus, MemberStatus, MoveReport, RoleStatus, SessionStatus,
 };
+use godwit_netstack::stack::Interface;
 use godwit_netstack::tcp::Phase;
 use serde::Serialize;
 
 use super::{Agent, encode};
 use crate::Service;
+use crate::nics::{self, NicStatus};
 use crate::port::Port;
 use crate::shared::Shared;
 
@@ -35,6 +37,8 @@ pub(super) struct Status {
     state_version: u32,
     oldest_state: u32,
     uptime_ms: u64,
+    /// The network cards, the service network's first.
+    nics: Vec<Nic>,
     members: Vec<Member>,
     session_count: usize,
     sessions: Vec<Session>,
@@ -134,6 +138,35 @@ struct Voter {
     witness: bool,
     /// For how long yet its last vote for this instance counts.
     granted_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Nic {
+    /// `service` or `instance`.
+    network: &'static str,
+    mac: String,
+    mtu: u16,
+    /// `up`, `down` or `failed`.
+    link: &'static str,
+    /// Why it is out of service for good; absent if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
+}
+
+impl From<&NicStatus> for Nic {
+    fn from(nic: &NicStatus) -> Nic {
+        Nic {
+            network: nics::network(nic.interface),
+            mac: nics::Mac(nic.mac).to_string(),
+            mtu: nic.mtu,
+            link: match (&nic.fault, nic.link) {
+                (Some(_), _) => "failed",
+                (None, true) => "up",
+                (None, false) => "down",
+            },
+            fault: nic.fault.clone(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -321,6 +354,7 @@ pub(super) fn json(shared: &Shared, service: &'static str) -> String {
         state_version: versions.0,
         oldest_state: versions.1,
         uptime_ms: uptime(shared).as_millis() as u64,
+        nics: shared.nics().iter().map(Into::into).collect(),
         members: instance.members().into_iter().map(Into::into).collect(),
         session_count: sessions.len(),
         sessions: sessions
@@ -351,6 +385,13 @@ pub(super) fn metrics(shared: &Shared, service: &str) -> String {
     }
     gauge("sessions", sessions as u64);
     gauge("members_up", members_up as u64);
+    for nic in shared.nics().iter() {
+        let name = match nic.interface {
+            Interface::Service => "service_nic_link",
+            Interface::Instance => "instance_nic_link",
+        };
+        gauge(name, nic.works().into());
+    }
     let role = instance.role(shared.now());
     gauge("ingress", role.acting.into());
     gauge("ingress_member", role.ingress.map_or(0, |id| id.0.into()));

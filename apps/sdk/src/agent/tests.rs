@@ -53,6 +53,7 @@ fn shared() -> Rc<Shared> {
             gateways: Vec::new(),
             dhcp: false,
             vips: Vec::from([[10, 77, 0, 10].into()]),
+            instance: None,
             secret: [7; 32],
             tcp: TcpConfig::default(),
         },

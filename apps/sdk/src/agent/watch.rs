@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /profile?hz=997&seconds=5` | a line, `godwit-profile 1 BUILD HZ`, then samples as [`Insight::take_samples`] has them; at the end 0 and how many were lost |
-//! | `GET /pcap?seconds=10&frames=N&snap=128&interface=0` | a line, `godwit-pcap 1 NOW SNAP` with the clock's nanoseconds, then the records of `capture.rs` |
+//! | `GET /pcap?seconds=10&frames=N&snap=128&interface=0` | a line, `godwit-pcap 1 NOW SNAP` with the clock's nanoseconds, then the records of `capture.rs`; interface 1 is the instance network, if there is one |
 //! | `GET /log?follow=SECONDS` | the log as far as it is kept, and what is added for so long |
 //! | `GET /boot` | a line of JSON for each stage of the boot |
 //!
@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use bytes::Bytes;
+use godwit_netstack::stack::Interface;
 use godwit_netstack::{Duration, Instant};
 
 use super::{Agent, Answer};
@@ -207,14 +208,19 @@ impl Agent {
     }
 
     fn pcap(&self, client: SocketAddr, query: &str) -> Said<Answer> {
+        let inside = self.shared.instance().has_instance_network();
         let words = [
             ("seconds", 10, 1, LONGEST),
             ("frames", u32::MAX, 1, u32::MAX),
             ("snap", 128, SNAP.0, SNAP.1),
-            ("interface", 0, 0, 0),
+            ("interface", 0, 0, u32::from(inside)),
         ];
-        let [seconds, frames, snap, _] = numbers(query, &words)?;
+        let [seconds, frames, snap, interface] = numbers(query, &words)?;
         let wanted = Wanted {
+            interface: match interface {
+                0 => Interface::Service,
+                _ => Interface::Instance,
+            },
             snap: snap as usize,
             frames,
             without: (client, self.port),

@@ -82,9 +82,22 @@ pub fn lay_bridge() {
     }
 }
 
+/// Another one for the instances, at which the client has 10.88.0.1.
+pub fn lay_inner_bridge() {
+    for words in [
+        "link add br1 type bridge",
+        "addr add 10.88.0.1/24 dev br1",
+        "link set br1 up",
+    ] {
+        ip(words);
+    }
+}
+
 /// A hosted instance, ended when dropped.
 pub struct Hosted {
     id: u32,
+    /// Where its admin port is.
+    address: String,
     process: Child,
     lines: Receiver<String>,
 }
@@ -92,6 +105,20 @@ pub struct Hosted {
 impl Hosted {
     /// Start instance `id` of `members`, all behind 10.77.0.10 and fd77::10, and wait until it is ready.
     pub fn start(service: &str, id: u32, members: u32, more: &[&str]) -> Hosted {
+        Hosted::start_at(service, id, members, more, "10.77.0")
+    }
+
+    /// The same with the members on the inner bridge.
+    pub fn start_in_two(service: &str, id: u32, members: u32) -> Hosted {
+        let tap = format!("inner{id}");
+        ip(&format!("tuntap add dev {tap} mode tap"));
+        ip(&format!("link set {tap} master br1 up"));
+        let tap = format!("instance_tap={tap}");
+        let own = format!("instance_ip=10.88.0.{}/24", 10 + id);
+        Hosted::start_at(service, id, members, &[&tap, &own], "10.88.0")
+    }
+
+    fn start_at(service: &str, id: u32, members: u32, more: &[&str], network: &str) -> Hosted {
         let tap = format!("tap{id}");
         ip(&format!("tuntap add dev {tap} mode tap"));
         ip(&format!("link set {tap} master br0 up"));
@@ -106,11 +133,17 @@ impl Hosted {
             .arg(format!("admin_token={TOKEN}"))
             .args(more);
         for peer in (1..=members).filter(|peer| *peer != id) {
-            command.arg(format!("peer={peer}@10.77.0.{}", 10 + peer));
+            command.arg(format!("peer={peer}@{network}.{}", 10 + peer));
         }
         let mut process = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let lines = read_lines(process.stdout.take().expect("piped"));
-        let hosted = Hosted { id, process, lines };
+        let address = format!("{network}.{}:9100", 10 + id);
+        let hosted = Hosted {
+            id,
+            address,
+            process,
+            lines,
+        };
         let ready = hosted.line("GODWIT READY ");
         assert_eq!(ready["service"], service);
         hosted
@@ -135,10 +168,14 @@ impl Hosted {
         }
     }
 
+    /// Where its admin port is.
+    pub fn address(&self) -> SocketAddr {
+        self.address.parse().expect("an address")
+    }
+
     /// Ask the node agent.
     pub fn ask(&self, method: &str, path: &str, body: &str, token: Option<&str>) -> (u16, String) {
-        let address: SocketAddr = format!("10.77.0.{}:9100", 10 + self.id).parse().unwrap();
-        ask(address, method, path, body, token)
+        ask(self.address(), method, path, body, token)
     }
 
     /// The node agent's status.

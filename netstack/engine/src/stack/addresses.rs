@@ -1,9 +1,15 @@
 //! Own and virtual addresses, and which neighbour a packet goes to next.
+//!
+//! An address belongs to one interface (RFC 1122 section 3.3.4.2, the strong host model): it is spoken to
+//! and answered for there and nowhere else, and a packet leaves through the interface of the address it is
+//! from. So nothing strays from one network into the other, whatever addresses strangers claim to have.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv6Addr};
 
-use super::{Cidr, MacAddr};
+use super::frame::Interface;
+use super::{Cidr, InstanceNetwork, MacAddr};
 
 /// The addresses of a stack.
 #[derive(Debug)]
@@ -13,6 +19,46 @@ pub(super) struct Addresses {
     vips: Vec<IpAddr>,
     gateways: Vec<IpAddr>,
     link_local: Ipv6Addr,
+    /// Those of the instance network, if it is another one.
+    instance: Option<Box<Side>>,
+}
+
+impl Cidr {
+    /// Whether `address` has this prefix.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        contains(self, address)
+    }
+
+    /// Whether some address has both prefixes.
+    pub fn overlaps(&self, other: &Cidr) -> bool {
+        self.contains(other.address) || other.contains(self.address)
+    }
+}
+
+/// What one interface has.
+#[derive(Debug)]
+struct Side {
+    own: Vec<Cidr>,
+    gateways: Vec<IpAddr>,
+    link_local: Ipv6Addr,
+}
+
+impl Side {
+    fn has_ipv6(&self) -> bool {
+        self.own.iter().any(|cidr| cidr.address.is_ipv6())
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.own.iter().any(|cidr| cidr.address == address)
+            || (address == IpAddr::V6(self.link_local) && self.has_ipv6())
+    }
+}
+
+/// A neighbour, or somebody to be reached by way of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Hop {
+    pub(super) address: IpAddr,
+    pub(super) interface: Interface,
 }
 
 impl Addresses {
@@ -28,7 +74,34 @@ impl Addresses {
             vips: vips.to_vec(),
             gateways: gateways.to_vec(),
             link_local: link_local(mac),
+            instance: None,
         }
+    }
+
+    /// Add those of an instance network.
+    pub(super) fn with_instance(mut self, network: Option<&InstanceNetwork>) -> Addresses {
+        self.instance = network.map(|network| {
+            Box::new(Side {
+                own: network.addresses.clone(),
+                gateways: network.gateways.clone(),
+                link_local: link_local(network.mac),
+            })
+        });
+        self
+    }
+
+    /// Where the other instances are.
+    pub(super) fn peers_interface(&self) -> Interface {
+        match self.instance {
+            Some(_) => Interface::Instance,
+            None => Interface::Service,
+        }
+    }
+
+    /// The interfaces there are.
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = Interface> + use<> {
+        let instance = self.instance.is_some().then_some(Interface::Instance);
+        core::iter::once(Interface::Service).chain(instance)
     }
 
     /// Put in, change or take away the address leased by DHCP and the gateway that came with it.
@@ -36,11 +109,24 @@ impl Addresses {
         self.leased = lease;
     }
 
-    /// Own addresses with their prefixes, without the link-local one.
+    /// Own addresses with their prefixes, without link-local ones.
     pub(super) fn own(&self) -> impl Iterator<Item = &Cidr> {
+        let instance = self.instance.iter().flat_map(|side| &side.own);
         self.own
             .iter()
             .chain(self.leased.as_ref().map(|(cidr, _)| cidr))
+            .chain(instance)
+    }
+
+    /// Those of one interface.
+    pub(super) fn own_on(&self, interface: Interface) -> impl Iterator<Item = &Cidr> {
+        let (service, instance) = match interface {
+            Interface::Service => (Some(&self.own), None),
+            Interface::Instance => (None, self.instance.as_ref().map(|side| &side.own)),
+        };
+        let leased = self.leased.as_ref().filter(|_| service.is_some());
+        let own = service.into_iter().chain(instance).flatten();
+        own.chain(leased.map(|(cidr, _)| cidr))
     }
 
     /// Virtual addresses.
@@ -48,20 +134,53 @@ impl Addresses {
         &self.vips
     }
 
-    /// The link-local address.
-    pub(super) fn link_local(&self) -> Ipv6Addr {
-        self.link_local
+    /// The link-local address of an interface.
+    pub(super) fn link_local(&self, interface: Interface) -> Ipv6Addr {
+        match (interface, &self.instance) {
+            (Interface::Instance, Some(side)) => side.link_local,
+            _ => self.link_local,
+        }
     }
 
-    /// Whether IPv6 is in use here at all.
-    pub(super) fn has_ipv6(&self) -> bool {
-        self.own.iter().any(|cidr| cidr.address.is_ipv6()) || self.vips.iter().any(IpAddr::is_ipv6)
+    /// Whether IPv6 is in use on an interface at all.
+    pub(super) fn has_ipv6(&self, interface: Interface) -> bool {
+        match interface {
+            Interface::Service => {
+                self.own.iter().any(|cidr| cidr.address.is_ipv6())
+                    || self.vips.iter().any(IpAddr::is_ipv6)
+            }
+            Interface::Instance => self.instance.as_ref().is_some_and(|side| side.has_ipv6()),
+        }
     }
 
-    /// Whether `address` is an own one, the link-local one included.
+    /// Whether `address` is an own one of any interface, link-local ones included.
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
-        self.own().any(|cidr| cidr.address == address)
-            || (address == IpAddr::V6(self.link_local) && self.has_ipv6())
+        self.is_own_on(Interface::Service, address)
+            || self.instance.is_some() && self.is_own_on(Interface::Instance, address)
+    }
+
+    /// Whether `address` is an own one of that interface, the link-local one included.
+    pub(super) fn is_own_on(&self, interface: Interface, address: IpAddr) -> bool {
+        match interface {
+            Interface::Service => {
+                let leased = self.leased.as_ref().map(|(cidr, _)| cidr);
+                let mut own = self.own.iter().chain(leased);
+                own.any(|cidr| cidr.address == address)
+                    || (address == IpAddr::V6(self.link_local) && self.has_ipv6(interface))
+            }
+            Interface::Instance => {
+                let side = self.instance.as_ref();
+                side.is_some_and(|side| side.is_own(address))
+            }
+        }
+    }
+
+    /// The interface that an own or virtual address belongs to.
+    pub(super) fn interface_of(&self, own: IpAddr) -> Interface {
+        match &self.instance {
+            Some(side) if side.is_own(own) => Interface::Instance,
+            _ => Interface::Service,
+        }
     }
 
     /// Whether `address` is a virtual one.
@@ -84,46 +203,85 @@ impl Addresses {
         let IpAddr::V4(v4) = address else {
             return false;
         };
+        let is_last = |cidr: &Cidr| match cidr.address {
+            IpAddr::V4(_) if cidr.prefix >= 31 => false,
+            IpAddr::V4(own) => v4.to_bits() == own.to_bits() | !mask4(cidr.prefix),
+            IpAddr::V6(_) => false,
+        };
+        let instance = self.instance.as_ref();
         v4.is_broadcast()
-            || self.own().any(|cidr| match cidr.address {
-                IpAddr::V4(_) if cidr.prefix >= 31 => false,
-                IpAddr::V4(own) => v4.to_bits() == own.to_bits() | !mask4(cidr.prefix),
-                IpAddr::V6(_) => false,
-            })
+            || self.own_on(Interface::Service).any(is_last)
+            || instance.is_some_and(|side| side.own.iter().any(is_last))
     }
 
-    /// Whether `address` is reached without a gateway.
-    pub(super) fn is_on_link(&self, address: IpAddr) -> bool {
-        is_link_local(address) || self.own().any(|cidr| contains(cidr, address))
+    /// Whether `address` is reached without a gateway through an interface.
+    pub(super) fn is_on_link(&self, interface: Interface, address: IpAddr) -> bool {
+        is_link_local(address) || self.own_on(interface).any(|cidr| contains(cidr, address))
     }
 
-    /// The neighbour a packet to `dst` goes to.
-    pub(super) fn next_hop(&self, dst: IpAddr) -> Option<IpAddr> {
-        if self.is_on_link(dst) {
-            return Some(dst);
+    /// The neighbour with this address, if it can be one. One whose address says nothing about where it is
+    /// (a link-local one) is a client's.
+    pub(super) fn neighbour(&self, address: IpAddr) -> Option<Hop> {
+        let mut interfaces = self.interfaces();
+        let interface = interfaces.find(|interface| self.is_on_link(*interface, address))?;
+        Some(Hop { address, interface })
+    }
+
+    /// The neighbour a packet from `src` to `dst` goes to.
+    pub(super) fn next_hop(&self, src: IpAddr, dst: IpAddr) -> Option<Hop> {
+        self.next_hop_on(self.interface_of(src), dst)
+    }
+
+    /// The neighbour a packet to `dst` goes to, if it leaves through that interface.
+    pub(super) fn next_hop_on(&self, interface: Interface, dst: IpAddr) -> Option<Hop> {
+        let hop = |address| Hop { address, interface };
+        if self.is_on_link(interface, dst) {
+            return Some(hop(dst));
         }
+        let gateways = match (interface, &self.instance) {
+            (Interface::Instance, Some(side)) => &side.gateways,
+            _ => &self.gateways,
+        };
         let leased = self.leased.as_ref().and_then(|(_, gateway)| *gateway);
-        self.gateways
+        gateways
             .iter()
             .copied()
-            .chain(leased)
+            .chain(leased.filter(|_| interface == Interface::Service))
             .find(|gateway| gateway.is_ipv4() == dst.is_ipv4())
+            .map(hop)
     }
 
-    /// The own address to speak to `remote` from: one of its prefix, else any of its family.
-    /// Never a virtual one.
+    /// The own address to speak to `remote` from: one of its prefix, else any of its family, the service
+    /// network's first. Never a virtual one.
     pub(super) fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
-        if is_link_local(remote) && remote.is_ipv6() {
-            return self.has_ipv6().then_some(IpAddr::V6(self.link_local));
+        let on = |interface| self.source_on(interface, remote);
+        match self.neighbour(remote) {
+            Some(hop) => on(hop.interface),
+            None => self.interfaces().find_map(on),
+        }
+    }
+
+    /// The same, of one interface.
+    pub(super) fn source_on(&self, interface: Interface, remote: IpAddr) -> Option<IpAddr> {
+        let link_local = || {
+            let ours = IpAddr::V6(self.link_local(interface));
+            (remote.is_ipv6() && self.has_ipv6(interface)).then_some(ours)
+        };
+        if is_link_local(remote) {
+            return link_local();
         }
         let same_family = |cidr: &&Cidr| cidr.address.is_ipv4() == remote.is_ipv4();
-        self.own()
+        self.own_on(interface)
             .find(|cidr| contains(cidr, remote))
-            .or_else(|| self.own().find(same_family))
+            .or_else(|| self.own_on(interface).find(same_family))
             .map(|cidr| cidr.address)
-            .or_else(|| {
-                (remote.is_ipv6() && self.has_ipv6()).then_some(IpAddr::V6(self.link_local))
-            })
+            .or_else(link_local)
+    }
+
+    /// Whether a prefix has addresses in common with the instance network.
+    pub(super) fn is_instance_network(&self, cidr: &Cidr) -> bool {
+        let mut own = self.own_on(Interface::Instance);
+        own.any(|other| other.overlaps(cidr))
     }
 }
 
@@ -232,11 +390,15 @@ mod tests {
     #[test]
     fn far_addresses_go_to_the_gateway_of_their_family_only() {
         let addresses = addresses();
-        assert_eq!(addresses.next_hop(ip("10.77.0.9")), Some(ip("10.77.0.9")));
-        assert_eq!(addresses.next_hop(ip("192.0.2.1")), Some(ip("10.77.0.1")));
-        assert_eq!(addresses.next_hop(ip("fd77::1")), Some(ip("fd77::1")));
-        assert_eq!(addresses.next_hop(ip("2001:db8::1")), None);
-        assert_eq!(addresses.next_hop(ip("fe80::1")), Some(ip("fe80::1")));
+        let next = |dst| {
+            let hop = addresses.next_hop(ip("10.77.0.11"), ip(dst))?;
+            Some(hop.address)
+        };
+        assert_eq!(next("10.77.0.9"), Some(ip("10.77.0.9")));
+        assert_eq!(next("192.0.2.1"), Some(ip("10.77.0.1")));
+        assert_eq!(next("fd77::1"), Some(ip("fd77::1")));
+        assert_eq!(next("2001:db8::1"), None);
+        assert_eq!(next("fe80::1"), Some(ip("fe80::1")));
     }
 
     #[test]
@@ -297,8 +459,73 @@ mod tests {
         });
         let addresses = Addresses::new([2; 6], &own, &[], &[]);
         assert!(
-            addresses.is_on_link(ip("203.0.113.1")),
+            addresses.is_on_link(Interface::Service, ip("203.0.113.1")),
             "a prefix of 0 spans everything"
+        );
+    }
+
+    /// The same with an instance network.
+    fn two_networks() -> Addresses {
+        let cidr = |address, prefix| Cidr {
+            address: ip(address),
+            prefix,
+        };
+        addresses().with_instance(Some(&InstanceNetwork {
+            mac: [2, 0, 0, 0, 1, 0x11],
+            mtu: 1500,
+            capabilities: Default::default(),
+            addresses: std::vec![cidr("10.88.0.11", 24), cidr("fd88::11", 64)],
+            gateways: std::vec![ip("10.88.0.1")],
+        }))
+    }
+
+    #[test]
+    fn a_packet_leaves_through_the_interface_of_the_address_it_is_from() {
+        use Interface::{Instance, Service};
+        let addresses = two_networks();
+        for (src, dst, interface, hop) in [
+            ("10.77.0.10", "192.0.2.1", Service, "10.77.0.1"),
+            ("10.77.0.11", "10.77.0.9", Service, "10.77.0.9"),
+            ("10.88.0.11", "192.0.2.1", Instance, "10.88.0.1"),
+            ("10.88.0.11", "10.88.0.12", Instance, "10.88.0.12"),
+            // A client that has, or says that it has, an address of the other network.
+            ("10.77.0.10", "10.88.0.12", Service, "10.77.0.1"),
+            ("10.88.0.11", "10.77.0.9", Instance, "10.88.0.1"),
+            ("fd88::11", "fe80::9", Instance, "fe80::9"),
+            ("fd77::10", "fe80::9", Service, "fe80::9"),
+        ] {
+            let address = ip(hop);
+            let expected = Some(Hop { address, interface });
+            assert_eq!(
+                addresses.next_hop(ip(src), ip(dst)),
+                expected,
+                "{src} {dst}"
+            );
+        }
+        assert_eq!(addresses.next_hop(ip("fd88::11"), ip("fd77::9")), None);
+    }
+
+    #[test]
+    fn each_network_is_spoken_to_from_an_address_of_its_own() {
+        let addresses = two_networks();
+        for (remote, source) in [
+            ("10.77.0.9", "10.77.0.11"),
+            ("10.88.0.12", "10.88.0.11"),
+            ("192.0.2.1", "10.77.0.11"),
+            ("fd88::12", "fd88::11"),
+            ("2001:db8::1", "fd77::11"),
+        ] {
+            assert_eq!(
+                addresses.source_for(ip(remote)),
+                Some(ip(source)),
+                "{remote}"
+            );
+        }
+        let there = |address| addresses.is_own_on(Interface::Instance, ip(address));
+        assert!(there("10.88.0.11") && !there("10.77.0.11"));
+        assert_ne!(
+            addresses.link_local(Interface::Service),
+            addresses.link_local(Interface::Instance)
         );
     }
 }

@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::frame::Interface;
 use super::{Cidr, MacAddr, Stack, StackEvent, arp, ndp};
 use crate::time::{Duration, Instant};
 
@@ -43,15 +44,19 @@ impl Stack {
     /// Ask whether someone else has our IPv6 addresses (RFC 4862 section 5.4). The answer is
     /// counted; the addresses are used meanwhile.
     pub(super) fn probe_own_ipv6(&mut self) {
-        if !self.addresses.has_ipv6() {
-            return;
-        }
-        let mut own: Vec<_> = self.addresses.own().map(|cidr| cidr.address).collect();
-        own.push(self.addresses.link_local().into());
-        for address in own {
-            if let IpAddr::V6(v6) = address {
-                let nobody = Ipv6Addr::UNSPECIFIED;
-                self.push_egress(ndp::solicitation(self.mac, nobody, v6, None));
+        for interface in self.addresses.interfaces() {
+            if !self.addresses.has_ipv6(interface) {
+                continue;
+            }
+            let own = self.addresses.own_on(interface);
+            let mut own: Vec<_> = own.map(|cidr| cidr.address).collect();
+            own.push(self.addresses.link_local(interface).into());
+            let mac = self.port(interface).mac;
+            for address in own {
+                if let IpAddr::V6(v6) = address {
+                    let nobody = Ipv6Addr::UNSPECIFIED;
+                    self.push_egress(interface, ndp::solicitation(mac, nobody, v6, None));
+                }
             }
         }
     }
@@ -84,12 +89,13 @@ impl Stack {
     /// section 5.4): [`Stack::vip_speaker`] tells.
     pub fn probe_vips(&mut self) {
         self.vip_speaker = None;
+        let mac = self.service.mac;
         for vip in self.addresses.vips().to_vec() {
             let frame = match vip {
-                IpAddr::V4(vip) => arp::request(self.mac, Ipv4Addr::UNSPECIFIED, vip, None),
-                IpAddr::V6(vip) => ndp::solicitation(self.mac, Ipv6Addr::UNSPECIFIED, vip, None),
+                IpAddr::V4(vip) => arp::request(mac, Ipv4Addr::UNSPECIFIED, vip, None),
+                IpAddr::V6(vip) => ndp::solicitation(mac, Ipv6Addr::UNSPECIFIED, vip, None),
             };
-            self.push_egress(frame);
+            self.push_egress(Interface::Service, frame);
         }
     }
 
@@ -144,11 +150,15 @@ impl Stack {
 
     fn announce_vip(&mut self, vip: IpAddr) {
         self.counters.vip_announced += 1;
+        let interface = Interface::Service;
+        let mac = self.service.mac;
         let frame = match vip {
-            IpAddr::V4(vip) => arp::announcement(self.mac, vip),
-            IpAddr::V6(vip) => ndp::advertisement(self.mac, self.addresses.link_local(), vip, None),
+            IpAddr::V4(vip) => arp::announcement(mac, vip),
+            IpAddr::V6(vip) => {
+                ndp::advertisement(mac, self.addresses.link_local(interface), vip, None)
+            }
         };
-        self.push_egress(frame);
+        self.push_egress(interface, frame);
     }
 
     /// Take over what the DHCP client found out.
@@ -157,6 +167,15 @@ impl Stack {
             return;
         };
         let lease = lease.filter(|(cidr, _)| self.addresses.is_host(cidr.address));
+        let lease = match lease {
+            // Which way leads to the other members could not be told any more.
+            Some((cidr, _)) if self.addresses.is_instance_network(&cidr) => {
+                self.counters.dhcp_refused += 1;
+                self.events.push_back(StackEvent::LeaseRefused(cidr));
+                None
+            }
+            lease => lease,
+        };
         match lease {
             Some(_) => self.counters.dhcp_configured += 1,
             None => self.counters.dhcp_lost += 1,
@@ -171,7 +190,8 @@ impl Stack {
             _,
         )) = lease
         {
-            self.push_egress(arp::announcement(self.mac, address));
+            let announcement = arp::announcement(self.service.mac, address);
+            self.push_egress(Interface::Service, announcement);
         }
         self.events.push_back(StackEvent::AddressesChanged);
     }

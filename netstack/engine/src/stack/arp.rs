@@ -6,7 +6,8 @@ use core::net::{IpAddr, Ipv4Addr};
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
-use super::frame::TxFrame;
+use super::addresses::Hop;
+use super::frame::{Interface, TxFrame};
 use super::wire::{self, BROADCAST, ETHERNET, ETHERTYPE_ARP, Ethernet};
 use super::{MacAddr, Stack};
 use crate::time::Instant;
@@ -54,7 +55,8 @@ pub(super) fn announcement(mac: MacAddr, address: Ipv4Addr) -> TxFrame {
 }
 
 impl Stack {
-    pub(super) fn handle_arp(&mut self, now: Instant, frame: &[u8]) {
+    pub(super) fn handle_arp(&mut self, now: Instant, interface: Interface, frame: &[u8]) {
+        let ours = self.port(interface).mac;
         self.counters.arp_received += 1;
         let packet = ArpPacket::new_checked(frame.get(ETHERNET..).unwrap_or_default());
         let Ok(ArpRepr::EthernetIpv4 {
@@ -68,50 +70,57 @@ impl Stack {
             self.counters.arp_ignored += 1;
             return;
         };
-        if !wire::is_unicast(&source_mac) || source_mac == self.mac {
+        if !wire::is_unicast(&source_mac) || source_mac == ours {
             self.counters.arp_ignored += 1;
             return;
         }
-        let answer = operation == ArpOperation::Request && self.answers_for(IpAddr::V4(target));
-        if !source.is_unspecified() && !self.note_neighbour(now, source.into(), source_mac, answer)
-        {
+        let answer =
+            operation == ArpOperation::Request && self.answers_for(interface, IpAddr::V4(target));
+        let address = source.into();
+        let hop = Hop { address, interface };
+        if !source.is_unspecified() && !self.note_neighbour(now, hop, source_mac, answer) {
             self.counters.arp_ignored += 1;
             return;
         }
         if answer {
             self.counters.neighbour_answered += 1;
             let source = (source_mac, source);
-            let reply = self::frame(ArpOperation::Reply, source_mac, (self.mac, target), source);
-            self.push_egress(reply);
+            let reply = self::frame(ArpOperation::Reply, source_mac, (ours, target), source);
+            self.push_egress(interface, reply);
         }
     }
 
-    /// Whether ARP and NDP questions for `address` are ours to answer.
-    pub(super) fn answers_for(&self, address: IpAddr) -> bool {
-        self.addresses.is_own(address) || (self.ingress && self.addresses.is_vip(address))
+    /// Whether ARP and NDP questions for `address` that come in there are ours to answer.
+    pub(super) fn answers_for(&self, interface: Interface, address: IpAddr) -> bool {
+        let answers = self.ingress && interface == Interface::Service;
+        self.addresses.is_own_on(interface, address) || (answers && self.addresses.is_vip(address))
     }
 
-    /// A neighbour said that `address` is at `mac`. False if that cannot be: the address is ours,
+    /// A neighbour said that `hop` is at `mac`. False if that cannot be: the address is ours,
     /// not on the link or not a host's.
     pub(super) fn note_neighbour(
         &mut self,
         now: Instant,
-        address: IpAddr,
+        hop: Hop,
         mac: MacAddr,
         create: bool,
     ) -> bool {
-        if self.addresses.is_own(address) {
+        let Hop { address, interface } = hop;
+        if self.addresses.is_own_on(interface, address) {
             self.counters.address_conflict += 1;
             return false;
         }
         if self.addresses.is_vip(address) {
-            self.hear_vip(now, address, mac);
+            // In the other network it means nothing.
+            if interface == Interface::Service {
+                self.hear_vip(now, address, mac);
+            }
             return false;
         }
-        if !self.addresses.is_host(address) || !self.addresses.is_on_link(address) {
+        if !self.addresses.is_host(address) || !self.addresses.is_on_link(interface, address) {
             return false;
         }
-        if let Some(released) = self.neighbours.learn(now, address, mac, create) {
+        if let Some(released) = self.neighbours.learn(now, hop, mac, create) {
             self.release(mac, released);
         }
         true

@@ -34,6 +34,8 @@ counters! {
     rx_unknown_protocol,
     /// Dropped: an IP destination that is none of ours.
     rx_other_address,
+    /// Dropped: an own IP destination, but one of the other network.
+    rx_other_network,
     /// Dropped: a source address nobody can have (ours, multicast, broadcast, unspecified).
     rx_bad_source,
     /// Dropped: a wrong IPv4 header or transport checksum.
@@ -173,6 +175,8 @@ counters! {
     dhcp_configured,
     /// DHCP leases lost.
     dhcp_lost,
+    /// Leases refused: of an address of the instance network.
+    dhcp_refused,
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! more and nobody else would cut it: forwarded by a NIC that cannot, or relayed in a channel.
 
 use super::checksum::{self, Sum};
-use super::frame::{Head, Payload, RxChecksum, RxFrame, TxChecksum, TxFrame};
+use super::frame::{Head, Interface, Payload, RxChecksum, RxFrame, TxChecksum, TxFrame};
 use super::wire::{self, ETHERNET, Ip, TCP};
 use crate::seq::SeqNumber;
 use crate::tcp::segment::{Flags, MIN_HEADER};
@@ -49,6 +49,7 @@ pub(crate) struct Cut {
     payload: Payload,
     /// Leave the checksum to the device.
     offload: bool,
+    interface: Interface,
 }
 
 /// Headers of a burst: all but sequence number, flags and checksum.
@@ -58,6 +59,7 @@ pub(super) struct Headers {
     pub(super) ipv6: bool,
     /// Sum of the pseudo-header without the length of the segment.
     pub(super) pseudo: u16,
+    pub(super) interface: Interface,
 }
 
 impl Cut {
@@ -74,6 +76,7 @@ impl Cut {
             tcp,
             ipv6,
             pseudo,
+            interface,
         } = headers;
         let mut sum = Sum::new();
         sum.add_word(pseudo);
@@ -91,6 +94,7 @@ impl Cut {
             left,
             payload,
             offload,
+            interface,
         }
     }
 
@@ -124,6 +128,7 @@ impl Cut {
             tcp,
             ipv6: ip.src.is_ipv6(),
             pseudo: pseudo.sum(),
+            interface: merged.interface,
         };
         let mut cut = Cut::new(headers, (seq, flags), merged.payload, (left, size), offload);
         let mut head = core::mem::take(&mut cut.head);
@@ -146,6 +151,7 @@ impl Cut {
             return;
         }
         let frame = out.insert(TxFrame::default());
+        frame.interface = self.interface;
         let length = self.left.min(self.size);
         self.left -= length;
         let flags = match self.left {

@@ -1,12 +1,14 @@
 //! Passing frames on to another instance at layer 2, as a router would: own source MAC, the
 //! member's MAC as destination, TTL or hop limit one less, everything else as it came. What a device
-//! merged is left to our device to cut again, or cut here.
+//! merged is left to our device to cut again, or cut here. Where the instances have a network of their own, that is
+//! the way: the owner answers the client through the network that the client is in.
 
 use core::net::IpAddr;
 
+use super::addresses::Hop;
 use super::checksum::{self, Sum};
 use super::cut::{Cut, tcp_header};
-use super::frame::{RxChecksum, RxFrame, TxChecksum, TxFrame};
+use super::frame::{Interface, RxChecksum, RxFrame, TxChecksum, TxFrame};
 use super::wire::{ETHERNET, Ip, TCP};
 use super::{MacAddr, Stack, ndp};
 use crate::time::Instant;
@@ -43,8 +45,15 @@ pub(super) fn age(frame: &mut [u8]) -> bool {
 
 /// The frame to send on for a received one, but for the destination MAC. `None` if its TTL is
 /// used up.
-fn forwarded(frame: &RxFrame, ip: &Ip, mac: MacAddr, offload: bool, cut: bool) -> Option<TxFrame> {
+fn forwarded(
+    frame: &RxFrame,
+    ip: &Ip,
+    (interface, mac): (Interface, MacAddr),
+    offload: bool,
+    cut: bool,
+) -> Option<TxFrame> {
     let mut out = TxFrame {
+        interface,
         segmentation: frame.segmentation.filter(|_| cut),
         ..TxFrame::default()
     };
@@ -97,24 +106,29 @@ fn forwarded(frame: &RxFrame, ip: &Ip, mac: MacAddr, offload: bool, cut: bool) -
 impl Stack {
     /// Pass a frame on to the instance at `to`.
     pub(super) fn forward(&mut self, now: Instant, frame: &RxFrame, ip: &Ip, to: IpAddr) {
-        if !self.addresses.is_on_link(to) || self.addresses.is_own(to) {
+        let interface = self.addresses.peers_interface();
+        if !self.addresses.is_on_link(interface, to) || self.addresses.is_own(to) {
             self.counters.tx_no_route += 1;
             return;
         }
+        let address = to;
+        let to = Hop { address, interface };
+        let port = *self.port(interface);
         let fits = ip.payload.end - ETHERNET <= usize::from(self.mtu);
         // What a device says of a frame need not fit the frame.
         let merged = frame
             .segmentation
             .filter(|merged| ip.protocol == TCP && merged.ipv6 == ip.src.is_ipv6());
-        let cut = merged.is_some() && self.cuts(ip.src);
+        let cut = merged.is_some() && self.cuts(interface, ip.src);
         let merged = merged.filter(|_| !fits && !cut);
         if !fits && !cut && merged.is_none() {
             self.counters.forward_too_big += 1;
             return;
         }
-        let offload = self.capabilities.tx_checksum;
+        let offload = port.capabilities.tx_checksum;
+        let from = (interface, port.mac);
         // To be cut here, it needs no sum of its own.
-        let out = forwarded(frame, ip, self.mac, offload || merged.is_some(), cut);
+        let out = forwarded(frame, ip, from, offload || merged.is_some(), cut);
         let Some(out) = out else {
             self.counters.forward_ttl_exceeded += 1;
             return;

@@ -5,6 +5,16 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+/// The network that a frame comes from or goes to, which each has a NIC of its own where there are two.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Interface {
+    /// Where the clients are; everything, if there is no other network.
+    #[default]
+    Service,
+    /// Where the instances speak with each other.
+    Instance,
+}
+
 /// Octets of headers a frame can need: Ethernet 14, IPv6 40, TCP 60, and room for alignment.
 pub const MAX_HEADER: usize = 128;
 
@@ -31,6 +41,8 @@ pub struct RxFrame {
     /// Set when the device merged several segments of a flow into this frame: how to cut it again
     /// if it has to leave once more.
     pub segmentation: Option<Segmentation>,
+    /// Where it came in.
+    pub interface: Interface,
 }
 
 impl RxFrame {
@@ -41,6 +53,7 @@ impl RxFrame {
             more: Vec::new(),
             checksum: RxChecksum::Unchecked,
             segmentation: None,
+            interface: Interface::Service,
         }
     }
 
@@ -115,6 +128,8 @@ pub struct TxFrame {
     pub checksum: Option<TxChecksum>,
     /// Segmentation left to the device.
     pub segmentation: Option<Segmentation>,
+    /// Where it goes out.
+    pub interface: Interface,
 }
 
 impl TxFrame {

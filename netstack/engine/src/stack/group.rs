@@ -1,4 +1,4 @@
-//! Datagrams to everyone on the link: sent to the limited broadcast address, or to all nodes (RFC 4291); and
+//! Datagrams to everyone on the link that the instances share: sent to the limited broadcast address, or to all nodes (RFC 4291); and
 //! those to and from one port of our own.
 //!
 //! They bypass smoltcp, whose sockets would each have to join, and are six kilobytes of an image. What comes is
@@ -50,6 +50,7 @@ impl Stack {
         };
         let length = usize::from(u16::from_be_bytes([l0, l1]));
         if self.groups.port != Some(u16::from_be_bytes([p0, p1]))
+            || frame.interface != self.addresses.peers_interface()
             || self.groups.kept.len() >= MAX_KEPT
         {
             self.counters.udp_ignored += 1;
@@ -80,7 +81,7 @@ impl Stack {
         let ends = [(src, port), (dst, port)];
         let mut frame = self.datagram(ends, 1, data);
         ndp::set_destination(&mut frame, mac);
-        self.push_egress(frame);
+        self.push_egress(frame.interface, frame);
     }
 
     /// Datagrams to `port` of the own addresses are kept for [`Stack::datagram_receive`] from now on.
@@ -99,7 +100,7 @@ impl Stack {
         if let Some((src, port)) = self.addresses.source_for(to.ip()).zip(self.groups.own) {
             let ends = [(src, port), (to.ip(), to.port())];
             let frame = self.datagram(ends, HOP_LIMIT, data);
-            self.send_ip(now, to.ip(), frame);
+            self.send_ip(now, frame.interface, to.ip(), frame);
         }
     }
 
@@ -141,7 +142,10 @@ impl Stack {
             0 => u16::MAX,
             sum => sum,
         };
-        let mut frame = TxFrame::default();
+        let mut frame = TxFrame {
+            interface: self.addresses.interface_of(src),
+            ..TxFrame::default()
+        };
         IpHeader {
             src,
             dst,
@@ -151,7 +155,7 @@ impl Stack {
             length,
             fragments: None,
         }
-        .emit(self.mac, &mut frame.head);
+        .emit(self.port(frame.interface).mac, &mut frame.head);
         frame.head.extend_from_slice(&header(sum.to_be_bytes()));
         frame.payload.push(Bytes::copy_from_slice(data));
         frame

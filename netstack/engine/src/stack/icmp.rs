@@ -58,7 +58,7 @@ impl Stack {
                 self.counters.rx_fragment += 1;
                 return;
             }
-            self.handle_ndp(now, ip, message);
+            self.handle_ndp(now, frame.interface, ip, message);
             return;
         }
         let Some(header) = message.first_chunk::<HEADER>() else {
@@ -76,7 +76,8 @@ impl Stack {
     }
 
     fn answer_echo(&mut self, now: Instant, frame: &RxFrame, ip: &Ip, mut header: [u8; HEADER]) {
-        if !self.answers_for(ip.dst) {
+        let interface = self.addresses.interface_of(ip.dst);
+        if !self.answers_for(interface, ip.dst) {
             // A multicast or broadcast ping, or one for a virtual address that is not answered here.
             self.counters.icmp_ignored += 1;
             return;
@@ -102,14 +103,14 @@ impl Stack {
             length: ip.payload.len(),
             fragments: None,
         }
-        .emit(self.mac, &mut reply.head);
+        .emit(self.port(interface).mac, &mut reply.head);
         reply.head.extend_from_slice(&header);
         let data = ip.payload.start + HEADER..ip.payload.end;
         if !data.is_empty() {
             reply.payload.push(frame.bytes.slice(data));
         }
         self.counters.icmp_echo_answered += 1;
-        self.send_ip(now, ip.src, reply);
+        self.send_ip(now, interface, ip.src, reply);
     }
 
     /// Steer an error by the packet it quotes.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use super::flows::{self, Entry, Held, HoldError, Packed};
-use super::frame::{RxChecksum, RxFrame};
+use super::frame::{Interface, RxChecksum, RxFrame};
 use super::wire::{self, ETHERNET, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV6};
 use super::wire::{ICMP, ICMPV6, Ip, IpError, TCP, UDP};
 use super::{ConnId, FlowKey, Stack, StackEvent, forward, solicited_node};
@@ -58,11 +58,12 @@ impl Stack {
         };
         // Frames from the channel were addressed to the instance that captured them.
         let group = ethernet.dst[0] & 1 != 0;
-        if origin == Origin::Wire && !group && ethernet.dst != self.mac {
+        let ours = self.port(frame.interface).mac;
+        if origin == Origin::Wire && !group && ethernet.dst != ours {
             self.counters.rx_other_station += 1;
             return;
         }
-        if !wire::is_unicast(&ethernet.src) || (group && ethernet.src == self.mac) {
+        if !wire::is_unicast(&ethernet.src) || (group && ethernet.src == ours) {
             self.counters.rx_bad_source += 1;
             return;
         }
@@ -70,7 +71,9 @@ impl Stack {
             ethernet.ethertype,
             frame.bytes.get(ETHERNET).map(|octet| octet >> 4),
         ) {
-            (ETHERTYPE_ARP, _) if origin == Origin::Wire => self.handle_arp(now, &frame.bytes),
+            (ETHERTYPE_ARP, _) if origin == Origin::Wire => {
+                self.handle_arp(now, frame.interface, &frame.bytes);
+            }
             (ETHERTYPE_IPV4, Some(4)) | (ETHERTYPE_IPV6, Some(6)) => {
                 self.handle_ip(now, frame, group, origin);
             }
@@ -93,7 +96,11 @@ impl Stack {
             }
         };
         // A lease may come addressed to the address it is about, so before it is ours.
-        if ip.protocol == UDP && self.slow.has_dhcp() && is_dhcp(&frame, &ip) {
+        if ip.protocol == UDP
+            && self.slow.has_dhcp()
+            && frame.interface == Interface::Service
+            && is_dhcp(&frame, &ip)
+        {
             self.handle_dhcp(now, &frame, &ip);
             return;
         }
@@ -105,10 +112,14 @@ impl Stack {
             self.counters.rx_bad_source += 1;
             return;
         }
-        let own = self.addresses.is_own(ip.dst);
+        let own = self.addresses.is_own_on(frame.interface, ip.dst);
+        // For a virtual one it may come from the ingress, and so from the other network.
         let unicast = own || self.addresses.is_vip(ip.dst);
-        if !unicast && !self.listens_to_group(ip.dst) {
-            self.counters.rx_other_address += 1;
+        if !unicast && !self.listens_to_group(frame.interface, ip.dst) {
+            *match self.addresses.is_own(ip.dst) {
+                true => &mut self.counters.rx_other_network,
+                false => &mut self.counters.rx_other_address,
+            } += 1;
             return;
         }
         match ip.protocol {
@@ -123,20 +134,22 @@ impl Stack {
         }
     }
 
-    /// Whether `address` is a group that this stack is in.
-    fn listens_to_group(&self, address: IpAddr) -> bool {
+    /// Whether `address` is a group that this stack is in, at that interface.
+    fn listens_to_group(&self, interface: Interface, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(_) => self.addresses.is_broadcast(address),
-            IpAddr::V6(v6) if v6.is_multicast() && self.addresses.has_ipv6() => {
+            IpAddr::V6(v6) if v6.is_multicast() && self.addresses.has_ipv6(interface) => {
                 let all_nodes = v6.segments() == [0xff02, 0, 0, 0, 0, 0, 0, 1];
                 let asked_for = |own: IpAddr| match own {
                     IpAddr::V6(own) => solicited_node(own) == v6,
                     IpAddr::V4(_) => false,
                 };
+                let mut own = self.addresses.own_on(interface);
+                let mut vips = self.addresses.vips().iter();
                 all_nodes
-                    || asked_for(self.addresses.link_local().into())
-                    || self.addresses.own().any(|cidr| asked_for(cidr.address))
-                    || self.addresses.vips().iter().any(|vip| asked_for(*vip))
+                    || asked_for(self.addresses.link_local(interface).into())
+                    || own.any(|cidr| asked_for(cidr.address))
+                    || interface == Interface::Service && vips.any(|vip| asked_for(*vip))
             }
             IpAddr::V6(_) => false,
         }
@@ -277,7 +290,7 @@ impl Stack {
     fn comes_round(&self, frame: &RxFrame, ip: &Ip, to: IpAddr) -> bool {
         let flags = frame.bytes.get(ip.payload.start + 13).copied();
         let opens = flags.is_some_and(|flags| flags & (SYN | ACK | RST) == SYN);
-        let from = self.neighbours.peek(to);
+        let from = self.mac_of(to);
         ip.protocol == TCP
             && opens
             && from.is_some_and(|mac| frame.bytes.get(6..12) == Some(&mac[..]))

@@ -9,7 +9,7 @@ use core::net::SocketAddr;
 use bytes::Bytes;
 
 use super::flows::{Entry, Packed};
-use super::frame::RxFrame;
+use super::frame::{Interface, RxFrame};
 use super::timers::Timers;
 use super::wire::{self, ETHERNET, Ethernet, TCP};
 use super::{FlowKey, ListenerId, MacAddr, Scope, Stack, StackEvent};
@@ -172,9 +172,11 @@ impl Stack {
     pub(super) fn listener_at(&self, local: SocketAddr) -> Option<(ListenerId, bool)> {
         let vip = self.addresses.is_vip(local.ip());
         let no_vips = self.addresses.vips().is_empty();
+        let interface = self.addresses.interface_of(local.ip());
+        let peers = interface == self.addresses.peers_interface();
         let reached = |scope| match scope {
-            Scope::Service => vip || no_vips,
-            Scope::Own => !vip,
+            Scope::Service => vip || no_vips && interface == Interface::Service,
+            Scope::Own => !vip && peers,
         };
         self.listeners
             .iter()

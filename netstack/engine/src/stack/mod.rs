@@ -49,7 +49,7 @@ use addresses::{Addresses, solicited_node};
 use announce::Defence;
 pub use counters::Counters;
 use flows::{Entry, Flows, Packed};
-pub use frame::{DeviceCapabilities, RxChecksum, RxFrame, TxFrame};
+pub use frame::{DeviceCapabilities, Interface, RxChecksum, RxFrame, TxFrame};
 use given::Given;
 use hash::Keyed;
 use input::Origin;
@@ -95,11 +95,30 @@ pub struct StackConfig {
     pub dhcp: bool,
     /// Virtual addresses the service is reached by.
     pub vips: Vec<IpAddr>,
+    /// A network of their own for what the instances have to say to each other; without one all of it goes
+    /// where the clients are.
+    pub instance: Option<InstanceNetwork>,
     /// Secret from which initial sequence numbers and timestamp offsets derive (RFC 6528); the
     /// same on all instances of a cluster.
     pub secret: [u8; 32],
     /// Limits and defaults of the TCP engine.
     pub tcp: TcpConfig,
+}
+
+/// The NIC of the instance network, and the addresses there.
+#[derive(Clone, Debug)]
+pub struct InstanceNetwork {
+    /// The NIC's address; another one than that of the other NIC.
+    pub mac: MacAddr,
+    /// Largest IP packet the link carries, in octets.
+    pub mtu: u16,
+    /// What the NIC does for us.
+    pub capabilities: DeviceCapabilities,
+    /// The instance's own addresses there. Their prefixes have nothing in common with those of the
+    /// service network.
+    pub addresses: Vec<Cidr>,
+    /// Gateways to what is not on the link (an operator's machine, say), at most one per family.
+    pub gateways: Vec<IpAddr>,
 }
 
 impl core::fmt::Debug for StackConfig {
@@ -113,6 +132,7 @@ impl core::fmt::Debug for StackConfig {
             .field("gateways", &self.gateways)
             .field("dhcp", &self.dhcp)
             .field("vips", &self.vips)
+            .field("instance", &self.instance)
             .field("tcp", &self.tcp)
             .finish_non_exhaustive()
     }
@@ -153,9 +173,9 @@ pub enum Route {
 /// Which addresses a listener is reached by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// The virtual addresses; where there are none, the own addresses.
+    /// The virtual addresses; where there are none, the own addresses in the service network.
     Service,
-    /// The instance's own addresses only, never a virtual one.
+    /// The instance's own addresses only, never a virtual one; those in the instance network, if there is one.
     Own,
 }
 
@@ -209,6 +229,8 @@ pub enum StackEvent {
     },
     /// The set of own addresses changed: a DHCP lease came, changed or ran out.
     AddressesChanged,
+    /// DHCP offers the service network an address of the instance network. It is not taken.
+    LeaseRefused(Cidr),
     /// Somebody goes on claiming a virtual address that was defended a moment ago; said once after
     /// every defence.
     AddressContested {
@@ -245,9 +267,10 @@ const TICK: Duration = Duration::from_millis(1);
 /// [`Stack::poll_timeout`] or the next frame.
 #[derive(Debug)]
 pub struct Stack {
-    mac: MacAddr,
     mtu: u16,
-    capabilities: DeviceCapabilities,
+    service: Port,
+    /// The NIC of the instance network; the same one where there is no other.
+    instance: Port,
     tcp: TcpConfig,
     numbers: InitialNumbers,
     keyed: Keyed,
@@ -300,6 +323,13 @@ pub struct Stack {
     opened: u64,
 }
 
+/// A NIC.
+#[derive(Clone, Copy, Debug)]
+struct Port {
+    mac: MacAddr,
+    capabilities: DeviceCapabilities,
+}
+
 fn words(seed: &[u8; 32]) -> [u64; 4] {
     let mut out = [0; 4];
     for (word, octets) in out.iter_mut().zip(seed.as_chunks::<8>().0) {
@@ -320,13 +350,26 @@ impl Stack {
             &config.addresses,
             &config.vips,
             &config.gateways,
-        );
-        let mut slow = Slow::new(config.mac, config.mtu, k2, config.dhcp, now);
+        )
+        .with_instance(config.instance.as_ref());
+        let service = Port {
+            mac: config.mac,
+            capabilities: config.capabilities,
+        };
+        // What a client sends has to fit the network on which it is passed on.
+        let mtu = config
+            .instance
+            .as_ref()
+            .map_or(config.mtu, |network| network.mtu.min(config.mtu));
+        let mut slow = Slow::new(config.mac, mtu, k2, config.dhcp, now);
         slow.set_addresses(&addresses);
         let mut stack = Stack {
-            mac: config.mac,
-            mtu: config.mtu,
-            capabilities: config.capabilities,
+            mtu,
+            service,
+            instance: config.instance.map_or(service, |network| Port {
+                mac: network.mac,
+                capabilities: network.capabilities,
+            }),
             tcp: config.tcp,
             numbers: InitialNumbers::new(config.secret),
             keyed: Keyed::new([k3, k0]),
@@ -666,9 +709,34 @@ impl Stack {
         self.send_segment(now, flow, reset);
     }
 
-    /// Own addresses: configured and leased, no virtual and no link-local ones.
+    #[inline]
+    fn port(&self, interface: Interface) -> &Port {
+        match interface {
+            Interface::Service => &self.service,
+            Interface::Instance => &self.instance,
+        }
+    }
+
+    /// Own addresses in the service network: configured and leased, no virtual and no link-local ones.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        self.addresses.own().map(|cidr| cidr.address).collect()
+        let own = self.addresses.own_on(Interface::Service);
+        own.map(|cidr| cidr.address).collect()
+    }
+
+    /// Whether there is an instance network besides the service network.
+    pub fn has_instance_network(&self) -> bool {
+        self.addresses.peers_interface() == Interface::Instance
+    }
+
+    /// Own addresses by which other instances reach this one: those in the instance network, if there is one.
+    pub fn peer_addresses(&self) -> Vec<IpAddr> {
+        let own = self.addresses.own_on(self.addresses.peers_interface());
+        own.map(|cidr| cidr.address).collect()
+    }
+
+    /// Whether `address` is an own one, in whichever network.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.addresses.is_own(address)
     }
 
     /// Whether `address` is one of the virtual addresses.

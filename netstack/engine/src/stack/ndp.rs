@@ -7,8 +7,8 @@ use smoltcp::wire::{
     EthernetAddress, Icmpv6Packet, Icmpv6Repr, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress,
 };
 
-use super::addresses::solicited_node;
-use super::frame::TxFrame;
+use super::addresses::{Hop, solicited_node};
+use super::frame::{Interface, TxFrame};
 use super::wire::{self, ICMPV6, Ip, IpHeader};
 use super::{MacAddr, Stack};
 use crate::time::Instant;
@@ -99,14 +99,20 @@ fn ethernet(address: Option<RawHardwareAddress>) -> Option<MacAddr> {
 
 impl Stack {
     /// A neighbour discovery message (types 133 to 137), its checksum verified.
-    pub(super) fn handle_ndp(&mut self, now: Instant, ip: &Ip, message: &[u8]) {
+    pub(super) fn handle_ndp(
+        &mut self,
+        now: Instant,
+        interface: Interface,
+        ip: &Ip,
+        message: &[u8],
+    ) {
         self.counters.ndp_received += 1;
-        if !self.take_ndp(now, ip, message) {
+        if !self.take_ndp(now, interface, ip, message) {
             self.counters.ndp_ignored += 1;
         }
     }
 
-    fn take_ndp(&mut self, now: Instant, ip: &Ip, message: &[u8]) -> bool {
+    fn take_ndp(&mut self, now: Instant, interface: Interface, ip: &Ip, message: &[u8]) -> bool {
         let (IpAddr::V6(src), IpAddr::V6(_)) = (ip.src, ip.dst) else {
             return false;
         };
@@ -120,7 +126,7 @@ impl Stack {
             Ok(NdiscRepr::NeighborSolicit {
                 target_addr,
                 lladdr,
-            }) => self.take_solicitation(now, src, target_addr, ethernet(lladdr)),
+            }) => self.take_solicitation(now, interface, src, target_addr, ethernet(lladdr)),
             Ok(NdiscRepr::NeighborAdvert {
                 flags,
                 target_addr,
@@ -129,7 +135,8 @@ impl Stack {
                 let Some(mac) = ethernet(lladdr) else {
                     return false;
                 };
-                let target = IpAddr::V6(target_addr);
+                let address = IpAddr::V6(target_addr);
+                let target = Hop { address, interface };
                 let known = self.neighbours.peek(target);
                 // Without the override flag an entry with another address stays (section 7.2.5).
                 if known.is_some_and(|known| known != mac)
@@ -146,14 +153,17 @@ impl Stack {
     fn take_solicitation(
         &mut self,
         now: Instant,
+        interface: Interface,
         src: Ipv6Addr,
         target: Ipv6Addr,
         mac: Option<MacAddr>,
     ) -> bool {
-        let answer = self.answers_for(target.into());
+        let answer = self.answers_for(interface, target.into());
+        let address = src.into();
+        let hop = Hop { address, interface };
         if !src.is_unspecified() {
             if let Some(mac) = mac
-                && !self.note_neighbour(now, src.into(), mac, answer)
+                && !self.note_neighbour(now, hop, mac, answer)
             {
                 return false;
             }
@@ -168,13 +178,14 @@ impl Stack {
         let source = if self.addresses.is_own(target.into()) {
             target
         } else {
-            self.addresses.link_local()
+            self.addresses.link_local(interface)
         };
+        let ours = self.port(interface).mac;
         if src.is_unspecified() {
-            self.push_egress(advertisement(self.mac, source, target, None));
+            self.push_egress(interface, advertisement(ours, source, target, None));
         } else {
-            let frame = advertisement(self.mac, source, target, Some(src));
-            self.send_ip(now, src.into(), frame);
+            let frame = advertisement(ours, source, target, Some(src));
+            self.send_ip(now, interface, hop.address, frame);
         }
         true
     }

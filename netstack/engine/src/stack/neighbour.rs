@@ -7,10 +7,9 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::cell::Cell;
-use core::net::IpAddr;
-
 use hashbrown::HashMap;
 
+use super::addresses::Hop;
 use super::frame::TxFrame;
 use super::hash::Keyed;
 use super::timers::Timers;
@@ -38,7 +37,7 @@ const FAILED: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Solicit {
     /// The neighbour.
-    pub(super) address: IpAddr,
+    pub(super) hop: Hop,
     /// Its MAC address of old, to be asked at directly; otherwise everyone is asked.
     pub(super) at: Option<MacAddr>,
 }
@@ -75,7 +74,7 @@ enum State {
 
 #[derive(Debug)]
 struct Neighbour {
-    address: IpAddr,
+    hop: Hop,
     state: State,
     armed: Option<Instant>,
     /// Used since the replacement hand last passed.
@@ -86,7 +85,7 @@ struct Neighbour {
 /// The table.
 #[derive(Debug)]
 pub(super) struct Neighbours {
-    index: HashMap<IpAddr, u32, Keyed>,
+    index: HashMap<Hop, u32, Keyed>,
     slots: Vec<Neighbour>,
     /// The slot that was asked for last: mostly it is a router, again and again.
     last: Cell<u32>,
@@ -107,20 +106,16 @@ impl Neighbours {
         }
     }
 
-    /// The MAC address of `address`, and whom to ask now. Using an entry that has gone stale asks
+    /// The MAC address of `hop`, and whom to ask now. Using an entry that has gone stale asks
     /// its owner again while its old answer stays in use.
-    pub(super) fn resolve(
-        &mut self,
-        now: Instant,
-        address: IpAddr,
-    ) -> (Resolution, Option<Solicit>) {
-        let Some(slot) = self.slot(address) else {
+    pub(super) fn resolve(&mut self, now: Instant, hop: Hop) -> (Resolution, Option<Solicit>) {
+        let Some(slot) = self.slot(hop) else {
             let state = State::Incomplete { tries: 1 };
-            let Some(slot) = self.insert(address, state) else {
+            let Some(slot) = self.insert(hop, state) else {
                 return (Resolution::Failed, None);
             };
             self.arm(slot, now + FIRST_RETRY);
-            return (Resolution::Pending, Some(Solicit { address, at: None }));
+            return (Resolution::Pending, Some(Solicit { hop, at: None }));
         };
         let Some(neighbour) = self.slots.get_mut(slot as usize) else {
             return (Resolution::Failed, None);
@@ -134,20 +129,20 @@ impl Neighbours {
                 neighbour.state = State::Probing { mac, tries: 1 };
                 self.arm(slot, now + RETRY);
                 let at = Some(mac);
-                (Resolution::Known(mac), Some(Solicit { address, at }))
+                (Resolution::Known(mac), Some(Solicit { hop, at }))
             }
             State::Failed { until } if now < until => (Resolution::Failed, None),
             State::Failed { .. } => {
                 neighbour.state = State::Incomplete { tries: 1 };
                 self.arm(slot, now + FIRST_RETRY);
-                (Resolution::Pending, Some(Solicit { address, at: None }))
+                (Resolution::Pending, Some(Solicit { hop, at: None }))
             }
         }
     }
 
-    /// The MAC address of `address` if it is known, without asking.
-    pub(super) fn peek(&self, address: IpAddr) -> Option<MacAddr> {
-        match self.slots.get(self.slot(address)? as usize)?.state {
+    /// The MAC address of `hop` if it is known, without asking.
+    pub(super) fn peek(&self, hop: Hop) -> Option<MacAddr> {
+        match self.slots.get(self.slot(hop)? as usize)?.state {
             State::Reachable { mac, .. } | State::Probing { mac, .. } => Some(mac),
             State::Incomplete { .. } | State::Failed { .. } => None,
         }
@@ -155,8 +150,8 @@ impl Neighbours {
 
     /// Let a frame wait for a neighbour being asked for. False, and the frame is lost, if there is
     /// no room.
-    pub(super) fn wait_frame(&mut self, address: IpAddr, frame: TxFrame) -> bool {
-        let slot = self.slot(address);
+    pub(super) fn wait_frame(&mut self, hop: Hop, frame: TxFrame) -> bool {
+        let slot = self.slot(hop);
         let Some(neighbour) = slot.and_then(|slot| self.slots.get_mut(slot as usize)) else {
             return false;
         };
@@ -169,8 +164,8 @@ impl Neighbours {
     }
 
     /// Let a connection wait for a neighbour being asked for.
-    pub(super) fn wait_connection(&mut self, address: IpAddr, conn: ConnId) {
-        let slot = self.slot(address);
+    pub(super) fn wait_connection(&mut self, hop: Hop, conn: ConnId) {
+        let slot = self.slot(hop);
         if let Some(neighbour) = slot.and_then(|slot| self.slots.get_mut(slot as usize)) {
             neighbour.waiting.connections.push(conn);
         }
@@ -181,7 +176,7 @@ impl Neighbours {
     pub(super) fn learn(
         &mut self,
         now: Instant,
-        address: IpAddr,
+        hop: Hop,
         mac: MacAddr,
         create: bool,
     ) -> Option<Released> {
@@ -189,24 +184,24 @@ impl Neighbours {
             mac,
             until: now + REACHABLE,
         };
-        self.learn_as(address, state, create)
+        self.learn_as(hop, state, create)
     }
 
     /// Someone trusted says where the neighbour is; believed until it answers for itself, and only
     /// where nothing is known yet. Returns what waited for it.
-    pub(super) fn hint(&mut self, now: Instant, address: IpAddr, mac: MacAddr) -> Option<Released> {
-        if self.peek(address).is_some() {
+    pub(super) fn hint(&mut self, now: Instant, hop: Hop, mac: MacAddr) -> Option<Released> {
+        if self.peek(hop).is_some() {
             return None;
         }
         // Stale from the start: its first use asks the neighbour itself.
-        self.learn_as(address, State::Reachable { mac, until: now }, true)
+        self.learn_as(hop, State::Reachable { mac, until: now }, true)
     }
 
-    fn learn_as(&mut self, address: IpAddr, state: State, create: bool) -> Option<Released> {
-        let slot = match self.slot(address) {
+    fn learn_as(&mut self, hop: Hop, state: State, create: bool) -> Option<Released> {
+        let slot = match self.slot(hop) {
             Some(slot) => slot,
             None if create => {
-                self.insert(address, state)?;
+                self.insert(hop, state)?;
                 return None;
             }
             None => return None,
@@ -226,7 +221,7 @@ impl Neighbours {
                 continue;
             };
             neighbour.armed = None;
-            let address = neighbour.address;
+            let hop = neighbour.hop;
             let (state, at) = match neighbour.state {
                 State::Incomplete { tries } if tries < TRIES => {
                     (State::Incomplete { tries: tries + 1 }, None)
@@ -247,7 +242,7 @@ impl Neighbours {
             };
             neighbour.state = state;
             self.arm(slot, now + RETRY);
-            return Some(Ok(Solicit { address, at }));
+            return Some(Ok(Solicit { hop, at }));
         }
     }
 
@@ -261,13 +256,13 @@ impl Neighbours {
         self.slots.len() >= MAX_NEIGHBOURS
     }
 
-    fn slot(&self, address: IpAddr) -> Option<u32> {
+    fn slot(&self, hop: Hop) -> Option<u32> {
         let last = self.last.get();
         let neighbour = self.slots.get(last as usize);
-        if neighbour.is_some_and(|neighbour| neighbour.address == address) {
+        if neighbour.is_some_and(|neighbour| neighbour.hop == hop) {
             return Some(last);
         }
-        let slot = self.index.get(&address).copied()?;
+        let slot = self.index.get(&hop).copied()?;
         self.last.set(slot);
         Some(slot)
     }
@@ -289,9 +284,9 @@ impl Neighbours {
 
     /// A slot for a new neighbour. In a full table one that nobody waits for and that was not used
     /// lately makes room (second chance).
-    fn insert(&mut self, address: IpAddr, state: State) -> Option<u32> {
+    fn insert(&mut self, hop: Hop, state: State) -> Option<u32> {
         let neighbour = Neighbour {
-            address,
+            hop,
             state,
             armed: None,
             used: true,
@@ -303,12 +298,12 @@ impl Neighbours {
         } else {
             let slot = self.victim()?;
             let old = self.slots.get_mut(slot)?;
-            self.index.remove(&old.address);
+            self.index.remove(&old.hop);
             self.timers.disarm(&mut old.armed, slot as u64);
             *old = neighbour;
             slot
         };
-        self.index.insert(address, slot as u32);
+        self.index.insert(hop, slot as u32);
         Some(slot as u32)
     }
 
@@ -338,8 +333,11 @@ mod tests {
         Neighbours::new(Keyed::new([1, 2]))
     }
 
-    fn address(i: u32) -> IpAddr {
-        IpAddr::V4((0x0a00_0000 + i).into())
+    fn address(i: u32) -> Hop {
+        Hop {
+            address: core::net::IpAddr::V4((0x0a00_0000 + i).into()),
+            interface: Default::default(),
+        }
     }
 
     fn conn(index: u32) -> ConnId {

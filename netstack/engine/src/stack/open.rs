@@ -74,7 +74,10 @@ impl Stack {
         now: Instant,
         remote: SocketAddr,
     ) -> Result<ConnId, ConnectError> {
-        let local = self.local_for(None, remote)?;
+        // Never through the service network, if there is another, whatever address a stranger gave.
+        let peers = self.addresses.peers_interface();
+        let own = self.addresses.source_on(peers, remote.ip());
+        let local = self.local_for(Some(own.ok_or(ConnectError::NoAddress)?), remote)?;
         let place = self.free_port(now, local, remote)?;
         self.open(now, place, true)
     }
@@ -100,7 +103,7 @@ impl Stack {
         // Nothing here leads back to ourselves.
         if !self.addresses.is_host(remote.ip())
             || self.addresses.is_own(remote.ip())
-            || self.addresses.next_hop(remote.ip()).is_none()
+            || self.addresses.next_hop(local, remote.ip()).is_none()
         {
             return Err(ConnectError::NoRoute);
         }

@@ -4,10 +4,11 @@
 use alloc::boxed::Box;
 use core::net::IpAddr;
 
+use super::addresses::Hop;
 use super::checksum::Sum;
 use super::cut::{Cut, Headers};
 use super::flows::Packed;
-use super::frame::{Head, Segmentation, TxChecksum, TxFrame};
+use super::frame::{Head, Interface, Segmentation, TxChecksum, TxFrame};
 use super::neighbour::{Released, Resolution, Solicit};
 use super::slow;
 use super::wire::{self, ETHERNET, HOP_LIMIT, IpHeader, TCP};
@@ -85,11 +86,15 @@ impl Stack {
             }
             block.cut = None;
         }
-        let remote = block.connection.remote().ip();
-        let next_hop = block.next_hop.or_else(|| self.addresses.next_hop(remote));
+        let next_hop = block.next_hop.or_else(|| {
+            let FlowKey { local, remote } = block.flow();
+            self.addresses.next_hop(local.ip(), remote.ip())
+        });
         block.next_hop = next_hop;
         match next_hop.map(|hop| (hop, self.resolve(now, hop))) {
-            Some((_, Resolution::Known(mac))) => self.transmit_to(now, id, mac, out),
+            Some((hop, Resolution::Known(mac))) => {
+                self.transmit_to(now, id, (hop.interface, mac), out);
+            }
             Some((hop, Resolution::Pending)) => {
                 if let Some(block) = self.table.get_mut(id) {
                     block.parked = true;
@@ -105,7 +110,13 @@ impl Stack {
     }
 
     /// The same, now that it is known where to.
-    fn transmit_to(&mut self, now: Instant, id: ConnId, mac: MacAddr, out: &mut Option<TxFrame>) {
+    fn transmit_to(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        (interface, mac): (Interface, MacAddr),
+        out: &mut Option<TxFrame>,
+    ) {
         let Some(block) = self.table.get_mut(id) else {
             return;
         };
@@ -117,7 +128,7 @@ impl Stack {
             return;
         }
         let flow = block.flow();
-        let cut = !self.cuts(flow.remote.ip())
+        let cut = !self.cuts(interface, flow.remote.ip())
             && outgoing.segment_size != 0
             && outgoing.payload_len() > usize::from(outgoing.segment_size);
         if let Some(block) = self.table.get_mut(id)
@@ -129,7 +140,7 @@ impl Stack {
         self.arm(now, id);
         self.counters.tx_tcp_segments += 1;
         if cut {
-            if let Some(mut cut) = self.cut_up(&flow, mac, outgoing)
+            if let Some(mut cut) = self.cut_up(&flow, (interface, mac), outgoing)
                 && let Some(block) = self.table.get_mut(id)
             {
                 cut.put_next_frame(out);
@@ -138,12 +149,18 @@ impl Stack {
             return;
         }
         let frame = out.insert(TxFrame::default());
-        self.put_tcp_frame(&flow, &mut outgoing, frame);
+        self.put_tcp_frame(&flow, interface, &mut outgoing, frame);
         ndp::set_destination(frame, mac);
     }
 
     /// A burst to be cut into frames here.
-    fn cut_up(&self, flow: &FlowKey, mac: MacAddr, mut outgoing: Outgoing) -> Option<Cut> {
+    fn cut_up(
+        &self,
+        flow: &FlowKey,
+        (interface, mac): (Interface, MacAddr),
+        mut outgoing: Outgoing,
+    ) -> Option<Cut> {
+        let port = self.port(interface);
         let (src, dst) = (flow.local.ip(), flow.remote.ip());
         let size = usize::from(outgoing.segment_size);
         let left = outgoing.payload_len();
@@ -158,7 +175,7 @@ impl Stack {
             length: header_len + size,
             fragments: None,
         }
-        .emit(self.mac, &mut head);
+        .emit(port.mac, &mut head);
         let (seq, flags) = (outgoing.seq, outgoing.flags);
         outgoing.seq = Default::default();
         outgoing.flags = Flags::NONE;
@@ -173,8 +190,9 @@ impl Stack {
             tcp,
             ipv6: src.is_ipv6(),
             pseudo: pseudo.sum(),
+            interface,
         };
-        let offload = self.capabilities.tx_checksum;
+        let offload = port.capabilities.tx_checksum;
         let payload = outgoing.payload;
         Some(Cut::new(
             headers,
@@ -220,23 +238,33 @@ impl Stack {
     }
 
     /// Whether the NIC cuts bursts into segments.
-    pub(super) fn cuts(&self, remote: IpAddr) -> bool {
+    pub(super) fn cuts(&self, interface: Interface, remote: IpAddr) -> bool {
+        let capabilities = &self.port(interface).capabilities;
         let segments = match remote {
-            IpAddr::V4(_) => self.capabilities.tso4,
-            IpAddr::V6(_) => self.capabilities.tso6,
+            IpAddr::V4(_) => capabilities.tso4,
+            IpAddr::V6(_) => capabilities.tso6,
         };
-        segments && self.capabilities.tx_checksum
+        segments && capabilities.tx_checksum
     }
 
     /// The frame for a segment, but for the destination MAC.
     pub(super) fn tcp_frame(&self, flow: &FlowKey, mut outgoing: Outgoing) -> TxFrame {
         let mut frame = TxFrame::default();
-        self.put_tcp_frame(flow, &mut outgoing, &mut frame);
+        let interface = self.addresses.interface_of(flow.local.ip());
+        self.put_tcp_frame(flow, interface, &mut outgoing, &mut frame);
         frame
     }
 
     /// Make an empty frame the one for a segment, which loses its payload to it.
-    fn put_tcp_frame(&self, flow: &FlowKey, outgoing: &mut Outgoing, frame: &mut TxFrame) {
+    fn put_tcp_frame(
+        &self,
+        flow: &FlowKey,
+        interface: Interface,
+        outgoing: &mut Outgoing,
+        frame: &mut TxFrame,
+    ) {
+        let port = self.port(interface);
+        frame.interface = interface;
         let (src, dst) = (flow.local.ip(), flow.remote.ip());
         let payload_len = outgoing.payload_len();
         let header_len = outgoing.header_len();
@@ -254,7 +282,7 @@ impl Stack {
             length,
             fragments,
         }
-        .emit(self.mac, head);
+        .emit(port.mac, head);
         let start = head.len();
         make_room(head, header_len);
         if let Some(out) = head.get_mut(start..) {
@@ -262,7 +290,7 @@ impl Stack {
         }
         let mut sum = Sum::new();
         sum.add_pseudo_header(src, dst, TCP, length);
-        let offload = self.capabilities.tx_checksum;
+        let offload = port.capabilities.tx_checksum;
         let value = if offload {
             sum.sum()
         } else {
@@ -303,23 +331,30 @@ impl Stack {
     /// Send a segment that belongs to no connection (yet).
     pub(super) fn send_segment(&mut self, now: Instant, flow: &FlowKey, outgoing: Outgoing) {
         let frame = self.tcp_frame(flow, outgoing);
-        self.send_ip(now, flow.remote.ip(), frame);
+        self.send_ip(now, frame.interface, flow.remote.ip(), frame);
     }
 
-    /// Send an IP packet on its way to `dst`.
-    pub(super) fn send_ip(&mut self, now: Instant, dst: IpAddr, frame: TxFrame) {
-        match self.addresses.next_hop(dst) {
+    /// Send an IP packet on its way to `dst`, through the interface of the address it is from.
+    pub(super) fn send_ip(
+        &mut self,
+        now: Instant,
+        interface: Interface,
+        dst: IpAddr,
+        frame: TxFrame,
+    ) {
+        match self.addresses.next_hop_on(interface, dst) {
             Some(next_hop) => self.send_to_neighbour(now, next_hop, frame),
             None => self.counters.tx_no_route += 1,
         }
     }
 
     /// Send a frame to a neighbour, at once or when it is known where that is.
-    pub(super) fn send_to_neighbour(&mut self, now: Instant, next_hop: IpAddr, mut frame: TxFrame) {
+    pub(super) fn send_to_neighbour(&mut self, now: Instant, next_hop: Hop, mut frame: TxFrame) {
+        frame.interface = next_hop.interface;
         match self.resolve(now, next_hop) {
             Resolution::Known(mac) => {
                 ndp::set_destination(&mut frame, mac);
-                self.push_egress(frame);
+                self.queue(frame);
             }
             Resolution::Pending => {
                 if !self.neighbours.wait_frame(next_hop, frame) {
@@ -332,11 +367,16 @@ impl Stack {
 
     /// The MAC address of a neighbour, where it is known.
     pub fn mac_of(&self, neighbour: IpAddr) -> Option<MacAddr> {
-        self.neighbours.peek(neighbour)
+        self.neighbours.peek(self.addresses.neighbour(neighbour)?)
     }
 
-    /// Put a complete frame into the egress queue.
-    pub(super) fn push_egress(&mut self, frame: TxFrame) {
+    /// Put a complete frame for that interface into the egress queue.
+    pub(super) fn push_egress(&mut self, interface: Interface, mut frame: TxFrame) {
+        frame.interface = interface;
+        self.queue(frame);
+    }
+
+    fn queue(&mut self, frame: TxFrame) {
         if self.egress.len() >= MAX_EGRESS {
             self.counters.tx_overflow += 1;
             return;
@@ -344,7 +384,7 @@ impl Stack {
         self.egress.push_back(frame);
     }
 
-    fn resolve(&mut self, now: Instant, next_hop: IpAddr) -> Resolution {
+    fn resolve(&mut self, now: Instant, next_hop: Hop) -> Resolution {
         let (resolution, solicit) = self.neighbours.resolve(now, next_hop);
         if let Some(solicit) = solicit {
             self.solicit(solicit);
@@ -357,13 +397,15 @@ impl Stack {
 
     /// Ask a neighbour where it is, from an own address.
     pub(super) fn solicit(&mut self, solicit: Solicit) {
-        let source = self.addresses.source_for(solicit.address);
-        let frame = match (solicit.address, source) {
+        let Hop { address, interface } = solicit.hop;
+        let source = self.addresses.source_on(interface, address);
+        let mac = self.port(interface).mac;
+        let frame = match (address, source) {
             (IpAddr::V4(target), Some(IpAddr::V4(source))) => {
-                arp::request(self.mac, source, target, solicit.at)
+                arp::request(mac, source, target, solicit.at)
             }
             (IpAddr::V6(target), Some(IpAddr::V6(source))) => {
-                ndp::solicitation(self.mac, source, target, solicit.at)
+                ndp::solicitation(mac, source, target, solicit.at)
             }
             _ => {
                 self.counters.tx_no_route += 1;
@@ -371,14 +413,14 @@ impl Stack {
             }
         };
         self.counters.neighbour_asked += 1;
-        self.push_egress(frame);
+        self.push_egress(interface, frame);
     }
 
     /// Send what waited for a neighbour that is now known to be at `mac`.
     pub(super) fn release(&mut self, mac: MacAddr, released: Released) {
         for mut frame in released.frames {
             ndp::set_destination(&mut frame, mac);
-            self.push_egress(frame);
+            self.queue(frame);
         }
         self.unpark(released.connections);
     }
@@ -402,7 +444,7 @@ impl Stack {
         match out {
             slow::Outgoing::Group(bytes) => {
                 frame.head.extend_from_slice(&bytes);
-                self.push_egress(frame);
+                self.push_egress(Interface::Service, frame);
             }
             slow::Outgoing::Packet(packet) => {
                 let ethertype = match packet.first().map(|octet| octet >> 4) {
@@ -411,7 +453,7 @@ impl Stack {
                 };
                 let ethernet = wire::Ethernet {
                     dst: [0; 6],
-                    src: self.mac,
+                    src: self.service.mac,
                     ethertype,
                 };
                 ethernet.emit(&mut frame.head);
@@ -419,12 +461,16 @@ impl Stack {
                 let Ok(ip) = wire::parse_ip(&frame.head, ETHERNET, true) else {
                     return;
                 };
+                let interface = self.addresses.interface_of(ip.src);
+                if let Some(place) = frame.head.get_mut(6..12) {
+                    place.copy_from_slice(&self.port(interface).mac);
+                }
                 match wire::group_mac(ip.dst) {
                     Some(mac) => {
                         ndp::set_destination(&mut frame, mac);
-                        self.push_egress(frame);
+                        self.push_egress(interface, frame);
                     }
-                    None => self.send_ip(now, ip.dst, frame),
+                    None => self.send_ip(now, interface, ip.dst, frame),
                 }
             }
         }

@@ -5,7 +5,7 @@
 use core::net::IpAddr;
 
 use super::flows::{self, Entry, Packed};
-use super::frame::{RxChecksum, RxFrame};
+use super::frame::{Interface, RxChecksum, RxFrame};
 use super::wire::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ip, TCP};
 use super::{ConnId, FlowKey, Stack, cut};
 use crate::tcp::segment::{Ecn, Segment};
@@ -38,14 +38,18 @@ impl Stack {
             (ethernet.ethertype, version),
             (ETHERTYPE_IPV4, 4) | (ETHERTYPE_IPV6, 6)
         );
-        let for_us = ethernet.dst == self.mac && wire::is_unicast(&ethernet.src);
+        let for_us =
+            ethernet.dst == self.port(frame.interface).mac && wire::is_unicast(&ethernet.src);
         if !is_ip || !for_us || frame.checksum != RxChecksum::Verified {
             return None;
         }
         let ip = wire::parse_ip_within(&frame.bytes, ETHERNET, true, frame.len()).ok()?;
         let transport = frame.bytes.get(ip.payload.start..)?;
         let header = cut::tcp_header(&frame.bytes, ip.payload.start)?;
-        if ip.protocol != TCP || transport.len() < header || !self.may_come(ip.src, ip.dst) {
+        if ip.protocol != TCP
+            || transport.len() < header
+            || !self.may_come(frame.interface, ip.src, ip.dst)
+        {
             return None;
         }
         let [r0, r1, l0, l1] = *transport.first_chunk::<4>()?;
@@ -54,11 +58,12 @@ impl Stack {
         Some((ip, flows::flow(local, remote)))
     }
 
-    fn may_come(&self, src: IpAddr, dst: IpAddr) -> bool {
+    fn may_come(&self, interface: Interface, src: IpAddr, dst: IpAddr) -> bool {
         let addresses = &self.addresses;
         addresses.is_host(src)
             && !addresses.is_own(src)
-            && (addresses.is_own(dst) || addresses.is_vip(dst) && !addresses.is_vip(src))
+            && (addresses.is_own_on(interface, dst)
+                || addresses.is_vip(dst) && !addresses.is_vip(src))
     }
 
     /// Begin a train with the first piece, and couple the others to it.

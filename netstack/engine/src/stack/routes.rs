@@ -27,9 +27,10 @@ impl Stack {
             self.handle_held(now, held, None);
         }
         self.counters.detached += 1;
+        let FlowKey { local, remote } = block.flow();
         let next_hop = block
             .next_hop
-            .or_else(|| self.addresses.next_hop(block.connection.remote().ip()));
+            .or_else(|| self.addresses.next_hop(local.ip(), remote.ip()));
         let mac = next_hop.and_then(|next_hop| self.neighbours.peek(next_hop));
         Some((block.connection, mac))
     }
@@ -77,7 +78,8 @@ impl Stack {
         if self.table.len() >= self.tcp.max_connections as usize {
             return Err((connection, AttachError::TooMany));
         }
-        if let (Some(mac), Some(hop)) = (next_hop, self.addresses.next_hop(flow.remote.ip()))
+        let hop = self.addresses.next_hop(flow.local.ip(), flow.remote.ip());
+        if let (Some(mac), Some(hop)) = (next_hop, hop)
             && wire::is_unicast(&mac)
             && let Some(released) = self.neighbours.hint(now, hop, mac)
         {

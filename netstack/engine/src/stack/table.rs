@@ -2,9 +2,9 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::net::IpAddr;
 
 use super::abandoned::Doubt;
+use super::addresses::Hop;
 use super::cut::Cut;
 use super::{ConnId, FlowKey};
 use crate::tcp::Connection;
@@ -15,7 +15,7 @@ use crate::time::Instant;
 pub(super) struct Block {
     pub(super) connection: Connection,
     /// The neighbour its segments go to; chosen when the first is sent.
-    pub(super) next_hop: Option<IpAddr>,
+    pub(super) next_hop: Option<Hop>,
     /// A burst of it that is being cut into frames.
     pub(super) cut: Option<Box<Cut>>,
     /// Octets it counts for in the memory of all.

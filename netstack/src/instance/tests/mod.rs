@@ -15,6 +15,7 @@ mod keys;
 mod line;
 mod lull;
 mod moves;
+mod networks;
 mod peers;
 mod policy;
 mod skew;
@@ -30,7 +31,9 @@ use bytes::Bytes;
 use self::skew::{Edition, decode, encode};
 use super::*;
 use crate::session::{ContentId, Input, States};
-use crate::stack::{Cidr, DeviceCapabilities, RxChecksum, Scope, StackConfig};
+use crate::stack::{
+    Cidr, DeviceCapabilities, InstanceNetwork, Interface, RxChecksum, Scope, StackConfig,
+};
 use crate::tcp::{Flags, Segment};
 
 pub(super) const VIP: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(10, 77, 0, 10));
@@ -62,6 +65,7 @@ pub(super) fn stack_config(id: u32, vips: Vec<IpAddr>) -> StackConfig {
         gateways: Vec::new(),
         dhcp: false,
         vips,
+        instance: None,
         secret: [5; 32],
         tcp: TcpConfig::default(),
     }
@@ -82,6 +86,33 @@ pub(super) fn config(id: u32, members: u32) -> InstanceConfig {
         cluster_key: Some(KEY),
         patience: Duration::ZERO,
     }
+}
+
+fn inner_address(id: u32) -> IpAddr {
+    IpAddr::from([10, 88, 0, 10 + id as u8])
+}
+
+fn inner_mac(id: u32) -> [u8; 6] {
+    [2, 0, 0, 0, 1, id as u8]
+}
+
+/// The same in two networks.
+pub(super) fn config_of_two(id: u32, members: u32) -> InstanceConfig {
+    let mut config = config(id, members);
+    for peer in &mut config.peers {
+        peer.address = inner_address(peer.id.0);
+    }
+    config.stack.instance = Some(InstanceNetwork {
+        mac: inner_mac(id),
+        mtu: 1500,
+        capabilities: DeviceCapabilities::default(),
+        addresses: alloc::vec![Cidr {
+            address: inner_address(id),
+            prefix: 24,
+        }],
+        gateways: Vec::new(),
+    });
+    config
 }
 
 /// Octet `index` of the bulk stream.
@@ -294,6 +325,10 @@ pub(super) struct Net {
     pub cut_channels: bool,
     /// Pairs of members whose channel frames to each other get lost.
     pub cut_pairs: BTreeSet<(u32, u32)>,
+    /// Members have a network of their own; whose frames get lost in that, and in the clients'.
+    pub two_networks: bool,
+    pub cut_inside: BTreeSet<u32>,
+    pub cut_outside: BTreeSet<u32>,
     /// What is done at a packet: the number of the packet and the session mover.
     pub allow_resets: bool,
 }
@@ -307,6 +342,15 @@ impl Net {
             .map(|id| Node::new(config(id, members), seed.wrapping_mul(31) ^ id as u8, now))
             .collect();
         Net::with(nodes, seed, now)
+    }
+
+    /// Members in two networks.
+    pub fn of_two_networks(members: u32, seed: u8) -> Net {
+        let now = Instant::from_millis(1_000);
+        let node = |id| Node::new(config_of_two(id, members), seed ^ id as u8, now);
+        let mut net = Net::with((1..=members).map(node).collect(), seed, now);
+        net.two_networks = true;
+        net
     }
 
     pub fn with(nodes: Vec<Node>, seed: u8, now: Instant) -> Net {
@@ -326,6 +370,9 @@ impl Net {
             cut: BTreeSet::new(),
             cut_channels: false,
             cut_pairs: BTreeSet::new(),
+            two_networks: false,
+            cut_inside: BTreeSet::new(),
+            cut_outside: BTreeSet::new(),
             allow_resets: false,
         }
     }
@@ -426,21 +473,32 @@ impl Net {
                 None => RxChecksum::Unchecked,
             },
             segmentation: sent.segmentation,
+            interface: sent.interface,
             ..RxFrame::new(sent.to_vec())
         };
         let frame = &received.bytes;
         self.check(from, frame);
+        let inside = sent.interface == Interface::Instance;
+        let mac = if inside { inner_mac } else { mac };
+        if self.two_networks {
+            check_network(inside, frame);
+        }
         let destination: [u8; 6] = frame[..6].try_into().unwrap();
-        let source = [2, 0, 0, 0, 0, from as u8];
-        assert_eq!(frame[6..12], source, "own source MAC");
+        assert_eq!(frame[6..12], mac(from), "own source MAC");
         let everyone = (1..=self.nodes.len() as u32).chain([CLIENT]);
         let channel = is_channel(frame);
         for to in everyone {
             let group = destination[0] & 1 != 0;
-            if to == from || !(group || destination == mac(to)) {
+            if to == from || inside && to == CLIENT || !(group || destination == mac(to)) {
                 continue;
             }
-            let cut = self.cut.contains(&from)
+            let cut_here = match inside {
+                true => &self.cut_inside,
+                false => &self.cut_outside,
+            };
+            let cut = cut_here.contains(&from)
+                || cut_here.contains(&to)
+                || self.cut.contains(&from)
                 || self.cut.contains(&to)
                 || (channel && self.cut_pairs.contains(&(from.min(to), from.max(to))))
                 || (self.cut_channels && channel);
@@ -629,6 +687,22 @@ pub(super) fn parse(frame: &[u8]) -> Option<(End, End, Segment)> {
         (ip(30)?, ports.destination),
         segment,
     ))
+}
+
+/// Nothing of the instances is to be seen where the clients are, and no answer to a client where the
+/// instances are.
+fn check_network(inside: bool, frame: &[u8]) {
+    let (source, destination) = match frame[12..14] {
+        [8, 0] => (&frame[26..30], &frame[30..34]),
+        _ => (&frame[28..32], &frame[38..42]),
+    };
+    if inside {
+        assert_ne!(source, [10, 77, 0, 10], "an answer to a client");
+    } else {
+        for address in [source, destination] {
+            assert_ne!(address[..3], [10, 88, 0], "an instance's address");
+        }
+    }
 }
 
 fn is_channel(frame: &[u8]) -> bool {

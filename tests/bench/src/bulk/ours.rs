@@ -39,6 +39,7 @@ fn stack(host: u8, wire: Wire) -> Stack {
         gateways: Vec::new(),
         dhcp: false,
         vips: Vec::new(),
+        instance: None,
         secret: [7; 32],
         tcp: TcpConfig {
             receive_buffer: BUFFER as u32,

@@ -98,6 +98,7 @@ fn stack(host: u8, seed: u64) -> Stack {
         gateways: Vec::new(),
         dhcp: false,
         vips: Vec::new(),
+        instance: None,
         secret: random,
         tcp: TcpConfig::default(),
     };

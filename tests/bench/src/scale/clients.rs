@@ -50,6 +50,7 @@ impl Crowd {
             gateways: vec![IpAddr::from(GATEWAY)],
             dhcp: false,
             vips: Vec::new(),
+            instance: None,
             secret: [7; 32],
             tcp: TcpConfig {
                 max_connections: 2_000_000,

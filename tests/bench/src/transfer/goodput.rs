@@ -61,6 +61,7 @@ fn stack(host: usize, vips: Vec<IpAddr>) -> StackConfig {
         gateways: Vec::new(),
         dhcp: false,
         vips,
+        instance: None,
         secret: [5; 32],
         tcp: TcpConfig::default(),
     }

@@ -55,6 +55,7 @@ fn config(id: u32) -> InstanceConfig {
             gateways: vec![GATEWAY.into()],
             dhcp: false,
             vips: vec![VIP.into()],
+            instance: None,
             secret: [5; 32],
             tcp: TcpConfig {
                 max_connections: 250_000,

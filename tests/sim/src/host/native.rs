@@ -56,6 +56,7 @@ impl Native {
                 gateways: Vec::new(),
                 dhcp: false,
                 vips: Vec::new(),
+                instance: None,
                 secret: rng.seed(),
                 tcp,
             },

@@ -127,6 +127,7 @@ mod tests {
                     ipv6,
                     segment_size: 100,
                 }),
+                ..TxFrame::default()
             };
             let segments: Vec<Segment> = on_the_wire(&frame)
                 .iter()

@@ -128,6 +128,18 @@ fn pelt(seed: u64, verified: bool) {
     let mut config = config(11);
     config.vips = vec![ip("10.77.0.10"), ip("fd77::10")];
     config.dhcp = true;
+    // Every second time with another network; the card there has the same address, so that samples get in.
+    config.instance = (seed % 2 == 1).then(|| InstanceNetwork {
+        mac: mac(11),
+        mtu: 1300,
+        capabilities: DeviceCapabilities::default(),
+        addresses: vec![Cidr {
+            address: ip("10.88.0.11"),
+            prefix: 24,
+        }],
+        gateways: Vec::new(),
+    });
+    let peer = ip(["10.77.0.12", "10.88.0.12"][seed as usize % 2]);
     let mut stack = Stack::new(config, [1; 32], Instant::ZERO);
     stack.listen(80, Scope::Service);
     stack.listen(9, Scope::Own);
@@ -147,6 +159,9 @@ fn pelt(seed: u64, verified: bool) {
         if verified {
             frame.checksum = RxChecksum::Verified;
         }
+        if dice.below(3) == 0 {
+            frame.interface = Interface::Instance;
+        }
         if dice.below(50) == 0 {
             stack.set_ask_unknown(round % 2 == 0);
             stack.set_ingress(now, round % 3 == 0);
@@ -165,7 +180,7 @@ fn pelt(seed: u64, verified: bool) {
                         0 => stack.clear_route(now, &flow),
                         1 => stack.accept_here(now, &flow),
                         2 => stack.set_route(now, flow, Route::Capture),
-                        3 => stack.set_route(now, flow, Route::Forward(ip("10.77.0.12"))),
+                        3 => stack.set_route(now, flow, Route::Forward(peer)),
                         _ => {}
                     }
                 }

@@ -44,8 +44,10 @@ fn merged(ipv6: bool, payload: &[u8], size: u16) -> RxFrame {
 /// An instance that passes the flow on.
 fn forwarder(ipv6: bool, capabilities: DeviceCapabilities) -> Stack {
     let mut stack = member(11);
-    stack.capabilities = capabilities;
-    stack.neighbours.learn(Instant::ZERO, ip(TO), mac(12), true);
+    stack.service.capabilities = capabilities;
+    stack
+        .neighbours
+        .learn(Instant::ZERO, hop(ip(TO)), mac(12), true);
     stack.set_route(Instant::ZERO, flow(ipv6), Route::Forward(ip(TO)));
     stack
 }
@@ -89,7 +91,7 @@ fn a_device_that_is_to_cut_is_told_where_the_payload_begins() {
     // With options: a device may put them before every segment only if they are headers.
     let (mut net, conn, _) = connected();
     let now = net.now;
-    net.hosts[0].capabilities = OFFLOADS;
+    net.hosts[0].service.capabilities = OFFLOADS;
     let data = Bytes::from(stream(5_000));
     net.hosts[0].update(now, conn, |c| c.send(now, data).unwrap());
     let large = net.hosts[0].poll_transmit(now).unwrap();
@@ -97,8 +99,8 @@ fn a_device_that_is_to_cut_is_told_where_the_payload_begins() {
     assert!(header > 54, "it has timestamps");
     let key = net.hosts[0].flow(conn).unwrap();
     let mut stack = host(11);
-    stack.capabilities = OFFLOADS;
-    stack.neighbours.learn(now, ip(TO), mac(12), true);
+    stack.service.capabilities = OFFLOADS;
+    stack.neighbours.learn(now, hop(ip(TO)), mac(12), true);
     let key = FlowKey {
         local: key.remote,
         remote: key.local,
@@ -174,7 +176,7 @@ fn a_merged_frame_does_the_same_in_segments() {
     let outcome = |apart: bool| {
         let (mut net, conn, accepted) = connected();
         let now = net.now;
-        net.hosts[0].capabilities = OFFLOADS;
+        net.hosts[0].service.capabilities = OFFLOADS;
         let mut acknowledged = Vec::new();
         for round in 0..20 {
             let data = Bytes::from(stream(4_000 + round));

@@ -7,6 +7,7 @@ mod link;
 mod memory;
 mod merged;
 mod neighbours;
+mod networks;
 mod opening;
 mod path;
 mod peers;
@@ -16,6 +17,7 @@ mod transfer;
 
 use core::net::{IpAddr, SocketAddr};
 
+use super::addresses::Hop;
 use super::checksum::Sum;
 use super::frame::Head;
 use super::wire::{self, ETHERNET, ETHERTYPE_ARP, Ethernet, IpHeader};
@@ -30,6 +32,14 @@ fn ip(text: &str) -> IpAddr {
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
+}
+
+/// A neighbour in the service network.
+fn hop(address: IpAddr) -> Hop {
+    Hop {
+        address,
+        interface: Interface::Service,
+    }
 }
 
 fn mac(n: u8) -> MacAddr {
@@ -55,6 +65,7 @@ fn config(n: u8) -> StackConfig {
         gateways: vec![ip("10.77.0.1")],
         dhcp: false,
         vips: Vec::new(),
+        instance: None,
         secret: [7; 32],
         tcp: TcpConfig::default(),
     }

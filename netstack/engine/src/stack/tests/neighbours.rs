@@ -413,7 +413,7 @@ fn claims_to_our_addresses_and_strange_senders_teach_nothing() {
         "10.77.0.255",
     ] {
         stack.handle_frame(Instant::ZERO, arp_request(source, "10.77.0.11"));
-        assert_eq!(stack.neighbours.peek(ip(source)), None, "{source}");
+        assert_eq!(stack.neighbours.peek(hop(ip(source))), None, "{source}");
     }
     assert_eq!(counter(&stack, "address_conflict"), 1);
     assert_eq!(counter(&stack, "arp_ignored"), 5);
@@ -421,7 +421,7 @@ fn claims_to_our_addresses_and_strange_senders_teach_nothing() {
     crossed[ETHERNET + 7] = 254;
     stack.handle_frame(Instant::ZERO, RxFrame::new(crossed));
     assert_eq!(counter(&stack, "ndp_ignored"), 1);
-    assert_eq!(stack.neighbours.peek(ip("fd77::99")), None);
+    assert_eq!(stack.neighbours.peek(hop(ip("fd77::99"))), None);
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn large(octets: usize, of: usize) -> (link::Net, ConnId, Vec<Vec<u8>>) {
     let (mut net, conn, accepted) = connected();
     let now = net.now;
     let stack = &mut net.hosts[0];
-    stack.capabilities = OFFLOADS;
+    stack.service.capabilities = OFFLOADS;
     let mut sent = Vec::new();
     for piece in stream(octets).chunks(of) {
         let piece = Bytes::copy_from_slice(piece);
@@ -123,9 +123,11 @@ fn pieces_are_forwarded_as_the_whole_frame_would_be() {
     for (capabilities, size) in [(OFFLOADS, 500), (DeviceCapabilities::default(), 499)] {
         let forwarded = |mut frame: RxFrame| {
             let mut stack = member(11);
-            stack.capabilities = capabilities;
+            stack.service.capabilities = capabilities;
             let to = ip("10.77.0.12");
-            stack.neighbours.learn(Instant::ZERO, to, mac(12), true);
+            stack
+                .neighbours
+                .learn(Instant::ZERO, hop(to), mac(12), true);
             stack.set_route(Instant::ZERO, flow, Route::Forward(to));
             frame.segmentation = Some(Segmentation {
                 ipv6: false,

@@ -50,7 +50,9 @@ fn ingress() -> Stack {
         ("10.77.0.99", CLIENT),
         ("fd77::99", CLIENT),
     ] {
-        stack.neighbours.learn(Instant::ZERO, ip(address), at, true);
+        stack
+            .neighbours
+            .learn(Instant::ZERO, hop(ip(address)), at, true);
     }
     stack
 }
@@ -107,7 +109,7 @@ fn a_frame_the_device_vouched_for_leaves_with_a_right_checksum() {
     let flow = Flow::v4();
     for offload in [false, true] {
         let mut stack = ingress();
-        stack.capabilities.tx_checksum = offload;
+        stack.service.capabilities.tx_checksum = offload;
         stack.set_route(Instant::ZERO, flow.key, Route::Forward(ip("10.77.0.12")));
         let right = flow.frame(ACK, 7, b"payload").bytes;
         let mut frame = RxFrame::new(right.to_vec());

@@ -70,7 +70,7 @@ fn devices_that_checksum_and_segment_get_fewer_and_larger_frames() {
         for offload in [false, true] {
             let mut net = Net::new(vec![host(99), server_at(11)]);
             for host in &mut net.hosts {
-                host.capabilities = DeviceCapabilities {
+                host.service.capabilities = DeviceCapabilities {
                     tx_checksum: offload,
                     tso4: offload,
                     tso6: offload,
@@ -318,7 +318,10 @@ fn a_flow_steered_from_its_syn_on_is_answered_directly_by_its_owner() {
         assert!(counter(&net.hosts[1], "forwarded") > 100);
         assert_eq!(counter(&net.hosts[1], "tx_tcp_segments"), 0);
         // To the client the virtual address is at the ingress, and nowhere else.
-        assert_eq!(net.hosts[0].neighbours.peek(at(to).ip()), Some(mac(11)));
+        assert_eq!(
+            net.hosts[0].neighbours.peek(hop(at(to).ip())),
+            Some(mac(11))
+        );
         for on_wire in &net.log {
             let frame = &on_wire.frame.bytes;
             if ethertype(frame) == ETHERTYPE_ARP || parse(frame).protocol != wire::TCP {
