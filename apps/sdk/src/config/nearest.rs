@@ -32,6 +32,7 @@ pub(super) const KEYS: &[&str] = &[
     "port",
     "ntp",
     "timer",
+    "ring",
     "log",
 ];
 
