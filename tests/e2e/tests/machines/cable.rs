@@ -19,7 +19,7 @@ use godwit_qemu::scratch::Scratch;
 use godwit_qemu::switch::{Attachment, Impairment, PortConfig, Switch, SwitchBuilder};
 use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Vm, VmSpec};
 
-use crate::offload::{TOKEN, download, exchange, power_off};
+use crate::offload::{TOKEN, download, exchange, power_off, wait_for};
 
 /// Every card, on machines that differ in how it interrupts.
 const CARDS: [(Machine, NicModel); 12] = [
@@ -291,10 +291,11 @@ impl Yard {
     }
 
     fn look_at_counters(&self) -> Result<()> {
-        let counters = self.counters()?;
+        // Drivers look a few times a second, if nothing happens once in a second.
+        let seen = |counters: &BTreeMap<_, _>| counters.get("nic_link_changes") >= Some(&2);
+        let counters = wait_for(|| Ok(Some(self.counters()?).filter(seen)))
+            .context("fewer than two changes of the link")?;
         let count = |name: &str| counters.get(name).copied().unwrap_or_default();
-        let seen = count("nic_link_changes");
-        ensure!(seen >= 2, "{seen} link changes");
         for name in ["nic_resets", "nic_tx_lost", "nic_rx_errors"] {
             ensure!(count(name) == 0, "{name}: {}", count(name));
         }
