@@ -77,7 +77,12 @@ impl Machine {
             self.past.has_generation()
         );
         for nic in &self.nics {
-            log::info!("network card {}, MTU {}", Mac(nic.mac()), nic.mtu());
+            log::info!(
+                "network card {}, MTU {}, rings of {}",
+                Mac(nic.mac()),
+                nic.mtu(),
+                nic.ring()
+            );
         }
     }
 

@@ -39,6 +39,7 @@
 //! | `watchdog` | how long one turn of the drive loop may take before an image ends itself, `500ms` to `600s`, or `off` | `5s` |
 //! | `ntp` | address of a time server to ask for the date (SNTP), or `off` | the one that DHCP names (option 42) |
 //! | `timer` | for a machine with a bad one, on the command line only: `tsc` or `apic` wake it up, `hpet` or `pit` do and tell how fast its clock is too, `acpi` tells that only | what is best |
+//! | `ring` | descriptors in each ring of an image's network card: 8, 16, 32, 64, 128 or 256, or as near to that as the card can have (see below); DHCP is too late to say so | 256 |
 //! | `log` | `off`, `error`, `warn`, `info`, `debug` or `trace` | `info` |
 //!
 //! All members vote on who is the ingress (`peer` and this one), and it acts only while a majority
@@ -71,6 +72,10 @@
 //! is not taken from there, lists included. Whoever answers DHCP first on the link thus configures what nobody else
 //! has; set `admin_token` and `cluster_key` elsewhere. Words that make no sense change nothing but the
 //! counter `dhcp.configuration_refused`.
+//!
+//! Of rings: a virtio device may have smaller ones than are asked for. The RTL8139C+ has 64 descriptors at most. vmxnet3 has
+//! 32 at least, of which no more than asked for are in use at a time. With fewer than 64 no card but virtio's cuts large
+//! frames into segments, and virtio's joins none.
 //!
 //! Secrets belong into fw_cfg or a boot module, not on a command line; [`Secret`] keeps them out of debug output.
 
@@ -431,6 +436,8 @@ impl Draft {
             // This, and what QEMU's microvm appends for its devices, is for the kernel.
             "timer" if matches!(value, "tsc" | "apic" | "acpi" | "hpet" | "pit") => {}
             "timer" => return Err(bad("timer", "tsc, apic, acpi, hpet or pit")),
+            "ring" if matches!(value, "8" | "16" | "32" | "64" | "128" | "256") => {}
+            "ring" => return Err(bad("ring", "8, 16, 32, 64, 128 or 256")),
             "virtio_mmio.device" => {}
             _ => {
                 return Err(ConfigError::UnknownKey {

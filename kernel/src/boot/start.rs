@@ -131,10 +131,13 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
     mark("power");
     let module = info.module_text(&Firmware);
     let config = module.into_iter().chain(fw_cfg::read(CONFIG_FILE));
-    let config = config.collect();
+    let config: Vec<String> = config.collect();
     mark("config");
 
-    let mut devices = Devices::default();
+    let mut devices = Devices {
+        nics: Vec::new(),
+        ring: ring_size(&info.command_line, &config),
+    };
     devices.scan_pci(&acpi, &controllers);
     mark("pci");
     devices.scan_mmio(&info.command_line, virtio, &controllers);
@@ -181,6 +184,15 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
 fn timer_word(command_line: &str) -> Option<&str> {
     let mut words = command_line.split_ascii_whitespace();
     words.find_map(|word| word.strip_prefix("timer="))
+}
+
+/// `ring=8` in the configuration, which is checked later: the cards cannot wait for that.
+fn ring_size(command_line: &str, config: &[String]) -> u16 {
+    let sources = core::iter::once(command_line).chain(config.iter().map(String::as_str));
+    let words = sources.flat_map(str::split_ascii_whitespace);
+    let sizes = words.filter_map(|word| word.strip_prefix("ring=")?.parse().ok());
+    let fits = |size: &u16| net::RINGS.contains(size) && size.is_power_of_two();
+    sizes.filter(fits).last().unwrap_or(*net::RINGS.end())
 }
 
 /// `log=debug` on the command line counts from here on; the image's configuration may change it.
@@ -259,9 +271,10 @@ fn init_power(
     }
 }
 
-#[derive(Default)]
 struct Devices {
     nics: Vec<Box<dyn Nic>>,
+    /// Descriptors in each ring of a card.
+    ring: u16,
 }
 
 impl Devices {
@@ -299,7 +312,7 @@ impl Devices {
                     message: &mut interrupts::message_vector,
                     line: &mut |line| lines::find(controllers, line),
                 };
-                match net::pci::bind(&mut config, function, kind, ways, random_mac) {
+                match net::pci::bind(&mut config, function, kind, self.ring, ways, random_mac) {
                     Ok(card) => self.nics.push(card),
                     Err(error) => {
                         log::error!("{}: network card not usable: {error}", function.address);
@@ -381,15 +394,17 @@ impl Devices {
 
     fn bind(&mut self, transport: AnyTransport, interrupts: bool, name: &dyn core::fmt::Display) {
         match transport.device_type() {
-            DeviceType::Network => match VirtioNet::bind(transport, interrupts, random_mac) {
-                Ok(card) => {
-                    if !interrupts {
-                        log::warn!("{name}: no interrupt to be had, the card is polled");
+            DeviceType::Network => {
+                match VirtioNet::bind(transport, self.ring, interrupts, random_mac) {
+                    Ok(card) => {
+                        if !interrupts {
+                            log::warn!("{name}: no interrupt to be had, the card is polled");
+                        }
+                        self.nics.push(Box::new(card));
                     }
-                    self.nics.push(Box::new(card));
+                    Err(error) => log::error!("{name}: network card not usable: {error}"),
                 }
-                Err(error) => log::error!("{name}: network card not usable: {error}"),
-            },
+            }
             DeviceType::EntropySource => match rng::draw(transport) {
                 Ok(Some(seed)) => entropy::add_seed(seed),
                 Ok(None) => log::warn!("{name}: virtio-rng gives nothing"),

@@ -165,17 +165,20 @@ pub struct ReceiveRing {
     words: Words,
     answers: Option<Answers>,
     slots: Box<[Option<Buffer>]>,
+    /// Descriptors in use at a time, and one more.
+    most: u16,
     oldest: Cursor,
     posted: u16,
 }
 
 impl ReceiveRing {
-    /// An empty ring of `size` descriptors, fewer than 2^15.
-    pub fn new(size: u16, format: Format) -> Result<Self, DeviceFault> {
+    /// An empty ring of `size` descriptors, fewer than 2^15, which is used as if it had `most`.
+    pub fn new(size: u16, most: u16, format: Format) -> Result<Self, DeviceFault> {
         Ok(Self {
             words: Words::new(size, &format)?,
             answers: Answers::new(&format)?,
             slots: (0..size).map(|_| None).collect(),
+            most: most.clamp(2, size),
             oldest: Cursor::START,
             posted: 0,
         })
@@ -194,7 +197,7 @@ impl ReceiveRing {
     /// How many buffers it holds: one fewer than it has descriptors, since to many devices a full
     /// ring looks like an empty one.
     pub fn capacity(&self) -> usize {
-        usize::from(self.words.size) - 1
+        usize::from(self.most) - 1
     }
 
     /// The descriptor behind the last buffer posted.
@@ -292,6 +295,17 @@ impl ReceiveRing {
     }
 }
 
+/// What packets need at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a packet.
+    pub bytes: usize,
+    /// Bytes of a descriptor.
+    pub piece: usize,
+    /// Descriptors of a packet.
+    pub parts: u16,
+}
+
 #[derive(Debug)]
 struct Sent<const HEAD: usize> {
     head: Box<[u8; HEAD]>,
@@ -319,22 +333,28 @@ pub struct TransmitRing<const HEAD: usize> {
     heads: Vec<Box<[u8; HEAD]>>,
     oldest: Cursor,
     used: u16,
+    /// Descriptors that there seem to be.
+    size: u16,
     /// Slices of a packet, and descriptors that it takes at most.
     most: usize,
     worst: u16,
 }
 
 impl<const HEAD: usize> TransmitRing<HEAD> {
-    /// An empty ring of `size` descriptors, fewer than 2^15, for packets of at most `bytes` bytes in
-    /// descriptors of `piece` bytes, not more than `parts` of them.
+    /// An empty ring of `size` descriptors, fewer than 2^15, which is used as if it had `most`, for
+    /// packets that need no more than `limits`.
     pub fn new(
         size: u16,
+        most: u16,
         format: Format,
-        bytes: usize,
-        piece: usize,
-        parts: u16,
+        Limits {
+            bytes,
+            piece,
+            parts,
+        }: Limits,
     ) -> Result<Self, DeviceFault> {
         let words = Words::new(size, &format)?;
+        let size = most.clamp(2, size);
         // A context, a head in two parts (what does not fit into its place), a tail apart, and one
         // cut each `piece` bytes.
         let fixed = 4 + bytes / piece.max(1);
@@ -350,6 +370,7 @@ impl<const HEAD: usize> TransmitRing<HEAD> {
             heads: Vec::new(),
             oldest: Cursor::START,
             used: 0,
+            size,
             most,
             worst: (fixed + most) as u16,
         })
@@ -372,7 +393,7 @@ impl<const HEAD: usize> TransmitRing<HEAD> {
 
     /// Whether any packet fits now.
     pub fn has_room(&self) -> bool {
-        self.used + self.worst < self.words.size
+        self.used + self.worst < self.size
     }
 
     /// Whether the device has nothing to do.
@@ -411,7 +432,7 @@ impl<const HEAD: usize> TransmitRing<HEAD> {
         }
         let count = packet.pieces(piece).count();
         let needed = count + usize::from(context.is_some());
-        if count == 0 || usize::from(self.used) + needed >= usize::from(self.words.size) {
+        if count == 0 || usize::from(self.used) + needed >= usize::from(self.size) {
             self.heads.push(packet.head);
             return Err(packet.slices);
         }
@@ -514,6 +535,21 @@ mod tests {
 
     const DONE: u64 = 1 << 63;
 
+    fn transmit(
+        size: u16,
+        format: Format,
+        bytes: usize,
+        piece: usize,
+        parts: u16,
+    ) -> Result<TransmitRing<16>, DeviceFault> {
+        let limits = Limits {
+            bytes,
+            piece,
+            parts,
+        };
+        TransmitRing::new(size, size, format, limits)
+    }
+
     fn control(part: Part) -> u64 {
         let flag = |on, bit: u32| u64::from(on) << bit;
         part.len as u64 | flag(part.first, 32) | flag(part.last, 33) | flag(part.wraps, 34)
@@ -541,7 +577,7 @@ mod tests {
     fn a_receive_ring_goes_round_and_keeps_one_descriptor_free() {
         for format in [Format::AddressFirst, Format::ControlFirst] {
             let pool = Pool::new(16, 64);
-            let mut ring = ReceiveRing::new(8, format).unwrap();
+            let mut ring = ReceiveRing::new(8, 8, format).unwrap();
             for round in 0..50 {
                 while let Some(buffer) = pool.take() {
                     if ring.post(buffer, control).is_err() {
@@ -572,7 +608,7 @@ mod tests {
     #[test]
     fn a_length_beyond_the_buffer_is_a_fault() {
         let pool = Pool::new(1, 64);
-        let mut ring = ReceiveRing::new(8, Format::AddressFirst).unwrap();
+        let mut ring = ReceiveRing::new(8, 8, Format::AddressFirst).unwrap();
         ring.post(pool.take().unwrap(), control).unwrap();
         finish(&ring.words, 0, 65);
         assert_eq!(ring.take(written).err(), Some(DeviceFault::Length(65)));
@@ -582,7 +618,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_that_was_not_posted_is_not_looked_at() {
-        let mut ring = ReceiveRing::new(8, Format::AddressFirst).unwrap();
+        let mut ring = ReceiveRing::new(8, 8, Format::AddressFirst).unwrap();
         finish(&ring.words, 0, 10);
         assert!(!ring.pending(written));
         assert!(ring.take(written).unwrap().is_none());
@@ -590,7 +626,7 @@ mod tests {
 
     #[test]
     fn a_packet_is_cut_into_pieces_and_freed_when_its_last_is_done() {
-        let mut ring = TransmitRing::<16>::new(16, Format::AddressFirst, 100, 40, 99).unwrap();
+        let mut ring = transmit(16, Format::AddressFirst, 100, 40, 99).unwrap();
         let slices: Slices = [Bytes::from(vec![7; 90]), Bytes::new()]
             .into_iter()
             .collect();
@@ -616,8 +652,7 @@ mod tests {
     #[test]
     fn room_means_room_for_any_packet() {
         for size in [8, 16, 64] {
-            let mut ring =
-                TransmitRing::<16>::new(size, Format::ControlFirst, 100, 64, 99).unwrap();
+            let mut ring = transmit(size, Format::ControlFirst, 100, 64, 99).unwrap();
             for round in 0..100 {
                 while ring.has_room() {
                     let slices = (0..30).map(|n| Bytes::from(vec![n; 2])).collect();
@@ -635,7 +670,7 @@ mod tests {
 
     #[test]
     fn a_full_ring_hands_the_slices_back() {
-        let mut ring = TransmitRing::<16>::new(16, Format::AddressFirst, 100, 64, 99).unwrap();
+        let mut ring = transmit(16, Format::AddressFirst, 100, 64, 99).unwrap();
         let slices = || {
             let each = |n| Bytes::from(vec![n; 2]);
             (0..7).map(each).collect::<Slices>()
@@ -671,7 +706,7 @@ mod tests {
     #[test]
     fn a_descriptor_counts_in_the_lap_in_which_it_was_posted() {
         let pool = Pool::new(16, 64);
-        let mut ring = ReceiveRing::new(8, ANSWERED).unwrap();
+        let mut ring = ReceiveRing::new(8, 8, ANSWERED).unwrap();
         for n in 0..100usize {
             let index = (n % 8) as u16;
             let lap = (n / 8).is_multiple_of(2);
@@ -698,7 +733,7 @@ mod tests {
     fn an_answer_about_anything_but_the_next_buffer_is_a_fault() {
         for index in [1, 2, 8, u64::MAX] {
             let pool = Pool::new(16, 64);
-            let mut ring = ReceiveRing::new(8, ANSWERED).unwrap();
+            let mut ring = ReceiveRing::new(8, 8, ANSWERED).unwrap();
             ring.post(pool.take().unwrap(), control).unwrap();
             ring.post(pool.take().unwrap(), control).unwrap();
             answer(&ring.answers, 0, index, 10);
@@ -710,7 +745,7 @@ mod tests {
     #[test]
     fn an_answer_frees_its_packet_and_those_before_and_no_other() {
         let done = |word| word & DONE != 0;
-        let mut ring = TransmitRing::<16>::new(16, ANSWERED, 100, 64, 16).unwrap();
+        let mut ring = transmit(16, ANSWERED, 100, 64, 16).unwrap();
         for n in 0..3 {
             let slices = [Bytes::from(vec![n; 8])].into_iter().collect();
             ring.post(None, &[1], slices, 64, control).unwrap();

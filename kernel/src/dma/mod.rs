@@ -19,7 +19,7 @@ mod ring;
 mod shared;
 
 pub use answers::{Answer, Answered, Format};
-pub use descriptors::{Part, ReceiveRing, TransmitRing};
+pub use descriptors::{Limits, Part, ReceiveRing, TransmitRing};
 pub use pool::{Buffer, Pool};
 pub use queue::{QueueOptions, ReceiveQueue, Slices, TransmitQueue};
 pub use shared::Shared;

@@ -46,6 +46,12 @@ impl ReceiveQueue {
         Ok(Self { ring, slots })
     }
 
+    /// Takes everything back, after a reset of the device, and sets the queue up again.
+    pub fn restart(&mut self, transport: &mut impl Transport) -> Result<(), DeviceFault> {
+        self.slots.fill_with(|| None);
+        self.ring.restart(transport)
+    }
+
     /// How many buffers it holds.
     pub fn size(&self) -> usize {
         usize::from(self.ring.size())
@@ -197,6 +203,19 @@ impl<const HEAD: usize> TransmitQueue<HEAD> {
             heads: Vec::new(),
             tables: Vec::new(),
         })
+    }
+
+    /// Drops everything, after a reset of the device, and sets the queue up again. How many packets were
+    /// lost.
+    pub fn restart(&mut self, transport: &mut impl Transport) -> Result<usize, DeviceFault> {
+        let lost = self.slots.iter().flatten().count();
+        self.slots.fill_with(|| None);
+        self.ring.restart(transport).map(|()| lost)
+    }
+
+    /// Whether the device has nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_idle()
     }
 
     fn fits(&self, parts: usize) -> bool {

@@ -52,6 +52,7 @@ impl Descriptor {
 pub(super) struct Ring {
     memory: NonNull<u8>,
     layout: Layout,
+    index: u16,
     size: u16,
     used_at: usize,
     event_index: bool,
@@ -99,17 +100,10 @@ impl Ring {
         // SAFETY: the layout is not empty.
         let memory = NonNull::new(unsafe { alloc_zeroed(layout) });
         let memory = memory.ok_or(DeviceFault::OutOfMemory)?;
-        let base = memory.as_ptr() as u64;
-        transport.queue_set(
-            index,
-            size.into(),
-            base,
-            base + available_at as u64,
-            base + used_at as u64,
-        );
-        Ok(Self {
+        let ring = Self {
             memory,
             layout,
+            index,
             size,
             used_at,
             event_index,
@@ -121,12 +115,51 @@ impl Ring {
             available: 0,
             announced: 0,
             used: 0,
-        })
+        };
+        ring.set(transport);
+        Ok(ring)
+    }
+
+    /// Tells the device where the queue is.
+    fn set(&self, transport: &mut impl Transport) {
+        let base = self.memory.as_ptr() as u64;
+        transport.queue_set(
+            self.index,
+            self.size.into(),
+            base,
+            base + self.available_at() as u64,
+            base + self.used_at as u64,
+        );
+    }
+
+    /// As new, after a reset of the device, which is told again where the queue is.
+    pub(super) fn restart(&mut self, transport: &mut impl Transport) -> Result<(), DeviceFault> {
+        let allowed = transport.max_queue_size(self.index);
+        if allowed < self.size.into() || transport.queue_used(self.index) {
+            return Err(DeviceFault::NoQueue);
+        }
+        // SAFETY: all of this ring's memory; a device that was reset has no business there.
+        unsafe { self.memory.write_bytes(0, self.layout.size()) };
+        self.links = (1..=self.size).collect();
+        self.chains.fill(0);
+        self.outstanding = 0;
+        self.first_free = 0;
+        self.free = self.size;
+        self.available = 0;
+        self.announced = 0;
+        self.used = 0;
+        self.set(transport);
+        Ok(())
     }
 
     /// Descriptors in all.
     pub(super) fn size(&self) -> u16 {
         self.size
+    }
+
+    /// Whether the device has nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.outstanding == 0
     }
 
     /// Descriptors that are free.

@@ -76,6 +76,9 @@ pub enum NicModel {
     VirtioLegacy,
     /// Intel 82540EM.
     E1000,
+    /// Intel 82545EM.
+    #[value(name = "82545em")]
+    I82545em,
     /// Intel 82574L.
     E1000e,
     /// Realtek 8139.
@@ -100,6 +103,7 @@ impl NicModel {
             Self::VirtioModern => "virtio-net-pci,disable-legacy=on",
             Self::VirtioLegacy => "virtio-net-pci,disable-legacy=off,disable-modern=on",
             Self::E1000 => "e1000",
+            Self::I82545em => "e1000-82545em",
             Self::E1000e => "e1000e",
             Self::Rtl8139 => "rtl8139",
             Self::Vmxnet3 => "vmxnet3",

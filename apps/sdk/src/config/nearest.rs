@@ -36,6 +36,7 @@ pub(super) const KEYS: &[&str] = &[
     "port",
     "ntp",
     "timer",
+    "ring",
     "log",
 ];
 

@@ -182,6 +182,9 @@ fn values_out_of_range_name_their_key() {
         ("port=http", "port"),
         ("connections=63", "connections"),
         ("connections=1000001", "connections"),
+        ("ring=4", "ring"),
+        ("ring=9", "ring"),
+        ("ring=512", "ring"),
         ("log=loud", "log"),
     ] {
         match Config::parse(&[text]) {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::watchdog::{Advice, Watchdog};
 use super::{Capabilities, Nic, Protocol, RxChecksum, RxPacket, Statistics, TxPacket};
-use crate::dma::{Buffer, DeviceFault, Format, Part, Pool, ReceiveRing, TransmitRing};
+use crate::dma::{Buffer, DeviceFault, Format, Limits, Part, Pool, ReceiveRing, TransmitRing};
 
 /// Bytes of a receive buffer.
 pub(super) const BUFFER: usize = 2048;
@@ -79,6 +79,11 @@ pub(super) trait Chip: Send {
     fn formats(&self) -> [Format; 2];
     /// The number of descriptors in each ring.
     fn ring_size(&self) -> u16;
+    /// How many of them there seem to be, where the device cannot have as few as are wanted: the others
+    /// are never in use at the same time.
+    fn ring_use(&self) -> u16 {
+        self.ring_size()
+    }
     /// Resets the device, after which it touches no memory any more and its address can be read.
     fn stop(&mut self) -> Result<(), DeviceFault>;
     /// Its own Ethernet address, if it has one.
@@ -93,7 +98,8 @@ pub(super) trait Chip: Send {
     }
     /// Whether there is a link, or why there is no device any more.
     fn link(&self) -> Result<bool, DeviceFault>;
-    /// Whether the device has said since the last call that it got stuck.
+    /// Whether the device has said since the last call that it got stuck, or has been reset by somebody
+    /// else and knows nothing of its rings any more.
     fn stuck(&mut self) -> bool {
         false
     }
@@ -159,14 +165,19 @@ impl Card {
     ) -> Result<Self, DeviceFault> {
         chip.stop()?;
         let mac = chip.mac().unwrap_or_else(make_mac);
-        let ([to_receive, to_transmit], size) = (chip.formats(), chip.ring_size());
-        let largest = match chip.capabilities().segmentation_ipv4 {
-            true => MAX_LARGE,
-            false => MAX_FRAME,
-        };
-        let receive = ReceiveRing::new(size, to_receive)?;
+        let [to_receive, to_transmit] = chip.formats();
+        let (size, most) = (chip.ring_size(), chip.ring_use());
+        let receive = ReceiveRing::new(size, most, to_receive)?;
         let (piece, parts) = chip.limits();
-        let transmit = TransmitRing::new(size, to_transmit, largest, piece, parts)?;
+        let limits = Limits {
+            bytes: match chip.capabilities().segmentation_ipv4 {
+                true => MAX_LARGE,
+                false => MAX_FRAME,
+            },
+            piece,
+            parts,
+        };
+        let transmit = TransmitRing::new(size, most, to_transmit, limits)?;
         let missing = receive.capacity();
         let mut card = Self {
             chip,
@@ -356,6 +367,10 @@ impl Nic for Card {
         MTU
     }
 
+    fn ring(&self) -> usize {
+        self.chip.ring_use().into()
+    }
+
     fn link_up(&self) -> bool {
         self.fault.is_none() && self.chip.link() == Ok(true)
     }
@@ -441,7 +456,8 @@ impl Nic for Card {
             self.statistics.notifications += 1;
             self.chip.announce(self.transmit.tail());
         }
-        if self.unoffered >= BATCH / 2 {
+        // Small rings have run dry by then.
+        if self.unoffered >= (BATCH / 2).min(self.receive.capacity() / 4) {
             self.offer();
         }
     }

@@ -7,7 +7,8 @@
 
 use std::boxed::Box;
 
-use super::card::Chip;
+use super::Nic;
+use super::card::{Card, Chip};
 use crate::dma::DeviceFault;
 
 /// The address that such a card is made with.
@@ -17,11 +18,13 @@ pub const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 pub(super) trait Fake: Clone {
     /// Sizes of rings that it can have, the usual one last.
     const RINGS: &'static [u16];
+    /// Descriptors of a ring that are never used.
+    const SPARE: u16 = 1;
 
     /// One with a link.
     fn new() -> Self;
-    /// Its driver.
-    fn chip(&self, ring: u16) -> Box<dyn Chip>;
+    /// Its driver, with rings of this size.
+    fn bind(&self, ring: u16) -> Result<Box<dyn Nic>, DeviceFault>;
     /// Receives a frame; false if there is no buffer.
     fn give(&self, frame: &[u8]) -> bool;
     /// Says that it has received a frame of so many bytes.
@@ -33,17 +36,30 @@ pub(super) trait Fake: Clone {
     /// Whether it is set to receive and to send.
     fn running(&self) -> bool;
     fn resets(&self) -> u32;
+    /// It resets itself.
+    fn forget(&self);
     fn set_link(&self, up: bool);
     /// It is pulled out.
     fn vanish(&self);
     /// It does not come back from a reset: what its driver is to say of that.
     fn hang(&self) -> DeviceFault;
-    /// So many frames have found no buffer.
-    fn miss(&self, frames: u32);
     /// Whether it would interrupt for a frame, and for a packet sent.
     fn wakes(&self) -> [bool; 2];
-    /// Whether it does so now.
+}
+
+/// One whose driver is a [`Chip`].
+pub(super) trait FakeChip: Fake {
+    /// Its driver, with rings of this size.
+    fn chip(&self, ring: u16) -> Box<dyn Chip>;
+    /// So many frames have found no buffer.
+    fn miss(&self, frames: u32);
+    /// Whether it interrupts now.
     fn interrupts(&self) -> bool;
+}
+
+/// Takes over such a card.
+pub(super) fn bind(device: &impl FakeChip, ring: u16) -> Result<Box<dyn Nic>, DeviceFault> {
+    Ok(Box::new(Card::bind(device.chip(ring), true, || [2; 6])?))
 }
 
 fn peek(address: u64) -> u64 {

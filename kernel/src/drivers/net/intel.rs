@@ -23,8 +23,8 @@ pub(super) const WINDOW: u64 = 0x6000;
 /// The register that masks interrupts, and the value that masks all.
 pub(super) const QUIET: (usize, u32) = (INTERRUPT_MASK_CLEAR, u32::MAX);
 
-/// Descriptors in each ring.
-const RING: u16 = 256;
+/// Descriptors by which rings grow.
+const RING_UNIT: u16 = 8;
 /// How often to look whether a reset is over. It takes microseconds.
 const RESET_PATIENCE: u32 = 100_000;
 /// Bytes of a descriptor at most. The hardware takes more (SDM 3.3.7), but early steppings only
@@ -96,19 +96,15 @@ pub(super) struct Intel<R> {
 
 impl<R: Registers> Intel<R> {
     /// The card behind these registers.
-    pub(super) fn new(registers: R, model: Model) -> Self {
+    /// Rings of `ring` descriptors: their length has to be a multiple of 128 bytes (SDM 13.4.27).
+    pub(super) fn new(registers: R, model: Model, ring: u16) -> Self {
         Self {
             registers,
             model,
-            ring: RING,
+            ring: ring.next_multiple_of(RING_UNIT),
             context: None,
             after_large: false,
         }
-    }
-
-    #[cfg(test)]
-    fn with_ring(self, ring: u16) -> Self {
-        Self { ring, ..self }
     }
 
     fn read(&self, register: usize) -> u32 {
@@ -235,6 +231,11 @@ impl<R: Registers> Chip for Intel<R> {
             u32::MAX => Err(DeviceFault::Gone),
             status => Ok(status & LINK_UP != 0),
         }
+    }
+
+    /// Only a reset switches receiving off.
+    fn stuck(&mut self) -> bool {
+        self.read(RECEIVE_CONTROL) & RECEIVE_ENABLED == 0
     }
 
     fn empty(&self, part: Part) -> u64 {

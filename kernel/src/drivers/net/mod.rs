@@ -18,11 +18,16 @@ mod vmxnet3;
 mod watchdog;
 
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 pub use crate::dma::{DeviceFault, Slices};
+
+/// How many descriptors each ring of a card may be told to have; by default it has the most. A card
+/// that cannot have so many or so few does what comes next to that.
+pub const RINGS: RangeInclusive<u16> = 8..=256;
 
 /// What is known about a received packet's checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -209,6 +214,8 @@ pub trait Nic: Send {
     fn mac(&self) -> [u8; 6];
     /// Largest IP packet it carries, in bytes.
     fn mtu(&self) -> u16;
+    /// How many descriptors each of its rings has, or seems to have.
+    fn ring(&self) -> usize;
     /// Whether it has a link.
     fn link_up(&self) -> bool;
     /// What it does for us.

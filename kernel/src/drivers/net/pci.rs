@@ -77,11 +77,12 @@ pub struct Line<'a> {
     pub provoke: &'a mut dyn FnMut(bool),
 }
 
-/// Takes over the card.
+/// Takes over the card, with rings of `ring` descriptors or as near to that as it can have.
 pub fn bind(
     config: &mut impl ConfigSpace,
     function: &Function,
     kind: Kind,
+    ring: u16,
     ways: Ways<'_>,
     make_mac: impl FnOnce() -> [u8; 6],
 ) -> Result<Box<dyn Nic>, BindError> {
@@ -93,13 +94,13 @@ pub fn bind(
                 model = model.in_qemu();
             }
             let (at, value) = intel::QUIET;
-            let chip = Box::new(Intel::new(registers, model));
+            let chip = Box::new(Intel::new(registers, model, ring));
             (chip, Quiet::Write32(registers, at, value))
         }
         Kind::Rtl8139 => {
             let registers = window(config, function, 1, rtl8139::WINDOW)?;
             let (at, value) = rtl8139::QUIET;
-            let chip = Box::new(Rtl8139(registers));
+            let chip = Box::new(Rtl8139::new(registers, ring));
             (chip, Quiet::Write16(registers, at, value))
         }
         Kind::Vmxnet3 => {
@@ -107,7 +108,7 @@ pub fn bind(
             let passthrough = window(config, function, 0, first)?;
             let device = window(config, function, 1, second)?;
             let cuts = cpu::hypervisor() == cpu::Hypervisor::Vmware;
-            let chip = Vmxnet3::new(passthrough, device, cuts).map_err(BindError::Device)?;
+            let chip = Vmxnet3::new(passthrough, device, ring, cuts).map_err(BindError::Device)?;
             (Box::new(chip), Quiet::Read32(device, vmxnet3::QUIET))
         }
     };

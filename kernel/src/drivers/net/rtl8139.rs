@@ -37,7 +37,7 @@ pub(super) const WINDOW: u64 = 0x100;
 pub(super) const QUIET: (usize, u16) = (INTERRUPT_MASK, 0);
 
 /// The most descriptors that a ring may have (section 9.2).
-const RING: u16 = 64;
+const MOST: u16 = 64;
 /// How often to look whether a reset is over, or a timer has run out.
 const PATIENCE: u32 = 100_000;
 
@@ -77,12 +77,23 @@ const PIECE: usize = 4096;
 pub(super) const ID: (u16, u16) = (0x10ec, 0x8139);
 
 /// One of these cards.
-pub(super) struct Rtl8139<R>(pub(super) R);
+pub(super) struct Rtl8139<R> {
+    registers: R,
+    ring: u16,
+}
 
 impl<R: Registers> Rtl8139<R> {
+    /// The card behind these registers, with rings of `ring` descriptors or as many as it may have.
+    pub(super) fn new(registers: R, ring: u16) -> Self {
+        Self {
+            registers,
+            ring: ring.min(MOST),
+        }
+    }
+
     fn write_address(&self, register: usize, address: u64) {
-        self.0.write32(register, address as u32);
-        self.0.write32(register + 4, (address >> 32) as u32);
+        self.registers.write32(register, address as u32);
+        self.registers.write32(register + 4, (address >> 32) as u32);
     }
 }
 
@@ -92,45 +103,46 @@ impl<R: Registers> Chip for Rtl8139<R> {
     }
 
     fn ring_size(&self) -> u16 {
-        RING
+        self.ring
     }
 
     /// Section 6.4.
     fn stop(&mut self) -> Result<(), DeviceFault> {
         self.link()?;
         self.disarm();
-        self.0.write8(COMMAND, RESET);
-        if !(0..PATIENCE).any(|_| self.0.read8(COMMAND) & RESET == 0) {
+        self.registers.write8(COMMAND, RESET);
+        if !(0..PATIENCE).any(|_| self.registers.read8(COMMAND) & RESET == 0) {
             return Err(DeviceFault::Gone);
         }
         self.disarm();
-        self.0.write16(INTERRUPT_STATUS, u16::MAX);
+        self.registers.write16(INTERRUPT_STATUS, u16::MAX);
         Ok(())
     }
 
     fn mac(&self) -> Option<[u8; 6]> {
-        let mac: [u8; 6] = core::array::from_fn(|at| self.0.read8(ADDRESS + at));
+        let mac: [u8; 6] = core::array::from_fn(|at| self.registers.read8(ADDRESS + at));
         (mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
     }
 
     /// Sections 6.20 and 9.1: C+ mode before everything else, and the two configurations only once
     /// both directions are on.
     fn start(&mut self, mac: [u8; 6], rings: Rings) -> Result<(), DeviceFault> {
-        self.0.write16(CPLUS_COMMAND, CPLUS);
+        self.registers.write16(CPLUS_COMMAND, CPLUS);
         let [a, b, c, d, e, f] = mac;
-        self.0.write8(LOCK, UNLOCKED);
-        self.0.write32(ADDRESS, u32::from_le_bytes([a, b, c, d]));
+        self.registers.write8(LOCK, UNLOCKED);
+        self.registers
+            .write32(ADDRESS, u32::from_le_bytes([a, b, c, d]));
         let high = u32::from_le_bytes([e, f, 0, 0]);
-        self.0.write32(ADDRESS + 4, high);
-        self.0.write8(LOCK, 0);
+        self.registers.write32(ADDRESS + 4, high);
+        self.registers.write8(LOCK, 0);
         self.write_address(RECEIVE_RING, rings.receive);
         self.write_address(TRANSMIT_RING, rings.transmit);
-        self.0.write8(COMMAND, ENABLE);
-        self.0.write8(EARLY_TRANSMIT, EARLY);
-        self.0.write32(TRANSMIT_CONFIGURATION, TRANSMIT);
-        self.0.write32(RECEIVE_CONFIGURATION, RECEIVE);
+        self.registers.write8(COMMAND, ENABLE);
+        self.registers.write8(EARLY_TRANSMIT, EARLY);
+        self.registers.write32(TRANSMIT_CONFIGURATION, TRANSMIT);
+        self.registers.write32(RECEIVE_CONFIGURATION, RECEIVE);
         self.write_address(MULTICAST, u64::MAX);
-        self.0.write32(MISSED, 0);
+        self.registers.write32(MISSED, 0);
         Ok(())
     }
 
@@ -139,10 +151,15 @@ impl<R: Registers> Chip for Rtl8139<R> {
     }
 
     fn link(&self) -> Result<bool, DeviceFault> {
-        match self.0.read8(MEDIA_STATUS) {
+        match self.registers.read8(MEDIA_STATUS) {
             u8::MAX => Err(DeviceFault::Gone),
             status => Ok(status & NO_LINK == 0),
         }
+    }
+
+    /// Only a reset switches these off.
+    fn stuck(&mut self) -> bool {
+        self.registers.read8(COMMAND) & ENABLE != ENABLE
     }
 
     fn empty(&self, part: Part) -> u64 {
@@ -189,36 +206,38 @@ impl<R: Registers> Chip for Rtl8139<R> {
     fn offer(&self, _tail: u16) {}
 
     fn announce(&self, _tail: u16) {
-        self.0.write8(POLL, NORMAL_QUEUE);
+        self.registers.write8(POLL, NORMAL_QUEUE);
     }
 
     fn arm(&self, starved: bool) {
-        self.0.write16(INTERRUPT_STATUS, u16::MAX);
+        self.registers.write16(INTERRUPT_STATUS, u16::MAX);
         let sent = if starved { SENT } else { 0 };
         let mask = RECEIVED | OVERRUN | sent;
-        self.0.write16(INTERRUPT_MASK, mask);
+        self.registers.write16(INTERRUPT_MASK, mask);
     }
 
     fn disarm(&self) {
-        self.0.write16(INTERRUPT_MASK, 0);
+        self.registers.write16(INTERRUPT_MASK, 0);
     }
 
     fn missed(&mut self) -> u64 {
-        let missed = self.0.read32(MISSED) & 0xff_ffff;
+        let missed = self.registers.read32(MISSED) & 0xff_ffff;
         if missed != 0 {
-            self.0.write32(MISSED, 0);
+            self.registers.write32(MISSED, 0);
         }
         missed.into()
     }
 
     /// By the timer, which is the only thing that interrupts of itself.
     fn provoke(&mut self, on: bool) {
-        self.0.write32(TIMER_LIMIT, if on { SOON } else { 0 });
-        self.0.write16(INTERRUPT_STATUS, u16::MAX);
-        self.0.write16(INTERRUPT_MASK, if on { TIMEOUT } else { 0 });
+        self.registers
+            .write32(TIMER_LIMIT, if on { SOON } else { 0 });
+        self.registers.write16(INTERRUPT_STATUS, u16::MAX);
+        self.registers
+            .write16(INTERRUPT_MASK, if on { TIMEOUT } else { 0 });
         if on {
-            self.0.write32(TIMER, 0);
-            let _ = (0..PATIENCE).any(|_| self.0.read16(INTERRUPT_STATUS) & TIMEOUT != 0);
+            self.registers.write32(TIMER, 0);
+            let _ = (0..PATIENCE).any(|_| self.registers.read16(INTERRUPT_STATUS) & TIMEOUT != 0);
         }
     }
 }

@@ -24,6 +24,7 @@ use smallvec::SmallVec;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
 use self::header::Received;
+use super::watchdog::{Advice, Watchdog};
 use super::{Capabilities, Nic, Protocol, RxChecksum, RxPacket, Statistics, TxPacket};
 use crate::dma::{Buffer, DeviceFault, PAGE, Pool, QueueOptions, ReceiveQueue, TransmitQueue};
 
@@ -96,8 +97,8 @@ impl Features {
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
-/// Descriptors in each queue, unless the device allows fewer.
-pub const QUEUE_SIZE: u16 = 256;
+/// How often to look whether a reset is over. It takes no time in a virtual machine.
+const PATIENCE: u32 = 100_000;
 /// Bytes of a buffer that is one of several. What comes is mostly either small or very large.
 const MERGEABLE: usize = 2048;
 /// Buffers by which the ring grows at a time: filling it at once would be a good part of the boot.
@@ -133,8 +134,8 @@ mod config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BindError {
-    /// A queue could not be set up.
-    Queue(DeviceFault),
+    /// It does not do what it should, or a queue could not be set up.
+    Device(DeviceFault),
     /// The configuration could not be read.
     Config(virtio_drivers::Error),
     /// A legacy device that insists on a layout nobody uses any more.
@@ -146,7 +147,7 @@ pub enum BindError {
 impl core::fmt::Display for BindError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Queue(fault) => fault.fmt(f),
+            Self::Device(fault) => fault.fmt(f),
             Self::Config(error) => write!(f, "configuration: {error}"),
             Self::NoAnyLayout => f.write_str("legacy device without VIRTIO_F_ANY_LAYOUT"),
             Self::Features => f.write_str("device refused the features"),
@@ -163,6 +164,7 @@ pub struct VirtioNet<T: Transport> {
     mac: [u8; 6],
     mtu: u16,
     header: usize,
+    ring: u16,
     receive: ReceiveQueue,
     transmit: TransmitQueue<HEAD>,
     pool: Arc<Pool>,
@@ -173,17 +175,24 @@ pub struct VirtioNet<T: Transport> {
     /// A transmit was refused: wake the user when there is room.
     starved: bool,
     interrupts: bool,
+    link: bool,
+    finished: u64,
+    watchdog: Watchdog,
     fault: Option<DeviceFault>,
     statistics: Statistics,
 }
 
-/// Sections 3.1.1 and 3.1.2: resets the device and settles the features.
-fn negotiate(transport: &mut impl Transport) -> Result<Features, BindError> {
+/// Sections 3.1.1 and 3.1.2: resets the device and settles the features. Its queues will have `ring`
+/// descriptors at most.
+fn negotiate(transport: &mut impl Transport, ring: u16) -> Result<Features, BindError> {
     let known = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
     transport.set_status(DeviceStatus::empty());
+    if !(0..PATIENCE).any(|_| transport.get_status().is_empty()) {
+        return Err(BindError::Device(DeviceFault::Gone));
+    }
     transport.set_status(known);
     let offered = transport.read_device_features();
-    let buffers = transport.max_queue_size(RECEIVE).min(u32::from(QUEUE_SIZE));
+    let buffers = transport.max_queue_size(RECEIVE).min(u32::from(ring));
     let features = Features::choose(offered, buffers as usize * MERGEABLE);
     transport.write_driver_features(features.bits());
     if features.contains(Features::VERSION_1) {
@@ -200,13 +209,15 @@ fn negotiate(transport: &mut impl Transport) -> Result<Features, BindError> {
 
 impl<T: Transport + Send> VirtioNet<T> {
     /// Takes over the card, in the order of section 3.1.1. `interrupts`: it was given a vector or
-    /// a line. A card without an address of its own gets one from `make_mac`.
+    /// a line. Its queues have `ring` descriptors, unless the device allows fewer. A card without an address
+    /// of its own gets one from `make_mac`.
     pub fn bind(
         mut transport: T,
+        ring: u16,
         interrupts: bool,
         make_mac: impl FnOnce() -> [u8; 6],
     ) -> Result<Self, BindError> {
-        let features = negotiate(&mut transport)?;
+        let features = negotiate(&mut transport, ring)?;
         let mac = match features.contains(Features::MAC) {
             true => read(&transport, config::MAC)?,
             false => make_mac(),
@@ -217,14 +228,14 @@ impl<T: Transport + Send> VirtioNet<T> {
         };
         let options = |index| QueueOptions {
             index,
-            most: QUEUE_SIZE,
+            most: ring,
             event_index: features.contains(Features::EVENT_IDX),
             indirect: features.contains(Features::INDIRECT_DESC),
         };
         let mut receive =
-            ReceiveQueue::new(&mut transport, options(RECEIVE)).map_err(BindError::Queue)?;
+            ReceiveQueue::new(&mut transport, options(RECEIVE)).map_err(BindError::Device)?;
         let mut transmit =
-            TransmitQueue::new(&mut transport, options(TRANSMIT)).map_err(BindError::Queue)?;
+            TransmitQueue::new(&mut transport, options(TRANSMIT)).map_err(BindError::Device)?;
         receive.set_interrupts(false);
         transmit.set_interrupts(false);
         let header = header::len(features);
@@ -241,6 +252,7 @@ impl<T: Transport + Send> VirtioNet<T> {
             mac,
             mtu,
             header,
+            ring,
             receive,
             transmit,
             pool,
@@ -248,6 +260,9 @@ impl<T: Transport + Send> VirtioNet<T> {
             never_had: missing,
             starved: false,
             interrupts,
+            link: true,
+            finished: 0,
+            watchdog: Watchdog::default(),
             fault: None,
             statistics: Statistics::default(),
         };
@@ -276,10 +291,60 @@ impl<T: Transport + Send> VirtioNet<T> {
     }
 
     fn reclaim(&mut self) {
-        if self.fault.is_none()
-            && let Err(fault) = self.transmit.reclaim()
-        {
+        if self.fault.is_some() {
+            return;
+        }
+        match self.transmit.reclaim() {
+            Ok(count) => self.finished += count as u64,
+            Err(fault) => self.fail(fault),
+        }
+    }
+
+    /// Resets a device that is stuck. What it had to send is lost, as on a wire.
+    fn restart(&mut self) {
+        self.statistics.resets += 1;
+        if let Err(fault) = self.start_over() {
             self.fail(fault);
+        }
+    }
+
+    /// Section 3.1.1 once more, with the same queues and what was agreed on before.
+    fn start_over(&mut self) -> Result<(), DeviceFault> {
+        let transport = &mut self.transport;
+        let agreed = negotiate(transport, self.ring);
+        match agreed {
+            Ok(features) if features == self.features => {}
+            Err(BindError::Device(fault)) => return Err(fault),
+            _ => return Err(DeviceFault::Refused),
+        }
+        self.receive.restart(transport)?;
+        self.statistics.tx_lost += self.transmit.restart(transport)? as u64;
+        self.receive.set_interrupts(false);
+        self.transmit.set_interrupts(false);
+        self.missing = self.receive.size();
+        transport.finish_init();
+        self.refill(false);
+        self.flush();
+        Ok(())
+    }
+
+    fn follow(&mut self, advice: Advice, what: &str) {
+        match advice {
+            Advice::Fine => {}
+            Advice::Reset => {
+                log::warn!("network card {what}: reset");
+                self.restart();
+            }
+            Advice::GiveUp => self.fail(DeviceFault::Stalled),
+        }
+    }
+
+    fn check_link(&mut self) {
+        let up = self.link_up();
+        if self.fault.is_none() && up != self.link {
+            self.link = up;
+            self.statistics.link_changes += 1;
+            log::warn!("network card: link {}", if up { "up" } else { "down" });
         }
     }
 
@@ -321,7 +386,14 @@ impl<T: Transport + Send> VirtioNet<T> {
             segmentation,
         } = Received::parse(written, self.features)?;
         let frame = pieces.iter().map(|(_, len)| len).sum::<usize>();
-        let frame = frame.checked_sub(self.header).filter(|&n| n >= ETHERNET)?;
+        let most = match segmentation {
+            Some(_) => MAX_FRAME,
+            None => usize::from(self.mtu) + ETHERNET,
+        };
+        let frame = frame.checked_sub(self.header)?;
+        if !(ETHERNET..=most + VLAN).contains(&frame) {
+            return None;
+        }
         self.statistics.rx_packets += 1;
         self.statistics.rx_bytes += frame as u64;
         self.statistics.rx_coalesced += u64::from(segmentation.is_some());
@@ -400,6 +472,10 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
 
     fn mtu(&self) -> u16 {
         self.mtu
+    }
+
+    fn ring(&self) -> usize {
+        self.receive.size()
     }
 
     fn link_up(&self) -> bool {
@@ -527,6 +603,34 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
 
     fn interrupts(&self) -> bool {
         self.interrupts
+    }
+
+    fn watch(&mut self, now_ns: u64) -> bool {
+        if self.fault.is_some() {
+            return false;
+        }
+        let status = self.transport.get_status();
+        // Only drivers say so, and this one never does: all bits are set where nothing answers.
+        if status.contains(DeviceStatus::FAILED) {
+            self.fail(DeviceFault::Gone);
+            return false;
+        }
+        self.check_link();
+        self.reclaim();
+        if self.fault.is_some() {
+            return false;
+        }
+        // Section 2.1.1: it cannot go on, or has been reset by somebody else.
+        let runs = status.contains(DeviceStatus::DRIVER_OK);
+        if !runs || status.contains(DeviceStatus::DEVICE_NEEDS_RESET) {
+            let advice = self.watchdog.report(self.finished);
+            self.follow(advice, "says that it is stuck");
+            return true;
+        }
+        let busy = self.link && !self.transmit.is_empty();
+        let advice = self.watchdog.look(now_ns, busy, self.finished);
+        self.follow(advice, "sends nothing any more");
+        true
     }
 
     fn fault(&self) -> Option<DeviceFault> {

@@ -37,9 +37,9 @@ pub(super) const QUIET: usize = device::INTERRUPT_CAUSE;
 /// PCI vendor and device.
 pub(super) const ID: (u16, u16) = (0x15ad, 0x07b0);
 
-/// Descriptors in each ring.
-const RING: u16 = 256;
 const MTU: u32 = 1500;
+/// What no device has counted yet.
+const UNSAID_COUNT: u64 = 1 << 63 | 1;
 /// Bytes of a descriptor at most, and descriptors of a packet.
 const PIECE: usize = 0x3fff;
 const PIECES: u16 = 16;
@@ -58,29 +58,38 @@ pub(super) struct Vmxnet3<R> {
     passthrough: R,
     device: R,
     memory: Shared,
+    /// Descriptors of a ring, and how many of them are used.
     ring: u16,
+    used: u16,
     /// Cuts packets into segments.
     cuts: bool,
     /// Frames missed, as the device has last reported.
     missed: u64,
+    /// It has reported, and does so no longer.
+    reports: bool,
+    forgotten: bool,
 }
 
 impl<R: Registers> Vmxnet3<R> {
-    /// The card behind these registers.
-    pub(super) fn new(passthrough: R, device: R, cuts: bool) -> Result<Self, DeviceFault> {
+    /// The card behind these registers. A ring has to have a multiple of 32 descriptors: of fewer than
+    /// these only `ring` are used.
+    pub(super) fn new(
+        passthrough: R,
+        device: R,
+        ring: u16,
+        cuts: bool,
+    ) -> Result<Self, DeviceFault> {
         Ok(Self {
             passthrough,
             device,
             memory: Shared::new(MEMORY)?,
-            ring: RING,
+            ring: ring.next_multiple_of(RING_UNIT),
+            used: ring,
             cuts,
             missed: 0,
+            reports: false,
+            forgotten: false,
         })
-    }
-
-    #[cfg(test)]
-    fn with_ring(self, ring: u16) -> Self {
-        Self { ring, ..self }
     }
 
     /// Gives a command.
@@ -206,6 +215,10 @@ impl<R: Registers> Chip for Vmxnet3<R> {
         self.ring
     }
 
+    fn ring_use(&self) -> u16 {
+        self.used
+    }
+
     fn stop(&mut self) -> Result<(), DeviceFault> {
         self.link()?;
         self.disarm();
@@ -228,6 +241,7 @@ impl<R: Registers> Chip for Vmxnet3<R> {
         self.choose_versions()?;
         self.memory.clear();
         self.missed = 0;
+        self.forgotten = false;
         self.describe(rings);
         self.activate()?;
         // Activation brings back the address that the device was made with.
@@ -242,7 +256,7 @@ impl<R: Registers> Chip for Vmxnet3<R> {
 
     fn capabilities(&self) -> Capabilities {
         // A large packet does not fit into a small ring.
-        let cuts = self.cuts && self.ring >= 64;
+        let cuts = self.cuts && self.used >= 64;
         Capabilities {
             tx_checksum: true,
             rx_checksum: true,
@@ -268,14 +282,14 @@ impl<R: Registers> Chip for Vmxnet3<R> {
         if events != 0 {
             self.device.write32(device::EVENTS_SEEN, events);
         }
-        let stuck = events & STOPPED != 0;
-        if stuck {
+        let stopped = events & STOPPED != 0;
+        if stopped {
             self.command(command::QUEUE_STATUS);
             let [transmit, receive] = [QUEUES, RECEIVE_QUEUE]
                 .map(|description| self.memory.read32(description + queue::ERROR));
             log::warn!("vmxnet3: queue errors {transmit:#x} and {receive:#x}");
         }
-        stuck
+        stopped || self.forgotten
     }
 
     fn empty(&self, part: Part) -> u64 {
@@ -358,8 +372,16 @@ impl<R: Registers> Chip for Vmxnet3<R> {
     }
 
     fn missed(&mut self) -> u64 {
+        let place = RECEIVE_QUEUE + queue::RECEIVE_MISSED;
+        self.memory.write64(place, UNSAID_COUNT);
         self.command(command::STATISTICS);
-        let missed = self.memory.read64(RECEIVE_QUEUE + queue::RECEIVE_MISSED);
+        let missed = self.memory.read64(place);
+        if missed == UNSAID_COUNT {
+            // One that was reset by somebody else does not know where to write it.
+            self.forgotten = self.reports;
+            return 0;
+        }
+        self.reports = true;
         missed.saturating_sub(core::mem::replace(&mut self.missed, missed))
     }
 

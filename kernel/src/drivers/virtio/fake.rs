@@ -32,6 +32,11 @@ struct State {
     queues: [Queue; 4],
     handler: Option<Handler>,
     notifications: usize,
+    resets: u32,
+    /// It was pulled out: whatever is read has all bits set.
+    gone: bool,
+    /// Its reset never ends.
+    hung: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -69,6 +74,9 @@ impl FakeDevice {
             queues: Default::default(),
             handler: None,
             notifications: 0,
+            resets: 0,
+            gone: false,
+            hung: false,
         })))
     }
 
@@ -96,6 +104,35 @@ impl FakeDevice {
 
     pub fn accepted(&self) -> u64 {
         self.state().accepted
+    }
+
+    pub fn resets(&self) -> u32 {
+        self.state().resets
+    }
+
+    pub fn vanish(&self) {
+        self.state().gone = true;
+    }
+
+    pub fn hang(&self) {
+        self.state().hung = true;
+    }
+
+    /// Says so in its status, beside what the driver has written there.
+    pub fn say(&self, status: DeviceStatus) {
+        self.state().status |= status.bits();
+    }
+
+    /// Changes an octet of its configuration.
+    pub fn configure(&self, at: usize, value: u8) {
+        self.state().config[at] = value;
+    }
+
+    /// Forgets what its driver has set up.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        state.status = 0;
+        state.queues = Default::default();
     }
 
     pub fn notifications(&self) -> usize {
@@ -256,13 +293,19 @@ impl Transport for FakeTransport {
         DeviceType::Network
     }
     fn read_device_features(&mut self) -> u64 {
-        self.0.state().offered
+        let state = self.0.state();
+        if state.gone { u64::MAX } else { state.offered }
     }
     fn write_driver_features(&mut self, features: u64) {
         self.0.state().accepted = features;
     }
     fn max_queue_size(&mut self, _queue: u16) -> u32 {
-        self.0.state().max_queue
+        let state = self.0.state();
+        if state.gone {
+            u32::MAX
+        } else {
+            state.max_queue
+        }
     }
     fn notify(&mut self, queue: u16) {
         let handler = {
@@ -275,14 +318,17 @@ impl Transport for FakeTransport {
         }
     }
     fn get_status(&self) -> DeviceStatus {
-        DeviceStatus::from_bits_retain(self.0.state().status)
+        let state = self.0.state();
+        DeviceStatus::from_bits_retain(if state.gone { 0xff } else { state.status })
     }
     fn set_status(&mut self, status: DeviceStatus) {
         let mut state = self.0.state();
-        state.status = status.bits();
         if status.is_empty() {
             state.queues = Default::default();
+            state.resets += 1;
         }
+        let busy = state.hung && status.is_empty();
+        state.status = if busy { 1 } else { status.bits() };
     }
     fn set_guest_page_size(&mut self, _size: u32) {}
     fn requires_legacy_layout(&self) -> bool {
@@ -318,7 +364,10 @@ impl Transport for FakeTransport {
         0
     }
     fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T> {
-        let state = self.0.state();
+        let mut state = self.0.state();
+        if state.gone {
+            state.config.fill(u8::MAX);
+        }
         let bytes = state.config.get(offset..offset + size_of::<T>());
         T::read_from_bytes(bytes.ok_or(Error::ConfigSpaceTooSmall)?).map_err(|_| Error::IoError)
     }

@@ -118,10 +118,10 @@ fn hold(server: SocketAddr, greed: &Greed) -> usize {
 fn serve_again(lan: &Lan) -> Result<()> {
     const TRIES: usize = 20;
     for _ in 0..TRIES {
-        if download(lan, "10.78.0.11", SIZE).is_ok() {
+        if download(&lan.namespace, "10.78.0.11", SIZE).is_ok() {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(500));
     }
-    download(lan, "10.78.0.11", SIZE)
+    download(&lan.namespace, "10.78.0.11", SIZE)
 }

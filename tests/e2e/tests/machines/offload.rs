@@ -21,7 +21,7 @@ use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Outcome, Vm, 
 
 const PATIENCE: Duration = Duration::from_secs(60);
 pub const TOKEN: &str = "0123456789abcdef";
-const DOWNLOAD: u64 = 256 << 20;
+const DOWNLOAD: u64 = 96 << 20;
 const LESS: u64 = 64 << 20;
 /// Octets of a frame on average, at least, where frames of up to 64 KiB are used, and at most,
 /// where they are not.
@@ -35,7 +35,7 @@ pub fn streams(machine: Machine) -> Result<()> {
     };
     let vm = lan.boot(machine, Service::Http, 1, "")?;
     for (address, size) in [("10.78.0.11", DOWNLOAD), ("[fd78::11]", LESS)] {
-        let [from_guest, _] = lan.frames(1, || download(&lan, address, size))?;
+        let [from_guest, _] = lan.frames(1, || download(&lan.namespace, address, size))?;
         ensure!(
             from_guest > LARGE,
             "{from_guest} octets a frame from the guest to {address}"
@@ -45,7 +45,9 @@ pub fn streams(machine: Machine) -> Result<()> {
     let vm = lan.boot(machine, Service::Echo, 1, "")?;
     for (address, size) in [("10.78.0.11", DOWNLOAD), ("fd78::11", LESS)] {
         let server = SocketAddr::new(address.parse()?, Service::Echo.port());
-        let frames = lan.frames(1, || exchange(&lan, server, size, || Ok(())))?;
+        let frames = lan.frames(1, || {
+            exchange(&lan.namespace, server, size, || Ok(())).map(drop)
+        })?;
         ensure!(
             frames.iter().all(|&octets| octets > LARGE),
             "{frames:?} octets a frame from and to the guest, over {address}"
@@ -108,7 +110,7 @@ pub fn features(machine: Machine, without: &[&str]) -> Result<()> {
         spec.nics[0].model = NicModel::VirtioModern;
     }
     let vm = lan.start(&spec)?;
-    let [from_guest, _] = lan.frames(1, || download(&lan, "10.78.0.11", LESS))?;
+    let [from_guest, _] = lan.frames(1, || download(&lan.namespace, "10.78.0.11", LESS))?;
     ensure!(
         from_guest > LARGE,
         "{from_guest} octets a frame from the guest"
@@ -125,7 +127,9 @@ pub fn none() -> Result<()> {
     for machine in [Machine::Microvm, Machine::Q35] {
         let vm = lan.boot(machine, Service::Echo, 1, "")?;
         let server = SocketAddr::new("10.78.0.11".parse()?, Service::Echo.port());
-        let frames = lan.frames(1, || exchange(&lan, server, LESS, || Ok(())))?;
+        let frames = lan.frames(1, || {
+            exchange(&lan.namespace, server, LESS, || Ok(())).map(drop)
+        })?;
         ensure!(
             frames.iter().all(|&octets| octets <= SMALL),
             "{frames:?} octets a frame, which nobody can cut"
@@ -140,7 +144,7 @@ pub fn none() -> Result<()> {
 pub fn moves() -> Result<()> {
     let virtio = |machine| (machine, NicModel::Virtio);
     let machines = [virtio(Machine::Microvm), virtio(Machine::Q35)];
-    let frames = move_between(machines, true, 2 * DOWNLOAD, 6)?;
+    let frames = move_between(machines, true, DOWNLOAD, 6)?;
     ensure!(
         frames.iter().all(|&octets| octets > LARGE),
         "{frames:?} octets a frame from and to the ingress"
@@ -224,12 +228,14 @@ pub fn move_service(
         Ok(())
     };
     let frames = if service == Service::Echo {
-        lan.frames(1, || exchange(&lan, server, size, move_about))?
+        lan.frames(1, || {
+            exchange(&lan.namespace, server, size, move_about).map(drop)
+        })?
     } else {
         lan.frames(1, || {
             thread::scope(|scope| {
                 let mover = scope.spawn(move_about);
-                let done = download(&lan, "10.78.0.10", size);
+                let done = download(&lan.namespace, "10.78.0.10", size);
                 mover.join().map_err(|_| anyhow!("panic"))??;
                 done
             })
@@ -366,12 +372,14 @@ pub fn wait_for<T>(look: impl Fn() -> Result<Option<T>>) -> Result<T> {
 }
 
 /// A generated file, by curl, with the digest it should have.
-pub fn download(lan: &Lan, host: &str, size: u64) -> Result<()> {
+pub fn download(place: &Namespace, host: &str, size: u64) -> Result<()> {
+    // A busy host is slow, and some links are bad.
+    let seconds = (120 + (size >> 18)).to_string();
     let mut curl = Command::new("curl");
-    curl.args(["--silent", "--show-error", "--fail", "--max-time", "120"])
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", &seconds])
         .arg(format!("http://{host}/gen/{size}"))
         .stdout(Stdio::piped());
-    lan.namespace.place(&mut curl);
+    place.place(&mut curl);
     let begun = Instant::now();
     let mut curl = curl.spawn().context("cannot run curl")?;
     let body = curl.stdout.take().context("curl has no output")?;
@@ -383,14 +391,14 @@ pub fn download(lan: &Lan, host: &str, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Sends at least `size` octets and gets them back, and goes on until `meanwhile` is done.
-fn exchange(
-    lan: &Lan,
+/// Sends at least `size` octets and gets them back, and goes on until `meanwhile` is done. How many there were.
+pub fn exchange(
+    place: &Namespace,
     server: SocketAddr,
     size: u64,
     meanwhile: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    let network = Network::Namespace(lan.namespace.clone());
+) -> Result<u64> {
+    let network = Network::Namespace(place.clone());
     let mut sending = network.connect(server, PATIENCE)?;
     let receiving = sending.another()?;
     let begun = Instant::now();
@@ -416,7 +424,7 @@ fn exchange(
     report("echo", size, begun);
     ensure!(check.bytes() == size, "{} of {size} octets", check.bytes());
     ensure!(check.finish() == content::digest(size), "a wrong digest");
-    Ok(())
+    Ok(size)
 }
 
 fn hash(mut from: impl std::io::Read) -> Result<Check> {

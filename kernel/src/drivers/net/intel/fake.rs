@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::registers::*;
 use super::{E1000E, Intel};
 use crate::dma::DeviceFault;
+use crate::drivers::net::Nic;
 use crate::drivers::net::card::Chip;
-use crate::drivers::net::fake::{Fake, MAC, descriptor, fetch, store, write_back};
+use crate::drivers::net::fake::{Fake, FakeChip, MAC, bind, descriptor, fetch, store, write_back};
 use crate::mmio::Registers;
 
 /// The device's side. Clones are the same device.
@@ -175,8 +176,8 @@ impl Fake for FakeIntel {
         Self::with_address(MAC)
     }
 
-    fn chip(&self, ring: u16) -> Box<dyn Chip> {
-        Box::new(Intel::new(self.clone(), E1000E).with_ring(ring))
+    fn bind(&self, ring: u16) -> Result<Box<dyn Nic>, DeviceFault> {
+        bind(self, ring)
     }
 
     fn give(&self, frame: &[u8]) -> bool {
@@ -207,6 +208,10 @@ impl Fake for FakeIntel {
         self.state().resets
     }
 
+    fn forget(&self) {
+        self.state().registers.fill(0);
+    }
+
     fn set_link(&self, up: bool) {
         self.state().link = up;
     }
@@ -220,13 +225,19 @@ impl Fake for FakeIntel {
         DeviceFault::Gone
     }
 
+    fn wakes(&self) -> [bool; 2] {
+        [CAUSE_RECEIVED, CAUSE_SENT].map(|cause| self.mask() & cause != 0)
+    }
+}
+
+impl FakeChip for FakeIntel {
+    fn chip(&self, ring: u16) -> Box<dyn Chip> {
+        Box::new(Intel::new(self.clone(), E1000E, ring))
+    }
+
     fn miss(&self, frames: u32) {
         let mut state = self.state();
         state.missed = state.missed.saturating_add(frames);
-    }
-
-    fn wakes(&self) -> [bool; 2] {
-        [CAUSE_RECEIVED, CAUSE_SENT].map(|cause| self.mask() & cause != 0)
     }
 
     fn interrupts(&self) -> bool {

@@ -56,7 +56,8 @@ pub const CAUSE_RECEIVED: u32 = 1 << 7;
 
 // RCTL: enabled, all multicasts, broadcasts, buffers of 2048 bytes, nothing longer than a frame
 // with VLAN tag, without frame check sequence.
-pub const RECEIVE_WANTED: u32 = 1 << 1 | 1 << 4 | 1 << 15 | 1 << 26;
+pub const RECEIVE_ENABLED: u32 = 1 << 1;
+pub const RECEIVE_WANTED: u32 = RECEIVE_ENABLED | 1 << 4 | 1 << 15 | 1 << 26;
 
 // TCTL: enabled, short packets padded, collision threshold 15 and distance 64 bytes as recommended
 // for full duplex.

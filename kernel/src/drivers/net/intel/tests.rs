@@ -16,18 +16,18 @@ conformance!(FakeIntel);
 
 fn bind(model: Model, ring: u16) -> (FakeIntel, Card) {
     let device = FakeIntel::new();
-    let card = filled(Box::new(Intel::new(device.clone(), model).with_ring(ring)));
+    let card = filled(Box::new(Intel::new(device.clone(), model, ring)));
     (device, card)
 }
 
 fn card() -> (FakeIntel, Card) {
-    bind(E1000E, RING)
+    bind(E1000E, 256)
 }
 
 #[test]
 fn the_card_is_set_up_as_the_datasheet_says() {
     for model in [E1000, E1000E] {
-        let (device, card) = bind(model, RING);
+        let (device, card) = bind(model, 256);
         assert_eq!(card.mac(), MAC);
         assert_eq!((card.mtu(), card.link_up()), (1500, true));
         let can = card.capabilities();
@@ -51,7 +51,7 @@ fn the_card_is_set_up_as_the_datasheet_says() {
 #[test]
 fn in_qemu_only_the_card_on_pci_cuts() {
     assert_eq!(E1000.in_qemu(), E1000);
-    let chip = Intel::new(FakeIntel::new(), E1000E.in_qemu());
+    let chip = Intel::new(FakeIntel::new(), E1000E.in_qemu(), 256);
     let can = chip.capabilities();
     assert!(can.tx_checksum && !can.segmentation_ipv4 && !can.segmentation_ipv6);
 }
@@ -68,7 +68,7 @@ fn ids_name_their_family() {
 #[test]
 fn a_card_without_an_address_gets_one() {
     let device = FakeIntel::with_address([0; 6]);
-    let chip = Intel::new(device.clone(), E1000);
+    let chip = Intel::new(device.clone(), E1000, 256);
     let card = Card::bind(Box::new(chip), true, || [2, 0, 0, 0, 0, 9]).unwrap();
     assert_eq!(card.mac(), [2, 0, 0, 0, 0, 9]);
     assert_eq!(device.register(RECEIVE_ADDRESS + 4), 0x8000_0900);
@@ -206,7 +206,7 @@ fn a_packet_that_says_nonsense_about_itself_is_not_sent() {
 #[test]
 fn behind_a_packet_that_is_cut_the_old_card_gets_a_short_one_in_two_pieces() {
     for (model, pieces) in [(E1000, &[62, 4][..]), (E1000E, &[66])] {
-        let (device, mut card) = bind(model, RING);
+        let (device, mut card) = bind(model, 256);
         card.transmit(tcp(false, 60_000, Some(1448))).unwrap();
         for _ in 0..2 {
             card.transmit(tcp(false, 0, None)).unwrap();

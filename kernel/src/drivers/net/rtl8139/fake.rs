@@ -4,10 +4,11 @@ use std::boxed::Box;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::register::*;
-use super::{ENABLE, END_OF_RING, FIRST, LAST, OWN, RECEIVED, RESET, RING, Rtl8139, SENT, TIMEOUT};
+use super::{ENABLE, END_OF_RING, FIRST, LAST, MOST, OWN, RECEIVED, RESET, Rtl8139, SENT, TIMEOUT};
 use crate::dma::DeviceFault;
+use crate::drivers::net::Nic;
 use crate::drivers::net::card::Chip;
-use crate::drivers::net::fake::{Fake, MAC, descriptor, fetch, store, write_back};
+use crate::drivers::net::fake::{Fake, FakeChip, MAC, bind, descriptor, fetch, store, write_back};
 use crate::mmio::Registers;
 
 /// The device's side. Clones are the same device.
@@ -92,7 +93,7 @@ impl FakeRtl8139 {
 }
 
 impl Fake for FakeRtl8139 {
-    const RINGS: &'static [u16] = &[RING];
+    const RINGS: &'static [u16] = &[8, MOST];
 
     fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
@@ -107,8 +108,8 @@ impl Fake for FakeRtl8139 {
         })))
     }
 
-    fn chip(&self, _ring: u16) -> Box<dyn Chip> {
-        Box::new(Rtl8139(self.clone()))
+    fn bind(&self, ring: u16) -> Result<Box<dyn Nic>, DeviceFault> {
+        bind(self, ring)
     }
 
     fn give(&self, frame: &[u8]) -> bool {
@@ -135,6 +136,10 @@ impl Fake for FakeRtl8139 {
         self.state().resets
     }
 
+    fn forget(&self) {
+        self.state().bytes.fill(0);
+    }
+
     fn set_link(&self, up: bool) {
         self.state().link = up;
     }
@@ -148,14 +153,20 @@ impl Fake for FakeRtl8139 {
         DeviceFault::Gone
     }
 
-    fn miss(&self, frames: u32) {
-        let missed = self.register(MISSED, 4) as u32 + frames % 256;
-        self.state().bytes[MISSED..MISSED + 3].copy_from_slice(&missed.to_le_bytes()[..3]);
-    }
-
     fn wakes(&self) -> [bool; 2] {
         let mask = self.register(INTERRUPT_MASK, 2) as u16;
         [RECEIVED, SENT].map(|cause| mask & cause != 0)
+    }
+}
+
+impl FakeChip for FakeRtl8139 {
+    fn chip(&self, ring: u16) -> Box<dyn Chip> {
+        Box::new(Rtl8139::new(self.clone(), ring))
+    }
+
+    fn miss(&self, frames: u32) {
+        let missed = self.register(MISSED, 4) as u32 + frames % 256;
+        self.state().bytes[MISSED..MISSED + 3].copy_from_slice(&missed.to_le_bytes()[..3]);
     }
 
     fn interrupts(&self) -> bool {

@@ -11,7 +11,7 @@ conformance!(FakeRtl8139);
 
 fn card() -> (FakeRtl8139, Card) {
     let device = FakeRtl8139::new();
-    let card = filled(Box::new(Rtl8139(device.clone())));
+    let card = filled(Box::new(Rtl8139::new(device.clone(), 256)));
     (device, card)
 }
 

@@ -1,16 +1,130 @@
+use std::boxed::Box;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::header::{LEN as HEADER, SHORT as LEGACY_HEADER};
 use super::*;
+use crate::drivers::net::conformance::conformance;
+use crate::drivers::net::fake::{Fake, MAC};
 use crate::drivers::net::{Segmentation, TxChecksum};
 use crate::drivers::virtio::fake::{FakeDevice, FakeTransport};
 use proptest::prelude::*;
 
+/// Descriptors in each queue.
+const RING: u16 = 256;
 const MODERN: u64 = 1 << 32 | 1 << 5 | 1 << 16;
 const CONFIG: [u8; 12] = [0x52, 0x54, 0, 1, 2, 3, 1, 0, 1, 0, 0xdc, 5];
 
 /// All that a TAP device with `vnet_hdr` makes QEMU offer.
 const OFFLOADS: u64 = MODERN | 0x3000_0000 | 1 << 15 | 0x3b83;
+
+/// One that merges buffers, as those do that the others have in common with it.
+#[derive(Clone)]
+struct FakeNic<const FEATURES: u64>(FakeDevice);
+
+conformance!(FakeNic<{ MODERN | 1 << 15 }>, modern);
+conformance!(FakeNic<{ 1 << 27 | 1 << 15 | 1 << 16 | 1 << 5 }>, legacy);
+conformance!(FakeNic<OFFLOADS>, with_offloads);
+
+impl<const FEATURES: u64> FakeNic<FEATURES> {
+    /// Fills the next buffer and says `claimed`, which may be a lie.
+    fn fill(&self, frame: &[u8], claimed: impl FnOnce(usize) -> u32) -> bool {
+        let fill = |buffer: &mut [u8]| {
+            let end = buffer.len().min(HEADER + frame.len());
+            buffer[..HEADER].fill(0);
+            buffer[10] = 1;
+            buffer[HEADER..end].copy_from_slice(&frame[..end - HEADER]);
+            claimed(end)
+        };
+        self.running() && self.0.fill_next(RECEIVE, fill)
+    }
+}
+
+impl<const FEATURES: u64> Fake for FakeNic<FEATURES> {
+    const RINGS: &'static [u16] = &[4, 8, RING];
+    const SPARE: u16 = 0;
+
+    fn new() -> Self {
+        Self(FakeDevice::new(256).offer(FEATURES, &CONFIG))
+    }
+
+    fn bind(&self, ring: u16) -> Result<Box<dyn Nic>, DeviceFault> {
+        let transport = FakeTransport::new(&self.0);
+        match VirtioNet::bind(transport, ring, true, || MAC) {
+            Ok(card) => Ok(Box::new(card)),
+            Err(BindError::Device(fault)) => Err(fault),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn give(&self, frame: &[u8]) -> bool {
+        self.fill(frame, |len| len as u32)
+    }
+
+    fn overfill(&self, len: u64) {
+        self.fill(&[], |_| len as u32);
+    }
+
+    fn lie(&self, what: u64) {
+        let queue = (what >> 40) as u16 % 2;
+        match what % 4 {
+            _ if !self.running() => {}
+            0 => self
+                .0
+                .give_back(queue, what as u32 >> 2, (what >> 32) as u32),
+            1 => self
+                .0
+                .give_back(queue, what as u32 >> 2 & 0xff, (what >> 32) as u32),
+            2 => drop(self.fill(&[], |_| (what >> 32) as u32)),
+            // Of how many buffers it is.
+            _ => drop(self.0.fill_next(RECEIVE, |buffer| {
+                buffer[..HEADER].copy_from_slice(&what.to_le_bytes().repeat(2)[..HEADER]);
+                100
+            })),
+        }
+    }
+
+    fn take(&self, report: bool) -> Option<Vec<u8>> {
+        if !self.running() {
+            return None;
+        }
+        let head = self.0.next_head(TRANSMIT)?;
+        let sent = self.0.gather(TRANSMIT, head);
+        if report {
+            self.0.give_back(TRANSMIT, head.into(), 0);
+        }
+        // A lie made the driver take all of it back.
+        Some(sent.get(HEADER..).unwrap_or_default().to_vec())
+    }
+
+    fn running(&self) -> bool {
+        self.0.status() & DeviceStatus::DRIVER_OK.bits() != 0
+    }
+
+    fn resets(&self) -> u32 {
+        self.0.resets()
+    }
+
+    fn forget(&self) {
+        self.0.forget();
+    }
+
+    fn set_link(&self, up: bool) {
+        self.0.configure(config::STATUS, up.into());
+    }
+
+    fn vanish(&self) {
+        self.0.vanish();
+    }
+
+    fn hang(&self) -> DeviceFault {
+        self.0.hang();
+        DeviceFault::Gone
+    }
+
+    fn wakes(&self) -> [bool; 2] {
+        [RECEIVE, TRANSMIT].map(|queue| self.0.wants_interrupt(queue))
+    }
+}
 
 fn card() -> (FakeDevice, VirtioNet<FakeTransport>) {
     card_with(MODERN)
@@ -18,7 +132,7 @@ fn card() -> (FakeDevice, VirtioNet<FakeTransport>) {
 
 fn card_with(features: u64) -> (FakeDevice, VirtioNet<FakeTransport>) {
     let device = FakeDevice::new(256).offer(features, &CONFIG);
-    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]).unwrap();
+    let mut card = VirtioNet::bind(FakeTransport::new(&device), RING, true, || [2; 6]).unwrap();
     while card.missing > 0 {
         card.arm();
     }
@@ -52,13 +166,13 @@ fn the_card_says_what_the_device_says() {
 #[test]
 fn the_ring_is_filled_bit_by_bit() {
     let device = FakeDevice::new(256).offer(MODERN, &CONFIG);
-    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]).unwrap();
+    let mut card = VirtioNet::bind(FakeTransport::new(&device), RING, true, || [2; 6]).unwrap();
     let available = || core::iter::from_fn(|| device.next_head(RECEIVE)).count();
     assert_eq!(available(), BATCH);
-    for _ in 0..usize::from(QUEUE_SIZE) / BATCH {
+    for _ in 0..usize::from(RING) / BATCH {
         card.arm();
     }
-    assert_eq!(available(), usize::from(QUEUE_SIZE) - BATCH);
+    assert_eq!(available(), usize::from(RING) - BATCH);
 }
 
 #[test]
@@ -77,7 +191,7 @@ fn a_frame_arrives_without_its_header() {
 #[test]
 fn a_legacy_device_has_a_shorter_header() {
     let device = FakeDevice::new(256).offer(1 << 27 | 1 << 5, &CONFIG);
-    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]).unwrap();
+    let mut card = VirtioNet::bind(FakeTransport::new(&device), RING, true, || [2; 6]).unwrap();
     device.fill_next(RECEIVE, |buffer| {
         buffer[LEGACY_HEADER..LEGACY_HEADER + 60].fill(9);
         (LEGACY_HEADER + 60) as u32
@@ -93,15 +207,15 @@ fn a_legacy_device_has_a_shorter_header() {
 #[test]
 fn a_legacy_device_with_a_layout_of_its_own_is_refused() {
     let device = FakeDevice::new(256).offer(1 << 5, &CONFIG);
-    let bound = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]);
+    let bound = VirtioNet::bind(FakeTransport::new(&device), RING, true, || [2; 6]);
     assert_eq!(bound.err(), Some(BindError::NoAnyLayout));
 }
 
 #[test]
 fn a_device_with_too_small_a_queue_is_refused() {
     let device = FakeDevice::new(2).offer(MODERN, &CONFIG);
-    let bound = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]);
-    assert!(matches!(bound.err(), Some(BindError::Queue(_))));
+    let bound = VirtioNet::bind(FakeTransport::new(&device), RING, true, || [2; 6]);
+    assert!(matches!(bound.err(), Some(BindError::Device(_))));
 }
 
 #[test]
@@ -299,6 +413,45 @@ fn an_index_beyond_the_ring_takes_the_card_out_of_service() {
 }
 
 #[test]
+fn one_that_says_that_it_needs_a_reset_gets_it_but_not_for_ever() {
+    let (device, mut card) = card_with(OFFLOADS);
+    for reset in 1..=5 {
+        device.say(DeviceStatus::DEVICE_NEEDS_RESET);
+        assert!(card.watch(1));
+        assert_eq!(card.statistics().resets, reset);
+        assert_eq!(device.status(), 0b1111, "and the features are the same");
+        assert_eq!(device.accepted(), OFFLOADS);
+    }
+    device.say(DeviceStatus::DEVICE_NEEDS_RESET);
+    card.watch(1);
+    assert_eq!(card.fault(), Some(DeviceFault::Stalled));
+    assert_eq!(device.status(), 0);
+}
+
+#[test]
+fn one_that_offers_less_after_a_reset_is_out_of_service() {
+    let (device, mut card) = card_with(OFFLOADS);
+    let device = device.offer(MODERN, &CONFIG);
+    device.say(DeviceStatus::DEVICE_NEEDS_RESET);
+    card.watch(1);
+    assert_eq!(card.fault(), Some(DeviceFault::Refused));
+    assert_eq!(device.status(), 0);
+}
+
+#[test]
+fn a_large_frame_that_says_it_is_none_is_not_taken() {
+    let (device, mut card) = card_with(OFFLOADS);
+    for (len, taken) in [(1518, true), (1519, false), (9000, false), (60, true)] {
+        let buffers = (HEADER + len).div_ceil(MERGEABLE);
+        let mut bytes = large(len, buffers as u16);
+        bytes[..10].fill(0);
+        assert_eq!(device.fill_merged(RECEIVE, &bytes), buffers);
+        assert_eq!(card.receive().is_some(), taken, "{len}");
+    }
+    assert_eq!(card.statistics().rx_errors, 2);
+}
+
+#[test]
 fn a_frame_no_wire_would_carry_is_dropped() {
     let (device, mut card) = card();
     card.transmit(frame(0)).unwrap();
@@ -352,7 +505,7 @@ fn what_makes_no_sense_alone_is_not_accepted() {
 #[test]
 fn a_small_ring_takes_no_frame_that_is_larger_than_the_ring() {
     let device = FakeDevice::new(16).offer(OFFLOADS, &CONFIG);
-    let mut card = VirtioNet::bind(FakeTransport::new(&device), true, || [2; 6]).unwrap();
+    let mut card = VirtioNet::bind(FakeTransport::new(&device), RING, true, || [2; 6]).unwrap();
     assert!(!card.capabilities().receive_coalescing);
     for i in 0..100 {
         let mut packet = frame(14);

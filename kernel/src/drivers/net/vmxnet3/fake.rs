@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::layout::*;
 use super::{QUEUES, RECEIVE_QUEUE, Vmxnet3};
 use crate::dma::DeviceFault;
+use crate::drivers::net::Nic;
 use crate::drivers::net::card::Chip;
-use crate::drivers::net::fake::{Fake, MAC, descriptor, fetch, store, write_back};
+use crate::drivers::net::fake::{Fake, FakeChip, MAC, bind, descriptor, fetch, store, write_back};
 use crate::mmio::Registers;
 
 /// The device's side. Clones are the same device.
@@ -77,13 +78,13 @@ impl FakeVmxnet3 {
         self.0.lock().unwrap()
     }
 
-    pub fn vmxnet3(&self, cuts: bool) -> Vmxnet3<Window> {
+    pub fn vmxnet3(&self, ring: u16, cuts: bool) -> Vmxnet3<Window> {
         let windows = [
             Window::Passthrough(self.clone()),
             Window::Device(self.clone()),
         ];
         let [passthrough, device] = windows;
-        Vmxnet3::new(passthrough, device, cuts).unwrap()
+        Vmxnet3::new(passthrough, device, ring, cuts).unwrap()
     }
 
     pub fn register(&self, at: usize) -> u32 {
@@ -244,8 +245,8 @@ impl Fake for FakeVmxnet3 {
         })))
     }
 
-    fn chip(&self, ring: u16) -> Box<dyn Chip> {
-        Box::new(self.vmxnet3(true).with_ring(ring))
+    fn bind(&self, ring: u16) -> Result<Box<dyn Nic>, DeviceFault> {
+        bind(self, ring)
     }
 
     fn give(&self, frame: &[u8]) -> bool {
@@ -278,6 +279,10 @@ impl Fake for FakeVmxnet3 {
         self.state().resets
     }
 
+    fn forget(&self) {
+        self.state().active = false;
+    }
+
     fn set_link(&self, up: bool) {
         self.state().link = up;
     }
@@ -291,13 +296,19 @@ impl Fake for FakeVmxnet3 {
         DeviceFault::Refused
     }
 
+    fn wakes(&self) -> [bool; 2] {
+        [!self.state().masked; 2]
+    }
+}
+
+impl FakeChip for FakeVmxnet3 {
+    fn chip(&self, ring: u16) -> Box<dyn Chip> {
+        Box::new(self.vmxnet3(ring, true))
+    }
+
     fn miss(&self, frames: u32) {
         let mut state = self.state();
         state.missed = state.missed.saturating_add(frames.into());
-    }
-
-    fn wakes(&self) -> [bool; 2] {
-        [!self.state().masked; 2]
     }
 
     fn interrupts(&self) -> bool {

@@ -13,7 +13,7 @@ conformance!(FakeVmxnet3);
 
 fn card() -> (FakeVmxnet3, Card) {
     let device = FakeVmxnet3::new();
-    let card = filled(Box::new(device.vmxnet3(true)));
+    let card = filled(Box::new(device.vmxnet3(256, true)));
     (device, card)
 }
 
@@ -49,8 +49,8 @@ fn the_shared_area_says_what_is_wanted() {
 #[test]
 fn only_where_it_is_told_to_the_device_cuts() {
     let device = FakeVmxnet3::new();
-    assert!(!device.vmxnet3(false).capabilities().segmentation_ipv4);
-    let small = device.vmxnet3(true).with_ring(32).capabilities();
+    assert!(!device.vmxnet3(256, false).capabilities().segmentation_ipv4);
+    let small = device.vmxnet3(32, true).capabilities();
     assert!(!small.segmentation_ipv4 && small.tx_checksum);
 }
 
@@ -58,7 +58,7 @@ fn only_where_it_is_told_to_the_device_cuts() {
 fn a_device_that_knows_only_later_versions_is_refused() {
     let memory = crate::mmio::Mmio::fake(0x1000 / 8);
     memory.write32(0, 0b110);
-    let chip = Vmxnet3::new(memory, memory, false).unwrap();
+    let chip = Vmxnet3::new(memory, memory, 256, false).unwrap();
     let bound = Card::bind(Box::new(chip), true, || [2; 6]);
     assert_eq!(bound.err(), Some(DeviceFault::Refused));
 }
