@@ -190,9 +190,9 @@ fn timer_word(command_line: &str) -> Option<&str> {
 fn ring_size(command_line: &str, config: &[String]) -> u16 {
     let sources = core::iter::once(command_line).chain(config.iter().map(String::as_str));
     let words = sources.flat_map(str::split_ascii_whitespace);
-    let sizes = words.filter_map(|word| word.strip_prefix("ring=")?.parse().ok());
+    let mut sizes = words.filter_map(|word| word.strip_prefix("ring=")?.parse().ok());
     let fits = |size: &u16| net::RINGS.contains(size) && size.is_power_of_two();
-    sizes.filter(fits).last().unwrap_or(*net::RINGS.end())
+    sizes.rfind(fits).unwrap_or(*net::RINGS.end())
 }
 
 /// `log=debug` on the command line counts from here on; the image's configuration may change it.

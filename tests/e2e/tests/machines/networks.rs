@@ -245,7 +245,7 @@ fn moves(lan: &Lan, admins: &[Admin; 2]) -> Result<()> {
     };
     thread::scope(|scope| {
         let mover = scope.spawn(move_about);
-        let done = offload::download(lan, "10.78.0.10", 384 * MIB);
+        let done = offload::download(&lan.namespace, "10.78.0.10", 384 * MIB);
         mover.join().map_err(|_| anyhow!("panic"))??;
         done
     })
@@ -284,7 +284,7 @@ fn cables(lan: &Lan, vms: &[Vm], admins: &[Admin; 2]) -> Result<()> {
     wait_for(|| Ok((link(&admins[0], "service")? == "down").then_some(())))
         .context("the service network's link is down")?;
     wait_for(|| Ok(admins[1].status()?.ingress.then_some(()))).context("another ingress")?;
-    offload::download(lan, "10.78.0.10", 16 * MIB)?;
+    offload::download(&lan.namespace, "10.78.0.10", 16 * MIB)?;
     let said = |vm: &Vm, text: &str| {
         let lines = vm.console().tail(usize::MAX);
         lines.iter().any(|line| line.contains(text))
