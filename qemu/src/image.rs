@@ -87,6 +87,8 @@ fn rust_flags(root: &Path) -> Vec<String> {
         "-Awarnings", // `.ci/run` shows them
         "-Crelocation-model=static",
         "-Cforce-frame-pointers=yes",
+        // A hint that something be inlined counts for less than where size does not matter.
+        "-Cllvm-args=-inlinehint-threshold=100",
         "-Clink-arg=-nostartfiles",
         "-Clink-arg=-nostdlib",
         "-Clink-arg=-static",

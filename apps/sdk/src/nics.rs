@@ -77,6 +77,8 @@ pub(crate) fn network(interface: Interface) -> &'static str {
 impl NicChoice {
     /// The places of the service network's card and of the instance network's among these cards, or what is
     /// wrong.
+    #[cold]
+    #[inline(never)]
     pub fn among(&self, cards: &[MacAddr]) -> Result<(usize, Option<usize>), String> {
         let find = |key, name: NicName| {
             let found = match name {

@@ -480,8 +480,9 @@ impl GlobalHeap {
 
 // SAFETY: blocks are disjoint, aligned and at least as large as asked for: small ones because
 // `CLASS_OF` rounds up and slabs are 16-byte aligned, large ones by `linked_list_allocator`.
+// Not inlined: the callers are many, and the image holds each of them.
 unsafe impl GlobalAlloc for GlobalHeap {
-    #[inline]
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let mut heap = self.0.lock();
         match heap.allocate(layout) {
@@ -493,7 +494,7 @@ unsafe impl GlobalAlloc for GlobalHeap {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if let Some(block) = NonNull::new(block) {
             // SAFETY: `GlobalAlloc` demands what `release` does.
@@ -501,7 +502,7 @@ unsafe impl GlobalAlloc for GlobalHeap {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: `GlobalAlloc` demands that `new_size`, rounded up, is a valid size.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };

@@ -79,6 +79,8 @@ impl Addresses {
     }
 
     /// Add those of an instance network.
+    #[cold]
+    #[inline(never)]
     pub(super) fn with_instance(mut self, network: Option<&InstanceNetwork>) -> Addresses {
         self.instance = network.map(|network| {
             Box::new(Side {
@@ -120,13 +122,12 @@ impl Addresses {
 
     /// Those of one interface.
     pub(super) fn own_on(&self, interface: Interface) -> impl Iterator<Item = &Cidr> {
-        let (service, instance) = match interface {
-            Interface::Service => (Some(&self.own), None),
-            Interface::Instance => (None, self.instance.as_ref().map(|side| &side.own)),
+        let (own, leased) = match (interface, &self.instance) {
+            (Interface::Service, _) => (self.own.as_slice(), self.leased.as_ref()),
+            (Interface::Instance, Some(side)) => (side.own.as_slice(), None),
+            (Interface::Instance, None) => ([].as_slice(), None),
         };
-        let leased = self.leased.as_ref().filter(|_| service.is_some());
-        let own = service.into_iter().chain(instance).flatten();
-        own.chain(leased.map(|(cidr, _)| cidr))
+        own.iter().chain(leased.map(|(cidr, _)| cidr))
     }
 
     /// Virtual addresses.
@@ -199,6 +200,7 @@ impl Addresses {
     }
 
     /// Whether `address` is the limited broadcast address or that of a prefix here.
+    #[inline(never)]
     pub(super) fn is_broadcast(&self, address: IpAddr) -> bool {
         let IpAddr::V4(v4) = address else {
             return false;
@@ -221,6 +223,7 @@ impl Addresses {
 
     /// The neighbour with this address, if it can be one. One whose address says nothing about where it is
     /// (a link-local one) is a client's.
+    #[inline(never)]
     pub(super) fn neighbour(&self, address: IpAddr) -> Option<Hop> {
         let mut interfaces = self.interfaces();
         let interface = interfaces.find(|interface| self.is_on_link(*interface, address))?;
@@ -233,6 +236,7 @@ impl Addresses {
     }
 
     /// The neighbour a packet to `dst` goes to, if it leaves through that interface.
+    #[inline(never)]
     pub(super) fn next_hop_on(&self, interface: Interface, dst: IpAddr) -> Option<Hop> {
         let hop = |address| Hop { address, interface };
         if self.is_on_link(interface, dst) {
@@ -253,6 +257,8 @@ impl Addresses {
 
     /// The own address to speak to `remote` from: one of its prefix, else any of its family, the service
     /// network's first. Never a virtual one.
+    #[cold]
+    #[inline(never)]
     pub(super) fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
         let on = |interface| self.source_on(interface, remote);
         match self.neighbour(remote) {
@@ -262,6 +268,8 @@ impl Addresses {
     }
 
     /// The same, of one interface.
+    #[cold]
+    #[inline(never)]
     pub(super) fn source_on(&self, interface: Interface, remote: IpAddr) -> Option<IpAddr> {
         let link_local = || {
             let ours = IpAddr::V6(self.link_local(interface));
@@ -279,6 +287,8 @@ impl Addresses {
     }
 
     /// Whether a prefix has addresses in common with the instance network.
+    #[cold]
+    #[inline(never)]
     pub(super) fn is_instance_network(&self, cidr: &Cidr) -> bool {
         let mut own = self.own_on(Interface::Instance);
         own.any(|other| other.overlaps(cidr))

@@ -43,6 +43,8 @@ pub(super) struct Defence {
 impl Stack {
     /// Ask whether someone else has our IPv6 addresses (RFC 4862 section 5.4). The answer is
     /// counted; the addresses are used meanwhile.
+    #[cold]
+    #[inline(never)]
     pub(super) fn probe_own_ipv6(&mut self) {
         for interface in self.addresses.interfaces() {
             if !self.addresses.has_ipv6(interface) {
@@ -162,6 +164,8 @@ impl Stack {
     }
 
     /// Take over what the DHCP client found out.
+    #[cold]
+    #[inline(never)]
     pub(super) fn note_lease(&mut self) {
         let Some(lease) = self.slow.take_lease() else {
             return;

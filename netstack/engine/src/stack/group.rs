@@ -41,6 +41,8 @@ impl Groups {
 
 impl Stack {
     /// A datagram to a group that this stack is in.
+    #[cold]
+    #[inline(never)]
     pub(super) fn handle_group(&mut self, mut frame: RxFrame, ip: &Ip) {
         let datagram = frame.bytes.get(ip.payload.clone()).unwrap_or_default();
         let Some([_, _, p0, p1, l0, l1, _, _]) = datagram.first_chunk::<UDP_HEADER>().copied()

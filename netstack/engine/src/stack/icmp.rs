@@ -38,6 +38,8 @@ fn parse_error(protocol: u8, header: &[u8; HEADER]) -> Option<IcmpError> {
 }
 
 impl Stack {
+    #[cold]
+    #[inline(never)]
     pub(super) fn handle_icmp(&mut self, now: Instant, frame: RxFrame, ip: &Ip, origin: Origin) {
         self.counters.icmp_received += 1;
         let message = frame.bytes.get(ip.payload.clone()).unwrap_or_default();

@@ -340,6 +340,8 @@ fn words(seed: &[u8; 32]) -> [u64; 4] {
 
 impl Stack {
     /// A stack with the addresses of `config`; `seed` feeds everything random in it.
+    #[cold]
+    #[inline(never)]
     pub fn new(config: StackConfig, seed: [u8; 32], now: Instant) -> Stack {
         let [k0, k1, k2, k3] = words(&seed);
         let keyed = Keyed::new([k0, k1]);
@@ -718,6 +720,8 @@ impl Stack {
     }
 
     /// Own addresses in the service network: configured and leased, no virtual and no link-local ones.
+    #[cold]
+    #[inline(never)]
     pub fn addresses(&self) -> Vec<IpAddr> {
         let own = self.addresses.own_on(Interface::Service);
         own.map(|cidr| cidr.address).collect()
@@ -729,6 +733,8 @@ impl Stack {
     }
 
     /// Own addresses by which other instances reach this one: those in the instance network, if there is one.
+    #[cold]
+    #[inline(never)]
     pub fn peer_addresses(&self) -> Vec<IpAddr> {
         let own = self.addresses.own_on(self.addresses.peers_interface());
         own.map(|cidr| cidr.address).collect()

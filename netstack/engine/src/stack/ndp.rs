@@ -17,6 +17,8 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// Messages that crossed a router are not from a neighbour.
 const HOP_LIMIT: u8 = 255;
 
+#[cold]
+#[inline(never)]
 fn frame(mac: MacAddr, src: Ipv6Addr, dst: Ipv6Addr, repr: NdiscRepr<'_>) -> TxFrame {
     let repr = Icmpv6Repr::Ndisc(repr);
     let mut frame = TxFrame::default();

@@ -149,6 +149,8 @@ impl Half {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn poll(&mut self, now: Instant) {
         let _ = self
             .interface
@@ -160,6 +162,8 @@ impl Half {
         Some(from_smoltcp_time(due))
     }
 
+    #[cold]
+    #[inline(never)]
     fn set_addresses<'a>(&mut self, addresses: impl Iterator<Item = &'a Cidr>) {
         self.interface.update_ip_addrs(|list| {
             list.clear();
@@ -283,6 +287,8 @@ impl Slow {
     }
 
     /// Let smoltcp do what is due.
+    #[cold]
+    #[inline(never)]
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         let mut due = None;
         if let Some(udp) = &mut self.udp {
