@@ -165,11 +165,11 @@ impl Instance {
                 self.disown(now, from, &ownership);
                 continue;
             }
-            if ownership.epoch == 0 && self.stack.is_half_open(&ownership.flow.into()) {
-                self.yield_handshake(now, &ownership);
+            if ownership.owner != from && self.verify_owner(from, &ownership) {
                 continue;
             }
-            if ownership.owner != from && self.verify_owner(from, &ownership) {
+            if ownership.epoch == 0 && self.stack.is_half_open(&ownership.flow.into()) {
+                self.yield_handshake(now, &ownership);
                 continue;
             }
             self.handle_owns(now, ownership);

@@ -613,6 +613,7 @@ impl Instance {
     pub(super) fn yield_handshake(&mut self, now: Instant, theirs: &Ownership) {
         let flow = theirs.flow;
         let owner = self.members.get(theirs.owner);
+        let owner = owner.filter(|member| member.is_up());
         let Some((owner, address)) = owner.map(|member| (member.id, member.address)) else {
             return;
         };

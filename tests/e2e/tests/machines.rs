@@ -249,6 +249,10 @@ fn main() -> ExitCode {
     println!("\nrunning {} tests", tests.len());
     let failed = match tests[..] {
         [(name, test)] => usize::from(!run(name, *test)),
+        _ if exact => {
+            eprintln!("several tests have this name");
+            return ExitCode::FAILURE;
+        }
         _ => {
             let names: Vec<&str> = tests.iter().map(|(name, _)| *name).collect();
             apart::run(&names, if ignored { &["--ignored"] } else { &[] })

@@ -227,6 +227,8 @@ fn an_older_answer_to_a_syn_does_not_make_what_follows_older() {
     assert_eq!(say(true, 199), 0);
     assert_eq!(say(false, 200), 0);
     assert_eq!(say(false, 199), 1);
+    assert_eq!(say(false, 20_000), 1);
+    assert_eq!(say(true, 10_000), 2, "no clocks differ by so much");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use super::{Check, Findings, Flows, PerFlow, Seen, Side};
 
 const RULE: &str = "timestamps";
+/// By how much the clocks of two instances may differ, in milliseconds: what a heartbeat can be late by.
+const SKEW: i32 = 1_000;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
@@ -35,7 +37,7 @@ impl Check for Timestamp {
             Side::Server => &mut state.server,
         };
         let back = last.map_or(0, |last| value.wrapping_sub(last) as i32);
-        if back < 0 && seen.from == Side::Server && seen.segment.syn {
+        if (-SKEW..0).contains(&back) && seen.from == Side::Server && seen.segment.syn {
             // The clocks of two instances that answer the same SYN differ by what a heartbeat travels. A client
             // drops the older answer (section 5.3); what follows has to be newer than both.
             return;
