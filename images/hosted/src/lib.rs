@@ -4,8 +4,8 @@
 //!
 //! Besides the keys of [`godwit::config`]: `tap` (a TAP device, made by `ip tuntap add` or, by a
 //! process that may, on the spot), `mac` (of the instance, not of the device; default from `id`),
-//! `instance_tap` and
-//! `instance_mac` (the same for the instance network), `mtu` (1500), `offload` (`on` or `off`: leave checksums and segmentation to the host kernel) and
+//! `instance_tap` and `instance_mac` (the same for the instance network), `mtu` (1500), `offload`
+//! (`on` or `off`: leave checksums and segmentation to the host kernel) and
 //! `config` (a file with more words, for secrets). SIGTERM is the power button.
 //!
 //! Standard output carries the READY and VERDICT lines, standard error the log; the exit status
