@@ -10,6 +10,7 @@ use hashbrown::{HashMap, HashTable};
 
 use super::frame::RxFrame;
 use super::hash::Keyed;
+use super::slots::Slots;
 use super::timers::Timers;
 use super::{ConnId, FlowKey, Route};
 use crate::time::{Duration, Instant};
@@ -30,7 +31,7 @@ const HOLD: Duration = Duration::from_secs(3);
 const ASK: Duration = Duration::from_secs(1);
 
 /// A [`FlowKey`] as five words, IPv4 addresses mapped into IPv6: quick to hash and compare.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Packed([u64; 5]);
 
 impl Packed {
@@ -127,6 +128,7 @@ pub(super) enum HoldError {
 
 #[derive(Debug)]
 struct Queue {
+    flow: Packed,
     frames: VecDeque<Held>,
     octets: usize,
     /// When it began to hold.
@@ -156,8 +158,10 @@ pub(super) struct Flows {
     connections: Vec<Here>,
     /// Every other flow.
     entries: HashMap<Packed, Entry, Keyed>,
-    queues: HashMap<Packed, Queue, Keyed>,
-    timers: Timers<Packed>,
+    /// Numbers of the queues.
+    held: HashMap<Packed, u64, Keyed>,
+    queues: Slots<Queue>,
+    timers: Timers,
     asked: usize,
     octets: usize,
 }
@@ -175,7 +179,8 @@ impl Flows {
             here: HashTable::new(),
             connections: Vec::new(),
             entries: HashMap::with_hasher(keyed),
-            queues: HashMap::with_hasher(keyed),
+            held: HashMap::with_hasher(keyed),
+            queues: Slots::new(),
             timers: Timers::new(),
             asked: 0,
             octets: 0,
@@ -304,7 +309,7 @@ impl Flows {
     /// Hold a frame.
     pub(super) fn hold(&mut self, now: Instant, flow: Packed, held: Held) -> Result<(), HoldError> {
         let cost = cost(&held.frame);
-        let queue = self.queues.get(&flow);
+        let queue = self.queue(&flow);
         let (frames, octets) = queue.map_or((0, 0), |queue| (queue.frames.len(), queue.octets));
         if self.octets + cost > self.most
             || octets + cost > MAX_HELD_OCTETS
@@ -312,38 +317,49 @@ impl Flows {
         {
             return Err(HoldError::Full);
         }
-        let queue = self.arm(now, flow, HOLD);
-        queue.octets += cost;
-        queue.frames.push_back(held);
-        self.octets += cost;
+        if let Some(queue) = self.arm(now, flow, HOLD) {
+            queue.octets += cost;
+            queue.frames.push_back(held);
+            self.octets += cost;
+        }
         Ok(())
     }
 
+    fn queue(&self, flow: &Packed) -> Option<&Queue> {
+        self.queues.get(*self.held.get(flow)?)
+    }
+
     /// The queue of a flow, with a deadline `limit` from its start, or sooner.
-    fn arm(&mut self, now: Instant, flow: Packed, limit: Duration) -> &mut Queue {
-        let queue = self.queues.entry(flow).or_insert_with(|| Queue {
-            frames: VecDeque::new(),
-            octets: 0,
-            since: now,
-            armed: None,
+    fn arm(&mut self, now: Instant, flow: Packed, limit: Duration) -> Option<&mut Queue> {
+        let number = *self.held.entry(flow).or_insert_with(|| {
+            self.queues.insert(Queue {
+                flow,
+                frames: VecDeque::new(),
+                octets: 0,
+                since: now,
+                armed: None,
+            })
         });
+        let queue = self.queues.get_mut(number)?;
         let due = queue.since + limit;
-        self.timers.arm(&mut queue.armed, flow, due);
-        queue
+        self.timers.arm(&mut queue.armed, number, due);
+        Some(queue)
     }
 
     /// The frames held for a flow, in their order.
     pub(super) fn held(&self, flow: &Packed) -> impl Iterator<Item = &RxFrame> {
-        let queue = self.queues.get(flow).into_iter();
+        let queue = self.queue(flow).into_iter();
         queue.flat_map(|queue| queue.frames.iter().map(|held| &held.frame))
     }
 
     /// Take out the frames held for a flow.
     pub(super) fn take_held(&mut self, flow: &Packed) -> VecDeque<Held> {
-        let Some(mut queue) = self.queues.remove(flow) else {
+        let number = self.held.remove(flow);
+        let queue = number.and_then(|number| Some((number, self.queues.remove(number)?)));
+        let Some((number, mut queue)) = queue else {
             return VecDeque::new();
         };
-        self.timers.disarm(&mut queue.armed, *flow);
+        self.timers.disarm(&mut queue.armed, number);
         self.octets = self.octets.saturating_sub(queue.octets);
         queue.frames
     }
@@ -352,12 +368,12 @@ impl Flows {
     /// A flow that was only asked about is forgotten with its frames.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<usize> {
         loop {
-            let flow = self.timers.pop_due(now)?;
-            let Some(queue) = self.queues.get_mut(&flow) else {
+            let number = self.timers.pop_due(now)?;
+            let Some(queue) = self.queues.get_mut(number) else {
                 continue;
             };
             queue.armed = None;
-            let due = queue.since + HOLD;
+            let (flow, due) = (queue.flow, queue.since + HOLD);
             if self.get(&flow) == Some(Entry::Hold { asked: true }) {
                 self.remove(&flow);
             } else if due > now {

@@ -228,9 +228,9 @@ impl Stack {
             Some(Entry::Fenced(id)) if origin.is_channel() => {
                 self.deliver(now, id, frame, ip, origin);
             }
-            Some(Entry::HalfOpen(serial)) => {
+            Some(Entry::HalfOpen(number)) => {
                 if let Some(segment) = self.parse_segment(&mut frame, ip) {
-                    self.handle_half_open(now, serial, &segment);
+                    self.handle_half_open(now, number, &segment);
                 }
             }
             Some(entry) => self.steer(now, flow, packed, entry, frame, ip, origin),

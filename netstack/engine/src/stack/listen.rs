@@ -1,8 +1,7 @@
-//! Listeners and half-open connections. A SYN flood costs a bounded table; when that is full, SYNs
+//! Listeners, and what becomes of half-open connections. A SYN flood costs a bounded table; when that is full, SYNs
 //! are answered without being remembered (SYN cookies).
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -10,7 +9,7 @@ use bytes::Bytes;
 
 use super::flows::{Entry, Packed};
 use super::frame::{Interface, RxFrame};
-use super::timers::Timers;
+use super::half_open::{Doubtful, Pending};
 use super::wire::{self, ETHERNET, Ethernet, TCP};
 use super::{FlowKey, ListenerId, MacAddr, Scope, Stack, StackEvent};
 use crate::tcp::listen::{HalfOpen, HalfOpenEvent};
@@ -40,85 +39,6 @@ pub(super) struct Listener {
     pub(super) accepting: bool,
     /// Other instances connect here.
     pub(super) peers: bool,
-}
-
-/// A half-open connection and what the stack keeps about it.
-#[derive(Debug)]
-struct Pending {
-    half_open: HalfOpen,
-    flow: FlowKey,
-    packed: Packed,
-    listener: ListenerId,
-    armed: Option<Instant>,
-    /// What would complete a handshake, if no other instance has, and when that was asked.
-    doubtful: Option<Box<Doubtful>>,
-    asked: Option<Instant>,
-}
-
-/// A segment that would complete a handshake.
-#[derive(Debug)]
-struct Doubtful {
-    /// That of another SYN between the same ends, by the cookie; else the one that is half open here.
-    other: Option<HalfOpen>,
-    segment: Segment,
-}
-
-/// The table of half-open connections, oldest first.
-#[derive(Debug)]
-pub(super) struct HalfOpenTable {
-    pending: BTreeMap<u64, Pending>,
-    timers: Timers<u64>,
-    serial: u64,
-}
-
-impl HalfOpenTable {
-    pub(super) fn new() -> HalfOpenTable {
-        HalfOpenTable {
-            pending: BTreeMap::new(),
-            timers: Timers::new(),
-            serial: 0,
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.pending.len()
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next()
-    }
-
-    fn insert(&mut self, pending: Pending) -> u64 {
-        self.serial += 1;
-        self.pending.insert(self.serial, pending);
-        self.serial
-    }
-
-    fn arm(&mut self, serial: u64) {
-        if let Some(pending) = self.pending.get_mut(&serial) {
-            let due = pending.half_open.poll_timeout();
-            self.timers.arm(&mut pending.armed, serial, due);
-        }
-    }
-
-    /// Whether one that is still half open may answer once more.
-    fn may_answer(&mut self, now: Instant, serial: u64) -> bool {
-        let pending = self.pending.get_mut(&serial);
-        pending.is_some_and(|pending| pending.half_open.may_answer(now))
-    }
-
-    /// The oldest that its own ACK would bring back, if one is found soon.
-    fn oldest_cookie(&self) -> Option<u64> {
-        let mut oldest = self.pending.iter().take(SWEPT);
-        let cookie = oldest.find(|(_, pending)| pending.half_open.is_cookie());
-        cookie.map(|(serial, _)| *serial)
-    }
-
-    fn remove(&mut self, serial: u64) -> Option<Pending> {
-        let mut pending = self.pending.remove(&serial)?;
-        self.timers.disarm(&mut pending.armed, serial);
-        Some(pending)
-    }
 }
 
 impl Stack {
@@ -227,7 +147,7 @@ impl Stack {
                 self.counters.syn_too_many += 1;
                 return;
             };
-            if let Some(pending) = self.half_open.pending.get(&oldest) {
+            if let Some(pending) = self.half_open.pending.get(oldest) {
                 // Its SYN-ACK is out, and nothing remembers it any more.
                 let (evicted, cookie) = (pending.packed, pending.half_open.cookie());
                 self.give(now, &evicted, cookie);
@@ -242,18 +162,11 @@ impl Stack {
             }
             return;
         }
-        let serial = self.half_open.insert(Pending {
-            half_open,
-            flow,
-            packed,
-            listener,
-            armed: None,
-            doubtful: None,
-            asked: None,
-        });
-        self.flows.set(packed, Entry::HalfOpen(serial));
+        let pending = Pending::new(half_open, flow, packed, listener);
+        let number = self.half_open.insert(pending);
+        self.flows.set(packed, Entry::HalfOpen(number));
         self.counters.syn_received += 1;
-        self.transmit_half_open(now, serial);
+        self.transmit_half_open(now, number);
     }
 
     /// Whether another connection fits. At the limit one in TIME-WAIT makes way, if one is found
@@ -334,10 +247,10 @@ impl Stack {
 
     /// The cookie of a [`StackEvent::DoubtfulHandshake`].
     pub fn doubtful_cookie(&self, flow: &FlowKey) -> Option<Cookie> {
-        let Some(Entry::HalfOpen(serial)) = self.flows.get(&Packed::new(flow)) else {
+        let Some(Entry::HalfOpen(number)) = self.flows.get(&Packed::new(flow)) else {
             return None;
         };
-        let pending = self.half_open.pending.get(&serial)?;
+        let pending = self.half_open.pending.get(number)?;
         let doubtful = pending.doubtful.as_ref()?;
         let handshake = doubtful.other.as_ref().unwrap_or(&pending.half_open);
         Some(handshake.cookie())
@@ -452,21 +365,21 @@ impl Stack {
     }
 
     /// Send what a half-open connection has to send, and see to its deadline.
-    fn transmit_half_open(&mut self, now: Instant, serial: u64) {
-        let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+    fn transmit_half_open(&mut self, now: Instant, number: u64) {
+        let Some(pending) = self.half_open.pending.get_mut(number) else {
             return;
         };
         let flow = pending.flow;
         let outgoing = pending.half_open.poll_transmit(now, &self.tcp);
-        self.half_open.arm(serial);
+        self.half_open.arm(number);
         if let Some(outgoing) = outgoing {
             self.send_segment(now, &flow, outgoing);
         }
     }
 
     /// A segment of a half-open connection.
-    pub(super) fn handle_half_open(&mut self, now: Instant, serial: u64, segment: &Segment) {
-        let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+    pub(super) fn handle_half_open(&mut self, now: Instant, number: u64, segment: &Segment) {
+        let Some(pending) = self.half_open.pending.get_mut(number) else {
             return;
         };
         let (flow, listener) = (pending.flow, pending.listener);
@@ -482,11 +395,11 @@ impl Stack {
             // SYN, and be far into its streams. Whoever really begins here answers what we have sent, (again)
             // from the first octet. In doubt we are silent.
             self.counters.half_open_silent += 1;
-            self.doubt_handshake(now, serial, segment);
+            self.doubt_handshake(now, number, segment);
             return;
         }
         match pending.half_open.handle_segment(now, &self.tcp, segment) {
-            HalfOpenEvent::Nothing => self.transmit_half_open(now, serial),
+            HalfOpenEvent::Nothing => self.transmit_half_open(now, number),
             HalfOpenEvent::Reply(outgoing) => {
                 // An earlier answer to the same SYN, or the one of another instance, acknowledged?
                 let believed = begins || !self.ask_unknown && self.trusts_cookies(now);
@@ -494,24 +407,24 @@ impl Stack {
                     && let Some((cookie, connection)) = self.recall(now, flow, segment)
                     && !self.is_spent(now, &flow, cookie)
                 {
-                    self.drop_half_open(serial);
+                    self.drop_half_open(number);
                     self.accept(now, listener, connection, flow);
                 } else if self.ask_unknown && !segment.flags.contains(Flags::SYN) {
                     self.counters.half_open_silent += 1;
-                } else if self.half_open.may_answer(now, serial) {
+                } else if self.half_open.may_answer(now, number) {
                     self.send_segment(now, &flow, outgoing);
                 } else {
                     self.counters.challenges_limited += 1;
                 }
             }
             HalfOpenEvent::Reset => {
-                self.drop_half_open(serial);
+                self.drop_half_open(number);
                 self.counters.half_open_expired += 1;
             }
             HalfOpenEvent::Established(_) if self.is_spent(now, &flow, cookie) => {
                 // Late duplicates of a handshake whose connection has come and gone.
                 self.counters.syn_cookies_spent += 1;
-                self.drop_half_open(serial);
+                self.drop_half_open(number);
                 self.refuse(now, &flow, segment);
             }
             HalfOpenEvent::Established(connection) => {
@@ -520,7 +433,7 @@ impl Stack {
                     self.counters.syn_too_many += 1;
                     return;
                 }
-                self.drop_half_open(serial);
+                self.drop_half_open(number);
                 self.accept(now, listener, *connection, flow);
             }
         }
@@ -545,8 +458,8 @@ impl Stack {
     /// this handshake (RFC 9293 section 3.10.7.4), if nobody else has done so; or one brings back the cookie
     /// of another SYN, which was answered without being remembered, and then an older one came here. Let it
     /// be asked about, at times.
-    fn doubt_handshake(&mut self, now: Instant, serial: u64, segment: &Segment) {
-        let Some(pending) = self.half_open.pending.get(&serial) else {
+    fn doubt_handshake(&mut self, now: Instant, number: u64, segment: &Segment) {
+        let Some(pending) = self.half_open.pending.get(number) else {
             return;
         };
         let (flow, half_open) = (pending.flow, &pending.half_open);
@@ -559,7 +472,7 @@ impl Stack {
         if !completes && other.is_none() {
             return;
         }
-        let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+        let Some(pending) = self.half_open.pending.get_mut(number) else {
             return;
         };
         pending.doubtful = Some(Box::new(Doubtful {
@@ -581,10 +494,10 @@ impl Stack {
 
     /// Nobody else has the connection of a [`StackEvent::DoubtfulHandshake`].
     pub fn complete_handshake(&mut self, now: Instant, flow: &FlowKey) {
-        let Some(Entry::HalfOpen(serial)) = self.flows.get(&Packed::new(flow)) else {
+        let Some(Entry::HalfOpen(number)) = self.flows.get(&Packed::new(flow)) else {
             return;
         };
-        let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+        let Some(pending) = self.half_open.pending.get_mut(number) else {
             return;
         };
         let (flow, listener) = (pending.flow, pending.listener);
@@ -598,34 +511,34 @@ impl Stack {
             // Another instance has completed it, and it is over.
             self.counters.syn_cookies_spent += 1;
             if !is_other {
-                self.drop_half_open(serial);
+                self.drop_half_open(number);
                 self.refuse(now, &flow, &segment);
             }
         } else if let HalfOpenEvent::Established(connection) =
             handshake.handle_segment(now, &self.tcp, &segment)
             && self.has_room(now, false)
         {
-            self.drop_half_open(serial);
+            self.drop_half_open(number);
             self.accept(now, listener, *connection, flow);
         }
     }
 
-    pub(super) fn drop_half_open(&mut self, serial: u64) {
-        if let Some(pending) = self.half_open.remove(serial) {
+    pub(super) fn drop_half_open(&mut self, number: u64) {
+        if let Some(pending) = self.half_open.remove(number) {
             self.flows.remove(&pending.packed);
         }
     }
 
     pub(super) fn handle_half_open_timeout(&mut self, now: Instant) {
-        while let Some(serial) = self.half_open.timers.pop_due(now) {
-            let Some(pending) = self.half_open.pending.get_mut(&serial) else {
+        while let Some(number) = self.half_open.timers.pop_due(now) {
+            let Some(pending) = self.half_open.pending.get_mut(number) else {
                 continue;
             };
             pending.armed = None;
             if pending.half_open.handle_timeout(now, &self.tcp) {
-                self.transmit_half_open(now, serial);
+                self.transmit_half_open(now, number);
             } else {
-                self.drop_half_open(serial);
+                self.drop_half_open(number);
                 self.counters.half_open_expired += 1;
             }
         }

@@ -17,6 +17,7 @@ mod forward;
 pub mod frame;
 mod given;
 mod group;
+mod half_open;
 mod hash;
 mod icmp;
 mod input;
@@ -29,6 +30,7 @@ mod open;
 mod output;
 mod pieces;
 mod routes;
+mod slots;
 mod slow;
 mod spent;
 mod table;
@@ -51,12 +53,13 @@ pub use counters::Counters;
 use flows::{Entry, Flows, Packed};
 pub use frame::{DeviceCapabilities, Interface, RxChecksum, RxFrame, TxFrame};
 use given::Given;
+use half_open::HalfOpenTable;
 use hash::Keyed;
 use input::Origin;
 pub use lease::LeaseOptions;
 use limit::Limit;
 pub use listen::COOKIE_LIFE;
-use listen::{HalfOpenTable, Listener};
+use listen::Listener;
 use neighbour::Neighbours;
 pub use open::ConnectError;
 use slow::Slow;
@@ -281,7 +284,7 @@ pub struct Stack {
     neighbours: Neighbours,
     flows: Flows,
     table: Table,
-    timers: Timers<u64>,
+    timers: Timers,
     /// Connections that may have something to send, in turn.
     ready: VecDeque<ConnId>,
     listeners: Vec<Listener>,
@@ -381,7 +384,7 @@ impl Stack {
             counters: Counters::default(),
             neighbours: Neighbours::new(keyed),
             flows: Flows::new(keyed, held),
-            table: Table::default(),
+            table: Table::new(),
             timers: Timers::new(),
             ready: VecDeque::new(),
             listeners: Vec::new(),

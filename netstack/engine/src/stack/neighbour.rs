@@ -91,7 +91,7 @@ pub(super) struct Neighbours {
     last: Cell<u32>,
     hand: usize,
     waiting: usize,
-    timers: Timers<u64>,
+    timers: Timers,
 }
 
 impl Neighbours {

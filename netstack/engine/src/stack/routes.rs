@@ -72,7 +72,7 @@ impl Stack {
             Some(Entry::Connection(_) | Entry::Fenced(_)) => {
                 return Err((connection, AttachError::Occupied));
             }
-            Some(Entry::HalfOpen(serial)) => self.drop_half_open(serial),
+            Some(Entry::HalfOpen(number)) => self.drop_half_open(number),
             _ => {}
         }
         if self.table.len() >= self.tcp.max_connections as usize {
@@ -129,7 +129,7 @@ impl Stack {
         };
         match self.flows.get(&packed) {
             Some(Entry::Connection(_) | Entry::Fenced(_)) => return,
-            Some(Entry::HalfOpen(serial)) => self.drop_half_open(serial),
+            Some(Entry::HalfOpen(number)) => self.drop_half_open(number),
             _ => {}
         }
         self.flows.set(packed, entry);

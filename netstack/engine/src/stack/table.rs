@@ -1,11 +1,11 @@
-//! The table of connections: slots with generations, so that an id never names two connections.
+//! The table of connections.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use super::abandoned::Doubt;
 use super::addresses::Hop;
 use super::cut::Cut;
+use super::slots::{self, Slots};
 use super::{ConnId, FlowKey};
 use crate::tcp::Connection;
 use crate::time::Instant;
@@ -38,69 +38,53 @@ impl Block {
     }
 }
 
-#[derive(Debug, Default)]
-struct Slot {
-    generation: u32,
-    block: Option<Box<Block>>,
-}
-
 /// The table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    slots: Slots<Block>,
     /// Where [`Table::sweep`] goes on.
     hand: usize,
     /// Where [`Table::next_in_turn`] goes on.
     turn: usize,
 }
 
+fn id(number: u64) -> ConnId {
+    let (index, generation) = slots::parts(number);
+    ConnId { index, generation }
+}
+
+fn number(id: ConnId) -> u64 {
+    slots::number(id.index, id.generation)
+}
+
 impl Table {
+    pub(super) const fn new() -> Table {
+        Table {
+            slots: Slots::new(),
+            hand: 0,
+            turn: 0,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len()
     }
 
     pub(super) fn insert(&mut self, block: Block) -> ConnId {
-        let block = Some(Box::new(block));
-        if let Some(index) = self.free.pop()
-            && let Some(slot) = self.slots.get_mut(index as usize)
-        {
-            slot.block = block;
-            return ConnId {
-                index,
-                generation: slot.generation,
-            };
-        }
-        self.slots.push(Slot {
-            generation: 0,
-            block,
-        });
-        ConnId {
-            index: (self.slots.len() - 1) as u32,
-            generation: 0,
-        }
+        id(self.slots.insert(block))
     }
 
     pub(super) fn get(&self, id: ConnId) -> Option<&Block> {
-        let slot = self.slots.get(id.index as usize)?;
-        slot.block
-            .as_deref()
-            .filter(|_| slot.generation == id.generation)
+        self.slots.get(number(id))
     }
 
     pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Block> {
-        let slot = self.slots.get_mut(id.index as usize)?;
-        let current = slot.generation == id.generation;
-        slot.block.as_deref_mut().filter(|_| current)
+        self.slots.get_mut(number(id))
     }
 
     /// The connection in a slot at present, whichever it is.
     pub(super) fn at(&self, index: u32) -> Option<ConnId> {
-        let slot = self.slots.get(index as usize)?;
-        slot.block.as_ref().map(|_| ConnId {
-            index,
-            generation: slot.generation,
-        })
+        self.slots.at(index).map(|(number, _)| id(number))
     }
 
     /// Look at the next `steps` slots in turn, from where the last sweep ended: the first
@@ -110,11 +94,11 @@ impl Table {
         steps: usize,
         wanted: impl Fn(&Block) -> bool,
     ) -> Option<ConnId> {
-        for _ in 0..steps.min(self.slots.len()) {
-            self.hand = (self.hand + 1) % self.slots.len();
-            let found = self.at(self.hand as u32);
-            if found.is_some_and(|id| self.get(id).is_some_and(&wanted)) {
-                return found;
+        for _ in 0..steps.min(self.slots.size()) {
+            self.hand = (self.hand + 1) % self.slots.size();
+            let found = self.slots.at(self.hand as u32);
+            if let Some((number, _)) = found.filter(|(_, block)| wanted(block)) {
+                return Some(id(number));
             }
         }
         None
@@ -122,30 +106,21 @@ impl Table {
 
     /// The connection in the next slot, if there is one in it: all of them in turn.
     pub(super) fn next_in_turn(&mut self) -> Option<&mut Block> {
-        self.turn = (self.turn + 1) % self.slots.len().max(1);
-        self.slots.get_mut(self.turn)?.block.as_deref_mut()
+        self.turn = (self.turn + 1) % self.slots.size().max(1);
+        self.slots.at_mut(self.turn)
     }
 
     /// Read a little of the connection in a slot, so that the cache has it.
     pub(super) fn touch(&self, index: u32) -> u32 {
-        let slot = self.slots.get(index as usize);
-        slot.and_then(|slot| slot.block.as_deref())
-            .map_or(0, |block| {
-                u32::from(block.ready)
-                    .wrapping_add(u32::from(block.armed.is_some()))
-                    .wrapping_add(u32::from(block.next_hop.is_some()))
-                    .wrapping_add(block.connection.touch())
-            })
+        self.slots.at(index).map_or(0, |(_, block)| {
+            u32::from(block.ready)
+                .wrapping_add(u32::from(block.armed.is_some()))
+                .wrapping_add(u32::from(block.next_hop.is_some()))
+                .wrapping_add(block.connection.touch())
+        })
     }
 
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Block> {
-        let slot = self.slots.get_mut(id.index as usize)?;
-        if slot.generation != id.generation {
-            return None;
-        }
-        let block = slot.block.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(id.index);
-        Some(*block)
+        self.slots.remove(number(id))
     }
 }

@@ -4,17 +4,16 @@ use alloc::collections::BTreeSet;
 
 use crate::time::Instant;
 
-/// Armed deadlines of the things a table names by `K`. Slots of a table are `u64`s too, as a key of 32 bits
-/// takes as much room here, and each kind of key the code of a tree.
+/// Armed deadlines of things that a table names by numbers.
 ///
 /// Each thing remembers its own armed deadline and passes it in: there is one deadline per thing.
 #[derive(Debug)]
-pub(super) struct Timers<K> {
-    armed: BTreeSet<(Instant, K)>,
+pub(super) struct Timers {
+    armed: BTreeSet<(Instant, u64)>,
 }
 
-impl<K: Ord + Copy> Timers<K> {
-    pub(super) const fn new() -> Timers<K> {
+impl Timers {
+    pub(super) const fn new() -> Timers {
         Timers {
             armed: BTreeSet::new(),
         }
@@ -22,7 +21,7 @@ impl<K: Ord + Copy> Timers<K> {
 
     /// Arm for `due` at the latest. An earlier deadline stays armed: when it fires, the thing is
     /// asked again. Timers that move on with every packet thus cost nothing.
-    pub(super) fn arm(&mut self, armed: &mut Option<Instant>, key: K, due: Instant) {
+    pub(super) fn arm(&mut self, armed: &mut Option<Instant>, key: u64, due: Instant) {
         if let Some(earlier) = *armed {
             if earlier <= due {
                 return;
@@ -34,14 +33,14 @@ impl<K: Ord + Copy> Timers<K> {
     }
 
     /// Forget the deadline.
-    pub(super) fn disarm(&mut self, armed: &mut Option<Instant>, key: K) {
+    pub(super) fn disarm(&mut self, armed: &mut Option<Instant>, key: u64) {
         if let Some(due) = armed.take() {
             self.armed.remove(&(due, key));
         }
     }
 
     /// Take out one deadline that is due; its owner must note that it is no longer armed.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<K> {
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<u64> {
         let (due, key) = *self.armed.first()?;
         if due > now {
             return None;
@@ -64,7 +63,7 @@ mod tests {
     fn a_deadline_only_moves_forward_when_it_fires() {
         let mut timers = Timers::new();
         let mut armed = None;
-        timers.arm(&mut armed, 1u32, Instant::from_millis(10));
+        timers.arm(&mut armed, 1, Instant::from_millis(10));
         timers.arm(&mut armed, 1, Instant::from_millis(20));
         assert_eq!(timers.next(), Some(Instant::from_millis(10)));
         timers.arm(&mut armed, 1, Instant::from_millis(5));
