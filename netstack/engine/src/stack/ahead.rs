@@ -38,7 +38,7 @@ fn guess(frame: &[u8]) -> Option<Packed> {
     let [r0, r1, l0, l1] = *packet.get(header..)?.first_chunk::<4>()?;
     let local = (dst, u16::from_be_bytes([l0, l1]));
     let remote = (src, u16::from_be_bytes([r0, r1]));
-    Some(Packed::new(&flows::flow(local, remote)))
+    Some(Packed::of_frame(&flows::flow(local, remote)))
 }
 
 impl Stack {

@@ -222,7 +222,7 @@ impl Stack {
         let local = (ip.dst, u16::from_be_bytes([l0, l1]));
         let remote = (ip.src, u16::from_be_bytes([r0, r1]));
         let flow = flows::flow(local, remote);
-        let packed = Packed::new(&flow);
+        let packed = Packed::of_frame(&flow);
         match self.flows.get_at(&packed, self.hint.take()) {
             Some(Entry::Connection(id)) => self.deliver(now, id, frame, ip, origin),
             Some(Entry::Fenced(id)) if origin.is_channel() => {

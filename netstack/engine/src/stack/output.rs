@@ -321,7 +321,7 @@ impl Stack {
     /// stranger learning how many there are: what a retransmission has in common with what it repeats, its
     /// timestamp has not.
     fn identification(&self, flow: &FlowKey, outgoing: &Outgoing) -> u16 {
-        let [a, b, c, d, ports] = *Packed::new(flow).words();
+        let [a, b, c, d, ports] = *Packed::of_frame(flow).words();
         let stamp = outgoing.options.timestamps.map_or(0, |stamp| stamp.value);
         let numbers = u64::from(outgoing.seq.raw()) << 32 | u64::from(outgoing.ack.raw());
         let words = [a ^ b, c ^ d, ports, numbers, u64::from(stamp)];
