@@ -13,7 +13,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
-use snow::params::NoiseParams;
+use snow::params::{
+    BaseChoice, CipherChoice, DHChoice, HandshakeChoice, HandshakeModifier, HandshakeModifierList,
+    HandshakePattern, HashChoice, NoiseParams,
+};
 
 use super::MemberId;
 use super::keys::{Key, KeyId};
@@ -39,6 +42,23 @@ pub enum NoiseError {
     Handshake,
     /// A record does not open: damaged, replayed or forged.
     Record,
+}
+
+/// What [`PATTERN`] says, without a parser for all that Noise knows.
+fn params() -> NoiseParams {
+    NoiseParams::new(
+        PATTERN.into(),
+        BaseChoice::Noise,
+        HandshakeChoice {
+            pattern: HandshakePattern::NN,
+            modifiers: HandshakeModifierList {
+                list: vec![HandshakeModifier::Psk(0)],
+            },
+        },
+        DHChoice::Curve25519,
+        CipherChoice::AESGCM,
+        HashChoice::SHA256,
+    )
 }
 
 enum Phase {
@@ -108,8 +128,7 @@ impl SecureStream {
         prologue.extend_from_slice(&initiator.0.to_be_bytes());
         prologue.extend_from_slice(&responder.0.to_be_bytes());
         let state = |key: &Key| -> Option<(KeyId, snow::HandshakeState)> {
-            let params = PATTERN.parse::<NoiseParams>().ok()?;
-            let builder = snow::Builder::with_resolver(params, Box::new(Resolver { seed }))
+            let builder = snow::Builder::with_resolver(params(), Box::new(Resolver { seed }))
                 .psk(0, &key.0)
                 .ok()?
                 .prologue(&prologue)
@@ -276,6 +295,11 @@ mod tests {
 
     const KEY: Key = Key([7; 32]);
     const OTHER: Key = Key([8; 32]);
+
+    #[test]
+    fn the_pattern_is_what_its_name_says() {
+        assert_eq!(PATTERN.parse(), Ok(params()));
+    }
 
     fn pair(left: &Key, right: &[Key]) -> (SecureStream, SecureStream) {
         (
