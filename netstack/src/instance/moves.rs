@@ -2,12 +2,13 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::mem;
 
 use super::{Event, Instance, MAX_COUNT, MoveError, MoveReport, ServiceId, Use};
 use crate::cluster::channel::Channel;
 use crate::cluster::message::{Attempt, Hello, Message, Transfer};
 use crate::cluster::{BootId, MemberId};
-use crate::migrate::capsule::{Ahead, Capsule, CapsuleConnection};
+use crate::migrate::capsule::{Ahead, Capsule, CapsuleConnection, CapsuleError};
 use crate::migrate::rope::Rope;
 use crate::migrate::transfer::{Answer, Decision, Memory, Phase, RefuseReason, Source, Verdict};
 use crate::session::{Residence, Session, SessionConnection, SessionError, SessionId};
@@ -33,7 +34,7 @@ pub(super) struct Moving {
     pub(super) source: Source,
     /// The session without its connections.
     pub(super) session: Session,
-    /// Its connections at the freeze, shared with the capsule.
+    /// Its connections at the freeze.
     connections: Vec<CapsuleConnection>,
     /// Frames that arrived since, as many as are kept.
     kept: Vec<RxFrame>,
@@ -50,16 +51,20 @@ pub(super) struct Moving {
 }
 
 impl Moving {
-    /// The session as it is offered.
-    fn capsule(&self, service: &str) -> Capsule {
-        Capsule {
+    /// The session's capsule, as it is offered.
+    pub(super) fn encode(&mut self, service: &str) -> Result<Rope, CapsuleError> {
+        let capsule = Capsule {
             session: self.session.id,
             epoch: self.source.epoch,
             service: service.into(),
             state: self.session.committed.clone(),
             finished: self.session.finished.is_some(),
-            connections: self.connections.clone(),
-        }
+            // Lent: they stay here, in case the session thaws.
+            connections: mem::take(&mut self.connections),
+        };
+        let encoded = capsule.encode();
+        self.connections = capsule.connections;
+        encoded
     }
 }
 
@@ -179,7 +184,8 @@ impl Instance {
             rerouted: None,
             owned: None,
         };
-        let encoded = self.capsule_of(&moving).encode();
+        let service = self.services.get(moving.session.service);
+        let encoded = moving.encode(service.map_or("", |service| service.spec.name));
         let exported_at = self.measure(now);
         moving.export = exported_at.since(frozen_at);
         moving.capsule_bytes = encoded.as_ref().map_or(0, Rope::len) as u32;
@@ -215,12 +221,6 @@ impl Instance {
         self.moving.insert(id, moving);
         self.pace.offer();
         Ok(())
-    }
-
-    /// The session as it is offered.
-    pub(super) fn capsule_of(&self, moving: &Moving) -> Capsule {
-        let service = self.services.get(moving.session.service);
-        moving.capsule(service.map_or("", |service| service.spec.name))
     }
 
     /// A frame of a frozen session arrived: it follows the capsule, and a copy is kept for the
@@ -568,7 +568,7 @@ impl Instance {
             moving.owned = Some((owner, epoch));
             return;
         }
-        let asked = core::mem::replace(&mut moving.source.target, owner);
+        let asked = mem::replace(&mut moving.source.target, owner);
         moving.source.epoch = epoch;
         self.counters.add("doubts_answered_by_owner");
         self.conclude(now, id, Verdict::Moved, true, Default::default());

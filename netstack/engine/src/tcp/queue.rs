@@ -178,7 +178,13 @@ impl ByteQueue {
 
     /// All slices, in order, shared.
     pub fn chunks(&self) -> Vec<Bytes> {
-        self.clone().into_chunks()
+        let rest = self.rest.iter().flat_map(|rest| rest.iter());
+        let first = (!self.first.is_empty()).then_some(&self.first);
+        first
+            .into_iter()
+            .chain(rest.map(|chunk| &chunk.data))
+            .cloned()
+            .collect()
     }
 
     /// All slices, in order.

@@ -122,8 +122,9 @@ fn damaged_capsules_are_refused_and_replayed_ones_not_imported_again() {
         .move_session(now, session, MemberId(target))
         .unwrap();
     let source = net.node(owner);
-    let moving = source.moving.get(&session).unwrap();
-    let good = source.capsule_of(moving).encode().unwrap().to_vec();
+    let name = source.services[0].spec.name;
+    let moving = source.moving.get_mut(&session).unwrap();
+    let good = moving.encode(name).unwrap().to_vec();
     let boot = net.node(target).boot;
     let generation = moving_generation(&mut net, owner, session);
     net.run_until(Duration::from_secs(1), |net| {
