@@ -104,17 +104,26 @@ fn rust_flags(root: &Path) -> Vec<String> {
     flags.push(format!("-Clink-arg=-Wl,-T,{}", script.display()));
     // Reports name files as they are called in the workspace, whoever built the image.
     flags.push(format!("--remap-path-prefix={}=", root.display()));
-    if let Some(registry) = registry() {
-        flags.push(format!("--remap-path-prefix={}=", registry.display()));
+    for sources in registries() {
+        flags.push(format!("--remap-path-prefix={}=", sources.display()));
     }
     flags
 }
 
-/// Where cargo keeps the sources of dependencies.
-fn registry() -> Option<PathBuf> {
+/// Where cargo keeps the sources of dependencies: a directory, and in it one for each registry (for a file, the
+/// last that fits counts).
+fn registries() -> Vec<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
-    Some(home.join("registry").join("src"))
+    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo")));
+    let Some(all) = home.map(|home| home.join("registry").join("src")) else {
+        return Vec::new();
+    };
+    let each = fs::read_dir(&all).into_iter().flatten();
+    let each = each.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found: Vec<PathBuf> = each.chain([all]).collect();
+    // Always in the same order, as with other flags all is built anew.
+    found.sort();
+    found
 }
 
 /// Strips a linked image and appends its symbol table.

@@ -10,10 +10,13 @@ macro_rules! counters {
             $($(#[doc = $doc])+ pub $name: u64,)+
         }
 
+        const NAMES: &[&str] = &[$(stringify!($name)),+];
+
         impl Counters {
             /// Every counter by name, in a fixed order.
             pub fn list(&self) -> Vec<(&'static str, u64)> {
-                alloc::vec![$((stringify!($name), self.$name),)+]
+                let values = [$(self.$name),+];
+                NAMES.iter().copied().zip(values).collect()
             }
         }
     };
