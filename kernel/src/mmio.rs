@@ -167,12 +167,19 @@ impl Mmio {
     #[track_caller]
     fn register<T>(&self, offset: usize) -> NonNull<T> {
         let size = size_of::<T>();
-        assert!(
-            offset.is_multiple_of(size) && offset <= self.len && self.len - offset >= size,
-            "register {offset:#x} outside {self:?}"
-        );
+        if !offset.is_multiple_of(size) || offset > self.len || self.len - offset < size {
+            self.outside(offset);
+        }
         // SAFETY: just checked to lie inside the window.
         unsafe { self.base.add(offset).cast() }
+    }
+
+    /// There are hundreds of accesses, so what none of them should come to is a call.
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    fn outside(&self, offset: usize) -> ! {
+        panic!("register {offset:#x} outside {self:?}");
     }
 
     accessors!(read8, write8, u8);

@@ -186,18 +186,19 @@ impl KernelPlatform {
 fn of_instance(name: &'static str) -> &'static str {
     macro_rules! renamed {
         ($($name:literal)+) => {
-            match name {
-                $($name => concat!("instance_", $name),)+
-                _ => name,
-            }
+            [$(concat!("instance_", $name),)+]
         };
     }
-    renamed!(
+    const NAMES: [&str; 16] = renamed!(
         "nic_rx_packets" "nic_rx_bytes" "nic_rx_errors" "nic_rx_no_memory" "nic_rx_copied"
         "nic_rx_coalesced" "nic_rx_missed" "nic_tx_packets" "nic_tx_segmented" "nic_tx_bytes"
         "nic_tx_full" "nic_tx_lost" "nic_tx_dropped" "nic_notifications" "nic_resets"
         "nic_link_changes"
-    )
+    );
+    let mut names = NAMES.into_iter();
+    names
+        .find(|long| long.strip_prefix("instance_") == Some(name))
+        .unwrap_or(name)
 }
 
 /// The kernel, for who asks at the admin port.

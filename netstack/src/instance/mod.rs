@@ -205,9 +205,6 @@ impl Instance {
     pub fn new(config: InstanceConfig, seed: [u8; 32], now: Instant) -> Instance {
         let mut rng = Rng::new(&seed, b"instance");
         let boot = BootId(rng.array());
-        let vips = config.stack.vips.clone();
-        let tcp = config.stack.tcp.clone();
-        let mut stack = Stack::new(config.stack.clone(), rng.array(), now);
         let peers = config.peers.iter().map(|peer| (peer.id, peer.address));
         let members = Members::new(
             peers.filter(|(id, _)| *id != config.id),
@@ -221,6 +218,9 @@ impl Instance {
         let budgets = members.iter().filter(|_| clustered);
         let budgets = budgets.map(|member| (member.id, Budget::new(Limits::default(), now)));
         let budgets = budgets.collect();
+        let vips = config.stack.vips.clone();
+        let tcp = config.stack.tcp.clone();
+        let mut stack = Stack::new(config.stack, rng.array(), now);
         let channel_listener = clustered.then(|| stack.listen_peers(CHANNEL_PORT));
         if clustered && discovers {
             stack.group_listen(BEACON_PORT);
