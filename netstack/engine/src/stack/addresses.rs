@@ -112,12 +112,15 @@ impl Addresses {
     }
 
     /// Own addresses with their prefixes, without link-local ones.
-    pub(super) fn own(&self) -> impl Iterator<Item = &Cidr> {
-        let instance = self.instance.iter().flat_map(|side| &side.own);
-        self.own
-            .iter()
-            .chain(self.leased.as_ref().map(|(cidr, _)| cidr))
-            .chain(instance)
+    pub(super) fn own(&self) -> Vec<Cidr> {
+        let mut own = self.own.clone();
+        if let Some((cidr, _)) = self.leased {
+            own.push(cidr);
+        }
+        if let Some(side) = &self.instance {
+            own.extend_from_slice(&side.own);
+        }
+        own
     }
 
     /// Those of one interface.

@@ -246,7 +246,7 @@ impl Slow {
 
     /// Tell smoltcp the own addresses. It never sees a virtual one.
     pub(super) fn set_addresses(&mut self, addresses: &Addresses) {
-        self.own = addresses.own().copied().collect();
+        self.own = addresses.own();
         if let Some(udp) = &mut self.udp {
             udp.settle(&self.own);
         }
