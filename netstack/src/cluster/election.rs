@@ -430,8 +430,11 @@ impl Election {
         let (Some((_, sent)), Some(candidacy)) = (sent, &mut self.candidacy) else {
             return;
         };
+        let bound = ballot.to.is_some_and(|to| to != self.rules.us);
+        // Whoever acts does not outbid the one that may act in its place.
         if let Some(spent) = ballot.spent.filter(|spent| *spent >= candidacy.term)
             && spent < MAX_TERM
+            && !(bound && candidacy.acting)
         {
             candidacy.term = spent + 1;
         }
@@ -439,7 +442,7 @@ impl Election {
             peer.counts = !peer.left;
             let grant = self.grants.entry(from).or_insert(*sent);
             *grant = (*grant).max(*sent);
-        } else if ballot.to.is_some_and(|to| to != self.rules.us) {
+        } else if bound {
             // It is bound to another, so what it granted us is over, whatever our clock says.
             self.grants.remove(&from);
         }
