@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn of_two_candidates_the_less_loaded_is_chosen() {
-        let mut rng = Rng::new(&[0; 32], b"test");
+        let mut rng = Rng::new(&[0; 32], *b"test    ");
         let members = members(&[(2, 5)]);
         for (own, chosen) in [(Some(9), 2), (Some(3), 1), (None, 2)] {
             let choice = choose(&members, &mut rng, own);
@@ -338,7 +338,7 @@ mod tests {
             |members| members.get_mut(MemberId(2)).unwrap().witness = true,
             |members| members.get_mut(MemberId(2)).unwrap().hello = None,
         ];
-        let mut rng = Rng::new(&[0; 32], b"test");
+        let mut rng = Rng::new(&[0; 32], *b"test    ");
         for (index, spoil) in spoil.into_iter().enumerate() {
             let mut members = members(&[(2, 0), (3, 90)]);
             spoil(&mut members);
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn every_candidate_has_its_turn_and_the_most_loaded_has_none() {
-        let mut rng = Rng::new(&[0; 32], b"test");
+        let mut rng = Rng::new(&[0; 32], *b"test    ");
         let members = members(&[(2, 1), (3, 2), (4, 3)]);
         let mut chosen = [0; 5];
         for _ in 0..300 {
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn flows_given_since_the_last_heartbeat_count_as_load() {
-        let mut rng = Rng::new(&[0; 32], b"test");
+        let mut rng = Rng::new(&[0; 32], *b"test    ");
         let mut members = members(&[(2, 0), (3, 0)]);
         for _ in 0..100 {
             let id = MemberId(choose(&members, &mut rng, None).unwrap());

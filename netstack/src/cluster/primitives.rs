@@ -23,7 +23,7 @@ pub(super) struct Resolver {
 
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(Seeded(Rng::new(&self.seed, b"noise"))))
+        Some(Box::new(Seeded(Rng::new(&self.seed, *b"noise   "))))
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {

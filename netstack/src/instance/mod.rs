@@ -203,7 +203,7 @@ impl Instance {
     /// An instance that has just booted. `seed` feeds everything random in it and must never be
     /// used for another boot.
     pub fn new(config: InstanceConfig, seed: [u8; 32], now: Instant) -> Instance {
-        let mut rng = Rng::new(&seed, b"instance");
+        let mut rng = Rng::new(&seed, *b"instance");
         let boot = BootId(rng.array());
         let peers = config.peers.iter().map(|peer| (peer.id, peer.address));
         let members = Members::new(

@@ -53,13 +53,19 @@ fn count(cluster: &Cluster, name: &str) -> u64 {
     counters.sum()
 }
 
-/// A download that began at instance 1, moved on every `every`.
+fn has_answered(cluster: &Cluster) -> bool {
+    let owner = cluster.owner();
+    owner.is_some_and(|(_, session)| session.connections.iter().any(|own| own.tx_bytes > 0))
+}
+
+/// A download that began at instance 1, moved on every `every` from then on.
 fn moved(setup: Setup, every: Duration) -> Option<Cluster> {
     let mut cluster = Cluster::new(setup);
     // Whoever gets the connection says which file it will be.
     let conversation = cluster.converse(news(FIRST));
     let mut at_first = None;
     let mut due = cluster.now() + every;
+    let mut begun = false;
     cluster.finish_with(conversation, LIMIT, |cluster| {
         if at_first.is_none()
             && let Some((owner, _)) = cluster.owner()
@@ -69,7 +75,9 @@ fn moved(setup: Setup, every: Duration) -> Option<Cluster> {
                 cluster.change_plan(conversation, |plan| *plan = news(SECOND));
             }
         }
-        if cluster.now() >= due && cluster.move_on() {
+        // A request that is under way yet is answered by whoever has the session when it comes.
+        begun = begun || has_answered(cluster);
+        if begun && cluster.now() >= due && cluster.move_on() {
             due = cluster.now() + every;
         }
     });

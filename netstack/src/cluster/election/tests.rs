@@ -72,7 +72,7 @@ impl Lab {
 
     /// Machines whose configurations name different voters.
     fn with_lists(rules: Rules, lists: Vec<Set<MemberId>>, seed: u8) -> Lab {
-        let mut rng = Rng::new(&[seed; 32], b"lab");
+        let mut rng = Rng::new(&[seed; 32], *b"lab     ");
         let count = lists.len();
         let mut lab = Lab {
             now: Duration::from_secs(100),
@@ -87,7 +87,7 @@ impl Lab {
             lists,
             changes: Vec::new(),
             late: Duration::from_millis(2),
-            rng: Rng::new(&[seed; 32], b"lab events"),
+            rng: Rng::new(&[seed; 32], *b"lab live"),
         };
         for index in 0..count {
             let ahead = Duration::from_millis(rng.below(1_000_000) as u64);

@@ -430,7 +430,7 @@ fn sessions_stay_whole_while_they_move_to_and_from_found_members_on_a_bad_wire()
             net.connect(BULK, Vec::new(), false);
             net.connect(ECHO, stream(0, 30_000), false);
         }
-        let mut rng = Rng::new(&[seed; 32], b"moves");
+        let mut rng = Rng::new(&[seed; 32], *b"moves   ");
         for _ in 0..60 {
             net.run_for(Duration::from_millis(rng.below(40) as u64));
             let (now, all) = (net.now, net.sessions());

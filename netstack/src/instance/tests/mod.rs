@@ -362,7 +362,7 @@ impl Net {
             conns: Vec::new(),
             wire: BTreeMap::new(),
             sent: 0,
-            rng: Rng::new(&[seed; 32], b"wire"),
+            rng: Rng::new(&[seed; 32], *b"wire    "),
             faults: Faults::default(),
             packets: 0,
             resets: 0,
