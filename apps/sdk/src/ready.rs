@@ -1,7 +1,7 @@
 //! The readiness line.
 //!
-//! Written straight to the console: a JSON library would be a twentieth of the boot, most of it for
-//! being run for the first time.
+//! Written straight to the console, with digits of its own: a JSON library would be a twentieth of an emulated
+//! boot, and how the standard library formats numbers as much, most of it for being run for the first time.
 
 use core::fmt::{self, Write};
 use core::net::IpAddr;
@@ -20,18 +20,11 @@ pub(crate) struct Ready<'a> {
     pub(crate) ready_us: u64,
 }
 
-fn list(f: &mut fmt::Formatter<'_>, addresses: &[IpAddr]) -> fmt::Result {
-    let mut comma = "";
-    for address in addresses {
-        write!(f, "{comma}\"{address}\"")?;
-        comma = ",";
-    }
-    Ok(())
-}
-
 impl fmt::Display for Ready<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{{\"id\":{},\"service\":\"", self.id)?;
+        f.write_str("{\"id\":")?;
+        number(f, self.id.into())?;
+        f.write_str(",\"service\":\"")?;
         for c in self.service.chars() {
             match c {
                 '"' | '\\' => write!(f, "\\{c}")?,
@@ -45,8 +38,43 @@ impl fmt::Display for Ready<'_> {
             f.write_str("],\"instance_ip\":[")?;
             list(f, self.instance_addresses)?;
         }
-        write!(f, "],\"ready_us\":{}}}", self.ready_us)
+        f.write_str("],\"ready_us\":")?;
+        number(f, self.ready_us)?;
+        f.write_char('}')
     }
+}
+
+fn number(f: &mut fmt::Formatter<'_>, number: u64) -> fmt::Result {
+    let mut place = 1;
+    while number / place > 9 {
+        place *= 10;
+    }
+    while place > 0 {
+        f.write_char(char::from(b'0' + (number / place % 10) as u8))?;
+        place /= 10;
+    }
+    Ok(())
+}
+
+fn list(f: &mut fmt::Formatter<'_>, addresses: &[IpAddr]) -> fmt::Result {
+    let mut before = "\"";
+    for address in addresses {
+        f.write_str(before)?;
+        match address {
+            IpAddr::V4(address) => {
+                let mut dot = "";
+                for octet in address.octets() {
+                    f.write_str(dot)?;
+                    number(f, octet.into())?;
+                    dot = ".";
+                }
+            }
+            IpAddr::V6(address) => write!(f, "{address}")?,
+        }
+        f.write_str("\"")?;
+        before = ",\"";
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -85,11 +113,11 @@ mod tests {
             service: "echo",
             addresses: &[],
             instance_addresses: &[],
-            ready_us: 0,
+            ready_us: u64::MAX,
         };
         assert_eq!(
             ready.to_string(),
-            r#"{"id":1,"service":"echo","ip":[],"ready_us":0}"#
+            r#"{"id":1,"service":"echo","ip":[],"ready_us":18446744073709551615}"#
         );
         let ready = Ready {
             instance_addresses: &["10.88.0.11".parse().unwrap()],
@@ -97,7 +125,7 @@ mod tests {
         };
         assert_eq!(
             ready.to_string(),
-            r#"{"id":1,"service":"echo","ip":[],"instance_ip":["10.88.0.11"],"ready_us":0}"#
+            r#"{"id":1,"service":"echo","ip":[],"instance_ip":["10.88.0.11"],"ready_us":18446744073709551615}"#
         );
     }
 }
