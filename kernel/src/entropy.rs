@@ -7,6 +7,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::arch::x86_64::cpu;
+use crate::dma::DeviceFault;
 use crate::sync::Lock;
 
 /// Output after which the key is replaced, so that memory read later does not tell what came
@@ -67,6 +68,15 @@ pub fn add_seed(mut seed: Seed) {
         }
     }
     *guard = Some(Generator::new(seed));
+}
+
+/// Adds what a device has given, if it has.
+pub fn add_answer(answer: Result<Option<Seed>, DeviceFault>) {
+    match answer {
+        Ok(Some(seed)) => add_seed(seed),
+        Ok(None) => log::warn!("virtio-rng gives nothing"),
+        Err(fault) => log::warn!("virtio-rng: {fault}"),
+    }
 }
 
 /// A seed from RDSEED, or from RDRAND where there is no RDSEED.

@@ -5,6 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::drivers::net::Nic;
+use crate::drivers::rng::Source;
+use crate::drivers::virtio::AnyTransport;
+use crate::entropy;
 use crate::mmio::Mmio;
 use crate::past::Past;
 
@@ -17,6 +20,8 @@ pub struct Machine {
     pub config: Vec<String>,
     /// The network cards, in the order they were found.
     pub nics: Vec<Box<dyn Nic>>,
+    /// Devices that give randomness.
+    pub(crate) sources: Vec<Source<AnyTransport>>,
     pub(crate) stock: Stock,
     /// When to look after the cards again, and whether they want that even if nothing happens.
     pub(crate) watch_at_ns: u64,
@@ -41,13 +46,6 @@ pub(crate) struct Stock {
     /// When the heap may be tidied again, by the clock.
     #[cfg_attr(not(godwit_image), allow(dead_code))]
     pub(crate) reclaim_at: u64,
-}
-
-/// Mixes random numbers to come with fresh ones.
-fn reseed() {
-    if let Some(seed) = crate::entropy::processor_seed() {
-        crate::entropy::add_seed(seed);
-    }
 }
 
 struct Mac([u8; 6]);
@@ -101,31 +99,50 @@ impl Machine {
         crate::acpi::power::take_button()
     }
 
+    /// Mixes random numbers to come with fresh ones, from wherever there are some.
+    fn reseed(&mut self) {
+        if let Some(seed) = entropy::processor_seed() {
+            entropy::add_seed(seed);
+        }
+        for source in &mut self.sources {
+            source.ask();
+            entropy::add_answer(source.answer());
+        }
+    }
+
     /// Whether this machine has become a copy of what it was (a snapshot that was restored) since the
     /// last call: it then counts as booted anew. Random numbers are fresh ones already.
     pub fn restored(&mut self) -> bool {
         let restored = self.past.restored();
         if restored {
-            reseed();
+            self.reseed();
         }
         restored
     }
 
-    /// Sets the date right if this machine was stopped for a while.
+    /// Takes the date from the machine's clock, which no boot waits for; later, sets it right if this machine
+    /// was stopped for a while.
     #[cfg(godwit_image)]
     fn compare_clocks(&mut self, now: u64) {
         const INTERVAL_NS: u64 = 2_000_000_000;
         if now < self.compare_at_ns {
             return;
         }
-        self.compare_at_ns = now + INTERVAL_NS;
         crate::boot::timer::follow_pace();
         let second = |ns| ns / 1_000_000_000;
         let date = crate::boot::timer::read_date();
+        if self.compare_at_ns == 0 {
+            match date {
+                Some(date) if crate::clock::unix_ns().is_none() => crate::clock::set_date(date),
+                Some(_) => {}
+                None => log::warn!("no real-time clock: the date is not known"),
+            }
+        }
+        self.compare_at_ns = now + INTERVAL_NS;
         let step = date.and_then(|date| self.past.compare(second(date), second(self.now_ns())));
         if let Some(step) = step {
             crate::past::move_date(step);
-            reseed();
+            self.reseed();
             log::warn!(
                 "the date has stepped by {step} s: this machine was stopped, or its date set"
             );

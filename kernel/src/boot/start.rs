@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::Transport;
+use virtio_drivers::transport::mmio::MmioTransport;
 
 use super::chart::mark;
 use super::handover::{Handover, HandoverError};
@@ -21,7 +22,7 @@ use crate::arch::x86_64::{interrupts, tables as descriptor_tables};
 use crate::drivers::net::pci::Ways;
 use crate::drivers::net::virtio::VirtioNet;
 use crate::drivers::net::{self, Nic};
-use crate::drivers::rng;
+use crate::drivers::rng::Source;
 use crate::drivers::virtio::mmio::{self, Place};
 use crate::drivers::virtio::{AnyTransport, pci as virtio_pci};
 use crate::exit::{ExitCode, exit};
@@ -137,6 +138,8 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
     let mut devices = Devices {
         nics: Vec::new(),
         ring: ring_size(&info.command_line, &config),
+        sources: Vec::new(),
+        answered: 0,
     };
     devices.scan_pci(&acpi, &controllers);
     mark("pci");
@@ -149,18 +152,16 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
         hpet,
     };
     let alarm = alarm::choose(choice, &controllers);
-    mark("clock");
-    match timer::read_date() {
-        Some(date) => clock::set_date(date),
-        None => log::warn!("no real-time clock: the date is not known"),
-    }
     let generation = acpi.generation.and_then(|at| Mmio::map(at, 16));
-    mark("rtc");
+    mark("clock");
+    devices.take_answers();
+    mark("entropy");
 
     let machine = Machine {
         command_line: String::from(info.command_line.as_str()),
         config,
         nics: devices.nics,
+        sources: devices.sources,
         stock: Stock {
             ram,
             heap: heap.total,
@@ -275,6 +276,11 @@ struct Devices {
     nics: Vec<Box<dyn Nic>>,
     /// Descriptors in each ring of a card.
     ring: u16,
+    /// Sources of randomness. A host takes as long to answer as it takes to set a card up: so they are
+    /// asked first, and their answers taken last.
+    sources: Vec<Source<AnyTransport>>,
+    /// How many of them have answered.
+    answered: usize,
 }
 
 impl Devices {
@@ -303,7 +309,10 @@ impl Devices {
         for function in functions.iter().filter(|f| cards > 0 && !f.is_bridge()) {
             function.set_line(&mut config, false);
         }
-        for function in &functions {
+        let is_source =
+            |f: &&pci::Function| virtio_pci::device_type(f) == Some(DeviceType::EntropySource);
+        let sources = functions.iter().filter(is_source);
+        for function in sources.chain(functions.iter().filter(|f| !is_source(f))) {
             if let Some(kind) = net::pci::kind(function) {
                 if !function.place_windows(&mut config, &mut space) {
                     log::error!("{}: no room for its registers", function.address);
@@ -363,33 +372,33 @@ impl Devices {
             let count = if first == 16 { 8 } else { 24 };
             places.extend(mmio::from_window(first..first + count).take(MAX_VIRTIO));
         }
+        let mut cards: heapless::Vec<(Place, Mmio, MmioTransport), MAX_VIRTIO> =
+            heapless::Vec::new();
         for place in places {
-            self.bind_mmio(&place);
+            match open_mmio(&place) {
+                Some((registers, transport)) if is_card(&transport) => {
+                    let _ = cards.push((place, registers, transport));
+                }
+                Some((_, transport)) => {
+                    let name = format_args!("{:#x}", place.base);
+                    self.bind(AnyTransport::Mmio(transport), false, &name);
+                }
+                None => {}
+            }
+        }
+        for (place, registers, transport) in cards {
+            let interrupts = interrupts::route_virtio_mmio(place.gsi, place.trigger, registers);
+            let name = format_args!("{:#x}", place.base);
+            self.bind(AnyTransport::Mmio(transport), interrupts, &name);
         }
     }
 
-    fn bind_mmio(&mut self, place: &Place) {
-        let Some(registers) = Mmio::map(place.base, place.len) else {
-            log::error!(
-                "virtio device at {:#x}: not a place for registers",
-                place.base
-            );
-            return;
-        };
-        if !mmio::occupied(&registers) {
-            return;
+    /// Waits for the sources of randomness.
+    fn take_answers(&mut self) {
+        for source in self.sources.iter_mut().skip(self.answered) {
+            entropy::add_answer(source.answer());
         }
-        let transport = match registers.into_virtio() {
-            Ok(transport) => transport,
-            Err(error) => {
-                log::error!("virtio device at {:#x}: {error}", place.base);
-                return;
-            }
-        };
-        let interrupts = transport.device_type() == DeviceType::Network
-            && interrupts::route_virtio_mmio(place.gsi, place.trigger, registers);
-        let name = format_args!("{:#x}", place.base);
-        self.bind(AnyTransport::Mmio(transport), interrupts, &name);
+        self.answered = self.sources.len();
     }
 
     fn bind(&mut self, transport: AnyTransport, interrupts: bool, name: &dyn core::fmt::Display) {
@@ -405,14 +414,43 @@ impl Devices {
                     Err(error) => log::error!("{name}: network card not usable: {error}"),
                 }
             }
-            DeviceType::EntropySource => match rng::draw(transport) {
-                Ok(Some(seed)) => entropy::add_seed(seed),
-                Ok(None) => log::warn!("{name}: virtio-rng gives nothing"),
+            DeviceType::EntropySource => match Source::bind(transport) {
+                Ok(source) => {
+                    self.sources.push(source);
+                    if !entropy::ready() {
+                        self.take_answers(); // a card may need an address at random
+                    }
+                }
                 Err(fault) => log::warn!("{name}: virtio-rng: {fault}"),
             },
             other => log::debug!("{name}: virtio device {other:?} not used"),
         }
     }
+}
+
+/// What is at a place for virtio devices.
+fn open_mmio(place: &Place) -> Option<(Mmio, MmioTransport<'static>)> {
+    let Some(registers) = Mmio::map(place.base, place.len) else {
+        log::error!(
+            "virtio device at {:#x}: not a place for registers",
+            place.base
+        );
+        return None;
+    };
+    if !mmio::occupied(&registers) {
+        return None;
+    }
+    match registers.into_virtio() {
+        Ok(transport) => Some((registers, transport)),
+        Err(error) => {
+            log::error!("virtio device at {:#x}: {error}", place.base);
+            None
+        }
+    }
+}
+
+fn is_card(transport: &impl Transport) -> bool {
+    transport.device_type() == DeviceType::Network
 }
 
 /// A locally administered address for a card that has none.

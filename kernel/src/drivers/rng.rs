@@ -12,71 +12,98 @@ const QUEUE: u16 = 0;
 /// How often to look for the answer before giving up. The host normally answers at once.
 const PATIENCE: u32 = 2_000_000;
 
-/// Draws one seed from the device and resets it.
-pub fn draw(mut transport: impl Transport) -> Result<Option<Seed>, DeviceFault> {
-    transport.begin_init(Features::VERSION_1);
-    let options = QueueOptions {
-        index: QUEUE,
-        most: 8,
-        event_index: false,
-        indirect: false,
-    };
-    let mut queue = ReceiveQueue::new(&mut transport, options)?;
-    queue.set_interrupts(false);
-    transport.finish_init();
-    let pool = Pool::new(1, size_of::<Seed>());
-    let seed = fill(&mut transport, &mut queue, &pool);
-    // Before the memory goes: a slow device must not write to it any more.
-    transport.set_status(DeviceStatus::empty());
-    seed
+/// A device in use. It is reset when it is dropped.
+#[derive(Debug)]
+pub struct Source<T: Transport> {
+    transport: T,
+    queue: ReceiveQueue,
+    pool: Arc<Pool>,
 }
 
-fn fill(
-    transport: &mut impl Transport,
-    queue: &mut ReceiveQueue,
-    pool: &Arc<Pool>,
-) -> Result<Option<Seed>, DeviceFault> {
-    let mut seed = Seed::default();
-    let mut filled = 0;
-    while filled < seed.len() {
-        let posted = pool.take().map(|buffer| queue.post(buffer));
-        if !matches!(posted, Some(Ok(()))) {
-            return Ok(None);
-        }
-        transport.notify(QUEUE);
-        let Some((buffer, len)) = wait(queue)? else {
-            return Ok(None);
+impl<T: Transport> Source<T> {
+    /// Sets the device up and asks it for a seed.
+    pub fn bind(mut transport: T) -> Result<Self, DeviceFault> {
+        transport.begin_init(Features::VERSION_1);
+        let options = QueueOptions {
+            index: QUEUE,
+            most: 8,
+            event_index: false,
+            indirect: false,
         };
-        let len = len.min(seed.len() - filled);
-        if len == 0 {
-            return Ok(None);
-        }
-        if let (Some(to), Some(from)) = (
-            seed.get_mut(filled..filled + len),
-            buffer.bytes().get(..len),
-        ) {
-            to.copy_from_slice(from);
-        }
-        filled += len;
+        let mut queue = ReceiveQueue::new(&mut transport, options)?;
+        queue.set_interrupts(false);
+        transport.finish_init();
+        let mut source = Self {
+            transport,
+            queue,
+            pool: Pool::new(1, size_of::<Seed>()),
+        };
+        source.ask();
+        Ok(source)
     }
-    // A device that says it wrote but did not leaves the zeroes it was given.
-    Ok(seed.iter().any(|&byte| byte != 0).then_some(seed))
+
+    /// Asks for another seed.
+    pub fn ask(&mut self) {
+        // There is one buffer: whoever asks twice is answered once.
+        let posted = self.pool.take().map(|buffer| self.queue.post(buffer));
+        if matches!(posted, Some(Ok(()))) {
+            self.transport.notify(QUEUE);
+        }
+    }
+
+    /// Waits for the seed that was asked for. `None`: the device gives nothing, or nothing new.
+    pub fn answer(&mut self) -> Result<Option<Seed>, DeviceFault> {
+        let mut seed = Seed::default();
+        let mut filled = 0;
+        while filled < seed.len() {
+            if filled > 0 {
+                self.ask();
+            }
+            let Some((buffer, len)) = self.wait()? else {
+                return Ok(None);
+            };
+            let len = len.min(seed.len() - filled);
+            if len == 0 {
+                return Ok(None);
+            }
+            if let (Some(to), Some(from)) = (
+                seed.get_mut(filled..filled + len),
+                buffer.bytes().get(..len),
+            ) {
+                to.copy_from_slice(from);
+            }
+            filled += len;
+        }
+        // A device that says it wrote but did not leaves the zeroes it was given.
+        Ok(seed.iter().any(|&byte| byte != 0).then_some(seed))
+    }
+
+    fn wait(&mut self) -> Result<Option<(Buffer, usize)>, DeviceFault> {
+        for _ in 0..PATIENCE {
+            if let Some(answer) = self.queue.take()? {
+                return Ok(Some(answer));
+            }
+            core::hint::spin_loop();
+        }
+        Ok(None)
+    }
 }
 
-fn wait(queue: &mut ReceiveQueue) -> Result<Option<(Buffer, usize)>, DeviceFault> {
-    for _ in 0..PATIENCE {
-        if let Some(answer) = queue.take()? {
-            return Ok(Some(answer));
-        }
-        core::hint::spin_loop();
+impl<T: Transport> Drop for Source<T> {
+    fn drop(&mut self) {
+        // Before the memory goes: a slow device must not write to it any more.
+        self.transport.set_status(DeviceStatus::empty());
     }
-    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::drivers::virtio::fake::{FakeDevice, FakeTransport};
+
+    fn draw(transport: FakeTransport) -> Result<Option<Seed>, DeviceFault> {
+        Source::bind(transport)?.answer()
+    }
 
     #[test]
     fn bytes_from_the_device_become_the_seed_and_the_device_is_reset() {

@@ -4,7 +4,7 @@ mod guest;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -31,6 +31,15 @@ fn each<T: Sync>(all: &[T], look: impl Fn(&T) + Sync) {
         }
     });
 }
+
+/// What the host calls a machine, and what it calls copies of it.
+const GENERATIONS: [&str; 3] = [
+    "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87",
+    "5f8b2ad5-7b0c-4d5e-9c3c-1d1d8a5f2b11",
+    "a3c01f6e-24bb-4c0e-8f0b-5a1b7c9d2e33",
+];
+/// Octets that a machine serves before it is saved, and afterwards.
+const RESTORED: u64 = 2 << 20;
 
 /// An HTTP image behind QEMU's own network: its service and its admin port, seen from here.
 struct Guest {
@@ -61,6 +70,11 @@ impl Guest {
             panic!("{error:#}");
         }
         vm
+    }
+
+    fn set_generation(&mut self, id: &str) {
+        let device = format!("vmgenid,id=generation,guid={id}");
+        self.spec.more = vec!["-device".into(), device];
     }
 
     fn get(&self, from: SocketAddrV4, path: &str) -> Download {
@@ -350,31 +364,25 @@ fn a_pause_costs_no_connection_and_the_date_is_put_right() {
     });
 }
 
-/// Saves a machine with these words for its generation id and goes on from that with the others; the
-/// boot ids before and after. It serves, and its clock and date are right.
-fn restored(before: &str, after: &str) -> (String, String) {
-    const SIZE: u64 = 2 << 20;
-    let mut guest = Guest::new(Machine::Q35);
-    let file = std::env::temp_dir().join(format!("godwit-snapshot-{}", std::process::id()));
-    let generation = |guest: &mut Guest, id: &str| {
-        let device = format!("vmgenid,id=generation,guid={id}");
-        guest.spec.more = vec!["-device".into(), device];
-    };
-    generation(&mut guest, before);
+/// A machine with this generation id, saved to `file`; its boot id.
+fn saved(guest: &mut Guest, generation: &str, file: &Path) -> String {
+    guest.set_generation(generation);
     let mut vm = guest.start();
     says(&vm, "generation id: true");
     let boot = guest.boot();
-    assert_eq!(guest.download(SIZE).read(SIZE), SIZE);
-    save(&vm, &file);
+    assert_eq!(guest.download(RESTORED).read(RESTORED), RESTORED);
+    save(&vm, file);
     assert!(
         vm.try_exit().expect("a process").is_none(),
         "it has not ended"
     );
-    drop(vm);
-    thread::sleep(Duration::from_secs(4)); // so that the date steps
+    boot
+}
 
-    generation(&mut guest, after);
-    guest.spec.restore(&file);
+/// Goes on from `file` with this generation id; the boot id. It serves, and its clock and date are right.
+fn restored(guest: &mut Guest, generation: &str, file: &Path) -> String {
+    guest.set_generation(generation);
+    guest.spec.restore(file);
     let vm = Vm::start(&guest.spec, Accelerator::Tcg, |_| {}).expect("QEMU starts");
     let begun = Instant::now();
     loop {
@@ -389,14 +397,32 @@ fn restored(before: &str, after: &str) -> (String, String) {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    let _ = std::fs::remove_file(&file);
-    assert_eq!(guest.download(SIZE).read(SIZE), SIZE, "it serves");
+    assert_eq!(
+        guest.download(RESTORED).read(RESTORED),
+        RESTORED,
+        "it serves"
+    );
     guest.date_comes_right();
-    let pace = pace(&guest);
+    let pace = pace(guest);
     assert!((pace - 1.0).abs() < 0.03, "{pace} s in a second");
-    let again = guest.boot();
+    let boot = guest.boot();
     power_off(vm);
+    boot
+}
+
+/// The boot ids of a machine before and after it was saved, under these generation ids.
+fn before_and_after(before: &str, after: &str) -> (String, String) {
+    let file = snapshot_file();
+    let mut guest = Guest::new(Machine::Q35);
+    let boot = saved(&mut guest, before, &file);
+    thread::sleep(Duration::from_secs(4)); // so that the date steps
+    let again = restored(&mut guest, after, &file);
+    let _ = std::fs::remove_file(&file);
     (boot, again)
+}
+
+fn snapshot_file() -> PathBuf {
+    std::env::temp_dir().join(format!("godwit-snapshot-{}", std::process::id()))
 }
 
 fn save(vm: &Vm, file: &Path) {
@@ -406,18 +432,33 @@ fn save(vm: &Vm, file: &Path) {
 #[test]
 fn a_restored_snapshot_is_another_boot_and_serves() {
     let _turn = alone();
-    let (before, after) = restored(
-        "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87",
-        "5f8b2ad5-7b0c-4d5e-9c3c-1d1d8a5f2b11",
-    );
+    let (before, after) = before_and_after(GENERATIONS[0], GENERATIONS[1]);
     assert_ne!(before, after);
+}
+
+/// Two copies of one machine share its memory, so what makes them differ has to come from outside: here
+/// from virtio-rng, as the processor has neither RDRAND nor RDSEED.
+#[test]
+fn two_copies_of_a_machine_differ_by_what_virtio_rng_gives() {
+    let _turn = alone();
+    let file = snapshot_file();
+    let mut guest = Guest::new(Machine::Q35);
+    guest.spec.rdrand = false;
+    let mut boots = vec![saved(&mut guest, GENERATIONS[0], &file)];
+    for generation in &GENERATIONS[1..] {
+        boots.push(restored(&mut guest, generation, &file));
+    }
+    let _ = std::fs::remove_file(&file);
+    boots.sort();
+    boots.dedup();
+    assert_eq!(boots.len(), GENERATIONS.len(), "{boots:?}");
 }
 
 /// As a migration does it: the machine is the same, and its generation id says so.
 #[test]
 fn a_machine_that_migrates_is_the_same_boot() {
     let _turn = alone();
-    let id = "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87";
-    let (before, after) = restored(id, id);
+    let id = GENERATIONS[0];
+    let (before, after) = before_and_after(id, id);
     assert_eq!(before, after);
 }
