@@ -587,7 +587,16 @@ impl Instance {
             (true, true) => self.ask_for_handshake(now, flow),
             (true, false) => self.stack.complete_handshake(now, &flow),
             (false, true) => self.ask(now, flow),
-            (false, false) => self.stack.clear_route(now, &flow),
+            (false, false) => {
+                if let Some(cookie) =
+                    brought.filter(|cookie| self.stack.is_outgrown(&flow, *cookie))
+                {
+                    // Its owner has lost its memory. Begun anew, the client would hear two answers in one.
+                    self.counters.add("cookies_outgrown");
+                    self.stack.spend(now, &flow, cookie);
+                }
+                self.stack.clear_route(now, &flow);
+            }
         }
     }
 

@@ -226,6 +226,18 @@ impl Stack {
         held.find_map(|frame| self.brings_cookie(now, flow, frame))
     }
 
+    /// Whether a frame that is held for a flow acknowledges more than the SYN-ACK of this cookie: then the
+    /// connection has come to be, and the segment that brings the cookie is an old duplicate.
+    pub fn is_outgrown(&self, flow: &FlowKey, cookie: Cookie) -> bool {
+        let first = cookie.iss.add(1);
+        let packed = Packed::new(flow);
+        let mut held = self.flows.held(&packed);
+        held.any(|frame| {
+            let segment = held_segment(frame);
+            segment.is_some_and(|segment| segment.flags.ack() && segment.ack.after(first))
+        })
+    }
+
     /// The SYN cookie that a frame brings back, if it is to be taken.
     pub(super) fn brings_cookie(
         &self,
@@ -237,10 +249,7 @@ impl Stack {
             return None;
         }
         let (tcp, numbers) = (&self.tcp, &self.numbers);
-        let ip = wire::parse_ip(&frame.bytes, ETHERNET, true).ok();
-        let ip = ip.filter(|ip| ip.protocol == TCP);
-        let segment = ip.and_then(|ip| Segment::parse(&frame.bytes.slice(ip.payload)).ok());
-        let (_, segment) = segment?;
+        let segment = held_segment(frame)?;
         let recalled = HalfOpen::recall(now, tcp, numbers, *flow, self.mtu, &segment)?;
         Some(recalled.cookie())
     }
@@ -543,4 +552,12 @@ impl Stack {
             }
         }
     }
+}
+
+/// The segment in a frame that is held, and so is known to be one of TCP.
+fn held_segment(frame: &RxFrame) -> Option<Segment> {
+    let ip = wire::parse_ip(&frame.bytes, ETHERNET, true).ok()?;
+    let payload = (ip.protocol == TCP).then(|| frame.bytes.slice(ip.payload))?;
+    let (_, segment) = Segment::parse(&payload).ok()?;
+    Some(segment)
 }

@@ -143,6 +143,53 @@ fn a_request_is_served_again_if_who_knew_of_its_end_has_lost_its_memory() {
     assert_eq!(net.sessions().len(), 1, "nobody can know");
 }
 
+/// The first octets of a client come once more, and late, to a cluster that has lost the connection with its
+/// owner. What the client says by now is that it has heard from it.
+#[test]
+fn a_connection_that_was_lost_is_not_begun_anew_by_an_old_duplicate() {
+    for speaks in [false, true] {
+        let mut net = Net::new(3, 7);
+        net.settle();
+        net.allow_resets = true;
+        let number = net.connect(ECHO, b"first".to_vec(), false);
+        let mut first = None;
+        net.run_until(Duration::from_secs(1), |net| {
+            let frames = net.wire.values().map(|(_, frame)| frame);
+            let mut data = frames.filter(|frame| {
+                let parsed = parse(&frame.bytes);
+                parsed.is_some_and(|(_, to, segment)| is_vip(to) && !segment.payload.is_empty())
+            });
+            first = first.take().or(data.next().cloned());
+            net.conns[number].received.len() == 5
+        });
+        let (session, at) = net.sessions()[0];
+        let now = net.now;
+        if at != Some(3) {
+            let source = net.node(at.expect("an owner"));
+            source.move_session(now, session, MemberId(3)).unwrap();
+            net.run_until(Duration::from_millis(100), |net| {
+                net.owner(session) == Some(3)
+            });
+        }
+        let now = net.now;
+        net.nodes[2] = Node::new(config(3, 3), 99, now);
+        net.run_for(Duration::from_secs(3));
+        let now = net.now;
+        for id in 1..=3 {
+            net.node(id).stack.trust_cookies(now);
+        }
+        net.node(1).handle_frame(now, first.expect("it was sent"));
+        if speaks {
+            net.conns[number].to_send = b"second".to_vec();
+        }
+        net.run_for(Duration::from_secs(10));
+        let begun = net.sessions().iter().any(|(id, _)| *id != session);
+        assert_eq!(begun, !speaks, "who hears nothing else cannot know");
+        assert_eq!(net.counter(1, "cookies_outgrown"), u64::from(speaks));
+        assert!(!speaks || net.resets > 0, "the client is told");
+    }
+}
+
 #[test]
 fn what_brings_the_cookie_of_a_later_syn_is_not_left_over_from_the_connection_before() {
     let mut net = Net::new(2, 5);
