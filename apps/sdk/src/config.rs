@@ -61,7 +61,8 @@
 //! network: `peer` names addresses there, beacons are sent there, clients' frames are passed on there, and the
 //! admin port is there and nowhere else. The two share no address: no prefix of one lies in one of the other.
 //! Without it there is one network for everything, and further cards are not used. Addresses in the instance
-//! network are never asked for by DHCP: the peers name them, so each has to stay what it is.
+//! network are not asked for there by DHCP (`instance_ip=dhcp` is refused): the peers name them, so each has to stay
+//! what it is. But with `ip=dhcp` the service network's server may bring `instance_ip`, to each machine its own.
 //!
 //! The cluster's key is changed without losing a session at run time (`ctl key`), or by a rolling
 //! reboot: first every member with `cluster_key=NEW cluster_key_old=OLD`, one after the other, then
@@ -691,7 +692,9 @@ fn cidr(key: &'static str, value: &str) -> Result<Cidr, ConfigError> {
         key,
         match key {
             "ip" => "ADDRESS/PREFIX (as 10.77.0.11/24) or dhcp",
-            _ => "ADDRESS/PREFIX (as 10.88.0.11/24)",
+            _ => {
+                "ADDRESS/PREFIX (as 10.88.0.11/24), not dhcp: peers name it (that of `ip` may bring it in option 224)"
+            }
         },
     );
     let (text, prefix) = cut(value, b'/').ok_or(wrong.clone())?;
