@@ -18,7 +18,7 @@ use godwit::{Config, Service};
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{InstanceConfig, MoveError};
 use godwit_netstack::session::SessionId;
-use godwit_netstack::stack::{FlowKey, MacAddr, RxFrame};
+use godwit_netstack::stack::{FlowKey, Interface, MacAddr, RxFrame};
 use godwit_netstack::tcp::Info;
 use godwit_netstack::{Instance, Instant};
 
@@ -45,8 +45,8 @@ trait Engine {
     fn receive(&mut self, now: Instant, frame: RxFrame);
     /// One turn of the drive loop: fire timers, run the service. Whether to call it again at once.
     fn turn(&mut self, now: Instant) -> bool;
-    /// The next frames for the wire; none if there are none for now.
-    fn transmit(&mut self, now: Instant) -> Vec<Bytes>;
+    /// The next frames for the wire, and which; none if there are none for now.
+    fn transmit(&mut self, now: Instant) -> Option<(Interface, Vec<Bytes>)>;
     fn due(&self) -> Option<Instant>;
     fn drain(&mut self, now: Instant);
     /// Whether it has left the cluster and its machine may go.
@@ -80,7 +80,7 @@ enum NoteKind {
 
 /// What leaves a node, in its order: frames, and word of what happened between them.
 enum Out {
-    Frame(Bytes),
+    Frame(Interface, Bytes),
     Note(Leaving, NoteKind),
 }
 
@@ -210,13 +210,11 @@ impl Node {
             let more = self.engine.turn(now);
             self.watch_moves();
             let mut quiet = true;
-            loop {
-                let frames = self.engine.transmit(now);
-                if frames.is_empty() {
-                    break;
-                }
+            while let Some((interface, frames)) = self.engine.transmit(now) {
                 quiet = false;
-                self.out.extend(frames.into_iter().map(Out::Frame));
+                let frames = frames.into_iter();
+                self.out
+                    .extend(frames.map(|frame| Out::Frame(interface, frame)));
             }
             if quiet && !more {
                 return;
@@ -323,8 +321,12 @@ impl Party for Node {
         true
     }
 
-    fn handle_frame(&mut self, now: Instant, frame: &Bytes) {
-        self.engine.receive(now, RxFrame::new(frame.clone()));
+    fn handle_frame(&mut self, now: Instant, interface: Interface, frame: &Bytes) {
+        let frame = RxFrame {
+            interface,
+            ..RxFrame::new(frame.clone())
+        };
+        self.engine.receive(now, frame);
         self.turn(now);
     }
 
@@ -332,9 +334,9 @@ impl Party for Node {
         self.turn(now);
     }
 
-    fn poll_transmit(&mut self, _now: Instant) -> Option<Bytes> {
+    fn poll_transmit(&mut self, _now: Instant) -> Option<(Interface, Bytes)> {
         match self.out.pop_front()? {
-            Out::Frame(frame) => Some(frame),
+            Out::Frame(interface, frame) => Some((interface, frame)),
             note => {
                 self.out.push_front(note);
                 None
