@@ -37,6 +37,8 @@ impl Instance {
         if up != self.is_cut_off() {
             return;
         }
+        // The drive loop looks at the cards before anything else.
+        self.look_at_lease(now);
         let look_at = now + PATIENCE;
         self.cut_off = (!up).then_some(CutOff { look_at });
         self.counters.add(match up {

@@ -450,14 +450,17 @@ impl Cluster {
         (1..=self.setup.nodes).map(|id| port_of(MemberId(id)))
     }
 
-    /// Pull one of an instance's two cables out, or put it in; it knows about that to its clients.
+    /// Pull one of an instance's two cables out, or put it in. It is told about that to its clients, unless it
+    /// stands still.
     pub fn set_cable(&mut self, port: Port, interface: Interface, plugged: bool) {
         match interface {
             Interface::Service => {
                 self.world.link(port).set_black_hole(!plugged);
-                self.world.with(port, |node: &mut Node, now| {
-                    node.instance_mut().set_service_link(now, plugged);
-                });
+                if self.world.is_running(port) {
+                    self.world.with(port, |node: &mut Node, now| {
+                        node.instance_mut().set_service_link(now, plugged);
+                    });
+                }
             }
             Interface::Instance => {
                 if let Some(link) = self.world.instance_link(port) {
