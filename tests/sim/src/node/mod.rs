@@ -68,6 +68,8 @@ struct Leaving {
     client: SocketAddr,
     /// Its flow when the move was ordered: the client may have opened another from the same port since.
     flow: Option<FlowId>,
+    /// What tells which it is, if nobody ordered it.
+    numbers: Option<(u32, u32)>,
     to: Option<Port>,
 }
 
@@ -96,6 +98,8 @@ pub struct Node {
     out: VecDeque<Out>,
     /// Clients of the sessions; a frozen session does not tell its connections any more.
     clients: BTreeMap<SessionId, SocketAddr>,
+    /// SND.NXT and RCV.NXT of their connections when they were first seen.
+    numbers: BTreeMap<SessionId, (u32, u32)>,
     destinations: BTreeMap<SessionId, Order>,
     frozen: BTreeMap<SessionId, Leaving>,
     /// Sessions may move without being told to from here.
@@ -109,6 +113,7 @@ impl Node {
             engine,
             out: VecDeque::new(),
             clients: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             destinations: BTreeMap::new(),
             frozen: BTreeMap::new(),
             unasked: false,
@@ -197,9 +202,20 @@ impl Node {
     }
 
     fn learn_clients(&mut self) {
-        for (id, _, client) in self.engine.instance().session_ends() {
+        let instance = self.engine.instance();
+        let known = self.clients.len();
+        for (id, _, client) in instance.session_ends() {
             if let Some(client) = client {
                 self.clients.entry(id).or_insert(client);
+            }
+        }
+        if self.clients.len() > known {
+            for session in instance.sessions() {
+                if let Some(connection) = session.connections.first() {
+                    let tcp = &connection.tcp;
+                    let numbers = (tcp.snd_nxt.raw(), tcp.rcv_nxt.raw());
+                    self.numbers.entry(session.id).or_insert(numbers);
+                }
             }
         }
     }
@@ -272,7 +288,13 @@ impl Node {
         let order = self.destinations.remove(&id);
         let to = order.map(|order| order.to);
         let flow = order.and_then(|order| order.flow);
-        let leaving = Leaving { client, flow, to };
+        let numbers = self.numbers.get(&id).copied();
+        let leaving = Leaving {
+            client,
+            flow,
+            numbers,
+            to,
+        };
         self.frozen.insert(id, leaving);
         self.out.push_back(Out::Note(leaving, NoteKind::Frozen));
     }
@@ -300,6 +322,7 @@ impl Node {
     fn gone(&mut self, id: SessionId) {
         self.destinations.remove(&id);
         self.clients.remove(&id);
+        self.numbers.remove(&id);
         if let Some(leaving) = self.frozen.remove(&id) {
             // It may have thawed and ended since we last looked.
             let result = self.result(id).unwrap_or_default();
@@ -378,8 +401,12 @@ impl Party for Node {
                     return None;
                 }
             };
-            let named = leaving.flow;
-            let Some(flow) = named.or_else(|| flows.of_client(leaving.client)) else {
+            let client = leaving.client;
+            let found = || match leaving.numbers {
+                Some(numbers) => flows.of_numbers(client, numbers),
+                None => flows.of_client(client),
+            };
+            let Some(flow) = leaving.flow.or_else(found) else {
                 continue;
             };
             let (from, to) = (self.port(), leaving.to);
