@@ -807,7 +807,7 @@ mod tests {
             nics: [nic(Interface::Service, 1), nic(Interface::Instance, 2)].into(),
             ..Bench::default()
         };
-        let mut node = with_words(&mut bench, "ip=10.77.0.11/24 vip=10.77.0.10");
+        let node = with_words(&mut bench, "ip=10.77.0.11/24 vip=10.77.0.10");
         assert!(
             bench.lines[0].contains("\"instance_ip\":[\"10.88.0.11\"]"),
             "{:?}",
