@@ -1,8 +1,9 @@
 //! Device registers in memory, as a safe, bounds-checked window.
 //!
-//! [`Registers`] is what drivers see of it. A [`Mmio`] is made from a physical range only through [`Mmio::map`], which refuses ranges that
-//! overlap RAM the kernel uses, and maps the range uncached. After that every access is checked
-//! against the window, so a driver with a wrong offset panics instead of touching something else.
+//! [`Registers`] is what drivers see of it. A [`Mmio`] is made from a physical range only through
+//! [`Mmio::map`], which refuses ranges that overlap RAM the kernel uses, and maps the range uncached. After
+//! that every access is checked against the window, so a driver with a wrong offset panics instead of
+//! touching something else.
 
 use core::fmt;
 use core::ptr::NonNull;

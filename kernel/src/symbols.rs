@@ -5,7 +5,8 @@
 //! that no other build has, then the functions in the order of their addresses, then the rules, three bytes each.
 //!
 //! A function is how far it begins behind the one before, the length of its name in bytes (both seven
-//! bits to a byte, the lower ones first, the last byte below 128) and the name. The last one is the end of the code and has no name.
+//! bits to a byte, the lower ones first, the last byte below 128) and the name. The last one is the end of
+//! the code and has no name.
 //!
 //! Names repeat each other, and would be a tenth of the image if they were written out. So a name is
 //! made of characters and of rules, each of which stands for two of what names are made of, in twelve bits

@@ -94,7 +94,7 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("no token given: use --token or GODWIT_TOKEN");
     }
     let admin = Admin::new(Network::Host, resolve(&options.address)?, &options.token);
-    let answer: Value = match &options.command {
+    let answer = match &options.command {
         Command::Status => admin.request("GET", "/status", None)?,
         Command::Move { session, to } => {
             check_session(session)?;
@@ -114,13 +114,19 @@ pub fn run(options: &Options) -> Result<()> {
             command: Some(command),
         } => admin.request("POST", "/key", Some(&order(command)?))?,
     };
-    print(&answer)
+    print(answer)
 }
 
 /// Prints an answer as JSON.
-fn print(answer: &Value) -> Result<()> {
-    print_text(&(serde_json::to_string_pretty(answer)? + "\n"));
+fn print(answer: Value) -> Result<()> {
+    print_text(&to_text(answer)?);
     Ok(())
+}
+
+/// An answer as JSON, in the order of names: an instance tells its counters as they come.
+fn to_text(mut answer: Value) -> Result<String> {
+    answer.sort_all_objects();
+    Ok(serde_json::to_string_pretty(&answer)? + "\n")
 }
 
 fn print_text(text: &str) {
@@ -241,6 +247,14 @@ mod tests {
         let error = key(&digits[1..]).unwrap_err().to_string();
         assert!(!error.contains("abcdef"));
         assert!(key(&"g".repeat(64)).is_err());
+    }
+
+    #[test]
+    fn counters_are_shown_in_the_order_of_their_names() {
+        let told = r#"{"counters": {"steered": 1, "nic_resets": 0, "accepted": 2}}"#;
+        let shown = to_text(serde_json::from_str(told).unwrap()).unwrap();
+        let names: Vec<&str> = shown.split('"').skip(3).step_by(2).collect();
+        assert_eq!(names, ["accepted", "nic_resets", "steered"]);
     }
 
     #[test]

@@ -46,9 +46,9 @@
 //! keeps voting for it. So of three members one may fail, of two none may: a third one that needs no
 //! service, `witness`, makes up for that. `prefer=availability` is the other way out: whoever hears
 //! nothing of the others for longer than the lease (after a boot, for six seconds at least) goes on
-//! without them. When it is the network that failed and not the members, each part then has an ingress of its own; clients get whichever
-//! answers them first, and flows whose owner is in the other part stand still. A member that was
-//! told to leave (`drain`) does not count as failed: the last one of two serves on.
+//! without them. When it is the network that failed and not the members, each part then has an ingress of its
+//! own; clients get whichever answers them first, and flows whose owner is in the other part stand still. A
+//! member that was told to leave (`drain`) does not count as failed: the last one of two serves on.
 //!
 //! With `discover=on` at the voters, another member is added without touching them: it has their `cluster_key`,
 //! `vip`s and service, an `id` of its own, `discover=join` and no `peer`. Every second each member tells
@@ -58,9 +58,11 @@
 //!
 //! With `instance_ip` an instance has **two networks**, each with a card of its own. In the service network are the
 //! clients, `vip`, `ip` and `gw`. Everything that instances have to say to each other goes through the instance
-//! network: `peer` names addresses there, beacons are sent there, clients' frames are passed on there, and the admin port is
-//! there and nowhere else. The two share no address: no prefix of one lies in one of the other. Without it there is
-//! one network for everything, and further cards are not used.
+//! network: `peer` names addresses there, beacons are sent there, clients' frames are passed on there, and the
+//! admin port is there and nowhere else. The two share no address: no prefix of one lies in one of the other.
+//! Without it there is one network for everything, and further cards are not used. Addresses in the instance
+//! network are not asked for there by DHCP (`instance_ip=dhcp` is refused): the peers name them, so each has to stay
+//! what it is. But with `ip=dhcp` the service network's server may bring `instance_ip`, to each machine its own.
 //!
 //! The cluster's key is changed without losing a session at run time (`ctl key`), or by a rolling
 //! reboot: first every member with `cluster_key=NEW cluster_key_old=OLD`, one after the other, then
@@ -73,9 +75,9 @@
 //! has; set `admin_token` and `cluster_key` elsewhere. Words that make no sense change nothing but the
 //! counter `dhcp.configuration_refused`.
 //!
-//! Of rings: a virtio device may have smaller ones than are asked for. The RTL8139C+ has 64 descriptors at most. vmxnet3 has
-//! 32 at least, of which no more than asked for are in use at a time. With fewer than 64 no card but virtio's cuts large
-//! frames into segments, and virtio's joins none.
+//! Of rings: a virtio device may have smaller ones than are asked for. The RTL8139C+ has 64 descriptors at most.
+//! vmxnet3 has 32 at least, of which no more than asked for are in use at a time. With fewer than 64 no card but
+//! virtio's cuts large frames into segments, and virtio's joins none.
 //!
 //! Secrets belong into fw_cfg or a boot module, not on a command line; [`Secret`] keeps them out of debug output.
 
@@ -690,7 +692,9 @@ fn cidr(key: &'static str, value: &str) -> Result<Cidr, ConfigError> {
         key,
         match key {
             "ip" => "ADDRESS/PREFIX (as 10.77.0.11/24) or dhcp",
-            _ => "ADDRESS/PREFIX (as 10.88.0.11/24)",
+            _ => {
+                "ADDRESS/PREFIX (as 10.88.0.11/24), not dhcp: peers name it (that of `ip` may bring it in option 224)"
+            }
         },
     );
     let (text, prefix) = cut(value, b'/').ok_or(wrong.clone())?;

@@ -185,7 +185,7 @@ impl Node {
         platform.turn();
         let now = platform.now();
         self.shared.set_now(now);
-        if self.announced && now.since(self.counted) >= COUNTED {
+        if now.since(self.counted) >= COUNTED {
             self.counted = now;
             self.shared.set_nic_counters(platform.counters());
             self.look_at_nics(now, platform.nics());
@@ -423,8 +423,18 @@ impl Node {
     }
 
     fn lease_deadline(&self) -> Option<Instant> {
-        self.awaits_lease
-            .then(|| self.shared.started() + LEASE_PATIENCE)
+        // Without its card it leaves for that, and nothing else.
+        let awaits = self.awaits_lease && self.lost.is_none();
+        awaits.then(|| self.shared.started() + LEASE_PATIENCE)
+    }
+
+    #[cold]
+    fn no_lease(&self) -> Verdict {
+        let reason = match self.shared.nics().first() {
+            Some(service) if !service.works() => "no DHCP lease: the network card has no link",
+            _ => "no DHCP lease",
+        };
+        Verdict::new(Code::NoLease, reason)
     }
 
     fn end(&mut self, now: Instant) {
@@ -452,7 +462,7 @@ impl Node {
                 }
             });
         } else if due(self.lease_deadline()) {
-            self.verdict = Some(Verdict::new(Code::NoLease, "no DHCP lease"));
+            self.verdict = Some(self.no_lease());
         }
     }
 }
@@ -776,6 +786,14 @@ mod tests {
         assert_eq!(verdict.code, Code::Incomplete);
     }
 
+    fn with_words(bench: &mut Bench, words: &str) -> Node {
+        let words = format!("{words} instance_ip=10.88.0.11/24 drain_deadline=1s");
+        let config = Config::parse(&[&words]).unwrap();
+        let mut node = Node::new(bench, &config, Nothing).unwrap();
+        node.step(bench);
+        node
+    }
+
     /// A bench with two cards, and an instance with two networks on it that is up.
     fn two_networks() -> (Bench, Node) {
         let nic = |interface, n| NicStatus {
@@ -789,10 +807,7 @@ mod tests {
             nics: [nic(Interface::Service, 1), nic(Interface::Instance, 2)].into(),
             ..Bench::default()
         };
-        let config = "ip=10.77.0.11/24 vip=10.77.0.10 instance_ip=10.88.0.11/24 drain_deadline=1s";
-        let config = Config::parse(&[config]).unwrap();
-        let mut node = Node::new(&mut bench, &config, Nothing).unwrap();
-        node.step(&mut bench);
+        let node = with_words(&mut bench, "ip=10.77.0.11/24 vip=10.77.0.10");
         assert!(
             bench.lines[0].contains("\"instance_ip\":[\"10.88.0.11\"]"),
             "{:?}",
@@ -850,5 +865,32 @@ mod tests {
         let verdict = node.verdict().expect("an end");
         assert_eq!(verdict.code, Code::NoNic);
         assert!(verdict.reason.contains("it burns"), "{}", verdict.reason);
+    }
+
+    #[test]
+    fn who_loses_the_clients_card_before_it_has_a_lease_says_that_and_not_that_there_is_none() {
+        let (mut bench, _) = two_networks();
+        let mut node = with_words(&mut bench, "ip=dhcp");
+        bench.nics[0].fault = Some("it burns".into());
+        for _ in 0..100 {
+            step_after(&mut bench, &mut node, 200);
+        }
+        let verdict = node.verdict().expect("an end before DHCP gives up");
+        assert_eq!(verdict.code, Code::NoNic);
+        assert!(verdict.reason.contains("it burns"), "{}", verdict.reason);
+    }
+
+    #[test]
+    fn no_lease_for_want_of_a_link_is_said_to_be_that() {
+        let (mut bench, _) = two_networks();
+        for (link, said) in [(true, false), (false, true)] {
+            bench.nics[0].link = link;
+            let mut node = with_words(&mut bench, "ip=dhcp");
+            step_after(&mut bench, &mut node, 31_000);
+            let verdict = node.verdict().expect("an end");
+            assert_eq!(verdict.code, Code::NoLease);
+            let reason = &verdict.reason;
+            assert_eq!(reason.contains("has no link"), said, "{reason}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use godwit_netstack::map::Map;
 /// Names a pending deadline.
 pub(crate) type TimerKey = (Instant, u64);
 
-/// Pending deadlines, soonest first. Cost grows with the tasks that sleep, not with connections.
+/// Pending deadlines, soonest first: one for each task that waits for one, however many connections there are.
 #[derive(Default)]
 pub(crate) struct Timers {
     pending: Map<TimerKey, Waker>,
@@ -23,7 +23,8 @@ impl Timers {
         key
     }
 
-    /// Let another waker wait for the same deadline.
+    /// Have this waker woken at a pending deadline instead of the one that was given before: a task that is
+    /// polled anew while it waits may have got another one.
     pub(crate) fn replace(&mut self, key: TimerKey, waker: &Waker) {
         if let Some(old) = self.pending.get_mut(&key)
             && !old.will_wake(waker)

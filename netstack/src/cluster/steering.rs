@@ -216,8 +216,8 @@ impl Steering {
         self.ended.get(flow).is_some_and(|until| *until > now)
     }
 
-    /// Begin to ask `members` about a flow, and a cookie that its frames bring back. `false` if it is being asked about already, or too
-    /// many are.
+    /// Begin to ask `members` about a flow, and a cookie that its frames bring back. `false` if it is being
+    /// asked about already, or too many are.
     pub fn ask(
         &mut self,
         now: Instant,

@@ -5,12 +5,10 @@
 //! its heartbeats that it is not well, which keeps new flows, sessions and the role away, and when that has
 //! lasted for a moment it hands on what it has to those who are. If nobody is, it keeps all of it.
 
-use alloc::vec::Vec;
-
 use super::Instance;
 use super::drain::SUCCESSOR;
 use crate::cluster::members::Wanted;
-use crate::session::SessionId;
+use crate::session::Session;
 use crate::time::{Duration, Instant};
 
 /// A link that is gone for less is none of our business: a switch that learns, a cable that is put in elsewhere.
@@ -39,6 +37,8 @@ impl Instance {
         if up != self.is_cut_off() {
             return;
         }
+        // The drive loop looks at the cards before anything else.
+        self.look_at_lease(now);
         let look_at = now + PATIENCE;
         self.cut_off = (!up).then_some(CutOff { look_at });
         self.counters.add(match up {
@@ -79,29 +79,29 @@ impl Instance {
     }
 
     fn give_away(&mut self, now: Instant) {
-        let goes = |id: &SessionId| {
-            let session = self.sessions.get(id)?;
-            let movable = self.is_movable(session)
-                && session.wanted.is_none()
-                && session.movable_at(now) <= now;
-            let version = session
-                .committed
-                .as_ref()
-                .map_or(0, |(version, _)| *version);
-            movable.then_some((*id, version))
+        let movable = |ours: &Instance, session: &Session| {
+            ours.is_movable(session) && session.wanted.is_none() && session.movable_at(now) <= now
         };
-        let all = self.sessions.keys().filter_map(goes);
-        let all: Vec<(SessionId, u32)> = all.take(GIVEN).collect();
-        for (session, version) in all {
+        // Nobody takes a state of that version, nor of a later one.
+        let mut unread = None;
+        for id in self.choose_to_give(GIVEN, &movable) {
+            let Some(session) = self.sessions.get(&id) else {
+                continue;
+            };
+            let version = session.committed.as_ref().map_or(0, |state| state.0);
+            if unread.is_some_and(|unread| version >= unread) {
+                continue;
+            }
             let wanted = Wanted {
                 own: None,
                 version,
                 voter: false,
             };
             let Some(to) = self.members.choose(now, &mut self.rng, wanted) else {
-                return;
+                unread = Some(version);
+                continue;
             };
-            if self.move_session(now, session, to).is_ok() {
+            if self.move_session(now, id, to).is_ok() {
                 self.counters.add("sessions_given_away_cut_off");
                 if let Some(member) = self.members.get_mut(to) {
                     member.given += 1;

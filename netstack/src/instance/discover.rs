@@ -8,8 +8,9 @@
 //!
 //! Why nobody concludes that a flow is nobody's while a found member owns it: whoever concludes has the no
 //! of all voters, and each voter's roster came before its no. The member asked half of them at most `LEAVE`
-//! ago, and one of those that granted it is among any that are as many as the others and one more. A voter forgets a grant within `FORGET` only by a reboot. So it is enough that so many of the voters
-//! have been up for `FORGET` (they are *seasoned*): one of them has named the member, and it is asked too.
+//! ago, and one of those that granted it is among any that are as many as the others and one more. A voter
+//! forgets a grant within `FORGET` only by a reboot. So it is enough that so many of the voters have been up
+//! for `FORGET` (they are *seasoned*): one of them has named the member, and it is asked too.
 //! A question begun before somebody was learned of is void ([`Instance::view_changed`]).
 
 use alloc::collections::VecDeque;

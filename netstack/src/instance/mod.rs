@@ -174,8 +174,8 @@ pub struct Instance {
     drain: Drain,
     policy: Policy,
     policy_at: Instant,
-    /// The session after which the policy looks for the next one to give away.
-    policy_after: Option<SessionId>,
+    /// The session after which the next one to give away unasked is looked for.
+    given_after: Option<SessionId>,
 
     events: VecDeque<Event>,
     /// What the ingress is to be told: flows that are ours, and flows that have ended.
@@ -284,7 +284,7 @@ impl Instance {
             drain: Drain::No(None),
             policy: Policy::default(),
             policy_at: now,
-            policy_after: None,
+            given_after: None,
             events: VecDeque::new(),
             claims: Vec::new(),
             releases: Vec::new(),

@@ -170,7 +170,8 @@ impl Instance {
             self.counters.add_many(would, count.into());
             return;
         }
-        let mut chosen = self.choose_to_shed(now, count as usize).into_iter();
+        let may = |ours: &Instance, session: &Session| ours.may_be_shed(now, session);
+        let mut chosen = self.choose_to_give(count as usize, &may).into_iter();
         for (to, count) in &intent.moves {
             for session in chosen.by_ref().take(*count as usize) {
                 if self.move_session(now, session, *to).is_ok() {
@@ -183,19 +184,24 @@ impl Instance {
         }
     }
 
-    /// Sessions to give away, beginning where the last choice ended: every one has its turn.
-    fn choose_to_shed(&mut self, now: Instant, count: usize) -> Vec<SessionId> {
-        let start = self.policy_after.map_or(Unbounded, Excluded);
+    /// Sessions to give away among those that may be, beginning where the last choice ended: every one has
+    /// its turn.
+    pub(super) fn choose_to_give(
+        &mut self,
+        count: usize,
+        may: &dyn Fn(&Instance, &Session) -> bool,
+    ) -> Vec<SessionId> {
+        let start = self.given_after.map_or(Unbounded, Excluded);
         let first = self.sessions.range((start, Unbounded));
         let after = first.chain(self.sessions.values());
         let mut chosen: Vec<SessionId> = after
             .take(self.sessions.len())
-            .filter(|session| self.may_be_shed(now, session))
+            .filter(|session| may(self, session))
             .map(|session| session.id)
             .take(count)
             .collect();
         chosen.dedup();
-        self.policy_after = chosen.last().copied();
+        self.given_after = chosen.last().copied();
         chosen
     }
 }

@@ -327,9 +327,10 @@ impl Instance {
         };
         let chosen = self.members.choose(now, &mut self.rng, wanted);
         let Some(member) = chosen.and_then(|id| self.members.get_mut(id)) else {
+            // Cut off, and nobody else takes it: that it came says that the link is back.
             match chosen {
-                Some(_) => self.accept_here(now, flow),
-                None => self.stack.drop_held(now, &flow),
+                None if leaving => self.stack.drop_held(now, &flow),
+                _ => self.accept_here(now, flow),
             }
             return;
         };

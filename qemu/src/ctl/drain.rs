@@ -66,7 +66,7 @@ impl Options {
 pub(super) fn run(admin: &Admin, options: &Options) -> Result<()> {
     let answer = admin.drain(&options.order())?;
     if options.detach {
-        return super::print(&answer);
+        return super::print(answer);
     }
     if let Some(note) = answer.get("note").and_then(Value::as_str) {
         let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{note}\n"));

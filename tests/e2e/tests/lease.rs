@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -79,9 +80,16 @@ fn serve(mut cable: UnixStream, words: &[&[u8]]) {
 
 /// Boots with `ip=dhcp` and these pieces of option 224; the id it is ready with, and what it said.
 fn boot(words: &'static [&'static [u8]]) -> (u32, String) {
+    boot_with(words, Vec::new())
+}
+
+/// The same with more cards.
+fn boot_with(words: &'static [&'static [u8]], more: Vec<Nic>) -> (u32, String) {
     setup::ensure().unwrap_or_else(|error| panic!("{error:#}"));
     let image = build_image("http").expect("the image builds");
-    let name = format!("godwit-lease-{}-{}", std::process::id(), words.len());
+    static BOOTS: AtomicU32 = AtomicU32::new(0);
+    let boot = BOOTS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("godwit-lease-cable-{}-{boot}", std::process::id());
     let path: PathBuf = std::env::temp_dir().join(name);
     let listener = UnixListener::bind(&path).expect("a socket");
     thread::spawn(move || {
@@ -97,6 +105,7 @@ fn boot(words: &'static [&'static [u8]]) -> (u32, String) {
         mac: [2, 0, 0, 0, 0, 1],
         netdev: Netdev::Switch(path.clone()),
     });
+    spec.nics.extend(more);
     let mut vm = Vm::start(&spec, Accelerator::Tcg, |_| {}).expect("QEMU starts");
     let (ready, _) = vm.wait_ready(PATIENCE).expect("the image is ready");
     let _ = std::fs::remove_file(path);
@@ -123,4 +132,20 @@ fn words_of_a_lease_that_make_no_sense_change_nothing() {
     );
     let (id, console) = boot(&[b""]);
     assert_eq!(id, 1, "{console}");
+}
+
+#[test]
+fn a_lease_in_the_service_network_may_bring_the_address_in_the_other() {
+    let card = Nic {
+        model: NicModel::Virtio,
+        mac: [2, 0, 0, 0, 1, 1],
+        netdev: Netdev::User(Vec::new()),
+    };
+    let (_, console) = boot_with(&[b"instance_ip=10.88.0.11/24"], vec![card]);
+    let ready = console.lines().find(|line| line.contains("GODWIT READY"));
+    let ready = ready.expect("it is ready");
+    assert!(
+        ready.contains(r#""instance_ip":["10.88.0.11"]"#),
+        "{console}"
+    );
 }

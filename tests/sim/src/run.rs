@@ -31,6 +31,8 @@ pub struct Options {
     pub rough: bool,
     /// IPv6 rather than IPv4; by seed if `None`.
     pub ipv6: Option<bool>,
+    /// Two networks rather than one; by seed if `None`.
+    pub parted: Option<bool>,
 }
 
 impl Default for Options {
@@ -43,6 +45,7 @@ impl Default for Options {
             move_every: Duration::from_millis(5),
             rough: true,
             ipv6: None,
+            parted: None,
         }
     }
 }
@@ -177,6 +180,10 @@ pub(crate) fn setup(options: &Options, root: &Rng, rng: &mut Rng) -> Setup {
         };
     }
     swarm::choose(&mut setup, options.rough, &mut root.split(0x6f70, 0));
+    let parted = root.split(0x6e77, 0).chance(250_000);
+    if options.parted.unwrap_or(parted) {
+        swarm::part_networks(&mut setup, options.rough, &mut root.split(0x6e77, 1));
+    }
     if std::env::var_os("GODWIT_SIM_TRACE").is_some() {
         eprintln!("{setup:#?}");
     }

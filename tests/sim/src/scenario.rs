@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use godwit::config::{Config, Secret};
+use godwit::config::{Config, InstanceNet, Secret};
 use godwit::platform::Device;
 use godwit_echo::Echo;
 use godwit_http::Files;
@@ -12,7 +12,7 @@ use godwit_netstack::instance::{
     Discover, InstanceConfig, MoveError, Peer, PolicyConfig, RoleConfig, SessionStatus,
 };
 use godwit_netstack::session::SessionId;
-use godwit_netstack::stack::{Cidr, DeviceCapabilities, StackConfig};
+use godwit_netstack::stack::{Cidr, DeviceCapabilities, InstanceNetwork, Interface, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instant};
 use godwit_releases::Second;
@@ -59,6 +59,10 @@ pub struct Setup {
     pub served: Served,
     /// Links of the instances.
     pub node_link: Rules,
+    /// Their links in a network of their own, if they have one.
+    pub instance_link: Option<Rules>,
+    /// Largest IP packet there.
+    pub instance_mtu: u16,
     /// Link of the client.
     pub client_link: Rules,
     /// What the instances' NICs do for them.
@@ -112,6 +116,8 @@ impl Default for Setup {
             strangers: 0,
             served: Served::Script,
             node_link: Rules::delayed(Duration::from_micros(20)),
+            instance_link: None,
+            instance_mtu: 1500,
             client_link: Rules::delayed(Duration::from_micros(100)),
             capabilities: DeviceCapabilities::default(),
             tcp: TcpConfig::default(),
@@ -135,9 +141,12 @@ impl Default for Setup {
 impl Setup {
     /// Whether no link can lose, delay or repeat anything by chance.
     pub fn is_clean(&self) -> bool {
+        let mut links = [self.node_link, self.client_link]
+            .into_iter()
+            .chain(self.instance_link);
         self.narrow.is_none()
-            && [self.node_link, self.client_link].iter().all(|rules| {
-                *rules
+            && links.all(|rules| {
+                rules
                     == Rules {
                         rate: rules.rate,
                         ..Rules::delayed(rules.delay)
@@ -148,10 +157,22 @@ impl Setup {
 
     /// Own address of a member, or of the client (250 and up), or the virtual address (10).
     fn address(&self, last: u8) -> IpAddr {
-        if self.ipv6 {
-            IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last.into()))
-        } else {
-            IpAddr::V4(Ipv4Addr::new(10, 77, 0, last))
+        self.address_in(0x77, 77, last)
+    }
+
+    fn address_in(&self, network6: u16, network4: u8, last: u8) -> IpAddr {
+        match self.ipv6 {
+            true => IpAddr::V6(Ipv6Addr::new(
+                0xfd00 | network6,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                last.into(),
+            )),
+            false => IpAddr::V4(Ipv4Addr::new(10, network4, 0, last)),
         }
     }
 
@@ -165,9 +186,26 @@ impl Setup {
         if self.ipv6 { 64 } else { 24 }
     }
 
-    /// Own address of a member.
+    /// Own address of a member, where the clients are.
     pub fn member_address(&self, id: MemberId) -> IpAddr {
         self.address(10 + id.0 as u8)
+    }
+
+    /// The address that others know a member by.
+    pub fn peer_address(&self, id: MemberId) -> IpAddr {
+        match self.instance_link {
+            Some(_) => self.address_in(0x88, 88, 10 + id.0 as u8),
+            None => self.member_address(id),
+        }
+    }
+
+    /// A member's NIC in the network of the instances, if they have one.
+    fn instance_device(&self, id: MemberId) -> Option<Device> {
+        self.instance_link.map(|_| Device {
+            mac: [2, 0, 0, 0, 3, id.0 as u8],
+            mtu: self.instance_mtu,
+            capabilities: self.capabilities,
+        })
     }
 
     /// The service's address.
@@ -210,14 +248,23 @@ impl Setup {
                 gateways: Vec::new(),
                 dhcp: false,
                 vips: vec![self.address(10)],
-                instance: None,
+                instance: self.instance_device(id).map(|device| InstanceNetwork {
+                    mac: device.mac,
+                    mtu: device.mtu,
+                    capabilities: device.capabilities,
+                    addresses: vec![Cidr {
+                        address: self.peer_address(id),
+                        prefix: self.prefix(),
+                    }],
+                    gateways: Vec::new(),
+                }),
                 secret: Rng::new(self.seed).split(0x7365, 0).seed(),
                 tcp: self.tcp.clone(),
             },
             peers: others
                 .map(|id| Peer {
                     id,
-                    address: self.member_address(id),
+                    address: self.peer_address(id),
                 })
                 .collect(),
             ingress: MemberId(1),
@@ -245,7 +292,11 @@ impl Setup {
             gateways: Vec::new(),
             vips: instance.stack.vips,
             service_nic: None,
-            instance_net: None,
+            instance_net: instance.stack.instance.map(|network| InstanceNet {
+                nic: None,
+                addresses: network.addresses,
+                gateways: network.gateways,
+            }),
             peers: instance.peers,
             discover: instance.discover,
             ingress: instance.ingress,
@@ -282,6 +333,7 @@ impl Setup {
                 mtu: self.mtu,
                 capabilities: self.capabilities,
             },
+            instance_device: self.instance_device(id),
             entropy,
         };
         let node = match self.served {
@@ -301,7 +353,8 @@ impl Setup {
 
     /// The checkers have to be told of moves that nobody here commands.
     fn watched(&self, node: Node) -> Node {
-        match self.served == Served::Wanderer || !self.policy.triggers.is_empty() {
+        let given = !self.policy.triggers.is_empty() || self.instance_link.is_some();
+        match self.served == Served::Wanderer || given {
             true => node.moves_unasked(),
             false => node,
         }
@@ -334,7 +387,8 @@ impl Cluster {
         for id in (1..=setup.nodes).map(MemberId) {
             let ahead = setup.clock(id);
             let node = setup.node(id, 0, world.now() + ahead);
-            let port = world.attach_with_clock(Box::new(node), setup.node_link, ahead);
+            let links = (setup.node_link, setup.instance_link);
+            let port = world.attach_to_both(Box::new(node), links, ahead);
             debug_assert_eq!(port, port_of(id));
         }
         let config = HostConfig {
@@ -394,6 +448,26 @@ impl Cluster {
     /// Ports of the instances.
     pub fn nodes(&self) -> impl Iterator<Item = Port> + use<> {
         (1..=self.setup.nodes).map(|id| port_of(MemberId(id)))
+    }
+
+    /// Pull one of an instance's two cables out, or put it in. It is told about that to its clients, unless it
+    /// stands still.
+    pub fn set_cable(&mut self, port: Port, interface: Interface, plugged: bool) {
+        match interface {
+            Interface::Service => {
+                self.world.link(port).set_black_hole(!plugged);
+                if self.world.is_running(port) {
+                    self.world.with(port, |node: &mut Node, now| {
+                        node.instance_mut().set_service_link(now, plugged);
+                    });
+                }
+            }
+            Interface::Instance => {
+                if let Some(link) = self.world.instance_link(port) {
+                    link.set_black_hole(!plugged);
+                }
+            }
+        }
     }
 
     /// The node at a port.

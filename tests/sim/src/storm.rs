@@ -366,6 +366,9 @@ pub fn of_seed(seed: u64) -> Storm {
     if seed % 7 == 3 {
         setup.node_link = rough_rules(&mut Rng::new(seed));
     }
+    if seed % 9 == 4 {
+        setup.instance_link = Some(Rules::delayed(Duration::from_micros(50)));
+    }
     storm(seed, setup)
 }
 

@@ -5,8 +5,9 @@ use godwit_netstack::Duration;
 use godwit_netstack::tcp::{CongestionAlgorithm, EcnMode, Keepalive, SocketOptions, TcpConfig};
 
 use crate::host::SocketConfig;
-use crate::net::Narrow;
+use crate::net::{Narrow, Rules};
 use crate::rng::Rng;
+use crate::run::rough_rules;
 use crate::scenario::{Rests, Setup};
 
 /// Largest packets of links, the usual one more often.
@@ -120,6 +121,32 @@ pub fn choose(setup: &mut Setup, rough: bool, rng: &mut Rng) {
         if let Some(rate) = &mut link.rate {
             rate.queue = rate.queue.max(least);
         }
+    }
+}
+
+/// Give the instances a network of their own; half of the time with a member more, which has to be found there.
+pub fn part_networks(setup: &mut Setup, rough: bool, rng: &mut Rng) {
+    let mtus: &[u16] = match setup.ipv6 {
+        true => &MTUS_V6,
+        false => &MTUS_V4,
+    };
+    setup.instance_mtu = pick(rng, mtus);
+    let mut link = Rules::delayed(Duration::from_micros(20));
+    if rough {
+        link = Rules {
+            delay: link.delay,
+            ..rough_rules(rng)
+        };
+    }
+    if let Some(rate) = &mut link.rate {
+        rate.queue = rate
+            .queue
+            .max(4 * u64::from(setup.instance_mtu.max(setup.mtu)));
+    }
+    setup.instance_link = Some(link);
+    if half(rng) {
+        setup.nodes += 1;
+        setup.found = 1;
     }
 }
 

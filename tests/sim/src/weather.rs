@@ -1,9 +1,11 @@
 //! What befalls a rough run besides its links' rules: the client's link is dead for a while, an instance
-//! stands still, two lose sight of each other. In between it is fine for longer than any time-out: no
+//! stands still, two lose sight of each other, one of two cables of an instance is out. In between it is fine for longer than any time-out: no
 //! segment that is repeated for minutes is lost each time by the weather alone.
 
+use godwit_netstack::stack::Interface;
 use godwit_netstack::{Duration, Instant};
 
+use crate::net::Port;
 use crate::rng::Rng;
 use crate::scenario::Cluster;
 
@@ -24,6 +26,8 @@ pub(crate) struct Weather {
     every: Duration,
     /// Whether instances lose sight of each other.
     splits: bool,
+    /// The instance whose cable in one of two networks is out, and which.
+    out: Option<(Port, Interface)>,
 }
 
 impl Weather {
@@ -36,6 +40,7 @@ impl Weather {
             until: None,
             every,
             splits: rng.split(0x7370, 0).chance(300_000),
+            out: None,
             rng,
         })
     }
@@ -55,6 +60,7 @@ impl Weather {
             self.until = None;
             cluster.world.link(client).set_black_hole(false);
             cluster.world.heal();
+            self.plug(cluster);
         }
         if now < self.next || self.until.is_some() {
             return;
@@ -68,6 +74,9 @@ impl Weather {
         self.next = now + length + self.every;
         if self.splits && self.rng.chance(200_000) {
             return self.split(cluster);
+        }
+        if cluster.setup.instance_link.is_some() && self.rng.chance(300_000) {
+            return self.pull(cluster);
         }
         if self.rng.chance(500_000) {
             self.until = Some(now + length);
@@ -97,11 +106,39 @@ impl Weather {
         cluster.world.sever(nodes[one], nodes[other]);
     }
 
+    /// One of an instance's two cables is pulled out, at times for so long that it gives away what it has.
+    fn pull(&mut self, cluster: &mut Cluster) {
+        let nodes: Vec<_> = cluster.nodes().collect();
+        let node = nodes[self.rng.below(nodes.len() as u64) as usize];
+        let interface = match self.rng.chance(700_000) {
+            true => Interface::Service,
+            false => Interface::Instance,
+        };
+        let most = match self.rng.chance(500_000) {
+            true => 6_000_000,
+            false => 300_000,
+        };
+        let length = Duration::from_micros(self.rng.below(most));
+        let until = cluster.now() + length;
+        self.until = Some(until);
+        self.next = until + self.every + length * 2;
+        self.out = Some((node, interface));
+        cluster.set_cable(node, interface, false);
+    }
+
+    /// It is put in again.
+    fn plug(&mut self, cluster: &mut Cluster) {
+        if let Some((node, interface)) = self.out.take() {
+            cluster.set_cable(node, interface, true);
+        }
+    }
+
     /// The weather is fine from now on.
-    pub(crate) fn clear(self, cluster: &mut Cluster) {
+    pub(crate) fn clear(mut self, cluster: &mut Cluster) {
         let client = cluster.client;
         cluster.world.link(client).set_black_hole(false);
         cluster.world.heal();
+        self.plug(cluster);
     }
 }
 

@@ -149,6 +149,35 @@ pub fn tcp_target(frame: &[u8]) -> Option<u16> {
     }
 }
 
+/// Whether a card or an address is in the network of the instances, where they have one.
+pub fn is_inside(mac: MacAddr, address: Option<IpAddr>) -> bool {
+    let inner = |address| match address {
+        IpAddr::V4(v4) => v4.octets().starts_with(&[10, 88]),
+        IpAddr::V6(v6) => v6.segments()[0] == 0xfd88,
+    };
+    mac.starts_with(&[2, 0, 0, 0, 3]) || address.is_some_and(inner)
+}
+
+/// Source and destination of the packet in a frame.
+pub fn ends(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    let v4 = |at: usize| {
+        Some(IpAddr::from(
+            <[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?,
+        ))
+    };
+    let v6 = |at: usize| {
+        Some(IpAddr::from(
+            <[u8; 16]>::try_from(frame.get(at..at + 16)?).ok()?,
+        ))
+    };
+    match frame.get(12..14)? {
+        [0x08, 0x00] => Some([v4(26)?, v4(30)?]),
+        [0x08, 0x06] => Some([v4(28)?, v4(38)?]),
+        [0x86, 0xdd] => Some([v6(22)?, v6(38)?]),
+        _ => None,
+    }
+}
+
 /// The address that an ARP frame's sender, or an unsolicited or solicited neighbour advertisement,
 /// says is his.
 pub fn address_claimed(frame: &[u8]) -> Option<IpAddr> {

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use godwit_netstack::stack::MacAddr;
+use godwit_netstack::stack::{Interface, MacAddr};
 use godwit_netstack::tcp::Info;
 use godwit_netstack::{Duration, Instant};
 
@@ -28,11 +28,11 @@ pub trait Party: Any {
     /// Whether it runs instances of the service (else it is a client).
     fn is_server(&self) -> bool;
     /// A frame arrived.
-    fn handle_frame(&mut self, now: Instant, frame: &Bytes);
+    fn handle_frame(&mut self, now: Instant, interface: Interface, frame: &Bytes);
     /// A deadline has come (or something was changed from outside).
     fn handle_timeout(&mut self, now: Instant);
-    /// The next frame to send.
-    fn poll_transmit(&mut self, now: Instant) -> Option<Bytes>;
+    /// The next frame to send, and where.
+    fn poll_transmit(&mut self, now: Instant) -> Option<(Interface, Bytes)>;
     /// When to be called next if no frame arrives.
     fn poll_timeout(&self) -> Option<Instant>;
     /// Things to tell the checkers, oldest first.
@@ -57,6 +57,8 @@ const SHOWN: u64 = 16;
 struct Slot {
     party: Box<dyn Party>,
     link: Link,
+    /// In the network of the instances, if it has one for that.
+    instance_link: Option<Link>,
     deadline: Option<Instant>,
     plugged: bool,
     frozen_until: Option<Instant>,
@@ -72,6 +74,13 @@ impl Slot {
     fn time(&self, now: Instant) -> Instant {
         now + self.clock
     }
+
+    fn link(&mut self, interface: Interface) -> Option<&mut Link> {
+        match interface {
+            Interface::Service => Some(&mut self.link),
+            Interface::Instance => self.instance_link.as_mut(),
+        }
+    }
 }
 
 enum Place {
@@ -83,6 +92,7 @@ struct InFlight {
     at: Instant,
     order: u64,
     port: Port,
+    interface: Interface,
     place: Place,
     frame: Bytes,
 }
@@ -117,6 +127,8 @@ pub struct World {
     in_flight: BinaryHeap<InFlight>,
     order: u64,
     switch: Switch,
+    /// That of the instances' own network.
+    instance_switch: Switch,
     severed: BTreeSet<(Port, Port)>,
     lost: BTreeSet<FlowId>,
     /// Any instance may answer a SYN that reaches it, even if the connection is another's: all
@@ -141,7 +153,7 @@ pub struct World {
     /// The party the last step was about.
     touched: Option<Port>,
     /// Whose last TCP segment is kept, and that.
-    souvenir: Option<(Port, Bytes)>,
+    souvenir: Option<(Port, Interface, Bytes)>,
 }
 
 /// Steps at one instant after which the world is taken to be in an endless loop.
@@ -158,6 +170,7 @@ impl World {
             in_flight: BinaryHeap::new(),
             order: 0,
             switch: Switch::default(),
+            instance_switch: Switch::default(),
             severed: BTreeSet::new(),
             lost: BTreeSet::new(),
             any_syn_ack: false,
@@ -190,10 +203,22 @@ impl World {
         rules: Rules,
         ahead: Duration,
     ) -> Port {
+        self.attach_to_both(party, (rules, None), ahead)
+    }
+
+    /// The same, for one that may have a second link, in the network of the instances.
+    pub fn attach_to_both(
+        &mut self,
+        party: Box<dyn Party>,
+        (rules, inside): (Rules, Option<Rules>),
+        ahead: Duration,
+    ) -> Port {
         let port = self.slots.len();
+        let inside = inside.map(|rules| Link::new(rules, &self.rng.split(3, 0), port));
         self.slots.push(Slot {
             party,
             link: Link::new(rules, &self.rng, port),
+            instance_link: inside,
             deadline: None,
             plugged: true,
             frozen_until: None,
@@ -284,9 +309,14 @@ impl World {
         }
     }
 
-    /// The link of a party.
+    /// The link of a party, where the clients are.
     pub fn link(&mut self, port: Port) -> &mut Link {
         &mut self.slots[port].link
+    }
+
+    /// Its link in the network of the instances, if there is one.
+    pub fn instance_link(&mut self, port: Port) -> Option<&mut Link> {
+        self.slots[port].instance_link.as_mut()
     }
 
     /// A party by its type.
@@ -370,16 +400,16 @@ impl World {
 
     /// Keep the last TCP segment of a party from now on, for [`World::repeat`].
     pub fn keep_last(&mut self, port: Port) {
-        self.souvenir = Some((port, Bytes::new()));
+        self.souvenir = Some((port, Interface::Service, Bytes::new()));
     }
 
     /// The segment that was kept turns up again: a duplicate that lay about in the network.
     pub fn repeat(&mut self) {
-        let Some((port, frame)) = self.souvenir.clone() else {
+        let Some((port, interface, frame)) = self.souvenir.clone() else {
             return;
         };
         if !frame.is_empty() {
-            self.enqueue(port, Place::Switch, vec![(self.now, frame)]);
+            self.enqueue((port, interface), Place::Switch, vec![(self.now, frame)]);
         }
     }
 
@@ -512,20 +542,27 @@ impl World {
             at,
             order,
             port,
+            interface,
             place,
             frame,
         } = pending;
         match place {
             Place::Switch => {
-                let ports = self.switch.ports_for(port, &frame, self.slots.len());
+                let switch = match interface {
+                    Interface::Service => &mut self.switch,
+                    Interface::Instance => &mut self.instance_switch,
+                };
+                let ports = switch.ports_for(port, &frame, self.slots.len());
                 for to in ports {
                     if self.severed.contains(&(port, to)) {
                         continue;
                     }
-                    let link = &mut self.slots[to].link;
+                    let Some(link) = self.slots[to].link(interface) else {
+                        continue;
+                    };
                     let (there, back) = link.send_down(self.now, frame.clone());
-                    self.enqueue(to, Place::Party, there);
-                    self.enqueue(to, Place::Switch, back);
+                    self.enqueue((to, interface), Place::Party, there);
+                    self.enqueue((to, interface), Place::Switch, back);
                 }
             }
             Place::Party => {
@@ -538,6 +575,7 @@ impl World {
                         at: until.max(at),
                         order,
                         port,
+                        interface,
                         place: Place::Party,
                         frame,
                     });
@@ -545,9 +583,10 @@ impl World {
                 }
                 self.touched = Some(port);
                 self.thaw(port);
-                self.observe(port, false, &frame);
+                self.observe(port, interface, false, &frame);
                 let time = self.slots[port].time(self.now);
-                self.slots[port].party.handle_frame(time, &frame);
+                let party = &mut self.slots[port].party;
+                party.handle_frame(time, interface, &frame);
                 self.settle(port);
             }
         }
@@ -580,10 +619,10 @@ impl World {
                     self.note(note);
                 }
                 let time = self.slots[port].time(self.now);
-                let Some(frame) = self.slots[port].party.poll_transmit(time) else {
+                let Some((interface, frame)) = self.slots[port].party.poll_transmit(time) else {
                     break;
                 };
-                self.emit(port, frame);
+                self.emit(port, interface, frame);
             }
             self.settled += 1;
             if self.settled.is_multiple_of(SHOWN) {
@@ -619,25 +658,54 @@ impl World {
         });
     }
 
-    fn emit(&mut self, port: Port, frame: Bytes) {
+    fn emit(&mut self, port: Port, interface: Interface, frame: Bytes) {
         self.frames += 1;
         self.digest(port, &frame);
         if self.vip.is_some() && wire::address_claimed(&frame) == self.vip {
             self.vip_claims.push((self.now, port));
         }
-        self.observe(port, true, &frame);
-        let (there, back) = self.slots[port].link.send_up(self.now, frame);
-        self.enqueue(port, Place::Switch, there);
-        self.enqueue(port, Place::Party, back);
+        self.look_for_strays(port, interface, &frame);
+        self.observe(port, interface, true, &frame);
+        let Some(link) = self.slots[port].link(interface) else {
+            return self.violate("networks", format!("party {port} has no second card"));
+        };
+        let (there, back) = link.send_up(self.now, frame);
+        self.enqueue((port, interface), Place::Switch, there);
+        self.enqueue((port, interface), Place::Party, back);
     }
 
-    fn enqueue(&mut self, port: Port, place: Place, arrivals: Vec<(Instant, Bytes)>) {
+    /// What is of one network is not seen in the other, but for what a client has said.
+    fn look_for_strays(&mut self, port: Port, interface: Interface, frame: &[u8]) {
+        let Some(source) = frame.get(6..12).and_then(|mac| mac.try_into().ok()) else {
+            return;
+        };
+        let [from, to] = wire::ends(frame).map_or([None; 2], |ends| ends.map(Some));
+        let strays = match interface {
+            Interface::Service => wire::is_inside(source, from) || wire::is_inside(source, to),
+            Interface::Instance => {
+                !wire::is_inside(source, None) || from.is_some() && from == self.vip
+            }
+        };
+        if strays {
+            let what =
+                format!("party {port} sends {from:?} to {to:?} by {source:02x?}, {interface:?}");
+            self.violate("networks", what);
+        }
+    }
+
+    fn enqueue(
+        &mut self,
+        (port, interface): (Port, Interface),
+        place: Place,
+        arrivals: Vec<(Instant, Bytes)>,
+    ) {
         for (at, frame) in arrivals {
             self.order += 1;
             self.in_flight.push(InFlight {
                 at: at.max(self.now),
                 order: self.order,
                 port,
+                interface,
                 place: match place {
                     Place::Switch => Place::Switch,
                     Place::Party => Place::Party,
@@ -658,18 +726,18 @@ impl World {
         self.hash = mix(hash ^ frame.len() as u64);
     }
 
-    fn observe(&mut self, port: Port, emitted: bool, frame: &Bytes) {
+    fn observe(&mut self, port: Port, interface: Interface, emitted: bool, frame: &Bytes) {
         if let Some(pcap) = &mut self.pcap {
             pcap.frame(self.now, port, frame);
         }
         let Some(segment) = Segment::parse(frame) else {
             return;
         };
-        if let Some((kept, last)) = &mut self.souvenir
+        if let Some((kept, place, last)) = &mut self.souvenir
             && emitted
             && *kept == port
         {
-            *last = frame.clone();
+            (*place, *last) = (interface, frame.clone());
         }
         let is_server = self.slots[port].party.is_server();
         let placed = self

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use godwit_netstack::Duration;
+use godwit_netstack::stack::Interface;
 use godwit_sim::Party;
 use godwit_sim::check::Reset;
 use godwit_sim::host::{Outcome, Plan};
@@ -51,7 +52,7 @@ fn mutated_frames_of_every_kind_do_no_harm() {
             let frame = &corpus[rng.below(corpus.len() as u64) as usize];
             let frame = mutated(frame, &mut rng);
             cluster.world.with(round % 2, |node: &mut Node, now| {
-                node.handle_frame(now, &frame);
+                node.handle_frame(now, Interface::Service, &frame);
             });
             if round % 20 == 0 {
                 cluster.world.run_for(Duration::from_micros(100));

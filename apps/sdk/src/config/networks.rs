@@ -163,7 +163,7 @@ mod tests {
             ("service_nic=02:00:00:00:00", "service_nic", "address"),
             ("service_nic=02:00:00:00:00:+1", "service_nic", "address"),
             ("service_nic=00:00:00:00:00:00", "service_nic", "address"),
-            ("instance_ip=dhcp", "instance_ip", "10.88"),
+            ("instance_ip=dhcp", "instance_ip", "not dhcp: peers"),
         ] {
             let error = error(words);
             assert!(error.starts_with(&format!("`{key}`")), "{words}: {error}");

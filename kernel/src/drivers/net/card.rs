@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use super::watchdog::{Advice, Watchdog};
+use super::watchdog::{Restart, Watchdog, follow};
 use super::{Capabilities, Nic, Protocol, RxChecksum, RxPacket, Statistics, TxPacket};
 use crate::dma::{Buffer, DeviceFault, Format, Limits, Part, Pool, ReceiveRing, TransmitRing};
 
@@ -134,7 +134,6 @@ pub(super) struct Card {
     chip: Box<dyn Chip>,
     mac: [u8; 6],
     interrupts: bool,
-    link: bool,
     receive: ReceiveRing,
     transmit: TransmitRing<HEAD>,
     pool: Arc<Pool>,
@@ -183,7 +182,6 @@ impl Card {
             chip,
             mac,
             interrupts,
-            link: true,
             receive,
             transmit,
             pool: Pool::new((missing + missing / 2).max(2 * LOW) as u32, BUFFER),
@@ -253,29 +251,6 @@ impl Card {
         }
     }
 
-    /// Resets a device that is stuck. What it had to send is lost, as on a wire.
-    fn restart(&mut self) {
-        self.statistics.resets += 1;
-        if let Err(fault) = self.chip.stop() {
-            return self.fail(fault);
-        }
-        self.receive.clear();
-        self.missing = self.receive.capacity();
-        self.statistics.tx_lost += self.transmit.clear() as u64;
-        self.oversized = false;
-        self.unannounced = false;
-        if let Err(fault) = self.start() {
-            self.fail(fault);
-        }
-    }
-
-    fn fail(&mut self, fault: DeviceFault) {
-        log::error!("network card out of service: {fault}");
-        self.fault = Some(fault);
-        // It may not touch the buffers any more.
-        let _ = self.chip.stop();
-    }
-
     /// The frame in a buffer; `None` if there is none.
     fn packet(&mut self, buffer: Buffer, len: usize, control: u64) -> Option<RxPacket> {
         let filled = self.chip.filled(control);
@@ -334,27 +309,35 @@ impl Card {
         cuts && sums && (1..=most).contains(&packet.len())
     }
 
-    fn follow(&mut self, advice: Advice, what: &str) {
-        match advice {
-            Advice::Fine => {}
-            Advice::Reset => {
-                log::warn!("network card {what}: reset");
-                self.restart();
-            }
-            Advice::GiveUp => self.fail(DeviceFault::Stalled),
-        }
-    }
-
     fn check_link(&mut self) {
         match self.chip.link() {
             Err(fault) => self.fail(fault),
-            Ok(up) if up != self.link => {
-                self.link = up;
-                self.statistics.link_changes += 1;
-                log::warn!("network card: link {}", if up { "up" } else { "down" });
-            }
-            Ok(_) => {}
+            Ok(up) => self.watchdog.note_link(up, &mut self.statistics),
         }
+    }
+}
+
+impl Restart for Card {
+    fn restart(&mut self) {
+        self.statistics.resets += 1;
+        if let Err(fault) = self.chip.stop() {
+            return self.fail(fault);
+        }
+        self.receive.clear();
+        self.missing = self.receive.capacity();
+        self.statistics.tx_lost += self.transmit.clear() as u64;
+        self.oversized = false;
+        self.unannounced = false;
+        if let Err(fault) = self.start() {
+            self.fail(fault);
+        }
+    }
+
+    fn fail(&mut self, fault: DeviceFault) {
+        log::error!("network card out of service: {fault}");
+        self.fault = Some(fault);
+        // It may not touch the buffers any more.
+        let _ = self.chip.stop();
     }
 }
 
@@ -511,12 +494,12 @@ impl Nic for Card {
         }
         if self.chip.stuck() {
             let advice = self.watchdog.report(self.finished);
-            self.follow(advice, "says that it is stuck");
+            follow(self, advice, "says that it is stuck");
             return true;
         }
-        let busy = self.link && !self.transmit.is_empty();
+        let busy = !self.transmit.is_empty();
         let advice = self.watchdog.look(now_ns, busy, self.finished);
-        self.follow(advice, "sends nothing any more");
+        follow(self, advice, "sends nothing any more");
         true
     }
 

@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
 use self::header::Received;
-use super::watchdog::{Advice, Watchdog};
+use super::watchdog::{Restart, Watchdog, follow};
 use super::{Capabilities, Nic, Protocol, RxChecksum, RxPacket, Statistics, TxPacket};
 use crate::dma::{Buffer, DeviceFault, PAGE, Pool, QueueOptions, ReceiveQueue, TransmitQueue};
 
@@ -97,8 +97,6 @@ impl Features {
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
-/// How often to look whether a reset is over. It takes no time in a virtual machine.
-const PATIENCE: u32 = 100_000;
 /// Bytes of a buffer that is one of several. What comes is mostly either small or very large.
 const MERGEABLE: usize = 2048;
 /// Buffers by which the ring grows at a time: filling it at once would be a good part of the boot.
@@ -175,7 +173,6 @@ pub struct VirtioNet<T: Transport> {
     /// A transmit was refused: wake the user when there is room.
     starved: bool,
     interrupts: bool,
-    link: bool,
     finished: u64,
     watchdog: Watchdog,
     fault: Option<DeviceFault>,
@@ -187,7 +184,7 @@ pub struct VirtioNet<T: Transport> {
 fn negotiate(transport: &mut impl Transport, ring: u16) -> Result<Features, BindError> {
     let known = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
     transport.set_status(DeviceStatus::empty());
-    if !(0..PATIENCE).any(|_| transport.get_status().is_empty()) {
+    if !transport.get_status().is_empty() {
         return Err(BindError::Device(DeviceFault::Gone));
     }
     transport.set_status(known);
@@ -260,7 +257,6 @@ impl<T: Transport + Send> VirtioNet<T> {
             never_had: missing,
             starved: false,
             interrupts,
-            link: true,
             finished: 0,
             watchdog: Watchdog::default(),
             fault: None,
@@ -300,14 +296,6 @@ impl<T: Transport + Send> VirtioNet<T> {
         }
     }
 
-    /// Resets a device that is stuck. What it had to send is lost, as on a wire.
-    fn restart(&mut self) {
-        self.statistics.resets += 1;
-        if let Err(fault) = self.start_over() {
-            self.fail(fault);
-        }
-    }
-
     /// Section 3.1.1 once more, with the same queues and what was agreed on before.
     fn start_over(&mut self) -> Result<(), DeviceFault> {
         let transport = &mut self.transport;
@@ -328,23 +316,10 @@ impl<T: Transport + Send> VirtioNet<T> {
         Ok(())
     }
 
-    fn follow(&mut self, advice: Advice, what: &str) {
-        match advice {
-            Advice::Fine => {}
-            Advice::Reset => {
-                log::warn!("network card {what}: reset");
-                self.restart();
-            }
-            Advice::GiveUp => self.fail(DeviceFault::Stalled),
-        }
-    }
-
     fn check_link(&mut self) {
         let up = self.link_up();
-        if self.fault.is_none() && up != self.link {
-            self.link = up;
-            self.statistics.link_changes += 1;
-            log::warn!("network card: link {}", if up { "up" } else { "down" });
+        if self.fault.is_none() {
+            self.watchdog.note_link(up, &mut self.statistics);
         }
     }
 
@@ -446,13 +421,6 @@ impl<T: Transport + Send> VirtioNet<T> {
         debug_assert!(cuts && sums, "work for a device that does not do it");
         cuts && sums
     }
-
-    fn fail(&mut self, fault: DeviceFault) {
-        log::error!("network card out of service: {fault}");
-        self.fault = Some(fault);
-        // Section 2.1: no device may touch the buffers of a driver that has given up on it.
-        self.transport.set_status(DeviceStatus::empty());
-    }
 }
 
 /// The buffers of a frame, and how many bytes of each the device wrote.
@@ -463,6 +431,22 @@ fn read<const N: usize>(transport: &impl Transport, offset: usize) -> Result<[u8
     transport
         .read_config_space::<[u8; N]>(offset)
         .map_err(BindError::Config)
+}
+
+impl<T: Transport + Send> Restart for VirtioNet<T> {
+    fn restart(&mut self) {
+        self.statistics.resets += 1;
+        if let Err(fault) = self.start_over() {
+            self.fail(fault);
+        }
+    }
+
+    fn fail(&mut self, fault: DeviceFault) {
+        log::error!("network card out of service: {fault}");
+        self.fault = Some(fault);
+        // Section 2.1: no device may touch the buffers of a driver that has given up on it.
+        self.transport.set_status(DeviceStatus::empty());
+    }
 }
 
 impl<T: Transport + Send> Nic for VirtioNet<T> {
@@ -624,12 +608,12 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
         let runs = status.contains(DeviceStatus::DRIVER_OK);
         if !runs || status.contains(DeviceStatus::DEVICE_NEEDS_RESET) {
             let advice = self.watchdog.report(self.finished);
-            self.follow(advice, "says that it is stuck");
+            follow(self, advice, "says that it is stuck");
             return true;
         }
-        let busy = self.link && !self.transmit.is_empty();
+        let busy = !self.transmit.is_empty();
         let advice = self.watchdog.look(now_ns, busy, self.finished);
-        self.follow(advice, "sends nothing any more");
+        follow(self, advice, "sends nothing any more");
         true
     }
 

@@ -1,4 +1,7 @@
-//! Notices a card that does not get its work done.
+//! Notices a card that does not get its work done, and has it reset or given up; and links that come and go.
+
+use super::Statistics;
+use crate::dma::DeviceFault;
 
 /// A card with a link that finishes nothing for so long, with something to do, is stuck. After each reset that
 /// did not help it has so much longer: who takes a virtual card's frames may be away for a while.
@@ -19,9 +22,30 @@ pub(super) enum Advice {
     GiveUp,
 }
 
-/// Watches one direction of one card.
-#[derive(Debug, Default)]
+/// What can be done with a card that is stuck.
+pub(super) trait Restart {
+    /// Resets it. What it had to send is lost, as on a wire.
+    fn restart(&mut self);
+    /// Takes it out of service.
+    fn fail(&mut self, fault: DeviceFault);
+}
+
+/// Does what is advised for a card of which this is to be said.
+pub(super) fn follow(card: &mut dyn Restart, advice: Advice, what: &str) {
+    match advice {
+        Advice::Fine => {}
+        Advice::Reset => {
+            log::warn!("network card {what}: reset");
+            card.restart();
+        }
+        Advice::GiveUp => card.fail(DeviceFault::Stalled),
+    }
+}
+
+/// Watches one direction of one card, and its link.
+#[derive(Debug)]
 pub(super) struct Watchdog {
+    link: bool,
     finished: u64,
     /// When it was first seen busy since then, and how often it has been.
     since_ns: u64,
@@ -29,12 +53,33 @@ pub(super) struct Watchdog {
     resets: u32,
 }
 
+impl Default for Watchdog {
+    fn default() -> Self {
+        Self {
+            link: true,
+            finished: 0,
+            since_ns: 0,
+            looks: 0,
+            resets: 0,
+        }
+    }
+}
+
 impl Watchdog {
-    /// `busy`: the card could get on with something it has been given. `finished` counts what it
-    /// has got done since it was bound.
+    /// Whether the card has a link at the moment; that it came or went is counted, and said.
+    pub(super) fn note_link(&mut self, up: bool, statistics: &mut Statistics) {
+        if up != self.link {
+            self.link = up;
+            statistics.link_changes += 1;
+            log::warn!("network card: link {}", if up { "up" } else { "down" });
+        }
+    }
+
+    /// `busy`: the card could get on with something it has been given, if it has a link. `finished` counts
+    /// what it has got done since it was bound.
     pub(super) fn look(&mut self, now_ns: u64, busy: bool, finished: u64) -> Advice {
         self.note(finished);
-        if !busy {
+        if !busy || !self.link {
             self.looks = 0;
             return Advice::Fine;
         }
@@ -120,6 +165,20 @@ mod tests {
         assert_eq!(watchdog.look(SECOND, true, 0), Advice::Fine);
         assert_eq!(watchdog.look(1000 * SECOND, true, 0), Advice::Fine);
         assert_eq!(watchdog.look(1001 * SECOND, false, 0), Advice::Fine);
+    }
+
+    #[test]
+    fn a_link_counts_when_it_comes_or_goes_and_without_one_no_card_is_stuck() {
+        let mut watchdog = Watchdog::default();
+        let mut statistics = Statistics::default();
+        for (up, changes) in [(true, 0), (false, 1), (false, 1), (true, 2), (false, 3)] {
+            watchdog.note_link(up, &mut statistics);
+            assert_eq!(statistics.link_changes, changes);
+        }
+        for second in 0..10 {
+            let advice = watchdog.look(second * SECOND, true, 0);
+            assert_eq!(advice, Advice::Fine);
+        }
     }
 
     #[test]

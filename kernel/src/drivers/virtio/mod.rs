@@ -13,7 +13,11 @@ use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Trans
 use virtio_drivers::{PhysAddr, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// A device found on either bus.
+/// How often to look whether a reset is over.
+const PATIENCE: u32 = 100_000;
+
+/// A device found on either bus. Who resets it ([`Transport::set_status`]) finds the status 0 afterwards, or it
+/// does not answer.
 #[derive(Debug)]
 pub enum AnyTransport {
     /// Over PCI.
@@ -51,7 +55,12 @@ impl Transport for AnyTransport {
         forward!(self, t => t.get_status())
     }
     fn set_status(&mut self, status: DeviceStatus) {
-        forward!(self, t => t.set_status(status))
+        forward!(self, t => t.set_status(status));
+        // Section 2.4.2: a reset is over when the status reads 0. It takes no time in a virtual machine, and a
+        // broken device must not hang the boot.
+        if status.is_empty() {
+            let _ = (0..PATIENCE).any(|_| self.get_status().is_empty());
+        }
     }
     fn set_guest_page_size(&mut self, size: u32) {
         forward!(self, t => t.set_guest_page_size(size))

@@ -197,15 +197,6 @@ impl Transport for PciTransport {
 
     fn set_status(&mut self, status: DeviceStatus) {
         self.common.write8(common::STATUS, status.bits() as u8);
-        if status.is_empty() {
-            // Section 4.1.4.3.2: the reset is done when the status reads 0. It takes no time in a
-            // virtual machine; a broken device must not hang the boot.
-            for _ in 0..100_000 {
-                if self.common.read8(common::STATUS) == 0 {
-                    break;
-                }
-            }
-        }
     }
 
     fn set_guest_page_size(&mut self, _size: u32) {}

@@ -1,7 +1,7 @@
 //! Passing frames on to another instance at layer 2, as a router would: own source MAC, the
 //! member's MAC as destination, TTL or hop limit one less, everything else as it came. What a device
-//! merged is left to our device to cut again, or cut here. Where the instances have a network of their own, that is
-//! the way: the owner answers the client through the network that the client is in.
+//! merged is left to our device to cut again, or cut here. Where the instances have a network of
+//! their own, that is the way: the owner answers the client through the network that the client is in.
 
 use core::net::IpAddr;
 

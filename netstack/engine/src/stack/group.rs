@@ -1,5 +1,5 @@
-//! Datagrams to everyone on the link that the instances share: sent to the limited broadcast address, or to all nodes (RFC 4291); and
-//! those to and from one port of our own.
+//! Datagrams to everyone on the link that the instances share, sent to the limited broadcast address or to all
+//! nodes (RFC 4291); and those to and from one port of our own.
 //!
 //! They bypass smoltcp, whose sockets would each have to join, and are six kilobytes of an image. What comes is
 //! kept in bounds until it is asked for.

@@ -76,8 +76,8 @@ pub(crate) struct Rcv {
     /// What the buffer begins with, and what it may grow to.
     pub least: u32,
     pub most: u32,
-    /// When the measuring of a round trip of reading began (milliseconds, one bit lost), and the stream offset read up to then
-    /// (its low bits).
+    /// When the measuring of a round trip of reading began (milliseconds, one bit lost), and the stream
+    /// offset read up to then (its low bits).
     pub tuned_at: Option<NonZeroU32>,
     pub tuned_from: u32,
     /// Octets in order and not yet consumed.

@@ -1,5 +1,6 @@
 //! Members with a network of their own. That nothing strays is asserted on every frame ([`Net`]).
 
+use super::skew::Edition;
 use super::*;
 
 fn payload(octets: u64) -> Vec<u8> {
@@ -170,4 +171,65 @@ fn members_whose_network_is_gone_are_not_heard_though_clients_reach_them() {
     assert!(ingress(&mut net).is_some());
     net.connect(ECHO, payload(100), false);
     net.run_until_received(Duration::from_secs(5), 100);
+}
+
+#[test]
+fn who_is_alone_takes_what_comes_before_it_is_told_that_its_link_is_back() {
+    for members in [1, 2] {
+        let mut net = Net::of_two_networks(members, 8);
+        net.settle();
+        for id in 1..=members {
+            let now = net.now;
+            net.node(id).set_service_link(now, false);
+        }
+        net.run_for(Duration::from_millis(50));
+        // A frame that comes is the better proof: nobody has looked at the cards yet.
+        net.connect(ECHO, payload(100), false);
+        net.run_until_received(Duration::from_millis(100), 100);
+    }
+}
+
+/// An instance of a newer release that is cut off with sessions that the other one reads and, ahead of them in the
+/// list, so many that only it can go on with.
+fn cut_off_with(tied: usize) -> Net {
+    let now = Instant::from_millis(1_000);
+    let node = |id: u32| {
+        let reads = if id == 1 { 1..=2 } else { 1..=1 };
+        let edition = Edition {
+            reads,
+            ..Edition::default()
+        };
+        Node::of(config_of_two(id, 2), id as u8, now, edition)
+    };
+    let mut net = Net::with([1, 2].map(node).into(), 9, now);
+    net.two_networks = true;
+    net.settle();
+    net.node(2).tcp.max_connections = 0;
+    net.run_for(Duration::from_millis(300));
+    for _ in 0..tied {
+        net.connect(ECHO, payload(1), false);
+    }
+    net.run_until_received(Duration::from_secs(5), 1);
+    for _ in 0..3 {
+        net.connect(ECHO, Vec::new(), false);
+    }
+    net.run_until(Duration::from_secs(5), |net| {
+        net.node(1).session_count() == tied + 3
+    });
+    net.node(2).tcp.max_connections = 100;
+    net.run_for(Duration::from_millis(300));
+    let now = net.now;
+    net.node(1).set_service_link(now, false);
+    net
+}
+
+#[test]
+fn a_session_that_nobody_else_reads_keeps_none_that_they_do_from_going() {
+    for tied in [1, 1_100] {
+        let mut net = cut_off_with(tied);
+        net.run_until(Duration::from_secs(4), |net| {
+            net.node(1).session_count() == tied
+        });
+        assert_eq!(net.node(2).session_count(), 3);
+    }
 }

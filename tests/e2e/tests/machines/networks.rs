@@ -220,31 +220,8 @@ fn not_at_the_service_address(lan: &Lan) -> Result<()> {
 }
 
 fn moves(lan: &Lan, admins: &[Admin; 2]) -> Result<()> {
-    const MOVES: usize = 4;
-    let move_about = || -> Result<()> {
-        for _ in 0..MOVES {
-            let (owner, session) = wait_for(|| {
-                for (n, admin) in admins.iter().enumerate() {
-                    let sessions = admin.status()?.sessions;
-                    if let Some(session) = sessions.iter().find(|s| s.phase == "live") {
-                        return Ok(Some((n, session.id.clone())));
-                    }
-                }
-                Ok(None)
-            })?;
-            let before = admins[owner].status()?.moves.len();
-            admins[owner].start_move(&session, 2 - owner as u32)?;
-            let result = wait_for(|| {
-                let moves = admins[owner].status()?.moves;
-                Ok(moves.get(before).map(|report| report.result.clone()))
-            })?;
-            ensure!(result == "accepted", "a move ended as {result}");
-            thread::sleep(Duration::from_millis(150));
-        }
-        Ok(())
-    };
     thread::scope(|scope| {
-        let mover = scope.spawn(move_about);
+        let mover = scope.spawn(|| offload::move_to_and_fro(admins, 4));
         let done = offload::download(&lan.namespace, "10.78.0.10", 384 * MIB);
         mover.join().map_err(|_| anyhow!("panic"))??;
         done

@@ -204,29 +204,7 @@ pub fn move_service(
             .then_some(()))
     })?;
     let server = SocketAddr::new("10.78.0.10".parse()?, Service::Echo.port());
-    let move_about = || {
-        for _ in 0..moves {
-            let (owner, session) = wait_for(|| {
-                for (n, admin) in admins.iter().enumerate() {
-                    let live = |phase: &str| phase == "live";
-                    let sessions = admin.status()?.sessions;
-                    if let Some(session) = sessions.iter().find(|s| live(&s.phase)) {
-                        return Ok(Some((n, session.id.clone())));
-                    }
-                }
-                Ok(None)
-            })?;
-            let before = admins[owner].status()?.moves.len();
-            admins[owner].start_move(&session, machines[1 - owner].0)?;
-            let result = wait_for(|| {
-                let moves = admins[owner].status()?.moves;
-                Ok(moves.get(before).map(|report| report.result.clone()))
-            })?;
-            ensure!(result == "accepted", "a move ended as {result}");
-            thread::sleep(Duration::from_millis(150));
-        }
-        Ok(())
-    };
+    let move_about = || move_to_and_fro(&admins, moves);
     let frames = if service == Service::Echo {
         lan.frames(1, || {
             exchange(&lan.namespace, server, size, move_about).map(drop)
@@ -245,6 +223,30 @@ pub fn move_service(
     ensure!(forwarded > Some(100), "forwarded: {forwarded:?}");
     vms.into_iter().try_for_each(power_off)?;
     Ok(frames)
+}
+
+/// Moves the only session so often to the other one of instances 1 and 2.
+pub fn move_to_and_fro(admins: &[Admin], moves: u32) -> Result<()> {
+    for _ in 0..moves {
+        let (owner, session) = wait_for(|| {
+            for (n, admin) in admins.iter().enumerate() {
+                let sessions = admin.status()?.sessions;
+                if let Some(session) = sessions.iter().find(|s| s.phase == "live") {
+                    return Ok(Some((n, session.id.clone())));
+                }
+            }
+            Ok(None)
+        })?;
+        let before = admins[owner].status()?.moves.len();
+        admins[owner].start_move(&session, 2 - owner as u32)?;
+        let result = wait_for(|| {
+            let moves = admins[owner].status()?.moves;
+            Ok(moves.get(before).map(|report| report.result.clone()))
+        })?;
+        ensure!(result == "accepted", "a move ended as {result}");
+        thread::sleep(Duration::from_millis(150));
+    }
+    Ok(())
 }
 
 /// A bridge with a TAP device for each of some instances.

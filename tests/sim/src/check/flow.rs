@@ -158,9 +158,18 @@ impl Flows {
     /// The flow of a client that an instance has a connection of: the latest, unless by its numbers it is an
     /// earlier one.
     pub fn of_connection(&self, client: SocketAddr, info: &Info) -> Option<FlowId> {
+        self.of_numbers(client, (info.snd_nxt.raw(), info.rcv_nxt.raw()))
+    }
+
+    /// The same by SND.NXT and RCV.NXT, as they were at any time.
+    pub(crate) fn of_numbers(
+        &self,
+        client: SocketAddr,
+        (next, expected): (u32, u32),
+    ) -> Option<FlowId> {
         let FlowId(latest) = self.of_client(client)?;
-        let (next, expected) = (info.snd_nxt.raw(), info.rcv_nxt.raw());
-        Some(FlowId(self.used_in(latest, next, Some(expected))))
+        let fitting = self.fitting(latest, next, Some(expected));
+        Some(FlowId(fitting.unwrap_or(latest)))
     }
 
     /// The latest flow of a client's port at any of its addresses, by the party it is.
@@ -282,6 +291,14 @@ impl Flows {
     /// nothing there and were used in an earlier one. An instance that was cut off still has that connection,
     /// and cannot know that the client has gone on.
     fn used_in(&self, latest: usize, seq: u32, ack: Option<u32>) -> usize {
+        match self.flows[latest].downward.isn {
+            Some(_) => self.fitting(latest, seq, ack).unwrap_or(latest),
+            None => latest,
+        }
+    }
+
+    /// The latest flow between the ends of this one, itself included, in which the service has used these numbers.
+    fn fitting(&self, latest: usize, seq: u32, ack: Option<u32>) -> Option<usize> {
         let was_used = |raw: u32, direction: &Direction, first: u64| {
             unwrap(direction, raw).is_some_and(|at| (first..=direction.end).contains(&at))
         };
@@ -290,18 +307,15 @@ impl Flows {
             // A probe repeats the number of the SYN, as long as no more is acknowledged.
             acks && was_used(seq, &flow.downward, 0)
         };
-        let flow = &self.flows[latest];
-        if fits(flow) || flow.downward.isn.is_none() {
-            return latest;
-        }
-        let mut before = flow.before;
-        while let Some(FlowId(earlier)) = before {
-            if fits(&self.flows[earlier]) {
-                return earlier;
+        let mut next = Some(FlowId(latest));
+        while let Some(FlowId(number)) = next {
+            let flow = &self.flows[number];
+            if fits(flow) {
+                return Some(number);
             }
-            before = self.flows[earlier].before;
+            next = flow.before;
         }
-        latest
+        None
     }
 
     /// Whether a SYN-ACK answers the SYN of an earlier flow between the same ends, which its client gave

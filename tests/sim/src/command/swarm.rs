@@ -31,6 +31,9 @@ pub struct Arguments {
     /// Virtual time between two moves of a session, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 5)]
     pub move_every: u64,
+    /// The instances have a network of their own, or have none; by default a quarter has.
+    #[arg(long, value_name = "BOOL")]
+    pub parted: Option<bool>,
     /// Links lose, reorder, repeat and corrupt nothing.
     #[arg(long)]
     pub clean: bool,
@@ -101,9 +104,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, ExitCode> {
         total.server_retransmissions,
     );
     let clean = if arguments.clean { " --clean" } else { "" };
+    let parted = match arguments.parted {
+        Some(parted) => format!(" --parted {parted}"),
+        None => String::new(),
+    };
     total.bad.print(|seed| {
         format!(
-            "--seed {seed} --seeds 1 --octets {} --nodes {} --move-every {}{clean}",
+            "--seed {seed} --seeds 1 --octets {} --nodes {} --move-every {}{clean}{parted}",
             arguments.octets, arguments.nodes, arguments.move_every,
         )
     });
@@ -132,6 +139,7 @@ fn simulate(arguments: &Arguments, begun: Instant) -> Total {
             nodes: arguments.nodes,
             move_every: Duration::from_millis(arguments.move_every),
             rough: !arguments.clean,
+            parted: arguments.parted,
             ..Options::default()
         });
         let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
+use godwit_netstack::stack::Interface as Network;
 use godwit_netstack::stack::MacAddr;
 use godwit_netstack::{Duration, Instant};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -272,7 +273,7 @@ impl Party for Host {
         self.serves
     }
 
-    fn handle_frame(&mut self, now: Instant, frame: &Bytes) {
+    fn handle_frame(&mut self, now: Instant, _network: Network, frame: &Bytes) {
         if client::is_for_one_of(frame, &self.deaf) {
             return;
         }
@@ -299,8 +300,9 @@ impl Party for Host {
         self.run(now);
     }
 
-    fn poll_transmit(&mut self, _now: Instant) -> Option<Bytes> {
-        self.queues.transmitted()
+    fn poll_transmit(&mut self, _now: Instant) -> Option<(Network, Bytes)> {
+        let frame = self.queues.transmitted()?;
+        Some((Network::Service, frame))
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

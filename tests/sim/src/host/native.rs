@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use godwit_netstack::Instant;
 use godwit_netstack::stack::{
-    Cidr, ConnId, DeviceCapabilities, MacAddr, RxFrame, Stack, StackConfig,
+    Cidr, ConnId, DeviceCapabilities, Interface, MacAddr, RxFrame, Stack, StackConfig,
 };
 use godwit_netstack::tcp;
 use smoltcp::socket::tcp::State;
@@ -219,7 +219,7 @@ impl Party for Native {
         false
     }
 
-    fn handle_frame(&mut self, now: Instant, frame: &Bytes) {
+    fn handle_frame(&mut self, now: Instant, _interface: Interface, frame: &Bytes) {
         if client::is_for_one_of(frame, &self.deaf) {
             return;
         }
@@ -232,13 +232,14 @@ impl Party for Native {
         self.turn(now);
     }
 
-    fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+    fn poll_transmit(&mut self, now: Instant) -> Option<(Interface, Bytes)> {
         if self.out.is_empty()
             && let Some(frame) = self.stack.poll_transmit(now)
         {
             self.out.extend(on_the_wire(&frame));
         }
-        self.out.pop_front()
+        let frame = self.out.pop_front()?;
+        Some((Interface::Service, frame))
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

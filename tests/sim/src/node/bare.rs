@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use godwit_netstack::Instant;
 use godwit_netstack::stack::{
-    ConnId, MacAddr, Route, RxFrame, Scope, Stack, StackConfig, StackEvent,
+    ConnId, Interface, MacAddr, Route, RxFrame, Scope, Stack, StackConfig, StackEvent,
 };
 use godwit_netstack::tcp::{Connection, ConnectionState, TcpConfig};
 
@@ -155,7 +155,7 @@ impl Party for Bare {
         true
     }
 
-    fn handle_frame(&mut self, now: Instant, frame: &Bytes) {
+    fn handle_frame(&mut self, now: Instant, _interface: Interface, frame: &Bytes) {
         self.stack.handle_frame(now, RxFrame::new(frame.clone()));
         self.turn(now);
     }
@@ -165,13 +165,14 @@ impl Party for Bare {
         self.turn(now);
     }
 
-    fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+    fn poll_transmit(&mut self, now: Instant) -> Option<(Interface, Bytes)> {
         if self.out.is_empty()
             && let Some(frame) = self.stack.poll_transmit(now)
         {
             self.out.extend(on_the_wire(&frame));
         }
-        self.out.pop_front()
+        let frame = self.out.pop_front()?;
+        Some((Interface::Service, frame))
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

@@ -18,7 +18,7 @@ use godwit::{Config, Service};
 use godwit_netstack::cluster::MemberId;
 use godwit_netstack::instance::{InstanceConfig, MoveError};
 use godwit_netstack::session::SessionId;
-use godwit_netstack::stack::{FlowKey, MacAddr, RxFrame};
+use godwit_netstack::stack::{FlowKey, Interface, MacAddr, RxFrame};
 use godwit_netstack::tcp::Info;
 use godwit_netstack::{Instance, Instant};
 
@@ -45,8 +45,8 @@ trait Engine {
     fn receive(&mut self, now: Instant, frame: RxFrame);
     /// One turn of the drive loop: fire timers, run the service. Whether to call it again at once.
     fn turn(&mut self, now: Instant) -> bool;
-    /// The next frames for the wire; none if there are none for now.
-    fn transmit(&mut self, now: Instant) -> Vec<Bytes>;
+    /// The next frames for the wire, and which; none if there are none for now.
+    fn transmit(&mut self, now: Instant) -> Option<(Interface, Vec<Bytes>)>;
     fn due(&self) -> Option<Instant>;
     fn drain(&mut self, now: Instant);
     /// Whether it has left the cluster and its machine may go.
@@ -68,6 +68,8 @@ struct Leaving {
     client: SocketAddr,
     /// Its flow when the move was ordered: the client may have opened another from the same port since.
     flow: Option<FlowId>,
+    /// What tells which it is, if nobody ordered it.
+    numbers: Option<(u32, u32)>,
     to: Option<Port>,
 }
 
@@ -80,7 +82,7 @@ enum NoteKind {
 
 /// What leaves a node, in its order: frames, and word of what happened between them.
 enum Out {
-    Frame(Bytes),
+    Frame(Interface, Bytes),
     Note(Leaving, NoteKind),
 }
 
@@ -96,6 +98,8 @@ pub struct Node {
     out: VecDeque<Out>,
     /// Clients of the sessions; a frozen session does not tell its connections any more.
     clients: BTreeMap<SessionId, SocketAddr>,
+    /// SND.NXT and RCV.NXT of their connections when they were first seen.
+    numbers: BTreeMap<SessionId, (u32, u32)>,
     destinations: BTreeMap<SessionId, Order>,
     frozen: BTreeMap<SessionId, Leaving>,
     /// Sessions may move without being told to from here.
@@ -109,6 +113,7 @@ impl Node {
             engine,
             out: VecDeque::new(),
             clients: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             destinations: BTreeMap::new(),
             frozen: BTreeMap::new(),
             unasked: false,
@@ -197,9 +202,20 @@ impl Node {
     }
 
     fn learn_clients(&mut self) {
-        for (id, _, client) in self.engine.instance().session_ends() {
+        let instance = self.engine.instance();
+        let known = self.clients.len();
+        for (id, _, client) in instance.session_ends() {
             if let Some(client) = client {
                 self.clients.entry(id).or_insert(client);
+            }
+        }
+        if self.clients.len() > known {
+            for session in instance.sessions() {
+                if let Some(connection) = session.connections.first() {
+                    let tcp = &connection.tcp;
+                    let numbers = (tcp.snd_nxt.raw(), tcp.rcv_nxt.raw());
+                    self.numbers.entry(session.id).or_insert(numbers);
+                }
             }
         }
     }
@@ -210,13 +226,11 @@ impl Node {
             let more = self.engine.turn(now);
             self.watch_moves();
             let mut quiet = true;
-            loop {
-                let frames = self.engine.transmit(now);
-                if frames.is_empty() {
-                    break;
-                }
+            while let Some((interface, frames)) = self.engine.transmit(now) {
                 quiet = false;
-                self.out.extend(frames.into_iter().map(Out::Frame));
+                let frames = frames.into_iter();
+                self.out
+                    .extend(frames.map(|frame| Out::Frame(interface, frame)));
             }
             if quiet && !more {
                 return;
@@ -274,7 +288,13 @@ impl Node {
         let order = self.destinations.remove(&id);
         let to = order.map(|order| order.to);
         let flow = order.and_then(|order| order.flow);
-        let leaving = Leaving { client, flow, to };
+        let numbers = self.numbers.get(&id).copied();
+        let leaving = Leaving {
+            client,
+            flow,
+            numbers,
+            to,
+        };
         self.frozen.insert(id, leaving);
         self.out.push_back(Out::Note(leaving, NoteKind::Frozen));
     }
@@ -302,6 +322,7 @@ impl Node {
     fn gone(&mut self, id: SessionId) {
         self.destinations.remove(&id);
         self.clients.remove(&id);
+        self.numbers.remove(&id);
         if let Some(leaving) = self.frozen.remove(&id) {
             // It may have thawed and ended since we last looked.
             let result = self.result(id).unwrap_or_default();
@@ -323,8 +344,12 @@ impl Party for Node {
         true
     }
 
-    fn handle_frame(&mut self, now: Instant, frame: &Bytes) {
-        self.engine.receive(now, RxFrame::new(frame.clone()));
+    fn handle_frame(&mut self, now: Instant, interface: Interface, frame: &Bytes) {
+        let frame = RxFrame {
+            interface,
+            ..RxFrame::new(frame.clone())
+        };
+        self.engine.receive(now, frame);
         self.turn(now);
     }
 
@@ -332,9 +357,9 @@ impl Party for Node {
         self.turn(now);
     }
 
-    fn poll_transmit(&mut self, _now: Instant) -> Option<Bytes> {
+    fn poll_transmit(&mut self, _now: Instant) -> Option<(Interface, Bytes)> {
         match self.out.pop_front()? {
-            Out::Frame(frame) => Some(frame),
+            Out::Frame(interface, frame) => Some((interface, frame)),
             note => {
                 self.out.push_front(note);
                 None
@@ -376,8 +401,12 @@ impl Party for Node {
                     return None;
                 }
             };
-            let named = leaving.flow;
-            let Some(flow) = named.or_else(|| flows.of_client(leaving.client)) else {
+            let client = leaving.client;
+            let found = || match leaving.numbers {
+                Some(numbers) => flows.of_numbers(client, numbers),
+                None => flows.of_client(client),
+            };
+            let Some(flow) = leaving.flow.or_else(found) else {
                 continue;
             };
             let (from, to) = (self.port(), leaving.to);

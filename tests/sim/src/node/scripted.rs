@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use godwit_netstack::instance::{Event, InstanceConfig, ServiceId, ServiceSpec};
 use godwit_netstack::session::{Input, SessionError, SessionId};
-use godwit_netstack::stack::{RxFrame, Scope};
+use godwit_netstack::stack::{Interface, RxFrame, Scope};
 use godwit_netstack::{Duration, Instance, Instant};
 
 use super::{Engine, SCRIPT_PORT, on_the_wire};
@@ -229,9 +229,9 @@ impl Engine for Scripted {
         false
     }
 
-    fn transmit(&mut self, now: Instant) -> Vec<Bytes> {
+    fn transmit(&mut self, now: Instant) -> Option<(Interface, Vec<Bytes>)> {
         let frame = self.instance.get_mut().poll_transmit(now);
-        frame.map_or(Vec::new(), |frame| on_the_wire(&frame))
+        frame.map(|frame| (frame.interface, on_the_wire(&frame)))
     }
 
     fn due(&self) -> Option<Instant> {

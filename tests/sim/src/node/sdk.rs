@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::Bytes;
+use godwit::nics::NicChoice;
 use godwit::platform::{Device, NoEntropy};
 use godwit::{Config, Platform, Service};
-use godwit_netstack::stack::{RxFrame, TxFrame};
+use godwit_netstack::stack::{Interface, RxFrame, TxFrame};
 use godwit_netstack::{Instance, Instant};
 
 use super::{Engine, on_the_wire};
@@ -17,6 +18,8 @@ use crate::rng::Rng;
 pub struct Machine {
     /// Its NIC.
     pub device: Device,
+    /// Its NIC in a network for the instances alone, if there is one.
+    pub instance_device: Option<Device>,
     /// Where its entropy comes from.
     pub entropy: Rng,
 }
@@ -36,8 +39,19 @@ impl Platform for Board {
         self.now
     }
 
+    fn choose_nics(&mut self, choice: &NicChoice) -> Result<(), String> {
+        match choice.instance.is_some() == self.machine.instance_device.is_some() {
+            true => Ok(()),
+            false => Err("another number of cards".into()),
+        }
+    }
+
     fn device(&self) -> Device {
         self.machine.device
+    }
+
+    fn instance_device(&self) -> Option<Device> {
+        self.machine.instance_device
     }
 
     fn receive(&mut self) -> Option<RxFrame> {
@@ -131,9 +145,9 @@ impl Engine for Sdk {
         self.due.is_some_and(|at| at <= now)
     }
 
-    fn transmit(&mut self, _now: Instant) -> Vec<Bytes> {
+    fn transmit(&mut self, _now: Instant) -> Option<(Interface, Vec<Bytes>)> {
         let frame = self.board.sent.pop_front();
-        frame.map_or(Vec::new(), |frame| on_the_wire(&frame))
+        frame.map(|frame| (frame.interface, on_the_wire(&frame)))
     }
 
     fn due(&self) -> Option<Instant> {

@@ -3,9 +3,11 @@
 use std::fmt;
 
 use godwit_netstack::Duration;
+use godwit_netstack::stack::Interface;
 
 use super::Trial;
 use crate::net::Port;
+use crate::scenario::Setup;
 
 /// Shorter than anybody's patience.
 const SHORT: Duration = Duration::from_millis(300);
@@ -33,15 +35,19 @@ pub enum Blow {
     Isolate(Port),
     /// An instance's cable is out for a long time.
     Unplug(Port),
+    /// Of its two cables that to the clients is out for a long time, and it knows.
+    Cable(Port),
     /// The client's cable is out for a short or long time.
     Client(bool),
 }
 
 impl Blow {
-    /// All that can befall a cluster of so many instances and its client.
-    pub fn all(instances: usize) -> Vec<Blow> {
+    /// All that can befall a cluster like this and its client.
+    pub fn all(setup: &Setup) -> Vec<Blow> {
+        let instances = setup.nodes as usize;
         let mut all = vec![Blow::Client(false), Blow::Client(true)];
         for node in 0..instances {
+            all.extend(setup.instance_link.map(|_| Blow::Cable(node)));
             all.extend([
                 Blow::Crash(node),
                 Blow::Reboot(node),
@@ -106,6 +112,10 @@ impl Blow {
             Blow::Pause(node, _) => trial.pause(node, self.lasts(), false),
             Blow::PauseUnseen(node) => trial.pause(node, self.lasts(), true),
             Blow::Deaf(from, to) => trial.storm.cluster.world.sever_one_way(from, to),
+            Blow::Cable(node) => trial
+                .storm
+                .cluster
+                .set_cable(node, Interface::Service, false),
             _ => {}
         }
     }
@@ -118,6 +128,10 @@ impl Blow {
         match self {
             Blow::Deaf(from, to) => trial.storm.cluster.world.mend(from, to),
             Blow::Outage(node) => trial.boot(node),
+            Blow::Cable(node) => trial
+                .storm
+                .cluster
+                .set_cable(node, Interface::Service, true),
             _ => {}
         }
     }
@@ -138,6 +152,7 @@ impl fmt::Display for Blow {
             Blow::Deaf(from, to) => write!(f, "deaf-{}-{}", from + 1, to + 1),
             Blow::Isolate(node) => write!(f, "isolate-{}", node + 1),
             Blow::Unplug(node) => write!(f, "unplug-{}", node + 1),
+            Blow::Cable(node) => write!(f, "cable-{}", node + 1),
             Blow::Client(long) => write!(f, "client-{}", length(long)),
         }
     }

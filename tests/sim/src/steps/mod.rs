@@ -60,7 +60,7 @@ pub fn record(scenario: &'static Scenario, seed: u64) -> Recording {
     let mut trial = Trial::new(scenario, seed);
     let mut observer = Observer::new(&trial.storm.cluster);
     trial.run(&[], Some(&mut observer));
-    let parties = trial.storm.cluster.setup.nodes as usize;
+    let blows = Blow::all(&trial.storm.cluster.setup);
     trial.settle();
     let mut boundaries: Vec<Boundary> = Vec::new();
     for step in &observer.steps {
@@ -77,7 +77,7 @@ pub fn record(scenario: &'static Scenario, seed: u64) -> Recording {
         trace: trial.storm.cluster.world.trace_hash(),
         steps: observer.steps.into_iter().map(|step| step.name).collect(),
         boundaries,
-        blows: Blow::all(parties),
+        blows,
         violations: trial.storm.cluster.violations().to_vec(),
     }
 }
@@ -108,7 +108,7 @@ impl Case {
         let mut digest = Digest::default();
         digest.update(self.name().as_bytes());
         let mut rng = Rng::new(seed ^ digest.0);
-        let mut blows = Blow::all((self.scenario.setup)().nodes as usize);
+        let mut blows = Blow::all(&(self.scenario.setup)());
         // Of three instances two that are off for good are no cluster any more.
         if matches!(self.blow, Blow::Crash(_)) {
             blows.retain(|blow| !matches!(blow, Blow::Crash(_)));

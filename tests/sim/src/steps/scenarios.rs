@@ -358,6 +358,26 @@ pub const SCENARIOS: &[Scenario] = &[
             (12 * S, Act::Say(0, OCTETS / 4)),
         ],
     },
+    // The same where the instances have a network of their own.
+    Scenario {
+        name: "found-apart",
+        setup: || Setup {
+            nodes: 4,
+            found: 1,
+            instance_link: Some(Rules::delayed(Duration::from_micros(200))),
+            ..setup()
+        },
+        cold: true,
+        prelude: |_| {},
+        acts: &[
+            (5 * S, Act::Begin(Echo, OCTETS)),
+            (5_500 * MS, Act::Move(0, 3)),
+            (6 * S, Act::Begin(Download, OCTETS)),
+            (7 * S, Act::Say(0, OCTETS / 4)),
+            (9 * S, Act::Drain(3)),
+            (12 * S, Act::Say(0, OCTETS / 4)),
+        ],
+    },
     Scenario {
         name: "come-back",
         setup: || Setup {
