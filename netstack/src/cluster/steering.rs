@@ -66,6 +66,8 @@ struct Query {
     deadline: Instant,
     /// The cookie that it is about as well.
     cookie: Option<Cookie>,
+    /// One of those asked has booted since, and knows nothing of what it had before.
+    rebooted: bool,
 }
 
 /// What an answer means for the flow asked about.
@@ -75,6 +77,8 @@ pub enum QueryState {
     Open,
     /// Every member said no.
     Nobody,
+    /// So they did, but for what one of them had before it booted, after the question.
+    NobodyLeft,
 }
 
 impl Steering {
@@ -238,6 +242,7 @@ impl Steering {
                 waiting: members,
                 deadline: now + patience,
                 cookie,
+                rebooted: false,
             },
         );
         true
@@ -248,11 +253,15 @@ impl Steering {
         self.queries.contains_key(flow)
     }
 
-    /// What `member` was asked about and has not answered.
-    pub fn unanswered_by(&self, member: MemberId) -> Vec<(Flow, Option<Cookie>)> {
-        let queries = self.queries.iter();
+    /// What `member` was asked about and has not answered; `booted`: it never will, and this is another boot of it.
+    pub fn unanswered_by(&mut self, member: MemberId, booted: bool) -> Vec<(Flow, Option<Cookie>)> {
+        let queries = self.queries.iter_mut();
         let waiting = queries.filter(|(_, query)| query.waiting.contains(&member));
-        waiting.map(|(flow, query)| (*flow, query.cookie)).collect()
+        let asked = waiting.map(|(flow, query)| {
+            query.rebooted |= booted;
+            (*flow, query.cookie)
+        });
+        asked.collect()
     }
 
     /// The cookie that the flow is asked about with.
@@ -275,8 +284,12 @@ impl Steering {
         if let Some(query) = self.queries.get_mut(flow) {
             query.waiting.remove(&member);
             if query.waiting.is_empty() {
+                let rebooted = query.rebooted;
                 self.queries.remove(flow);
-                return QueryState::Nobody;
+                return match rebooted {
+                    true => QueryState::NobodyLeft,
+                    false => QueryState::Nobody,
+                };
             }
         }
         QueryState::Open
@@ -440,10 +453,30 @@ mod tests {
         steering.ask(Instant::ZERO, flow(), cookie, members);
         steering.answer_no(&flow(), MemberId(2));
         assert!(steering.expire(Instant::ZERO + QUERY).is_empty());
-        assert_eq!(steering.unanswered_by(MemberId(2)), []);
-        assert_eq!(steering.unanswered_by(MemberId(3)), [(flow(), cookie)]);
+        assert_eq!(steering.unanswered_by(MemberId(2), false), []);
+        let unanswered = steering.unanswered_by(MemberId(3), false);
+        assert_eq!(unanswered, [(flow(), cookie)]);
         let end = Instant::ZERO + HANDSHAKE_QUERY;
         assert_eq!(steering.expire(end), [flow()]);
+    }
+
+    #[test]
+    fn the_no_of_a_member_that_has_booted_since_is_not_about_what_it_had() {
+        for booted in [false, true] {
+            let mut steering = Steering::default();
+            let members = [MemberId(2), MemberId(3)].into_iter().collect::<Set<_>>();
+            steering.ask(Instant::ZERO, flow(), None, members);
+            assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
+            // Its earlier boot has said no.
+            steering.unanswered_by(MemberId(2), true);
+            steering.unanswered_by(MemberId(3), booted);
+            let state = steering.answer_no(&flow(), MemberId(3));
+            let expected = match booted {
+                true => QueryState::NobodyLeft,
+                false => QueryState::Nobody,
+            };
+            assert_eq!(state, expected);
+        }
     }
 
     #[test]

@@ -434,7 +434,7 @@ impl Instance {
         self.beat(now);
         self.run_election(now);
         self.ask_in_doubt(now, peer, boot);
-        self.ask_again(peer);
+        self.ask_again(peer, booted);
         self.part_again(peer);
         if self.ingress == Some(peer) {
             self.claim_all_flows();

@@ -437,8 +437,8 @@ impl Instance {
     }
 
     /// A channel to a member has come up: what it was asked before may not have got there.
-    pub(super) fn ask_again(&mut self, member: MemberId) {
-        for (flow, cookie) in self.steering.unanswered_by(member) {
+    pub(super) fn ask_again(&mut self, member: MemberId, booted: bool) {
+        for (flow, cookie) in self.steering.unanswered_by(member, booted) {
             self.send(member, &Message::WhoOwns(flow, cookie));
         }
     }
@@ -527,9 +527,18 @@ impl Instance {
             self.forget_flow(now, flow);
             return;
         }
-        if self.steering.answer_no(&flow, from) == QueryState::Nobody {
-            self.counters.add("unknown_flows_reset");
-            self.nobody_owns(now, flow.into(), cookie);
+        match self.steering.answer_no(&flow, from) {
+            QueryState::Open => {}
+            QueryState::NobodyLeft if self.stack.held_cookie(now, &flow.into()).is_some() => {
+                // It may be an old duplicate of what began a connection that was lost. Whoever really begins
+                // says it again.
+                self.counters.add("unknown_flows_undecided");
+                self.stack.drop_held(now, &flow.into());
+            }
+            QueryState::Nobody | QueryState::NobodyLeft => {
+                self.counters.add("unknown_flows_reset");
+                self.nobody_owns(now, flow.into(), cookie);
+            }
         }
     }
 
