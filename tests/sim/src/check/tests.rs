@@ -268,6 +268,12 @@ fn the_right_edge_may_stay_but_not_move_back_and_binds_the_sender() {
     assert_eq!(advertise(1000), 1);
     assert_eq!(advertise(999), 2);
     assert_eq!(advertise(1001), 2);
+    // Whoever begins it anew after its owner is lost offers what room it has.
+    bench.note(Note::Lost { flow: FLOW });
+    let mut segment = bench.server(1, b"");
+    segment.window = 500;
+    bench.put(B, segment);
+    assert_eq!(bench.found(), 2);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The advertised right edge never moves back (RFC 9293 section 3.8.6), and what is sent stays
 //! within the edge the other side advertised.
 
-use super::{Check, Findings, Flows, PerFlow, Seen, Side};
+use godwit_netstack::Instant;
+
+use super::{Check, Findings, Flows, Note, PerFlow, Seen, Side};
 
 const RULE: &str = "window";
 
@@ -55,6 +57,14 @@ impl Check for Window {
                 );
             }
             Side::Server => state.server = edge,
+        }
+    }
+
+    fn note(&mut self, _at: Instant, note: Note, _flows: &Flows, _findings: &mut Findings) {
+        // Who begins a lost connection anew offers a window of its own. Whether it may is for
+        // [`Speaker`](super::speaker::Speaker) to say.
+        if let Note::Lost { flow } = note {
+            self.flows.at(flow).server = 0;
         }
     }
 }
