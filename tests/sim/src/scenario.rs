@@ -202,7 +202,7 @@ impl Setup {
     /// A member's NIC in the network of the instances, if they have one.
     fn instance_device(&self, id: MemberId) -> Option<Device> {
         self.instance_link.map(|_| Device {
-            mac: [2, 0, 0, 0, 3, id.0 as u8],
+            mac: [2, 0, 0, 0, 4, id.0 as u8],
             mtu: self.instance_mtu,
             capabilities: self.capabilities,
         })

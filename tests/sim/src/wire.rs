@@ -155,7 +155,7 @@ pub fn is_inside(mac: MacAddr, address: Option<IpAddr>) -> bool {
         IpAddr::V4(v4) => v4.octets().starts_with(&[10, 88]),
         IpAddr::V6(v6) => v6.segments()[0] == 0xfd88,
     };
-    mac.starts_with(&[2, 0, 0, 0, 3]) || address.is_some_and(inner)
+    mac.starts_with(&[2, 0, 0, 0, 4]) || address.is_some_and(inner)
 }
 
 /// Source and destination of the packet in a frame.

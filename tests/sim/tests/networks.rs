@@ -152,7 +152,7 @@ fn packet(source: MacAddr, from: [u8; 4], to: [u8; 4]) -> Bytes {
 #[test]
 fn what_strays_into_the_other_network_is_seen() {
     use Interface::{Instance, Service};
-    let (card, inner) = ([2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 3, 1]);
+    let (card, inner) = ([2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 4, 1]);
     let (vip, client) = ([10, 77, 0, 10], [10, 77, 0, 250]);
     let (own, peer) = ([10, 88, 0, 11], [10, 88, 0, 12]);
     for (interface, frame, strays) in [
