@@ -152,6 +152,8 @@ impl Instance {
 
     /// At every heartbeat: tell what has changed, and ask for leave.
     pub(super) fn beat_discovery(&mut self, now: Instant) {
+        // A cookie is taken on the no of everyone there is.
+        self.stack.set_gives_cookies(self.knows_everyone(now));
         self.tell_roster(now);
         if !self.discovery.joins() {
             return;

@@ -226,6 +226,7 @@ impl Instance {
             stack.group_listen(BEACON_PORT);
         }
         stack.set_ask_unknown(clustered);
+        stack.set_gives_cookies(!(clustered && discovers));
         stack.set_ingress(now, !clustered);
         Instance {
             id: config.id,

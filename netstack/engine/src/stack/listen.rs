@@ -141,6 +141,10 @@ impl Stack {
         let (tcp, numbers) = (&self.tcp, &self.numbers);
         let mut half_open = HalfOpen::on_syn(now, tcp, numbers, flow, self.mtu, segment, above);
         let full = self.half_open.len() >= (self.tcp.max_half_open as usize).max(1);
+        if full && !self.gives_cookies {
+            self.counters.syn_too_many += 1;
+            return;
+        }
         if full && !half_open.is_cookie() {
             // This one has to be remembered, so another one is not.
             let Some(oldest) = self.half_open.oldest_cookie() else {

@@ -280,6 +280,8 @@ pub struct Stack {
     addresses: Addresses,
     ingress: bool,
     ask_unknown: bool,
+    /// Whether SYNs are answered that are not remembered.
+    gives_cookies: bool,
     counters: Counters,
     neighbours: Neighbours,
     flows: Flows,
@@ -381,6 +383,7 @@ impl Stack {
             addresses,
             ingress: false,
             ask_unknown: false,
+            gives_cookies: true,
             counters: Counters::default(),
             neighbours: Neighbours::new(keyed),
             flows: Flows::new(keyed, held),
@@ -691,6 +694,12 @@ impl Stack {
     /// a service is refused at once all the same.
     pub fn set_ask_unknown(&mut self, ask: bool) {
         self.ask_unknown = ask;
+    }
+
+    /// Whether SYNs beyond those that are remembered are answered with a cookie, as they are to begin with. Not
+    /// while it is clear that the cookie would not be taken: the client would think that it is connected.
+    pub fn set_gives_cookies(&mut self, gives: bool) {
+        self.gives_cookies = gives;
     }
 
     /// What is to be added to our clock to read the cluster's, so that all its instances answer

@@ -225,6 +225,45 @@ fn a_cluster_that_boots_resets_nothing_that_a_found_member_may_have() {
     );
 }
 
+/// A cookie is taken on everybody's no, and for `FORGET` nobody knows who everybody is. So until then no client is
+/// told that it is connected by somebody who does not remember it.
+#[test]
+fn no_cookie_is_given_before_it_would_be_taken() {
+    let mut configs = configs(&[1, 2, 3], 4);
+    for config in &mut configs {
+        config.stack.tcp.max_half_open = 1;
+    }
+    let mut net = net_of(configs, 1);
+    net.run_for(Duration::from_secs(4));
+    let begun = net.now;
+    for _ in 0..12 {
+        net.connect(ECHO, stream(0, 100), false);
+    }
+    net.run_until_received(Duration::from_secs(60), 100);
+    let served = net.conns.iter().filter(|conn| conn.received.len() == 100);
+    assert_eq!(served.count(), 12);
+    let cookies = |net: &Net| -> u64 {
+        let counters = net
+            .nodes
+            .iter()
+            .flat_map(|node| node.instance.stack.counters());
+        let sent = counters.filter(|(name, _)| *name == "syn_cookies_sent");
+        sent.map(|(_, count)| count).sum()
+    };
+    assert!(
+        net.now.since(begun) < Duration::from_secs(60),
+        "they are told later"
+    );
+    let early = cookies(&net);
+    net.run_for(FORGET);
+    for _ in 0..12 {
+        net.connect(ECHO, stream(0, 100), false);
+    }
+    net.run_until_received(Duration::from_secs(5), 100);
+    assert!(cookies(&net) > early, "they are given then");
+    assert_eq!(net.resets, 0);
+}
+
 #[test]
 fn a_found_member_that_dies_is_forgotten_and_its_flows_are_reset() {
     let mut net = four(8);
