@@ -41,7 +41,12 @@ impl<R: Registers> Past<R> {
 
     /// Whether the host tells a copy from the original.
     pub fn has_generation(&self) -> bool {
-        self.generation.is_some()
+        self.generation().is_some()
+    }
+
+    /// What the host calls this machine; it calls no copy the same.
+    pub fn generation(&self) -> Option<[u32; 4]> {
+        self.generation.as_ref().map(|(_, id)| *id)
     }
 
     /// Takes a reading of the date and one of the clock, in whole seconds. By how many the date has
@@ -83,6 +88,7 @@ mod tests {
         assert!(!past.restored());
         place.write32(12, 1);
         assert!(past.restored());
+        assert_eq!(past.generation(), Some([0, 0, 0, 1]));
         assert!(!past.restored());
     }
 

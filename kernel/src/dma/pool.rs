@@ -117,6 +117,16 @@ impl Buffer {
         unsafe { slice::from_raw_parts(self.start().as_ptr(), self.pool.size) }
     }
 
+    /// Overwrites the contents: whoever has the buffer next does not find them.
+    pub fn wipe(&mut self) {
+        self.bytes_mut().fill(0);
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `bytes`, and borrowed exclusively.
+        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.pool.size) }
+    }
+
     /// How many bytes it holds.
     pub(super) fn size(&self) -> usize {
         self.pool.size
@@ -159,13 +169,6 @@ impl Drop for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    impl Buffer {
-        fn bytes_mut(&mut self) -> &mut [u8] {
-            // SAFETY: as for `bytes`, and borrowed exclusively.
-            unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.pool.size) }
-        }
-    }
 
     #[test]
     fn a_buffer_returns_to_its_pool_when_its_last_bytes_go() {

@@ -44,6 +44,11 @@ impl<T: Transport> Source<T> {
 
     /// Asks for another seed.
     pub fn ask(&mut self) {
+        // What came too late for the question before may have come before this machine was copied: then all
+        // copies have it.
+        if let Ok(Some((mut buffer, _))) = self.queue.take() {
+            buffer.wipe();
+        }
         // There is one buffer: whoever asks twice is answered once.
         let posted = self.pool.take().map(|buffer| self.queue.post(buffer));
         if matches!(posted, Some(Ok(()))) {
@@ -59,7 +64,7 @@ impl<T: Transport> Source<T> {
             if filled > 0 {
                 self.ask();
             }
-            let Some((buffer, len)) = self.wait()? else {
+            let Some((mut buffer, len)) = self.wait()? else {
                 return Ok(None);
             };
             let len = len.min(seed.len() - filled);
@@ -72,6 +77,8 @@ impl<T: Transport> Source<T> {
             ) {
                 to.copy_from_slice(from);
             }
+            // The buffer stays, for the next question.
+            buffer.wipe();
             filled += len;
         }
         // A device that says it wrote but did not leaves the zeroes it was given.
@@ -135,5 +142,45 @@ mod tests {
             device.fill_next(queue, |_| 0);
         });
         assert_eq!(draw(FakeTransport::new(&device)), Ok(None));
+    }
+
+    /// Answers what is asked from now on with this octet.
+    fn answers_with(device: &FakeDevice, octet: u8) {
+        device.on_notify(move |device, queue| {
+            device.fill_next(queue, |buffer| {
+                buffer.fill(octet);
+                32
+            });
+        });
+    }
+
+    #[test]
+    fn a_device_that_writes_nothing_does_not_give_the_seed_before_once_more() {
+        let device = FakeDevice::new(8);
+        answers_with(&device, 1);
+        let mut source = Source::bind(FakeTransport::new(&device)).unwrap();
+        assert_eq!(source.answer(), Ok(Some([1; 32])));
+        device.on_notify(|device, queue| {
+            device.fill_next(queue, |_| 32);
+        });
+        source.ask();
+        assert_eq!(source.answer(), Ok(None));
+        answers_with(&device, 2);
+        source.ask();
+        assert_eq!(source.answer(), Ok(Some([2; 32])));
+    }
+
+    #[test]
+    fn what_comes_too_late_is_no_answer_to_the_next_question() {
+        let device = FakeDevice::new(8);
+        let mut source = Source::bind(FakeTransport::new(&device)).unwrap();
+        assert_eq!(source.answer(), Ok(None));
+        device.fill_next(0, |buffer| {
+            buffer.fill(1);
+            32
+        });
+        answers_with(&device, 2);
+        source.ask();
+        assert_eq!(source.answer(), Ok(Some([2; 32])));
     }
 }

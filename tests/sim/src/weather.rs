@@ -1,6 +1,7 @@
 //! What befalls a rough run besides its links' rules: the client's link is dead for a while, an instance
-//! stands still, two lose sight of each other, one of two cables of an instance is out. In between it is fine for longer than any time-out: no
-//! segment that is repeated for minutes is lost each time by the weather alone.
+//! stands still, two lose sight of each other, one of two cables of an instance is out. In between it is
+//! fine for longer than any time-out: no segment that is repeated for minutes is lost each time by the
+//! weather alone.
 
 use godwit_netstack::stack::Interface;
 use godwit_netstack::{Duration, Instant};

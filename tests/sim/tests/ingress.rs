@@ -239,3 +239,12 @@ fn no_storm_makes_two_ingresses_or_breaks_a_stream() {
         of_seed(seed).cluster.assert_clean("a storm");
     }
 }
+
+/// In each of these an ingress that stood still finds a client's first segments in its ring, and the member
+/// that had the connection has just booted and knows nothing of it.
+#[test]
+fn no_storm_begins_a_lost_connection_anew_from_old_segments() {
+    for seed in [9_777, 11_362, 13_867, 18_997] {
+        of_seed(seed).cluster.assert_clean("a storm");
+    }
+}

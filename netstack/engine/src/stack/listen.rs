@@ -31,6 +31,9 @@ const OVERTAKEN: Duration = Duration::from_secs(4);
 /// How often others are asked whether they have a connection that is half open here.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// Octets that a connection has carried at most, either way, while its cookie was good.
+const STREAM: u32 = 1 << 30;
+
 /// A listening port.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -231,14 +234,18 @@ impl Stack {
     }
 
     /// Whether a frame that is held for a flow acknowledges more than the SYN-ACK of this cookie: then the
-    /// connection has come to be, and the segment that brings the cookie is an old duplicate.
+    /// connection has come to be, and the segment that brings the cookie is an old duplicate. What does not lie
+    /// within [`STREAM`] of the handshake's numbers is of a connection before.
     pub fn is_outgrown(&self, flow: &FlowKey, cookie: Cookie) -> bool {
-        let first = cookie.iss.add(1);
+        let Cookie { irs, iss } = cookie;
         let packed = Packed::new(flow);
         let mut held = self.flows.held(&packed);
         held.any(|frame| {
-            let segment = held_segment(frame);
-            segment.is_some_and(|segment| segment.flags.ack() && segment.ack.after(first))
+            held_segment(frame).is_some_and(|segment| {
+                segment.flags.ack()
+                    && segment.seq.in_window(irs.add(1), STREAM)
+                    && segment.ack.in_window(iss.add(2), STREAM)
+            })
         })
     }
 

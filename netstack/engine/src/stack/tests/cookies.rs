@@ -100,16 +100,56 @@ fn handshake(stack: &mut Stack, now: Instant, seq: u32) -> (Vec<u8>, Vec<u8>) {
     let answer = drain(stack, now).pop().expect("a SYN-ACK");
     let header = &answer[parse(&answer).payload];
     let iss = u32::from_be_bytes(header[4..8].try_into().unwrap());
-    let mut ack = tcp(ends.0, ends.1, ends.2, ACK, seq.wrapping_add(1), b"");
+    let ack = acknowledging(seq.wrapping_add(1), iss.wrapping_add(1));
+    (answer, ack)
+}
+
+/// What the same client says from `seq` on, without octets, with this acknowledgement.
+fn acknowledging(seq: u32, number: u32) -> Vec<u8> {
+    let (from, to) = (at("10.77.0.99:5"), at("10.77.0.11:80"));
+    let mut ack = tcp((mac(99), mac(11)), from, to, ACK, seq, b"");
     let at = parse(&ack).payload.start;
-    ack[at + 8..at + 12].copy_from_slice(&iss.wrapping_add(1).to_be_bytes());
+    ack[at + 8..at + 12].copy_from_slice(&number.to_be_bytes());
     let mut sum = Sum::new();
     ack[at + 16..at + 18].fill(0);
-    sum.add_pseudo_header(ends.1.ip(), ends.2.ip(), wire::TCP, ack.len() - at);
+    sum.add_pseudo_header(from.ip(), to.ip(), wire::TCP, ack.len() - at);
     sum.add(&ack[at..]);
     let sum = sum.finish().to_be_bytes();
     ack[at + 16..at + 18].copy_from_slice(&sum);
-    (answer, ack)
+    ack
+}
+
+#[test]
+fn a_handshake_is_outgrown_by_what_its_client_has_heard_since_and_by_no_other_connection() {
+    const SEQ: u32 = 1_000;
+    let now = Instant::from_millis(5);
+    let (_, ack) = handshake(&mut full(server()), now, SEQ);
+    let number = u32::from_be_bytes(ack[parse(&ack).payload][8..12].try_into().unwrap());
+    let flow = FlowKey {
+        local: at("10.77.0.11:80"),
+        remote: at("10.77.0.99:5"),
+    };
+    for (sent, heard, outgrown) in [
+        (1, 0, false),
+        (500, 0, false),
+        (1, 1_000, true),
+        (500, 1_000_000, true),
+        (500, 3 << 29, false),
+        (3 << 29, 500, false),
+        (u32::MAX / 4 * 3, 500, false),
+        (500, u32::MAX / 4 * 3, false),
+    ] {
+        let mut stack = server();
+        stack.trust_cookies(now);
+        stack.set_route(now, flow, Route::Hold);
+        let other = acknowledging(SEQ.wrapping_add(sent), number.wrapping_add(heard));
+        for frame in [other, ack.clone()] {
+            stack.handle_frame(now, RxFrame::new(frame));
+        }
+        let cookie = stack.held_cookie(now, &flow).expect("it is good");
+        let is_outgrown = stack.is_outgrown(&flow, cookie);
+        assert_eq!(is_outgrown, outgrown, "{sent} {heard}");
+    }
 }
 
 #[test]
