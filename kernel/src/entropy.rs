@@ -70,13 +70,17 @@ pub fn add_seed(mut seed: Seed) {
     *guard = Some(Generator::new(seed));
 }
 
-/// Adds what a device has given, if it has.
-pub fn add_answer(answer: Result<Option<Seed>, DeviceFault>) {
+/// Adds what a device has given; whether it has.
+pub fn add_answer(answer: Result<Option<Seed>, DeviceFault>) -> bool {
     match answer {
-        Ok(Some(seed)) => add_seed(seed),
+        Ok(Some(seed)) => {
+            add_seed(seed);
+            return true;
+        }
         Ok(None) => log::warn!("virtio-rng gives nothing"),
         Err(fault) => log::warn!("virtio-rng: {fault}"),
     }
+    false
 }
 
 /// A seed from RDSEED, or from RDRAND where there is no RDSEED.

@@ -8,6 +8,7 @@ use crate::drivers::net::Nic;
 use crate::drivers::rng::Source;
 use crate::drivers::virtio::AnyTransport;
 use crate::entropy;
+use crate::exit::{ExitCode, exit};
 use crate::mmio::Mmio;
 use crate::past::Past;
 
@@ -99,14 +100,16 @@ impl Machine {
         crate::acpi::power::take_button()
     }
 
-    /// Mixes random numbers to come with fresh ones, from wherever there are some.
-    fn reseed(&mut self) {
+    /// Mixes random numbers to come with fresh ones, from wherever there are some; whether there were.
+    fn reseed(&mut self) -> bool {
+        let mut fresh = false;
         if let Some(seed) = entropy::processor_seed() {
             entropy::add_seed(seed);
+            fresh = true;
         }
         for source in &mut self.sources {
             source.ask();
-            entropy::add_answer(source.answer());
+            fresh |= entropy::add_answer(source.answer());
         }
         // Copies differ even if nobody has given them anything.
         if let Some(id) = self.past.generation() {
@@ -115,15 +118,21 @@ impl Machine {
                 octets.copy_from_slice(&word.to_le_bytes());
             }
             entropy::add_seed(seed);
+            fresh = true;
         }
+        fresh
     }
 
     /// Whether this machine has become a copy of what it was (a snapshot that was restored) since the
-    /// last call: it then counts as booted anew. Random numbers are fresh ones already.
+    /// last call: it then counts as booted anew. Random numbers are fresh ones already; a copy that has none is
+    /// ended.
     pub fn restored(&mut self) -> bool {
         let restored = self.past.restored();
-        if restored {
-            self.reseed();
+        if restored && !self.reseed() {
+            exit(
+                ExitCode::NoEntropy,
+                "a copy of a machine, and nothing makes its random numbers differ from the original's",
+            );
         }
         restored
     }

@@ -529,7 +529,7 @@ impl Instance {
         }
         match self.steering.answer_no(&flow, from) {
             QueryState::Open => {}
-            QueryState::NobodyLeft if self.stack.held_cookie(now, &flow.into()).is_some() => {
+            QueryState::NobodyLeft if self.may_complete(now, &flow.into()) => {
                 // It may be an old duplicate of what began a connection that was lost. Whoever really begins
                 // says it again.
                 self.counters.add("unknown_flows_undecided");
@@ -577,6 +577,11 @@ impl Instance {
             self.send(said.owner, &Message::WhoOwns(said.flow, cookie));
         }
         asks
+    }
+
+    /// Whether a flow that is held, or half open, here would be begun if nobody else had it.
+    fn may_complete(&self, now: Instant, flow: &FlowKey) -> bool {
+        self.stack.is_half_open(flow) || self.stack.held_cookie(now, flow).is_some()
     }
 
     /// Nobody else has a flow that is held, or half open, here. They were asked about `cookie` too.
