@@ -11,7 +11,7 @@ use virtio_drivers::transport::mmio::MmioTransport;
 use super::chart::mark;
 use super::handover::{Handover, HandoverError};
 use super::lines;
-use super::timer::{self, Calibration};
+use super::timer::Calibration;
 use super::{multiboot2, pvh};
 use crate::acpi::dsdt::{self, EventDevice};
 use crate::acpi::tables::{self, Interrupts, Tables};
