@@ -145,6 +145,15 @@ const MS: u64 = 1_000;
 const S: u64 = 1_000_000;
 /// When a client speaks at 0, what it says reaches the source just after this.
 const JUST_BEFORE: u64 = 1_400;
+/// A fourth member that is found serves, and is drained.
+const FOUND: &[(u64, Act)] = &[
+    (5 * S, Act::Begin(Echo, OCTETS)),
+    (5_500 * MS, Act::Move(0, 3)),
+    (6 * S, Act::Begin(Download, OCTETS)),
+    (7 * S, Act::Say(0, OCTETS / 4)),
+    (9 * S, Act::Drain(3)),
+    (12 * S, Act::Say(0, OCTETS / 4)),
+];
 
 /// All of them.
 pub const SCENARIOS: &[Scenario] = &[
@@ -349,14 +358,7 @@ pub const SCENARIOS: &[Scenario] = &[
         },
         cold: true,
         prelude: |_| {},
-        acts: &[
-            (5 * S, Act::Begin(Echo, OCTETS)),
-            (5_500 * MS, Act::Move(0, 3)),
-            (6 * S, Act::Begin(Download, OCTETS)),
-            (7 * S, Act::Say(0, OCTETS / 4)),
-            (9 * S, Act::Drain(3)),
-            (12 * S, Act::Say(0, OCTETS / 4)),
-        ],
+        acts: FOUND,
     },
     // The same where the instances have a network of their own.
     Scenario {
@@ -369,14 +371,7 @@ pub const SCENARIOS: &[Scenario] = &[
         },
         cold: true,
         prelude: |_| {},
-        acts: &[
-            (5 * S, Act::Begin(Echo, OCTETS)),
-            (5_500 * MS, Act::Move(0, 3)),
-            (6 * S, Act::Begin(Download, OCTETS)),
-            (7 * S, Act::Say(0, OCTETS / 4)),
-            (9 * S, Act::Drain(3)),
-            (12 * S, Act::Say(0, OCTETS / 4)),
-        ],
+        acts: FOUND,
     },
     Scenario {
         name: "come-back",
