@@ -40,6 +40,7 @@ pub mod entropy;
 pub mod exit;
 pub mod fw_cfg;
 pub mod hpet;
+pub mod lookout;
 mod machine;
 #[allow(unsafe_code, reason = "manages memory")]
 pub mod mm;

@@ -4,11 +4,13 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::arch::x86_64::cpu::Hypervisor;
 use crate::drivers::net::Nic;
 use crate::drivers::rng::Source;
 use crate::drivers::virtio::AnyTransport;
 use crate::entropy;
 use crate::exit::{ExitCode, exit};
+use crate::lookout::Lookout;
 use crate::mmio::Mmio;
 use crate::past::Past;
 
@@ -24,10 +26,14 @@ pub struct Machine {
     /// Devices that give randomness.
     pub(crate) sources: Vec<Source<AnyTransport>>,
     pub(crate) stock: Stock,
+    /// Asking it costs an exit, so it is asked once.
+    pub(crate) hypervisor: Hypervisor,
     /// When to look after the cards again, and whether they want that even if nothing happens.
     pub(crate) watch_at_ns: u64,
     pub(crate) watched: bool,
     pub(crate) past: Past<Mmio>,
+    #[cfg_attr(not(godwit_image), allow(dead_code))]
+    pub(crate) lookout: Lookout,
     /// When to hold the date against the clock again.
     #[cfg_attr(not(godwit_image), allow(dead_code))]
     pub(crate) compare_at_ns: u64,
@@ -72,7 +78,7 @@ impl Machine {
         log::info!("{} KiB of RAM, {} KiB heap", ram >> 10, heap >> 10);
         log::info!(
             "clock by {clock}, alarm by {alarm}, {:?}, generation id: {}",
-            crate::arch::x86_64::cpu::hypervisor(),
+            self.hypervisor,
             self.past.has_generation()
         );
         for nic in &self.nics {
@@ -190,10 +196,8 @@ impl Machine {
     /// only when it is emptied: it then looks how full it was. Nothing else here ever empties it.
     #[cfg(godwit_image)]
     fn fit_tlb(&self) {
-        use crate::arch::x86_64::cpu;
-
-        if cpu::hypervisor() == cpu::Hypervisor::Tcg {
-            cpu::empty_tlb();
+        if self.hypervisor == Hypervisor::Tcg {
+            crate::arch::x86_64::cpu::empty_tlb();
         }
     }
 
@@ -226,15 +230,42 @@ impl Machine {
 
     /// Sleeps until a card has something, the power button is pressed, or `deadline_ns` (see
     /// [`Machine::now_ns`]) has come; may end early. What waits on the console goes out first, piece
-    /// by piece.
+    /// by piece. The first moments may be polled through, see [`Lookout`].
     #[cfg(godwit_image)]
     pub fn idle(&mut self, deadline_ns: Option<u64>) {
-        use crate::arch::x86_64::{cpu, interrupts};
-
         if crate::console::flush_piece() {
             return; // to see what has come meanwhile
         }
         self.watch();
+        let begun = self.now_ns();
+        let until = self.lookout.until(begun, deadline_ns);
+        if !until.is_some_and(|until| self.poll(until)) {
+            self.sleep(deadline_ns);
+        }
+        let ended = self.now_ns();
+        self.lookout.waited(ended.saturating_sub(begun));
+    }
+
+    /// Waits awake, until `until_ns`; whether a card has something.
+    #[cfg(godwit_image)]
+    fn poll(&mut self, until_ns: u64) -> bool {
+        // QEMU's emulation of PAUSE leaves the guest and takes the lock that its cards work under.
+        let yields = self.hypervisor != Hypervisor::Tcg;
+        while self.now_ns() < until_ns {
+            if self.nics.iter_mut().any(|nic| nic.poll()) {
+                return true;
+            }
+            if yields {
+                core::hint::spin_loop();
+            }
+        }
+        false
+    }
+
+    #[cfg(godwit_image)]
+    fn sleep(&mut self, deadline_ns: Option<u64>) {
+        use crate::arch::x86_64::{cpu, interrupts};
+
         let ready = self.nics.iter_mut().fold(false, |any, nic| any | nic.arm());
         if !ready {
             cpu::disable_interrupts();

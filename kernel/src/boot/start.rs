@@ -18,7 +18,7 @@ use crate::acpi::tables::{self, Interrupts, Tables};
 use crate::acpi::{Physical, power};
 use crate::alarm::{self, Choice};
 use crate::arch::x86_64::apic::{LOCAL_APIC, Trigger};
-use crate::arch::x86_64::{interrupts, tables as descriptor_tables};
+use crate::arch::x86_64::{cpu, interrupts, tables as descriptor_tables};
 use crate::drivers::net::pci::Ways;
 use crate::drivers::net::virtio::VirtioNet;
 use crate::drivers::net::{self, Nic};
@@ -27,6 +27,7 @@ use crate::drivers::virtio::mmio::{self, Place};
 use crate::drivers::virtio::{AnyTransport, pci as virtio_pci};
 use crate::exit::{ExitCode, exit};
 use crate::hpet::Hpet;
+use crate::lookout::Lookout;
 use crate::machine::Stock;
 use crate::mmio::Mmio;
 use crate::past::Past;
@@ -169,9 +170,11 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
             alarm,
             reclaim_at: 0,
         },
+        hypervisor: cpu::hypervisor(),
         watch_at_ns: 0,
         watched: false,
         past: Past::new(generation),
+        lookout: Lookout::default(),
         compare_at_ns: 0,
     };
     if !entropy::ready() {

@@ -243,6 +243,19 @@ impl Card {
         }
     }
 
+    /// Whether there is something to do already.
+    fn ready(&mut self) -> bool {
+        if self.starved {
+            self.reclaim();
+        }
+        if self.fault.is_some() {
+            return false;
+        }
+        let chip = &*self.chip;
+        self.receive.pending(|control| chip.written(control))
+            || self.starved && self.transmit.has_room()
+    }
+
     fn reclaim(&mut self) {
         let chip = &*self.chip;
         match self.transmit.reclaim(|control| chip.sent(control)) {
@@ -445,6 +458,12 @@ impl Nic for Card {
         }
     }
 
+    fn poll(&mut self) -> bool {
+        let ready = self.ready();
+        self.starved &= !ready;
+        ready
+    }
+
     fn arm(&mut self) -> bool {
         self.refill(true);
         self.flush();
@@ -456,15 +475,7 @@ impl Nic for Card {
             self.chip.arm(self.starved);
         }
         // The device may have filled a buffer, or sent a packet, before it was asked.
-        if self.starved {
-            self.reclaim();
-        }
-        if self.fault.is_some() {
-            return false;
-        }
-        let chip = &*self.chip;
-        self.receive.pending(|control| chip.written(control))
-            || self.starved && self.transmit.has_room()
+        self.ready()
     }
 
     fn disarm(&mut self) {

@@ -192,6 +192,22 @@ pub(super) fn a_frame_that_came_before_going_to_sleep_is_noticed<F: Fake>() {
     assert!(card.arm());
 }
 
+pub(super) fn who_stays_awake_sees_frames_and_room_without_an_interrupt<F: Fake>() {
+    let (device, mut card) = card::<F>();
+    assert!(!card.poll(), "nothing has come");
+    device.give(&[1; 60]);
+    assert!(card.poll());
+    assert!(card.receive().is_some());
+    assert!(!card.poll());
+    while card.transmit(frame(60)).is_ok() {}
+    card.flush();
+    assert!(!card.poll(), "as full as before");
+    while device.take(true).is_some() {}
+    assert!(card.poll(), "there is room");
+    assert!(!card.poll(), "which was said");
+    assert_eq!(device.wakes(), [false; 2], "quiet while it is polled");
+}
+
 pub(super) fn users_that_keep_frames_do_not_starve_the_ring<F: Fake>() {
     let (device, mut card) = card::<F>();
     let mut kept = Vec::new();
@@ -475,6 +491,7 @@ macro_rules! conformance {
             a_length_beyond_the_buffer_takes_it_out_of_service
             a_full_ring_hands_the_packet_back_and_asks_to_be_woken
             a_frame_that_came_before_going_to_sleep_is_noticed
+            who_stays_awake_sees_frames_and_room_without_an_interrupt
             users_that_keep_frames_do_not_starve_the_ring
             one_that_sends_nothing_is_reset_and_serves_again
             one_that_resets_itself_is_set_going_again

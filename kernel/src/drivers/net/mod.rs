@@ -234,6 +234,9 @@ pub trait Nic: Send {
     fn transmit(&mut self, packet: TxPacket) -> Result<(), TxPacket>;
     /// Tells the device about frames queued and buffers given back.
     fn flush(&mut self);
+    /// Whether there is something to do: a frame, or room after a refused transmit. To be asked again and
+    /// again by who does not sleep; a `true` answers the refusal, as [`Nic::disarm`] does.
+    fn poll(&mut self) -> bool;
     /// Asks for an interrupt at the next event (a frame, or room after a refused transmit).
     /// `true`: do not sleep, there is something to do already.
     fn arm(&mut self) -> bool;

@@ -286,6 +286,15 @@ impl<T: Transport + Send> VirtioNet<T> {
         }
     }
 
+    /// Whether there is something to do already.
+    fn ready(&self) -> bool {
+        if self.fault.is_some() {
+            return false;
+        }
+        self.receive.pending()
+            || self.starved && (self.transmit.pending() || self.transmit.has_room())
+    }
+
     fn reclaim(&mut self) {
         if self.fault.is_some() {
             return;
@@ -562,6 +571,12 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
         }
     }
 
+    fn poll(&mut self) -> bool {
+        let ready = self.ready();
+        self.starved &= !ready;
+        ready
+    }
+
     fn arm(&mut self) -> bool {
         self.refill(true);
         self.flush();
@@ -574,8 +589,7 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
         }
         // The device may have filled a buffer, or sent a packet, before it saw that we want to
         // know (section 2.7.10).
-        self.receive.pending()
-            || self.starved && (self.transmit.pending() || self.transmit.has_room())
+        self.ready()
     }
 
     fn disarm(&mut self) {
