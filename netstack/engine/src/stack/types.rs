@@ -78,7 +78,7 @@ impl core::fmt::Debug for StackConfig {
     }
 }
 
-/// A connection in a [`Stack`]; never reused for another connection.
+/// A connection in a [`Stack`](super::Stack); never reused for another connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct ConnId {
     /// Slot in the table.
@@ -119,7 +119,7 @@ pub enum Scope {
     Own,
 }
 
-/// A listening port of a [`Stack`].
+/// A listening port of a [`Stack`](super::Stack).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ListenerId(pub u32);
 
@@ -151,8 +151,8 @@ pub enum StackEvent {
         frame: RxFrame,
     },
     /// A segment to a virtual address belongs to no known flow and the stack is told to ask
-    /// ([`Stack::set_ask_unknown`]). The frame is held ([`Route::Hold`]) until the route is set
-    /// or cleared.
+    /// ([`Stack::set_ask_unknown`](super::Stack::set_ask_unknown)). The frame is held ([`Route::Hold`])
+    /// until the route is set or cleared.
     UnknownFlow {
         /// The flow.
         flow: FlowKey,
@@ -161,8 +161,8 @@ pub enum StackEvent {
     },
     /// A client acknowledges the SYN-ACK of a connection that is half open here, and what it sent first is
     /// missing: so it is if that was lost, and if another instance has the connection. Or it brings back the
-    /// cookie of another SYN. If no instance has that connection, [`Stack::complete_handshake`]; if one has,
-    /// the route is to be set.
+    /// cookie of another SYN. If no instance has that connection,
+    /// [`Stack::complete_handshake`](super::Stack::complete_handshake); if one has, the route is to be set.
     DoubtfulHandshake {
         /// The flow.
         flow: FlowKey,
@@ -181,7 +181,7 @@ pub enum StackEvent {
     },
 }
 
-/// Why [`Stack::attach`] failed. The connection is given back.
+/// Why [`Stack::attach`](super::Stack::attach) failed. The connection is given back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum AttachError {
