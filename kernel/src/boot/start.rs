@@ -71,7 +71,7 @@ impl Physical for Unprotected {
 /// Called by the first instructions, on the boot stack: with the address of what the loader left, the
 /// time of entry, and the number a Multiboot2 loader says, or 0 for PVH.
 pub(crate) extern "C" fn from_assembly(left: u64, entry_tsc: u64, loader: u64) -> ! {
-    crate::arch::x86_64::cpu::protect();
+    cpu::protect();
     clock::set_entry(entry_tsc);
     console::init();
     descriptor_tables::load();
@@ -81,7 +81,7 @@ pub(crate) extern "C" fn from_assembly(left: u64, entry_tsc: u64, loader: u64) -
         magic => multiboot2::read(&Unprotected, magic, left),
     };
     let machine = start(handover);
-    crate::arch::x86_64::cpu::enable_interrupts();
+    cpu::enable_interrupts();
     godwit_main(machine)
 }
 

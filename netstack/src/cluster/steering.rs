@@ -253,8 +253,9 @@ impl Steering {
         self.queries.contains_key(flow)
     }
 
-    /// What `member` was asked about and has not answered; `booted`: it never will, and this is another boot of it.
-    pub fn unanswered_by(&mut self, member: MemberId, booted: bool) -> Vec<(Flow, Option<Cookie>)> {
+    /// Ask `member` once more what it has not answered, which is returned. `booted`: this is another boot of it, and
+    /// what it says from now on is noted not to be about what it had before ([`QueryState::NobodyLeft`]).
+    pub fn ask_again(&mut self, member: MemberId, booted: bool) -> Vec<(Flow, Option<Cookie>)> {
         let queries = self.queries.iter_mut();
         let waiting = queries.filter(|(_, query)| query.waiting.contains(&member));
         let asked = waiting.map(|(flow, query)| {
@@ -453,8 +454,8 @@ mod tests {
         steering.ask(Instant::ZERO, flow(), cookie, members);
         steering.answer_no(&flow(), MemberId(2));
         assert!(steering.expire(Instant::ZERO + QUERY).is_empty());
-        assert_eq!(steering.unanswered_by(MemberId(2), false), []);
-        let unanswered = steering.unanswered_by(MemberId(3), false);
+        assert_eq!(steering.ask_again(MemberId(2), false), []);
+        let unanswered = steering.ask_again(MemberId(3), false);
         assert_eq!(unanswered, [(flow(), cookie)]);
         let end = Instant::ZERO + HANDSHAKE_QUERY;
         assert_eq!(steering.expire(end), [flow()]);
@@ -468,8 +469,8 @@ mod tests {
             steering.ask(Instant::ZERO, flow(), None, members);
             assert_eq!(steering.answer_no(&flow(), MemberId(2)), QueryState::Open);
             // Its earlier boot has said no.
-            steering.unanswered_by(MemberId(2), true);
-            steering.unanswered_by(MemberId(3), booted);
+            steering.ask_again(MemberId(2), true);
+            steering.ask_again(MemberId(3), booted);
             let state = steering.answer_no(&flow(), MemberId(3));
             let expected = match booted {
                 true => QueryState::NobodyLeft,

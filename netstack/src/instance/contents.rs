@@ -1,11 +1,11 @@
 //! Contents that states name by digest: fetched from a session's source, kept while they are used.
 //!
-//! A state may name octets that are not in it: a file that is being sent ([`States::names`]). Most
-//! instances have them in their image. One that has not refuses the session and says what it lacks
-//! ([`RefuseReason::Content`]); the source serves the session on, sends the content
-//! ([`Message::Content`], in pieces), and offers the session again behind it. One refusal costs
-//! nothing but time, a session never goes on in another content, and an instance that cannot be given
-//! one does without the session.
+//! A state may name octets that are not in it: a file that is being sent
+//! ([`States::names`](crate::session::States::names)). Most instances have them in their image. One that has
+//! not refuses the session and says what it lacks ([`RefuseReason::Content`]); the source serves the session
+//! on, sends the content ([`Message::Content`], in pieces), and offers the session again behind it. One
+//! refusal costs nothing but time, a session never goes on in another content, and an instance that cannot
+//! be given one does without the session.
 //!
 //! What was fetched is kept as long as a committed state names it, and for a moment before and after;
 //! all together it has a bound, and what does not fit is not taken.

@@ -13,7 +13,8 @@
 //! - `follow`: what travels behind it;
 //! - `fence`: the order of frames after one;
 //! - `pace`: how many move at a time;
-//! - `moves`: transfers, at the source and at the target;
+//! - `moves`: transfers, at the source;
+//! - `import`: transfers, at the target;
 //! - `steer`: routes of flows that are not local;
 //! - `role`: the ingress role;
 //! - `drain`: leaving;
@@ -35,6 +36,7 @@ mod discover;
 mod drain;
 mod fence;
 mod follow;
+mod import;
 mod keys;
 mod lull;
 mod moves;

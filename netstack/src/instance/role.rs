@@ -1,7 +1,7 @@
 //! The ingress role: what follows from an election, taking the role up, laying it down, handing it
 //! on.
 //!
-//! [`Election`](crate::cluster::election::Election) decides; this carries out. Whoever is elected
+//! [`Election`] decides; this carries out. Whoever is elected
 //! takes in the other members' flows first (they tell them as soon as they hear of it), asks
 //! whether somebody still answers for the virtual addresses, and then announces them. Before
 //! anything is done with a frame, the lease is looked at: a machine that stood still must not act

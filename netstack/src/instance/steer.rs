@@ -438,7 +438,7 @@ impl Instance {
 
     /// A channel to a member has come up: what it was asked before may not have got there.
     pub(super) fn ask_again(&mut self, member: MemberId, booted: bool) {
-        for (flow, cookie) in self.steering.unanswered_by(member, booted) {
+        for (flow, cookie) in self.steering.ask_again(member, booted) {
             self.send(member, &Message::WhoOwns(flow, cookie));
         }
     }

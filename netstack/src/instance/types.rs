@@ -158,7 +158,7 @@ impl fmt::Debug for ServiceSpec {
     }
 }
 
-/// A service of an [`Instance`].
+/// A service of an [`Instance`](super::Instance).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ServiceId(pub u32);
 

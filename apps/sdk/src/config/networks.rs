@@ -5,7 +5,8 @@ use core::net::IpAddr;
 
 use godwit_netstack::stack::Cidr;
 
-use super::{ConfigError, Draft, bad, conflict, number};
+use super::values::number;
+use super::{ConfigError, Draft, bad, conflict};
 use crate::nics::NicName;
 
 /// A network for the instances alone.

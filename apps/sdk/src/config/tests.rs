@@ -1,6 +1,8 @@
 use super::*;
 use alloc::format;
 
+use godwit_netstack::instance::{DrainThen, Trigger};
+
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
 
 const OLD_KEY: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff01";

@@ -11,7 +11,7 @@ use crate::time::Instant;
 
 impl Stack {
     /// Take the connection out, with the MAC address its frames went to. From now on nothing is
-    /// sent for it, its id is dead (no [`StackEvent::Gone`]) and frames of its flow go along
+    /// sent for it, its id is dead (no [`StackEvent::Gone`](super::StackEvent::Gone)) and frames of its flow go along
     /// `route` ([`Route::Local`] makes no sense here and removes the flow).
     pub fn detach(
         &mut self,

@@ -19,6 +19,13 @@ fn crowded() -> Net {
     net
 }
 
+/// The third instance is back, and has lost its memory.
+fn boot_third(net: &mut Net) {
+    let now = net.now;
+    net.nodes[2] = Node::new(config(3, 3), 99, now);
+    net.cut.remove(&3);
+}
+
 fn cookies(net: &Net, name: &str) -> u64 {
     stack_counter(net, 1, name)
 }
@@ -61,6 +68,27 @@ fn a_handshake_is_decided_as_soon_as_who_could_not_be_asked_is_back() {
     // The clients have nothing to say that they could say again.
     net.cut.remove(&3);
     net.run_for(Duration::from_millis(2_500));
+    assert_eq!(cookies(&net, "syn_cookies_taken"), 1);
+    assert_eq!(net.counter(1, "unknown_flows_unanswered"), 0);
+}
+
+#[test]
+fn a_handshake_is_not_decided_by_who_has_booted_since_it_was_asked() {
+    let mut net = crowded();
+    net.run_for(Duration::from_secs(5));
+    net.connect(ECHO, stream(0, 100), false);
+    net.connect(ECHO, stream(0, 100), false);
+    net.run_for(Duration::from_millis(500));
+    assert_eq!(net.counter(1, "unknown_flows_asked"), 1);
+    boot_third(&mut net);
+    net.run_until(Duration::from_secs(3), |net| {
+        let taken = cookies(net, "syn_cookies_taken");
+        assert_eq!(taken, 0, "what is lost may have been this flow");
+        net.counter(1, "unknown_flows_undecided") == 1
+    });
+    assert_eq!(net.resets, 0);
+    // Who really begins says it again, and this boot knows what it knows.
+    net.run_until_received(Duration::from_secs(5), 100);
     assert_eq!(cookies(&net, "syn_cookies_taken"), 1);
     assert_eq!(net.counter(1, "unknown_flows_unanswered"), 0);
 }
@@ -134,8 +162,7 @@ fn a_request_whose_service_has_reset_is_not_served_again() {
 #[test]
 fn a_request_is_served_again_if_who_knew_of_its_end_has_lost_its_memory() {
     let mut net = reset_unheard(3);
-    let now = net.now;
-    net.nodes[2] = Node::new(config(3, 3), 99, now);
+    boot_third(&mut net);
     net.cut.insert(CLIENT);
     net.run_for(Duration::from_secs(3));
     net.cut.remove(&CLIENT);
@@ -143,44 +170,49 @@ fn a_request_is_served_again_if_who_knew_of_its_end_has_lost_its_memory() {
     assert_eq!(net.sessions().len(), 1, "nobody can know");
 }
 
+/// A client has said something to the third of three instances: its session, and the frame in which it did.
+fn spoken_to_third() -> (Net, SessionId, RxFrame) {
+    let mut net = Net::new(3, 7);
+    net.settle();
+    net.allow_resets = true;
+    let number = net.connect(ECHO, b"first".to_vec(), false);
+    let mut first = None;
+    net.run_until(Duration::from_secs(1), |net| {
+        let frames = net.wire.values().map(|(_, frame)| frame);
+        let mut data = frames.filter(|frame| {
+            let parsed = parse(&frame.bytes);
+            parsed.is_some_and(|(_, to, segment)| is_vip(to) && !segment.payload.is_empty())
+        });
+        first = first.take().or(data.next().cloned());
+        net.conns[number].received.len() == 5
+    });
+    let (session, at) = net.sessions()[0];
+    let now = net.now;
+    if at != Some(3) {
+        let source = net.node(at.expect("an owner"));
+        source.move_session(now, session, MemberId(3)).unwrap();
+        net.run_until(Duration::from_millis(100), |net| {
+            net.owner(session) == Some(3)
+        });
+    }
+    (net, session, first.expect("it was sent"))
+}
+
 /// The first octets of a client come once more, and late, to a cluster that has lost the connection with its
 /// owner. What the client says by now is that it has heard from it.
 #[test]
 fn a_connection_that_was_lost_is_not_begun_anew_by_an_old_duplicate() {
     for speaks in [false, true] {
-        let mut net = Net::new(3, 7);
-        net.settle();
-        net.allow_resets = true;
-        let number = net.connect(ECHO, b"first".to_vec(), false);
-        let mut first = None;
-        net.run_until(Duration::from_secs(1), |net| {
-            let frames = net.wire.values().map(|(_, frame)| frame);
-            let mut data = frames.filter(|frame| {
-                let parsed = parse(&frame.bytes);
-                parsed.is_some_and(|(_, to, segment)| is_vip(to) && !segment.payload.is_empty())
-            });
-            first = first.take().or(data.next().cloned());
-            net.conns[number].received.len() == 5
-        });
-        let (session, at) = net.sessions()[0];
-        let now = net.now;
-        if at != Some(3) {
-            let source = net.node(at.expect("an owner"));
-            source.move_session(now, session, MemberId(3)).unwrap();
-            net.run_until(Duration::from_millis(100), |net| {
-                net.owner(session) == Some(3)
-            });
-        }
-        let now = net.now;
-        net.nodes[2] = Node::new(config(3, 3), 99, now);
+        let (mut net, session, first) = spoken_to_third();
+        boot_third(&mut net);
         net.run_for(Duration::from_secs(3));
         let now = net.now;
         for id in 1..=3 {
             net.node(id).stack.trust_cookies(now);
         }
-        net.node(1).handle_frame(now, first.expect("it was sent"));
+        net.node(1).handle_frame(now, first);
         if speaks {
-            net.conns[number].to_send = b"second".to_vec();
+            net.conns[0].to_send = b"second".to_vec();
         }
         net.run_for(Duration::from_secs(10));
         let begun = net.sessions().iter().any(|(id, _)| *id != session);
@@ -188,6 +220,29 @@ fn a_connection_that_was_lost_is_not_begun_anew_by_an_old_duplicate() {
         assert_eq!(net.counter(1, "cookies_outgrown"), u64::from(speaks));
         assert!(!speaks || net.resets > 0, "the client is told");
     }
+}
+
+#[test]
+fn an_old_duplicate_begins_nothing_if_who_had_the_connection_boots_while_it_is_asked() {
+    let (mut net, session, first) = spoken_to_third();
+    net.run_for(Duration::from_millis(20));
+    net.cut.insert(3);
+    let now = net.now;
+    let node = net.node(1);
+    node.stack.trust_cookies(now);
+    // The ingress has forgotten where the flow is.
+    let (flow, _) = node.steering.iter().next().expect("it led there");
+    let flow = *flow;
+    node.handle_released(now, MemberId(3), flow, session);
+    node.handle_frame(now, first);
+    net.run_for(Duration::from_millis(100));
+    assert_eq!(net.counter(1, "unknown_flows_asked"), 1);
+    boot_third(&mut net);
+    net.run_for(Duration::from_secs(10));
+    assert_eq!(net.sessions(), [], "the client may have had an answer");
+    assert_eq!(net.counter(1, "unknown_flows_undecided"), 1);
+    assert_eq!(net.counter(1, "unknown_flows_unanswered"), 0);
+    assert_eq!(net.resets, 0, "nor is it known that it is nobody's");
 }
 
 #[test]
