@@ -242,8 +242,7 @@ impl Machine {
         if !until.is_some_and(|until| self.poll(until)) {
             self.sleep(deadline_ns);
         }
-        let ended = self.now_ns();
-        self.lookout.waited(ended.saturating_sub(begun));
+        self.lookout.waited(begun, self.now_ns(), deadline_ns);
     }
 
     /// Waits awake, until `until_ns`; whether a card has something.
