@@ -251,7 +251,12 @@ impl Machine {
         // QEMU's emulation of PAUSE leaves the guest and takes the lock that its cards work under.
         let yields = self.hypervisor != Hypervisor::Tcg;
         while self.now_ns() < until_ns {
-            if self.nics.iter_mut().any(|nic| nic.poll()) {
+            // All of them, whatever the first one says.
+            if self
+                .nics
+                .iter_mut()
+                .fold(false, |any, nic| any | nic.poll())
+            {
                 return true;
             }
             if yields {
