@@ -3,7 +3,8 @@
 //! To sleep and be woken costs a virtual machine more than a small request does: an exit for the `hlt`,
 //! an interrupt to be injected, its end to be told. Whoever answers one request at a time is asked
 //! again at once, so where the last wait was a short one, the next is hoped to be, and polls for some of
-//! that time. A machine with nothing to do sleeps at once.
+//! that time. A machine with nothing to do sleeps at once, and so does one that only its timers wake: when
+//! they go off is known.
 
 /// Nanoseconds that a short wait takes at most: about a round trip to a client on the same host.
 pub const SHORT_NS: u64 = 100_000;
@@ -27,9 +28,11 @@ impl Lookout {
             .then(|| deadline_ns.map_or(until, |deadline| deadline.min(until)))
     }
 
-    /// A wait is over, after so many nanoseconds, polled or slept through.
-    pub fn waited(&mut self, ns: u64) {
-        self.short = ns < SHORT_NS;
+    /// A wait that began at `begun_ns` and would have been over at `deadline_ns` is over at `ended_ns`, polled or
+    /// slept through.
+    pub fn waited(&mut self, begun_ns: u64, ended_ns: u64, deadline_ns: Option<u64>) {
+        let timer = deadline_ns.is_some_and(|deadline| deadline <= ended_ns);
+        self.short = !timer && ended_ns.saturating_sub(begun_ns) < SHORT_NS;
     }
 }
 
@@ -45,16 +48,27 @@ mod tests {
             None,
             "nobody has asked for anything"
         );
-        lookout.waited(SHORT_NS - 1);
+        lookout.waited(5, 4 + SHORT_NS, None);
         assert_eq!(lookout.until(5, None), Some(5 + POLL_NS));
-        lookout.waited(SHORT_NS);
+        lookout.waited(5, 5 + SHORT_NS, None);
         assert_eq!(lookout.until(5, None), None);
+    }
+
+    #[test]
+    fn who_is_woken_by_timers_sleeps_however_often_they_go_off() {
+        let mut lookout = Lookout::default();
+        lookout.waited(5, 9, Some(10));
+        assert!(lookout.until(9, None).is_some(), "a card was faster");
+        lookout.waited(5, 10, Some(10));
+        assert_eq!(lookout.until(10, None), None);
+        lookout.waited(5, 5, Some(3));
+        assert_eq!(lookout.until(5, None), None, "it was late already");
     }
 
     #[test]
     fn a_timer_is_not_kept_waiting() {
         let mut lookout = Lookout::default();
-        lookout.waited(0);
+        lookout.waited(5, 5, None);
         assert_eq!(lookout.until(5, Some(7)), Some(7));
         assert_eq!(lookout.until(5, Some(5 + 2 * POLL_NS)), Some(5 + POLL_NS));
         assert_eq!(lookout.until(u64::MAX - 1, None), Some(u64::MAX));

@@ -23,6 +23,8 @@ pub struct Machine {
     pub config: Vec<String>,
     /// The network cards, in the order they were found.
     pub nics: Vec<Box<dyn Nic>>,
+    /// Those of them that are not waited for.
+    pub(crate) unused: Vec<usize>,
     /// Devices that give randomness.
     pub(crate) sources: Vec<Source<AnyTransport>>,
     pub(crate) stock: Stock,
@@ -228,6 +230,19 @@ impl Machine {
         usize::MAX
     }
 
+    /// From now on [`Machine::idle`] waits for the cards alone that are `used`, by their places. One
+    /// with frames that nobody takes in would let nobody sleep.
+    pub fn wait_for(&mut self, used: impl Fn(usize) -> bool) {
+        self.unused = (0..self.nics.len()).filter(|at| !used(*at)).collect();
+    }
+
+    #[cfg(godwit_image)]
+    fn awaited(&mut self) -> impl Iterator<Item = &mut Box<dyn Nic>> {
+        let unused = &self.unused;
+        let nics = self.nics.iter_mut().enumerate();
+        nics.filter_map(|(at, nic)| (!unused.contains(&at)).then_some(nic))
+    }
+
     /// Sleeps until a card has something, the power button is pressed, or `deadline_ns` (see
     /// [`Machine::now_ns`]) has come; may end early. What waits on the console goes out first, piece
     /// by piece. The first moments may be polled through, see [`Lookout`].
@@ -242,8 +257,7 @@ impl Machine {
         if !until.is_some_and(|until| self.poll(until)) {
             self.sleep(deadline_ns);
         }
-        let ended = self.now_ns();
-        self.lookout.waited(ended.saturating_sub(begun));
+        self.lookout.waited(begun, self.now_ns(), deadline_ns);
     }
 
     /// Waits awake, until `until_ns`; whether a card has something.
@@ -252,7 +266,8 @@ impl Machine {
         // QEMU's emulation of PAUSE leaves the guest and takes the lock that its cards work under.
         let yields = self.hypervisor != Hypervisor::Tcg;
         while self.now_ns() < until_ns {
-            if self.nics.iter_mut().any(|nic| nic.poll()) {
+            // All of them, whatever the first one says.
+            if self.awaited().fold(false, |any, nic| any | nic.poll()) {
                 return true;
             }
             if yields {
@@ -266,7 +281,7 @@ impl Machine {
     fn sleep(&mut self, deadline_ns: Option<u64>) {
         use crate::arch::x86_64::{cpu, interrupts};
 
-        let ready = self.nics.iter_mut().fold(false, |any, nic| any | nic.arm());
+        let ready = self.awaited().fold(false, |any, nic| any | nic.arm());
         if !ready {
             cpu::disable_interrupts();
             // Interrupts are off: whatever comes after these checks ends the `hlt` at once.
@@ -279,9 +294,7 @@ impl Machine {
             }
         }
         let _ = interrupts::take_wake();
-        for nic in &mut self.nics {
-            nic.disarm();
-        }
+        self.awaited().for_each(|nic| nic.disarm());
     }
 
     /// There is nothing to sleep on on the host.
@@ -290,10 +303,10 @@ impl Machine {
 
     /// A card without interrupts must be polled, and some want to be looked after.
     #[cfg(godwit_image)]
-    fn limit(&self, deadline_ns: Option<u64>) -> Option<u64> {
+    fn limit(&mut self, deadline_ns: Option<u64>) -> Option<u64> {
         const POLL_NS: u64 = 500_000;
         const WATCH_NS: u64 = 1_000_000_000;
-        let polled = !self.nics.iter().all(|nic| nic.interrupts());
+        let polled = self.awaited().any(|nic| !nic.interrupts());
         let most = match (polled, self.watched) {
             (true, _) => POLL_NS,
             (false, true) => WATCH_NS,

@@ -113,8 +113,13 @@ pub(crate) fn limit(deadline_ns: Option<u64>) -> Option<u64> {
 pub(crate) fn tick(rip: u64, frame: u64) {
     let period = PERIOD_NS.load(Ordering::Relaxed);
     let (now, next) = (crate::clock::now_ns(), NEXT_NS.load(Ordering::Relaxed));
+    if period == 0 {
+        return;
+    }
     // The timer and the clock need not agree to the last bit.
-    if period == 0 || now + period / 8 < next {
+    if now + period / 8 < next {
+        // It was for somebody else, and a loop that polls sets it for nobody.
+        crate::alarm::arm(None);
         return;
     }
     NEXT_NS.store(next.max(now) + period, Ordering::Relaxed);

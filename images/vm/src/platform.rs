@@ -292,6 +292,8 @@ impl Platform for KernelPlatform {
         let (service, instance) = choice.among(&cards)?;
         self.service = Used::at(service);
         self.instance = instance.map(Used::at);
+        self.machine
+            .wait_for(|at| at == service || Some(at) == instance);
         Ok(())
     }
 

@@ -170,6 +170,7 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
             alarm,
             reclaim_at: 0,
         },
+        unused: Vec::new(),
         hypervisor: cpu::hypervisor(),
         watch_at_ns: 0,
         watched: false,

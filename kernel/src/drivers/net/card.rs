@@ -459,6 +459,10 @@ impl Nic for Card {
     }
 
     fn poll(&mut self) -> bool {
+        if self.never_had > 0 {
+            self.refill(true);
+            self.offer();
+        }
         let ready = self.ready();
         self.starved &= !ready;
         ready

@@ -208,6 +208,18 @@ pub(super) fn who_stays_awake_sees_frames_and_room_without_an_interrupt<F: Fake>
     assert_eq!(device.wakes(), [false; 2], "quiet while it is polled");
 }
 
+pub(super) fn who_never_sleeps_gets_a_full_ring_too<F: Fake>() {
+    let device = F::new();
+    let ring = usual::<F>();
+    let mut card = device.bind(ring).unwrap();
+    for _ in 0..ring {
+        card.poll();
+    }
+    for n in 0..ring - F::SPARE {
+        assert!(device.give(&[1; 60]), "no buffer after {n}");
+    }
+}
+
 pub(super) fn users_that_keep_frames_do_not_starve_the_ring<F: Fake>() {
     let (device, mut card) = card::<F>();
     let mut kept = Vec::new();
@@ -347,6 +359,7 @@ pub(super) enum Step {
     Receive,
     Send(usize),
     Take(bool),
+    Poll,
     Sleep,
     Forget,
     Later,
@@ -361,6 +374,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => Just(Step::Receive),
         8 => (1usize..1518).prop_map(Step::Send),
         6 => any::<bool>().prop_map(Step::Take),
+        2 => Just(Step::Poll),
         2 => Just(Step::Sleep),
         2 => Just(Step::Forget),
         1 => Just(Step::Later),
@@ -382,6 +396,9 @@ pub(super) fn no_device_breaks_the_driver<F: Fake>(steps: Vec<Step>) -> Result<(
             Step::Receive => kept.extend(card.receive()),
             Step::Send(len) => drop(card.transmit(frame(len))),
             Step::Take(report) => drop(device.take(report)),
+            Step::Poll => {
+                card.poll();
+            }
             Step::Sleep => {
                 card.arm();
                 card.disarm();
@@ -492,6 +509,7 @@ macro_rules! conformance {
             a_full_ring_hands_the_packet_back_and_asks_to_be_woken
             a_frame_that_came_before_going_to_sleep_is_noticed
             who_stays_awake_sees_frames_and_room_without_an_interrupt
+            who_never_sleeps_gets_a_full_ring_too
             users_that_keep_frames_do_not_starve_the_ring
             one_that_sends_nothing_is_reset_and_serves_again
             one_that_resets_itself_is_set_going_again

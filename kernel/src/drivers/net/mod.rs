@@ -235,7 +235,8 @@ pub trait Nic: Send {
     /// Tells the device about frames queued and buffers given back.
     fn flush(&mut self);
     /// Whether there is something to do: a frame, or room after a refused transmit. To be asked again and
-    /// again by who does not sleep; a `true` answers the refusal, as [`Nic::disarm`] does.
+    /// again by who does not sleep; a `true` answers the refusal, as [`Nic::disarm`] does. Like [`Nic::arm`], it
+    /// gives the device more buffers, some at a time, until it has all that it can have.
     fn poll(&mut self) -> bool;
     /// Asks for an interrupt at the next event (a frame, or room after a refused transmit).
     /// `true`: do not sleep, there is something to do already.

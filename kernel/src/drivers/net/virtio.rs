@@ -572,6 +572,10 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
     }
 
     fn poll(&mut self) -> bool {
+        if self.never_had > 0 {
+            self.refill(true);
+            self.flush();
+        }
         let ready = self.ready();
         self.starved &= !ready;
         ready
