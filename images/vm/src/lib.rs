@@ -23,7 +23,7 @@ pub use platform::KernelPlatform;
 /// Serves until it is over, then ends the machine with the verdict's code.
 pub fn serve(mut machine: Machine, service: impl Service) -> ! {
     boot::chart::mark("service");
-    let mut sources = vec![machine.command_line.clone()];
+    let mut sources = vec![core::mem::take(&mut machine.command_line)];
     sources.append(&mut machine.config);
     let mut platform = match KernelPlatform::new(machine) {
         Ok(platform) => platform,

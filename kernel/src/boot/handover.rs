@@ -106,7 +106,9 @@ impl Handover {
 
     /// The texts in the boot modules, one after the other. Needs a heap.
     pub fn module_text(&self, memory: &impl Physical) -> Option<String> {
-        let mut all = String::new();
+        // Keys may be in it: a string that grows leaves copies behind.
+        let lengths = self.modules.iter().map(|range| range.end - range.start + 1);
+        let mut all = String::with_capacity(lengths.sum::<u64>() as usize);
         for range in &self.modules {
             let bytes = memory.bytes(range.start, (range.end - range.start) as usize);
             match bytes.map(core::str::from_utf8) {

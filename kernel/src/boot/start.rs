@@ -134,6 +134,7 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
     let module = info.module_text(&Firmware);
     let config = module.into_iter().chain(fw_cfg::read(CONFIG_FILE));
     let config: Vec<String> = config.collect();
+    info.keep().for_each(mm::wipe);
     mark("config");
 
     let mut devices = Devices {

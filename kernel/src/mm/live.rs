@@ -322,6 +322,21 @@ pub(crate) fn physical_bytes(base: u64, len: usize) -> Option<&'static [u8]> {
     Some(unsafe { slice::from_raw_parts(base as *const u8, len) })
 }
 
+/// Zeroes what a loader left for the boot alone and [`install`] kept out of the heap: there may be keys in it.
+/// What does not lie in RAM, or in the image's, stays.
+pub(crate) fn wipe(kept: Range<u64>) {
+    let guard = TABLE.lock();
+    let Some(live) = guard.as_ref() else { return };
+    let image = image();
+    let apart = kept.end <= image.start || kept.start >= image.end;
+    if kept.is_empty() || kept.start < PAGE || !apart || !live.frames.ram.contains(kept.clone()) {
+        return;
+    }
+    let len = (kept.end - kept.start) as usize;
+    // SAFETY: RAM, mapped writable as a whole but for the image, and neither page tables nor the heap have it.
+    unsafe { core::ptr::write_bytes(kept.start as *mut u8, 0, len) };
+}
+
 /// Walks the page tables the processor uses and finds what they allow that they should not.
 pub(crate) fn audit() -> Audit {
     let mut audit = Audit::default();

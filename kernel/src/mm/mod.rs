@@ -19,7 +19,7 @@ pub use live::Audit;
 #[cfg(godwit_image)]
 pub(crate) use live::{
     Guarded, at_rest, audit, callers, guarded_stack, hand_over, install, map_device, map_screen,
-    memory, on_main_stack, out_of_memory, physical_bytes, reclaim, spare, stacks, symbols,
+    memory, on_main_stack, out_of_memory, physical_bytes, reclaim, spare, stacks, symbols, wipe,
 };
 
 /// The host's memory is not ours to ration.

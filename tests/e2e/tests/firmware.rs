@@ -250,6 +250,35 @@ fn qemu_loads_the_same_file_by_itself_with_its_configuration_in_a_module() {
     });
 }
 
+#[test]
+fn a_key_is_in_memory_nowhere_as_it_was_written() {
+    const KEY: &str = "c0ffee11c0ffee22c0ffee33c0ffee44c0ffee55c0ffee66c0ffee77c0ffee88";
+    let scratch = Scratch::new("key").unwrap();
+    let text = format!("{MODULE}peer=8@10.0.2.8\ncluster_key={KEY}\n");
+    let module = scratch.write_secret("config", &text).unwrap();
+    for_each_row(vec![Machine::Microvm, Machine::Q35], |machine| {
+        let (mut spec, _) = spec(*machine, None)?;
+        spec.append = WORDS.join(" ");
+        spec.more = vec!["-initrd".into(), path(&module)];
+        let mut vm = Vm::start(&spec, Accelerator::Tcg, |_| {})?;
+        let (ready, _) = vm.wait_ready(PATIENCE)?;
+        ensure!(ready.id == ID, "the module was read: {}", ready.id);
+        let dump = scratch.path(&format!("{machine:?}"));
+        let size = u64::from(spec.memory) << 20;
+        let arguments = serde_json::json!({ "val": 0, "size": size, "filename": path(&dump) });
+        vm.monitor("pmemsave", arguments)?;
+        let memory = std::fs::read(&dump)?;
+        ensure!(memory.len() as u64 == size);
+        let copies = |text: &[u8]| memory.windows(text.len()).filter(|at| *at == text).count();
+        ensure!(copies(b"cluster_key") > 0, "the image names the word");
+        let found = copies(KEY.as_bytes());
+        ensure!(found == 0, "the key, as it was written, {found} times");
+        let parts = copies(&KEY.as_bytes()[16..48]);
+        ensure!(parts == 0, "the middle of it {parts} times");
+        Ok(())
+    });
+}
+
 fn path(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
