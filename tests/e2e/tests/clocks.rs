@@ -366,23 +366,24 @@ fn a_pause_costs_no_connection_and_the_date_is_put_right() {
     });
 }
 
-/// A machine with this generation id, saved to `file`; its boot id.
-fn saved(guest: &mut Guest, generation: &str, file: &Path) -> String {
+/// A machine with this generation id, saved to `file`; its boot id, and how long it was up.
+fn saved(guest: &mut Guest, generation: &str, file: &Path) -> (String, Duration) {
     guest.set_generation(generation);
     let mut vm = guest.start();
     says(&vm, "generation id: true");
     let boot = guest.boot();
     assert_eq!(guest.download(RESTORED).read(RESTORED), RESTORED);
+    let uptime = guest.uptime();
     save(&vm, file);
     assert!(
         vm.try_exit().expect("a process").is_none(),
         "it has not ended"
     );
-    boot
+    (boot, uptime)
 }
 
-/// Goes on from `file` with this generation id; the boot id. It serves, and its clock and date are right.
-fn restored(guest: &mut Guest, generation: &str, file: &Path) -> String {
+/// Goes on from `file` with this generation id; the boot id and how long it is up. It serves, and its clock and date are right.
+fn restored(guest: &mut Guest, generation: &str, file: &Path) -> (String, Duration) {
     guest.set_generation(generation);
     guest.spec.restore(file);
     let vm = Vm::start(&guest.spec, Accelerator::Tcg, |_| {}).expect("QEMU starts");
@@ -407,9 +408,9 @@ fn restored(guest: &mut Guest, generation: &str, file: &Path) -> String {
     guest.date_comes_right();
     let pace = pace(guest);
     assert!((pace - 1.0).abs() < 0.03, "{pace} s in a second");
-    let boot = guest.boot();
+    let (boot, uptime) = (guest.boot(), guest.uptime());
     power_off(vm);
-    boot
+    (boot, uptime)
 }
 
 fn snapshot_file() -> PathBuf {
@@ -428,10 +429,10 @@ fn copies_of_a_machine_are_boots_of_their_own_by_what_virtio_rng_gives() {
     let file = snapshot_file();
     let mut guest = Guest::new(Machine::Q35);
     guest.spec.rdrand = false;
-    let mut boots = vec![saved(&mut guest, GENERATIONS[0], &file)];
+    let mut boots = vec![saved(&mut guest, GENERATIONS[0], &file).0];
     thread::sleep(STEP);
     for generation in &GENERATIONS[1..] {
-        boots.push(restored(&mut guest, generation, &file));
+        boots.push(restored(&mut guest, generation, &file).0);
     }
     let _ = std::fs::remove_file(&file);
     boots.sort();
@@ -445,9 +446,13 @@ fn a_machine_that_migrates_is_the_same_boot() {
     let _turn = alone();
     let file = snapshot_file();
     let mut guest = Guest::new(Machine::Q35);
-    let before = saved(&mut guest, GENERATIONS[0], &file);
+    let (before, uptime) = saved(&mut guest, GENERATIONS[0], &file);
     thread::sleep(STEP);
-    let after = restored(&mut guest, GENERATIONS[0], &file);
+    let (after, later) = restored(&mut guest, GENERATIONS[0], &file);
     let _ = std::fs::remove_file(&file);
     assert_eq!(before, after);
+    assert!(
+        later >= uptime,
+        "time went back, to {later:?} from {uptime:?}"
+    );
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use godwit_qemu::image::build_image;
 use godwit_qemu::setup;
-use godwit_qemu::vm::{Accelerator, Machine, Vm, VmSpec};
+use godwit_qemu::vm::{Accelerator, Machine, NicModel, Vm, VmSpec};
 use guest::alone;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,6 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(2);
 const MOST: Duration = Duration::from_millis(300);
 const MACHINES: [Machine; 2] = [Machine::Microvm, Machine::Q35];
+const CARDS: [(Machine, NicModel); 6] = [
+    (Machine::Microvm, NicModel::Virtio),
+    (Machine::Q35, NicModel::Virtio),
+    (Machine::Q35, NicModel::E1000),
+    (Machine::Q35, NicModel::E1000e),
+    (Machine::Q35, NicModel::Rtl8139),
+    (Machine::Q35, NicModel::Vmxnet3),
+];
 
 /// An HTTP image behind QEMU's own network that is up and has settled.
 fn start(mut spec: VmSpec) -> Vm {
@@ -58,9 +66,10 @@ fn assert_asleep(vm: &Vm, what: &str) {
 #[test]
 fn who_has_answered_many_requests_sleeps_again() {
     let _turn = alone();
-    for machine in MACHINES {
+    for (machine, card) in CARDS {
         let mut spec = spec(machine);
-        let (nic, [service, _]) = guest::nic([80, 9100]);
+        let (mut nic, [service, _]) = guest::nic([80, 9100]);
+        nic.model = card;
         spec.nics.push(nic);
         let vm = start(spec);
         let mut client = TcpStream::connect(service).expect("the image listens");
@@ -76,7 +85,7 @@ fn who_has_answered_many_requests_sleeps_again() {
             }
             client.read_exact(&mut [0; 16]).expect("a body");
         }
-        assert_asleep(&vm, &format!("{machine:?}"));
+        assert_asleep(&vm, &format!("{machine:?}, {card:?}"));
     }
 }
 
