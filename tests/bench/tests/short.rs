@@ -111,10 +111,5 @@ fn whole_machines_are_measured_with_the_peer_where_it_can_be_had() {
             row["ours"].as_f64().is_some_and(|figure| figure > 0.0),
             "{row}"
         );
-        // These do not depend on how busy the host is.
-        if ["vm/image/bytes", "vm/ram/least/microvm"].contains(&name) {
-            let within = row["ours"].as_f64() <= row["limit"].as_f64();
-            assert!(row["limit"].is_number() && within, "{row}");
-        }
     }
 }
