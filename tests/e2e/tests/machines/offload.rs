@@ -258,7 +258,8 @@ pub fn move_service(
         })?
     };
     let forwarded = admins[0].status()?.counters.get("forwarded").copied();
-    ensure!(forwarded > Some(100), "forwarded: {forwarded:?}");
+    // Mostly acknowledgements, each of many segments: a busy host sees few in the time between two moves.
+    ensure!(forwarded > Some(20), "forwarded: {forwarded:?}");
     // Who has none stays until the other one has left: nobody is missed.
     let (leaving, staying): (Vec<_>, Vec<_>) =
         vms.into_iter().zip(has_button).partition(|(_, has)| *has);
