@@ -18,7 +18,8 @@ use godwit_qemu::build::{self, Service};
 use godwit_qemu::content::{self, Check};
 use godwit_qemu::net::{Namespace, Network};
 use godwit_qemu::vm::{
-    Accelerator, Firmware, Machine, Medium, Netdev, Nic, NicModel, Outcome, Vm, VmSpec,
+    Accelerator, Firmware, LEAST_MEMORY, Machine, Medium, Netdev, Nic, NicModel, Outcome, Vm,
+    VmSpec,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,8 +32,6 @@ const LESS: u64 = 64 << 20;
 /// where they are not.
 const LARGE: u64 = 16_000;
 const SMALL: u64 = 1_514;
-/// MiB that are enough without firmware.
-const LEAST: u32 = 16;
 
 /// Downloads and uploads on one machine, over both versions of IP.
 pub fn streams(machine: Machine) -> Result<()> {
@@ -102,7 +101,7 @@ pub fn features(machine: Machine, without: &[&str]) -> Result<()> {
     };
     let mut spec = lan.spec(machine, Service::Http, 1, "")?;
     configure_by_words(&mut spec);
-    spec.memory = LEAST;
+    spec.memory = LEAST_MEMORY;
     for property in without {
         let driver = match machine {
             Machine::MicrovmBare => "virtio-net-device",
