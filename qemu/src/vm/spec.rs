@@ -113,8 +113,8 @@ impl NicModel {
 
 /// Memory of a VM unless somebody says otherwise, in MiB.
 pub const DEFAULT_MEMORY: u32 = 64;
-/// An image does not come up with less, in MiB.
-pub const LEAST_MEMORY: u32 = 16;
+/// No machine is asked to do with less, in MiB.
+pub const LEAST_MEMORY: u32 = 6;
 
 /// The value of `--memory`.
 pub fn parse_memory(text: &str) -> Result<u32, String> {

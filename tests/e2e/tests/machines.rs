@@ -4,6 +4,8 @@
 
 #[path = "machines/apart.rs"]
 mod apart;
+#[path = "machines/boots.rs"]
+mod boots;
 #[path = "machines/cable.rs"]
 mod cable;
 #[path = "machines/crowd.rs"]
@@ -162,6 +164,18 @@ const TESTS: &[Test] = &[
         || nics::demo("q35", "vmxnet3", &["--loss", "1%"]),
     ),
     ("a_download_moves_between_rows_of_the_table", nics::rows),
+    (
+        "a_download_moves_between_ways_to_boot_with_uefi",
+        boots::uefi,
+    ),
+    (
+        "a_download_moves_between_ways_to_boot_with_a_bios",
+        boots::bios,
+    ),
+    (
+        "a_download_moves_between_ways_to_boot_without_acpi",
+        boots::bare,
+    ),
     ("a_legacy_transport_takes_large_frames", nics::legacy),
     (
         "large_frames_reach_other_cards_through_virtio",

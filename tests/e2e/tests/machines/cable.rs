@@ -80,10 +80,10 @@ pub fn some_of_it() -> Result<()> {
     })
 }
 
-/// A gibibyte, most of it from the machine, an eighth of it to it.
+/// A download of a gibibyte, and an eighth of one both ways.
 pub fn gibibyte(machine: Machine, model: NicModel) -> Result<()> {
     let plan = Plan {
-        download: 768 * MIB,
+        download: 1024 * MIB,
         echo: 128 * MIB,
         pulls: 6,
         goes_on: true,

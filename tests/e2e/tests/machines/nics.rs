@@ -32,7 +32,7 @@ pub fn demo(machine: &str, nic: &str, more: &[&str]) -> Result<()> {
 /// download from HTTP images moves to and fro between them, so that each of them sends its part.
 pub fn rows() -> Result<()> {
     use Machine::{Microvm, MicrovmLegacy, Pc, Q35, Q35Qboot};
-    use NicModel::{E1000, E1000e, Rtl8139, Virtio, VirtioModern, Vmxnet3};
+    use NicModel::{E1000, E1000e, I82545em, Rtl8139, Virtio, VirtioModern, Vmxnet3};
     for pair in [
         [(MicrovmLegacy, Virtio), (Q35Qboot, Virtio)],
         [(Microvm, Virtio), (Q35, E1000e)],
@@ -41,6 +41,7 @@ pub fn rows() -> Result<()> {
         [(Q35, Rtl8139), (Pc, VirtioModern)],
         [(Pc, Vmxnet3), (Q35, E1000)],
         [(Pc, Rtl8139), (Q35, VirtioModern)],
+        [(Pc, I82545em), (MicrovmLegacy, Virtio)],
     ] {
         let frames = offload::move_service(Service::Http, pair, false, 384 * MIB, 2);
         let frames = frames.with_context(|| format!("{pair:?}"))?;
