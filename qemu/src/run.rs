@@ -44,7 +44,7 @@ pub struct Options {
     /// A second NIC, for a network of the instances' own (10.0.3.0/24): the admin port is there.
     #[arg(long, value_enum, value_name = "NIC")]
     pub instance_nic: Option<NicModel>,
-    /// Memory in MiB, at least 16.
+    /// Memory in MiB, at least 6.
     #[arg(long, default_value_t = DEFAULT_MEMORY, value_parser = parse_memory, allow_hyphen_values = true)]
     pub memory: u32,
     /// The guest's address: `dhcp`, or one of QEMU's network, 10.0.2.4/24 to 10.0.2.254/24.
@@ -253,7 +253,7 @@ mod tests {
             (&["http", "--ip", "192.168.1.5/24"][..], "10.0.2."),
             (&["http", "--ip", "10.0.2.2/24"], "10.0.2.4/24"),
             (&["http", "--ip", "10.0.2.15"], "/24"),
-            (&["http", "--memory", "1"], "16 at least"),
+            (&["http", "--memory", "1"], ", 6 at least"),
             (&["http", "--port", "-1"], "1 to 65535"),
             (&["http", "--nic", "e1000"], "--machine q35"),
             (&["http", "--instance-nic", "e1000"], "--machine q35"),

@@ -59,7 +59,7 @@ pub struct Options {
     /// IP version.
     #[arg(long, default_value_t = 4, value_parser = parse_ip_version, allow_hyphen_values = true)]
     pub ip: u8,
-    /// Memory of each VM in MiB, at least 16.
+    /// Memory of each VM in MiB, at least 6.
     #[arg(long, default_value_t = DEFAULT_MEMORY, value_parser = parse_memory, allow_hyphen_values = true)]
     pub memory: u32,
     /// Who plays the client.
@@ -444,8 +444,8 @@ mod tests {
             (["--delay", "-1ms"], "between 0 and 10s"),
             (["--moves", "-1"], "number from 0"),
             (["--seed", "-1"], "number from 0"),
-            (["--memory", "1"], "16"),
-            (["--memory", "-64"], "16"),
+            (["--memory", "1"], "6 at least"),
+            (["--memory", "-64"], "6 at least"),
             (["--ip", "-4"], "4 or 6"),
         ] {
             let error = Options::from_words(&words).unwrap_err().to_string();

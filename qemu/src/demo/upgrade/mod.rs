@@ -58,7 +58,7 @@ pub struct Options {
     /// IP version.
     #[arg(long, default_value_t = 4, value_parser = parse_ip_version, allow_hyphen_values = true)]
     pub ip: u8,
-    /// Memory of each VM in MiB, at least 16.
+    /// Memory of each VM in MiB, at least 6.
     #[arg(long, default_value_t = DEFAULT_MEMORY, value_parser = parse_memory, allow_hyphen_values = true)]
     pub memory: u32,
     /// Write the results as JSON.
