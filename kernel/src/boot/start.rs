@@ -104,13 +104,14 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
     }
 
     // ACPI may lie in memory that is about to become heap: read all of it before.
-    let acpi = Tables::read(&Firmware, info.rsdp).unwrap_or_default();
+    let mut acpi = Tables::read(&Firmware, info.rsdp).unwrap_or_default();
     let dsdt = acpi
         .fixed
         .and_then(|fixed| tables::table(&Firmware, fixed.dsdt))
         .unwrap_or_default();
     let sleep_type = dsdt::sleep_type_s5(dsdt);
     let events = dsdt::event_device(dsdt);
+    acpi.ecam = acpi.ecam.or_else(|| dsdt::configuration_space(dsdt));
     let virtio: heapless::Vec<Place, MAX_VIRTIO> = dsdt::virtio_mmio(dsdt)
         .map(Place::from)
         .take(MAX_VIRTIO)

@@ -121,7 +121,7 @@ const TESTS: &[Test] = &[
         offload::features(Machine::MicrovmBare, offload::OLDER_FIRECRACKER)
     }),
     ("a_device_as_cloud_hypervisor_has_it", || {
-        offload::features(Machine::Q35, offload::CLOUD_HYPERVISOR)
+        offload::features(Machine::MicrovmPci, offload::CLOUD_HYPERVISOR)
     }),
     ("a_device_without_offloads_serves_too", offload::none),
     ("a_connection_moves_among_large_frames", offload::moves),

@@ -31,7 +31,7 @@ pub fn demo(machine: &str, nic: &str, more: &[&str]) -> Result<()> {
 /// Every row of the README's table that QEMU can have, each with another one, as far from it as may be: a
 /// download from HTTP images moves to and fro between them, so that each of them sends its part.
 pub fn rows() -> Result<()> {
-    use Machine::{Microvm, MicrovmLegacy, Pc, Q35, Q35Qboot};
+    use Machine::{Microvm, MicrovmLegacy, MicrovmPci, Pc, Q35, Q35Qboot};
     use NicModel::{E1000, E1000e, I82545em, Rtl8139, Virtio, VirtioModern, Vmxnet3};
     for pair in [
         [(MicrovmLegacy, Virtio), (Q35Qboot, Virtio)],
@@ -42,6 +42,7 @@ pub fn rows() -> Result<()> {
         [(Pc, Vmxnet3), (Q35, E1000)],
         [(Pc, Rtl8139), (Q35, VirtioModern)],
         [(Pc, I82545em), (MicrovmLegacy, Virtio)],
+        [(MicrovmPci, VirtioModern), (MicrovmPci, E1000)],
     ] {
         let frames = offload::move_service(Service::Http, pair, false, 384 * MIB, 2);
         let frames = frames.with_context(|| format!("{pair:?}"))?;
