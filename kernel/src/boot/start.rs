@@ -37,7 +37,10 @@ use crate::{Machine, clock, console, entropy, fw_cfg, mm, pci};
 const CONFIG_FILE: &str = "opt/godwit/config";
 /// Where windows of PCI devices go that firmware has not placed: in the hole below 4 GiB, behind
 /// what QEMU's machines have there.
-const PCI_SPACE: core::ops::Range<u32> = 0xd000_0000..0xe000_0000;
+const PCI_SPACE: pci::Space = pci::Space {
+    memory: 0xd000_0000..0xe000_0000,
+    ports: 0xc000..0xd000,
+};
 const MAX_VIRTIO: usize = 24;
 
 unsafe extern "Rust" {
@@ -343,10 +346,9 @@ impl Devices {
                     if !function.place_windows(&mut config, &mut space) {
                         log::error!("{}: no room for its registers", function.address);
                     }
-                    match virtio_pci::PciTransport::bind(&mut config, function, vector) {
-                        Ok(transport) => {
-                            let interrupts = transport.interrupts();
-                            self.bind(AnyTransport::Pci(transport), interrupts, &function.address);
+                    match AnyTransport::over_pci(&mut config, function, vector) {
+                        Ok((transport, interrupts)) => {
+                            self.bind(transport, interrupts, &function.address);
                         }
                         Err(error) => log::error!("{}: {error}", function.address),
                     }

@@ -21,6 +21,7 @@ const MACHINES: [Machine; 2] = [Machine::Microvm, Machine::Q35];
 const CARDS: [(Machine, NicModel); 6] = [
     (Machine::Microvm, NicModel::Virtio),
     (Machine::Q35, NicModel::Virtio),
+    (Machine::Q35, NicModel::VirtioLegacy),
     (Machine::Q35, NicModel::E1000),
     (Machine::Q35, NicModel::E1000e),
     (Machine::Q35, NicModel::Rtl8139),
