@@ -1,11 +1,12 @@
 //! What a server needs from the DSDT, found by its encoded form.
 //!
 //! The DSDT is a program. Interpreting it takes a virtual machine; but the objects of interest (the
-//! `\_S5` package, the resources of virtio-mmio devices and of the generic event device) are
-//! constants with a fixed encoding (ACPI 6.5, chapters 6.4 and 20), so they can be searched for.
+//! `\_S5` package, the address of PCI's configuration space, the resources of virtio-mmio devices and of the
+//! generic event device) are constants with a fixed encoding (ACPI 6.5, chapters 6.4 and 20), so they can be searched for.
 //! Whatever does not look exactly as expected is not found.
 
 use super::Fields;
+use super::tables::Ecam;
 
 /// Name of virtio-mmio devices (virtio 1.2 leaves it to the platform; QEMU and Linux use this).
 const VIRTIO_MMIO: &[u8] = b"LNRO0005";
@@ -109,6 +110,24 @@ pub fn event_device(dsdt: &[u8]) -> Option<EventDevice> {
     })
 }
 
+/// The configuration space of PCI, from `Method (_CBA) { Return (address) }` of the host bridge: so it is said where
+/// there is no MCFG (PCI firmware specification 3.3, section 4.1.3).
+pub fn configuration_space(dsdt: &[u8]) -> Option<Ecam> {
+    const RETURN: u8 = 0xa4;
+    const DWORD: u8 = 0x0c;
+    const QWORD: u8 = 0x0e;
+    occurrences(dsdt, b"_CBA").find_map(|at| {
+        // Behind the name is how many arguments the method takes.
+        let body = dsdt.get(at + 5..)?;
+        let base = match (body.u8_at(0)?, body.u8_at(1)?) {
+            (RETURN, DWORD) => body.u32_at(2).map(u64::from),
+            (RETURN, QWORD) => body.u64_at(2),
+            _ => None,
+        };
+        Ecam::new(base?, (0, u8::MAX))
+    })
+}
+
 /// Memory32Fixed (section 6.4.3.4): tag 0x86, length 9.
 fn memory32_fixed(bytes: &[u8]) -> Option<(u32, u32)> {
     occurrences(bytes, &[0x86, 9, 0]).find_map(|at| {
@@ -205,14 +224,31 @@ mod tests {
         assert_eq!(event_device(&dsdt), Some(expected));
     }
 
+    #[test]
+    fn configuration_space_is_read_in_each_encoding() {
+        let base = |bytes: &[u8]| configuration_space(bytes).map(|ecam| ecam.base);
+        assert_eq!(base(b"\x14\x0c_CBA\0\xa4\x0c\0\0\0\xe0"), Some(0xe000_0000));
+        let wide = b"\x14\x10_CBA\0\xa4\x0e\0\0\0\0\x40\0\0\0";
+        assert_eq!(base(wide), Some(0x40_0000_0000));
+        for nothing in [
+            &b"\x14\x0c_CBA\0\xa4\x0c\0\0\0\0"[..],
+            b"\x14\x0c_CBA\0\xa4\x0c\x01\0\0\xe0",
+            b"\x14\x0c_CBA\0\xa4\x0c\0\0",
+            b"\x14\x0c_CBA\0\x70\x0c\0\0\0\xe0",
+            b"\x14\x0c_CBA",
+        ] {
+            assert_eq!(base(nothing), None, "{nothing:x?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_byte_code_panics(
-            pieces in prop::collection::vec((0usize..7, prop::collection::vec(any::<u8>(), 0..24)), 0..12),
+            pieces in prop::collection::vec((0usize..8, prop::collection::vec(any::<u8>(), 0..24)), 0..12),
         ) {
-            let marks: [&[u8]; 7] = [
+            let marks: [&[u8]; 8] = [
                 b"\x08_S5_\x12", b"LNRO0005", b"ACPI0013", &[0x86, 9, 0], &[0x89, 6, 0],
-                &[0x5b, 0x80], b"",
+                &[0x5b, 0x80], b"_CBA\0\xa4", b"",
             ];
             let mut dsdt = Vec::new();
             for (mark, bytes) in pieces {
@@ -221,6 +257,7 @@ mod tests {
             }
             sleep_type_s5(&dsdt);
             event_device(&dsdt);
+            configuration_space(&dsdt);
             virtio_mmio(&dsdt).count();
         }
     }

@@ -44,13 +44,21 @@ impl Interrupts {
     }
 }
 
-/// The first segment of PCI configuration space in memory (MCFG).
+/// The first segment of PCI configuration space in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ecam {
     /// Physical address of bus 0's part.
     pub base: u64,
     /// The first and the last bus covered.
     pub buses: (u8, u8),
+}
+
+impl Ecam {
+    /// `None` if that cannot be: a segment begins at a multiple of the 1 MiB each bus takes.
+    pub fn new(base: u64, buses: (u8, u8)) -> Option<Self> {
+        let aligned = base != 0 && base.is_multiple_of(1 << 20);
+        (aligned && buses.0 <= buses.1).then_some(Self { base, buses })
+    }
 }
 
 /// What the FADT says about power management.
@@ -92,7 +100,7 @@ pub enum Register {
 pub struct Tables {
     /// MADT.
     pub interrupts: Option<Interrupts>,
-    /// MCFG.
+    /// MCFG; some machines say it elsewhere, see [`super::dsdt::configuration_space`].
     pub ecam: Option<Ecam>,
     /// FADT.
     pub fixed: Option<Fixed>,
@@ -231,13 +239,8 @@ fn madt(table: &[u8]) -> Option<Interrupts> {
 /// MCFG (PCI firmware specification 3.3, section 4.1.2): the first entry of segment 0.
 fn mcfg(table: &[u8]) -> Option<Ecam> {
     table.get(44..)?.chunks_exact(16).find_map(|entry| {
-        let ecam = Ecam {
-            base: entry.u64_at(0)?,
-            buses: (entry.u8_at(10)?, entry.u8_at(11)?),
-        };
-        let aligned = ecam.base != 0 && ecam.base.is_multiple_of(1 << 20);
-        let sane = aligned && ecam.buses.0 <= ecam.buses.1;
-        (entry.u16_at(8)? == 0 && sane).then_some(ecam)
+        let ecam = Ecam::new(entry.u64_at(0)?, (entry.u8_at(10)?, entry.u8_at(11)?));
+        ecam.filter(|_| entry.u16_at(8) == Some(0))
     })
 }
 

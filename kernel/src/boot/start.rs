@@ -37,7 +37,10 @@ use crate::{Machine, clock, console, entropy, fw_cfg, mm, pci};
 const CONFIG_FILE: &str = "opt/godwit/config";
 /// Where windows of PCI devices go that firmware has not placed: in the hole below 4 GiB, behind
 /// what QEMU's machines have there.
-const PCI_SPACE: core::ops::Range<u32> = 0xd000_0000..0xe000_0000;
+const PCI_SPACE: pci::Space = pci::Space {
+    memory: 0xd000_0000..0xe000_0000,
+    ports: 0xc000..0xd000,
+};
 const MAX_VIRTIO: usize = 24;
 
 unsafe extern "Rust" {
@@ -104,13 +107,14 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
     }
 
     // ACPI may lie in memory that is about to become heap: read all of it before.
-    let acpi = Tables::read(&Firmware, info.rsdp).unwrap_or_default();
+    let mut acpi = Tables::read(&Firmware, info.rsdp).unwrap_or_default();
     let dsdt = acpi
         .fixed
         .and_then(|fixed| tables::table(&Firmware, fixed.dsdt))
         .unwrap_or_default();
     let sleep_type = dsdt::sleep_type_s5(dsdt);
     let events = dsdt::event_device(dsdt);
+    acpi.ecam = acpi.ecam.or_else(|| dsdt::configuration_space(dsdt));
     let virtio: heapless::Vec<Place, MAX_VIRTIO> = dsdt::virtio_mmio(dsdt)
         .map(Place::from)
         .take(MAX_VIRTIO)
@@ -342,10 +346,9 @@ impl Devices {
                     if !function.place_windows(&mut config, &mut space) {
                         log::error!("{}: no room for its registers", function.address);
                     }
-                    match virtio_pci::PciTransport::bind(&mut config, function, vector) {
-                        Ok(transport) => {
-                            let interrupts = transport.interrupts();
-                            self.bind(AnyTransport::Pci(transport), interrupts, &function.address);
+                    match AnyTransport::over_pci(&mut config, function, vector) {
+                        Ok((transport, interrupts)) => {
+                            self.bind(transport, interrupts, &function.address);
                         }
                         Err(error) => log::error!("{}: {error}", function.address),
                     }

@@ -24,6 +24,15 @@ pub use pool::{Buffer, Pool};
 pub use queue::{QueueOptions, ReceiveQueue, Slices, TransmitQueue};
 pub use shared::Shared;
 
+use virtio_drivers::transport::Transport;
+
+/// What virtqueues have to know of a transport beside what `virtio-drivers` has it say.
+pub trait QueueTransport: Transport {
+    /// Whether a queue has exactly as many descriptors as the device says, as over PCI before virtio 1.0 (virtio 1.2,
+    /// section 4.1.5.1.3.1).
+    fn has_fixed_queues(&self) -> bool;
+}
+
 /// What devices that take page numbers mean by a page, in bytes.
 pub const PAGE: usize = 4096;
 

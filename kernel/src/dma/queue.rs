@@ -7,10 +7,9 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use virtio_drivers::transport::Transport;
 
 use super::ring::{Descriptor, INDIRECT, NEXT, Ring, WRITE};
-use super::{Buffer, DeviceFault};
+use super::{Buffer, DeviceFault, QueueTransport};
 
 /// How to set up a queue.
 #[derive(Clone, Copy, Debug)]
@@ -23,10 +22,13 @@ pub struct QueueOptions {
     pub event_index: bool,
     /// `VIRTIO_F_INDIRECT_DESC` was negotiated.
     pub indirect: bool,
+    /// The first piece of a packet's head has a descriptor of its own, as devices want it that do not offer
+    /// `VIRTIO_F_ANY_LAYOUT`.
+    pub apart: bool,
 }
 
 impl QueueOptions {
-    fn ring(self, transport: &mut impl Transport) -> Result<Ring, DeviceFault> {
+    fn ring(self, transport: &mut impl QueueTransport) -> Result<Ring, DeviceFault> {
         Ring::new(transport, self.index, self.most, self.event_index)
     }
 }
@@ -40,14 +42,17 @@ pub struct ReceiveQueue {
 
 impl ReceiveQueue {
     /// Sets up a queue of the device behind `transport`, empty.
-    pub fn new(transport: &mut impl Transport, options: QueueOptions) -> Result<Self, DeviceFault> {
+    pub fn new(
+        transport: &mut impl QueueTransport,
+        options: QueueOptions,
+    ) -> Result<Self, DeviceFault> {
         let ring = options.ring(transport)?;
         let slots = slots(ring.size());
         Ok(Self { ring, slots })
     }
 
     /// Takes everything back, after a reset of the device, and sets the queue up again.
-    pub fn restart(&mut self, transport: &mut impl Transport) -> Result<(), DeviceFault> {
+    pub fn restart(&mut self, transport: &mut impl QueueTransport) -> Result<(), DeviceFault> {
         self.slots.fill_with(|| None);
         self.ring.restart(transport)
     }
@@ -123,14 +128,19 @@ const FEW: usize = 6;
 /// Packet parts of a transmit.
 pub type Slices = SmallVec<[Bytes; 4]>;
 
+/// Descriptors beside those of the slices: two for the head, if its pieces are apart, and one for what did not fit.
+const BESIDE: usize = 3;
+
 /// A table of descriptors: head, what did not fit into it, slices. It stays where it is while the
 /// device has it.
-type Table = Box<[Descriptor; MAX_INDIRECT + 2]>;
+type Table = Box<[Descriptor; MAX_INDIRECT + BESIDE]>;
 
 #[derive(Debug)]
 struct InFlight<const HEAD: usize> {
     head: Option<Box<[u8; HEAD]>>,
     head_len: usize,
+    /// Where the head is cut in two.
+    cut: usize,
     slices: Slices,
     table: Option<Table>,
 }
@@ -139,9 +149,10 @@ impl<const HEAD: usize> InFlight<HEAD> {
     fn parts(&self) -> impl Iterator<Item = Descriptor> {
         let head = self.head.as_ref();
         let head = head.and_then(|head| head.get(..self.head_len));
-        let head = head.unwrap_or_default();
-        core::iter::once(head)
-            .filter(|head| !head.is_empty())
+        let (first, rest) = head.unwrap_or_default().split_at(self.cut);
+        [first, rest]
+            .into_iter()
+            .filter(|piece| !piece.is_empty())
             .chain(self.slices.iter().map(|slice| &slice[..]))
             .map(Descriptor::of)
     }
@@ -177,6 +188,7 @@ impl<const HEAD: usize> InFlight<HEAD> {
 pub struct TransmitQueue<const HEAD: usize> {
     ring: Ring,
     indirect: bool,
+    apart: bool,
     /// Slices of a packet at most.
     most: usize,
     slots: Box<[Option<InFlight<HEAD>>]>,
@@ -186,19 +198,23 @@ pub struct TransmitQueue<const HEAD: usize> {
 
 impl<const HEAD: usize> TransmitQueue<HEAD> {
     /// Sets up a queue of the device behind `transport`, empty.
-    pub fn new(transport: &mut impl Transport, options: QueueOptions) -> Result<Self, DeviceFault> {
+    pub fn new(
+        transport: &mut impl QueueTransport,
+        options: QueueOptions,
+    ) -> Result<Self, DeviceFault> {
         let ring = options.ring(transport)?;
-        // Not longer than the ring either way (section 2.7.5.3.1), with a head in two parts.
+        // Not longer than the ring either way (section 2.7.5.3.1).
         let most = if options.indirect {
             MAX_INDIRECT
         } else {
             MAX_DIRECT
         };
-        let most = most.min(usize::from(ring.size()) - 2);
+        let most = most.min(usize::from(ring.size()) - BESIDE);
         Ok(Self {
             slots: slots(ring.size()),
             ring,
             indirect: options.indirect,
+            apart: options.apart,
             most,
             heads: Vec::new(),
             tables: Vec::new(),
@@ -207,7 +223,7 @@ impl<const HEAD: usize> TransmitQueue<HEAD> {
 
     /// Drops everything, after a reset of the device, and sets the queue up again. How many packets were
     /// lost.
-    pub fn restart(&mut self, transport: &mut impl Transport) -> Result<usize, DeviceFault> {
+    pub fn restart(&mut self, transport: &mut impl QueueTransport) -> Result<usize, DeviceFault> {
         let lost = self.slots.iter().flatten().count();
         self.slots.fill_with(|| None);
         self.ring.restart(transport).map(|()| lost)
@@ -225,7 +241,7 @@ impl<const HEAD: usize> TransmitQueue<HEAD> {
 
     /// Whether any packet fits now.
     pub fn has_room(&self) -> bool {
-        self.fits(self.most + 2)
+        self.fits(self.most + BESIDE)
     }
 
     /// Queues a packet whose head is `head`, piece by piece; what does not fit into `HEAD` bytes
@@ -236,12 +252,13 @@ impl<const HEAD: usize> TransmitQueue<HEAD> {
     )]
     pub fn post(&mut self, head: [&[u8]; 2], mut slices: Slices) -> Result<(), Slices> {
         tidy(&mut slices, self.most);
-        if !self.fits(slices.len() + 2) {
+        if !self.fits(slices.len() + BESIDE) {
             return Err(slices);
         }
         let mut packet = InFlight {
             head: self.heads.pop().or_else(|| Some(Box::new([0; HEAD]))),
             head_len: 0,
+            cut: 0,
             slices,
             table: None,
         };
@@ -257,6 +274,9 @@ impl<const HEAD: usize> TransmitQueue<HEAD> {
             if !over.is_empty() {
                 packet.slices.insert(0, Bytes::copy_from_slice(over));
             }
+        }
+        if self.apart {
+            packet.cut = head[0].len().min(packet.head_len);
         }
         let mut parts: SmallVec<[Descriptor; FEW]> = packet.parts().collect();
         let mut flags = 0;

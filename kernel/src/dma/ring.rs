@@ -12,9 +12,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
 
-use virtio_drivers::transport::Transport;
-
-use super::{DeviceFault, PAGE};
+use super::{DeviceFault, PAGE, QueueTransport};
 
 /// Descriptor flags (section 2.7.5).
 pub(super) const NEXT: u16 = 1;
@@ -25,6 +23,8 @@ pub(super) const INDIRECT: u16 = 4;
 const NO_NOTIFICATION: u16 = 1;
 /// Fewer descriptors than this are of no use.
 const LEAST: u16 = 4;
+/// A device that insists on more than this asks for too much memory.
+const MOST_FIXED: u32 = 4096;
 
 /// `struct virtq_desc`: a piece of memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +53,9 @@ pub(super) struct Ring {
     memory: NonNull<u8>,
     layout: Layout,
     index: u16,
+    /// Places in either ring.
+    places: u16,
+    /// Descriptors that are used: fewer than places only where the device says how many there are.
     size: u16,
     used_at: usize,
     event_index: bool,
@@ -78,20 +81,26 @@ unsafe impl Sync for Ring {}
 
 impl Ring {
     /// Sets up queue `index` of the device behind `transport`, with `most` descriptors or as many
-    /// as the device allows.
+    /// as the device allows. If there have to be more, the rest is not used.
     pub(super) fn new(
-        transport: &mut impl Transport,
+        transport: &mut impl QueueTransport,
         index: u16,
         most: u16,
         event_index: bool,
     ) -> Result<Self, DeviceFault> {
-        let allowed = transport.max_queue_size(index).min(u32::from(most)) as u16;
+        let said = transport.max_queue_size(index);
+        let allowed = said.min(u32::from(most)) as u16;
         if allowed < LEAST || transport.queue_used(index) {
             return Err(DeviceFault::NoQueue);
         }
         // A power of two (section 2.7).
         let size = 1 << allowed.ilog2();
-        let entries = usize::from(size);
+        let places = match transport.has_fixed_queues() {
+            false => size,
+            true if said.is_power_of_two() && said <= MOST_FIXED => said as u16,
+            true => return Err(DeviceFault::NoQueue),
+        };
+        let entries = usize::from(places);
         let available_at = entries * size_of::<Descriptor>();
         // Flags, index, entries and the used event.
         let used_at = (available_at + 2 * (3 + entries)).next_multiple_of(PAGE);
@@ -104,11 +113,12 @@ impl Ring {
             memory,
             layout,
             index,
+            places,
             size,
             used_at,
             event_index,
             links: (1..=size).collect(),
-            chains: vec![0; entries].into_boxed_slice(),
+            chains: vec![0; usize::from(size)].into_boxed_slice(),
             outstanding: 0,
             first_free: 0,
             free: size,
@@ -121,11 +131,11 @@ impl Ring {
     }
 
     /// Tells the device where the queue is.
-    fn set(&self, transport: &mut impl Transport) {
+    fn set(&self, transport: &mut impl QueueTransport) {
         let base = self.memory.as_ptr() as u64;
         transport.queue_set(
             self.index,
-            self.size.into(),
+            self.places.into(),
             base,
             base + self.available_at() as u64,
             base + self.used_at as u64,
@@ -133,9 +143,16 @@ impl Ring {
     }
 
     /// As new, after a reset of the device, which is told again where the queue is.
-    pub(super) fn restart(&mut self, transport: &mut impl Transport) -> Result<(), DeviceFault> {
+    pub(super) fn restart(
+        &mut self,
+        transport: &mut impl QueueTransport,
+    ) -> Result<(), DeviceFault> {
         let allowed = transport.max_queue_size(self.index);
-        if allowed < self.size.into() || transport.queue_used(self.index) {
+        let enough = match transport.has_fixed_queues() {
+            false => allowed >= self.places.into(),
+            true => allowed == self.places.into(),
+        };
+        if !enough || transport.queue_used(self.index) {
             return Err(DeviceFault::NoQueue);
         }
         // SAFETY: all of this ring's memory; a device that was reset has no business there.
@@ -152,7 +169,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Descriptors in all.
+    /// Descriptors that are used.
     pub(super) fn size(&self) -> u16 {
         self.size
     }
@@ -170,7 +187,7 @@ impl Ring {
     /// The `T` at octet `offset`, which lies in the ring's memory at an address that suits it.
     fn at<T>(&self, offset: usize) -> NonNull<T> {
         debug_assert!(offset + size_of::<T>() <= self.layout.size());
-        // SAFETY: offsets are computed from `size` as the layout was.
+        // SAFETY: offsets are computed from `places` as the layout was.
         unsafe { self.memory.byte_add(offset).cast() }
     }
 
@@ -181,19 +198,19 @@ impl Ring {
     }
 
     fn available_at(&self) -> usize {
-        usize::from(self.size) * size_of::<Descriptor>()
+        usize::from(self.places) * size_of::<Descriptor>()
     }
 
     fn slot(&self, index: u16) -> usize {
-        usize::from(index & (self.size - 1))
+        usize::from(index & (self.places - 1))
     }
 
     fn used_event(&self) -> &AtomicU16 {
-        self.word(self.available_at() + 4 + 2 * usize::from(self.size))
+        self.word(self.available_at() + 4 + 2 * usize::from(self.places))
     }
 
     fn available_event(&self) -> &AtomicU16 {
-        self.word(self.used_at + 4 + 8 * usize::from(self.size))
+        self.word(self.used_at + 4 + 8 * usize::from(self.places))
     }
 
     fn used_index(&self) -> u16 {

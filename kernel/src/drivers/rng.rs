@@ -2,9 +2,9 @@
 
 use alloc::sync::Arc;
 
-use virtio_drivers::transport::{DeviceStatus, Transport};
+use virtio_drivers::transport::DeviceStatus;
 
-use crate::dma::{Buffer, DeviceFault, Pool, QueueOptions, ReceiveQueue};
+use crate::dma::{Buffer, DeviceFault, Pool, QueueOptions, QueueTransport, ReceiveQueue};
 use crate::drivers::net::virtio::Features;
 use crate::entropy::Seed;
 
@@ -14,13 +14,13 @@ const PATIENCE: u32 = 2_000_000;
 
 /// A device in use. It is reset when it is dropped.
 #[derive(Debug)]
-pub struct Source<T: Transport> {
+pub struct Source<T: QueueTransport> {
     transport: T,
     queue: ReceiveQueue,
     pool: Arc<Pool>,
 }
 
-impl<T: Transport> Source<T> {
+impl<T: QueueTransport> Source<T> {
     /// Sets the device up and asks it for a seed.
     pub fn bind(mut transport: T) -> Result<Self, DeviceFault> {
         transport.begin_init(Features::VERSION_1);
@@ -29,6 +29,7 @@ impl<T: Transport> Source<T> {
             most: 8,
             event_index: false,
             indirect: false,
+            apart: false,
         };
         let mut queue = ReceiveQueue::new(&mut transport, options)?;
         queue.set_interrupts(false);
@@ -96,7 +97,7 @@ impl<T: Transport> Source<T> {
     }
 }
 
-impl<T: Transport> Drop for Source<T> {
+impl<T: QueueTransport> Drop for Source<T> {
     fn drop(&mut self) {
         // Before the memory goes: a slow device must not write to it any more.
         self.transport.set_status(DeviceStatus::empty());

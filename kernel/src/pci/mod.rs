@@ -57,6 +57,15 @@ const STATUS_CAPABILITIES: u32 = 1 << 20;
 /// Capabilities start behind the header and take at least four bytes each.
 const MAX_CAPABILITIES: usize = 48;
 
+/// Where windows may go that nobody has placed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Physical addresses.
+    pub memory: Range<u32>,
+    /// Ports.
+    pub ports: Range<u32>,
+}
+
 /// Calls `each` with every function of every bus that can be reached, bridges excluded.
 pub fn enumerate(config: &impl ConfigSpace, mut each: impl FnMut(Function)) {
     let mut pending: heapless::Deque<u8, 32> = heapless::Deque::new();
@@ -121,9 +130,20 @@ impl Function {
         (address != 0).then_some(address)
     }
 
-    /// Gives every memory window that firmware has not placed (fast boot loaders place none) an
-    /// address from `space`. `false` if there is no room.
-    pub fn place_windows(&self, config: &mut impl ConfigSpace, space: &mut Range<u32>) -> bool {
+    /// The first port of base address register `index`, if it is a window of ports that firmware has placed.
+    pub fn port_bar(&self, config: &impl ConfigSpace, index: u8) -> Option<u16> {
+        if index > 5 {
+            return None;
+        }
+        let at = register::BAR + u16::from(index) * 4;
+        let bar = config.read32(self.address, at);
+        let first = u16::try_from(bar & !3).ok()?;
+        (bar & 1 == 1 && first != 0).then_some(first)
+    }
+
+    /// Gives every window that firmware has not placed (fast boot loaders place none) an address from `space`.
+    /// `false` if there is no room.
+    pub fn place_windows(&self, config: &mut impl ConfigSpace, space: &mut Space) -> bool {
         let command = config.read32(self.address, register::COMMAND) & 0xffff;
         let decoding = COMMAND_MEMORY | COMMAND_PORTS;
         // Sizing writes nonsense into the registers: nothing may be decoded meanwhile.
@@ -140,21 +160,30 @@ impl Function {
             } else {
                 0
             };
-            if memory && low & !0xf == 0 && high == 0 {
+            let kind = if memory { 0xf } else { 0x3 };
+            if low & !kind == 0 && high == 0 {
                 config.write32(self.address, at, u32::MAX);
-                let size = (!(config.read32(self.address, at) & !0xf)).wrapping_add(1);
-                let place = if size == 0 {
-                    Some(0)
-                } else {
-                    carve(space, size)
+                let size = (!(config.read32(self.address, at) & !kind)).wrapping_add(1);
+                let place = match size {
+                    0 => Some(0),
+                    // No two devices in a page.
+                    _ if memory => carve(&mut space.memory, size.max(4096)),
+                    // A device need not have the upper half.
+                    _ => carve(&mut space.ports, size & 0xffff),
                 };
                 all &= place.is_some();
-                config.write32(self.address, at, place.unwrap_or(0) | (low & 0xf));
+                config.write32(self.address, at, place.unwrap_or(0) | (low & kind));
             }
             index += if wide { 2 } else { 1 };
         }
         config.write32(self.address, register::COMMAND, command);
         all
+    }
+
+    /// Turns on the decoding of ports.
+    pub fn enable_ports(&self, config: &mut impl ConfigSpace) {
+        let command = config.read32(self.address, register::COMMAND) & 0xffff;
+        config.write32(self.address, register::COMMAND, command | COMMAND_PORTS);
     }
 
     /// Turns on memory decoding and bus mastering, and legacy interrupts off.
@@ -224,7 +253,6 @@ fn carve(space: &mut Range<u32>, size: u32) -> Option<u32> {
     if !size.is_power_of_two() {
         return None; // no device has such a window
     }
-    let size = size.max(4096); // no two devices in a page
     let start = space.start.checked_next_multiple_of(size)?;
     let end = start.checked_add(size).filter(|&end| end <= space.end)?;
     space.start = end;
@@ -365,11 +393,16 @@ pub(crate) mod tests {
         fake.write32(device.address, 0x20, 0x0c); // 64 bits
         let masks = [0xffff_ffe0, 0xffff_f000, 0, 0, 0xffff_c000, u32::MAX];
         let mut config = Sized(fake, masks);
-        let mut space = 0xd000_1000..0xe000_0000;
+        let mut space = Space {
+            memory: 0xd000_1000..0xe000_0000,
+            ports: 0xc008..0xd000,
+        };
         assert!(device.place_windows(&mut config, &mut space));
         assert_eq!(device.memory_bar(&config, 1), Some(0xd000_1000));
         assert_eq!(device.memory_bar(&config, 4), Some(0xd000_4000));
         assert_eq!(device.memory_bar(&config, 0), None);
+        assert_eq!(device.port_bar(&config, 0), Some(0xc020));
+        assert_eq!(device.port_bar(&config, 1), None);
         let before = space.clone();
         assert!(device.place_windows(&mut config, &mut space));
         assert_eq!(space, before, "what is placed stays");
@@ -381,7 +414,11 @@ pub(crate) mod tests {
         let device = function(&mut fake, 0, 1, 0x1041_1af4);
         fake.write32(device.address, 0x10, 0);
         let mut config = Sized(fake, [0xfff0_0000, 0, 0, 0, 0, 0]);
-        assert!(!device.place_windows(&mut config, &mut (0xd000_0000..0xd008_0000)));
+        let mut space = Space {
+            memory: 0xd000_0000..0xd008_0000,
+            ports: 0..0,
+        };
+        assert!(!device.place_windows(&mut config, &mut space));
         assert_eq!(device.memory_bar(&config, 0), None);
     }
 

@@ -18,6 +18,8 @@ pub enum Machine {
     MicrovmBare,
     /// The minimal machine whose devices have the interface of before virtio 1.0.
     MicrovmLegacy,
+    /// The minimal machine with PCI Express, without PIT, PIC and RTC: what comes nearest to Cloud Hypervisor's.
+    MicrovmPci,
     /// PC with PCI Express and a firmware that does nothing but load the kernel.
     Q35Qboot,
     /// PC with PCI Express.
@@ -33,13 +35,17 @@ impl Machine {
             // QEMU then names the devices on the command line.
             Self::MicrovmBare => "microvm,acpi=off,pit=off,pic=off,rtc=off,auto-kernel-cmdline=on",
             Self::Microvm | Self::MicrovmLegacy => "microvm",
+            Self::MicrovmPci => "microvm,pcie=on,pit=off,pic=off,rtc=off",
             Self::Q35 | Self::Q35Qboot => "q35",
             Self::Pc => "pc",
         }
     }
 
     fn has_pci(self) -> bool {
-        matches!(self, Self::Q35 | Self::Q35Qboot | Self::Pc)
+        matches!(
+            self,
+            Self::MicrovmPci | Self::Q35 | Self::Q35Qboot | Self::Pc
+        )
     }
 }
 
@@ -95,7 +101,7 @@ impl NicModel {
             model if !machine.has_pci() => {
                 let name = model.to_possible_value().map(|v| v.get_name().to_owned());
                 return Err(format!(
-                    "the NIC {} needs PCI, which microvm does not have: use --machine q35 or pc",
+                    "the NIC {} needs PCI, which this machine does not have: use --machine q35, pc or microvm-pci",
                     name.unwrap_or_default()
                 ));
             }
@@ -426,6 +432,9 @@ mod tests {
         assert!(microvm.contains("force-legacy=false"));
         let legacy = arguments(Machine::MicrovmLegacy, NicModel::Virtio).unwrap();
         assert!(legacy.contains("-machine microvm ") && legacy.contains("force-legacy=true"));
+        let pci = arguments(Machine::MicrovmPci, NicModel::VirtioModern).unwrap();
+        assert!(pci.contains("-machine microvm,pcie=on,") && !pci.contains("virtio-mmio"));
+        assert!(pci.contains("virtio-net-pci,disable-legacy=on,netdev=net0"));
         let qboot = arguments(Machine::Q35Qboot, NicModel::Virtio).unwrap();
         assert!(qboot.contains("-machine q35 ") && qboot.contains("-bios qboot.rom"));
         let q35 = arguments(Machine::Q35, NicModel::Virtio).unwrap();

@@ -239,6 +239,7 @@ fn qemu_loads_the_same_file_by_itself_with_its_configuration_in_a_module() {
     let machines = vec![
         Machine::Microvm,
         Machine::MicrovmBare,
+        Machine::MicrovmPci,
         Machine::Q35,
         Machine::Pc,
     ];

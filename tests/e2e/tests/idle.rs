@@ -18,9 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(2);
 const MOST: Duration = Duration::from_millis(300);
 const MACHINES: [Machine; 2] = [Machine::Microvm, Machine::Q35];
-const CARDS: [(Machine, NicModel); 6] = [
+const CARDS: [(Machine, NicModel); 7] = [
     (Machine::Microvm, NicModel::Virtio),
     (Machine::Q35, NicModel::Virtio),
+    (Machine::Q35, NicModel::VirtioLegacy),
     (Machine::Q35, NicModel::E1000),
     (Machine::Q35, NicModel::E1000e),
     (Machine::Q35, NicModel::Rtl8139),

@@ -121,7 +121,7 @@ const TESTS: &[Test] = &[
         offload::features(Machine::MicrovmBare, offload::OLDER_FIRECRACKER)
     }),
     ("a_device_as_cloud_hypervisor_has_it", || {
-        offload::features(Machine::Q35, offload::CLOUD_HYPERVISOR)
+        offload::features(Machine::MicrovmPci, offload::CLOUD_HYPERVISOR)
     }),
     ("a_device_without_offloads_serves_too", offload::none),
     ("a_connection_moves_among_large_frames", offload::moves),
@@ -178,6 +178,10 @@ const TESTS: &[Test] = &[
     ),
     ("a_legacy_transport_takes_large_frames", nics::legacy),
     (
+        "a_legacy_device_may_want_its_header_apart",
+        nics::header_apart,
+    ),
+    (
         "large_frames_reach_other_cards_through_virtio",
         nics::offloads,
     ),
@@ -211,6 +215,10 @@ const LONG: &[Test] = &[
     (
         "a_gibibyte_over_a_bad_cable_with_virtio_modern_on_pc",
         || cable::gibibyte(Machine::Pc, NicModel::VirtioModern),
+    ),
+    (
+        "a_gibibyte_over_a_bad_cable_with_virtio_legacy_on_q35",
+        || cable::gibibyte(Machine::Q35, NicModel::VirtioLegacy),
     ),
     ("a_gibibyte_over_a_bad_cable_with_e1000_on_pc", || {
         cable::gibibyte(Machine::Pc, NicModel::E1000)

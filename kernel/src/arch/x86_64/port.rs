@@ -167,6 +167,33 @@ pub fn acpi_smi_command(number: u32) -> Option<Port<u8>> {
         .map(|number| unsafe { Port::new(number) })
 }
 
+/// A window of ports that belongs to a PCI device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    base: u16,
+    len: u16,
+}
+
+impl Ports {
+    /// Below are those of the PC architecture and of chipsets.
+    const FIRST: u16 = 0x1000;
+
+    /// The window of `len` ports at `base`, where a driver has found it in a base address register. `None` where no
+    /// device's window can be.
+    pub fn of_device(base: u16, len: u16) -> Option<Self> {
+        let fits = base >= Self::FIRST && base.is_multiple_of(4) && base.checked_add(len).is_some();
+        fits.then_some(Self { base, len })
+    }
+
+    /// The port at `offset`, if all of it lies in the window.
+    pub fn port<T: Width>(&self, offset: u16) -> Option<Port<T>> {
+        let end = usize::from(offset) + size_of::<T>();
+        let inside = end <= usize::from(self.len);
+        // SAFETY: a device decodes it as its own, and its driver gives it no memory but what is its own.
+        inside.then(|| unsafe { Port::new(self.base + offset) })
+    }
+}
+
 fn acpi_number(number: u32) -> Option<u16> {
     u16::try_from(number).ok().filter(|&number| number >= 0x100)
 }
@@ -181,5 +208,15 @@ mod tests {
         assert_eq!(acpi_port16(0x20), None);
         assert_eq!(acpi_port32(0x1_0000), None);
         assert!(acpi_port16(0x600).is_some());
+    }
+
+    #[test]
+    fn a_window_of_ports_ends_where_it_ends() {
+        for (base, len) in [(0, 36), (0x60, 36), (0xffe0, 36), (0xc001, 36)] {
+            assert_eq!(Ports::of_device(base, len), None, "{base:#x}");
+        }
+        let window = Ports::of_device(0xc040, 36).unwrap();
+        assert!(window.port::<u32>(32).is_some() && window.port::<u8>(35).is_some());
+        assert!(window.port::<u32>(33).is_none() && window.port::<u8>(u16::MAX).is_none());
     }
 }

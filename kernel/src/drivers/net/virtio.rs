@@ -26,7 +26,9 @@ use virtio_drivers::transport::{DeviceStatus, Transport};
 use self::header::Received;
 use super::watchdog::{Restart, Watchdog, follow};
 use super::{Capabilities, Nic, Protocol, RxChecksum, RxPacket, Statistics, TxPacket};
-use crate::dma::{Buffer, DeviceFault, PAGE, Pool, QueueOptions, ReceiveQueue, TransmitQueue};
+use crate::dma::{
+    Buffer, DeviceFault, PAGE, Pool, QueueOptions, QueueTransport, ReceiveQueue, TransmitQueue,
+};
 
 bitflags! {
     /// Feature bits in use (section 5.1.3, and chapter 6).
@@ -136,7 +138,7 @@ pub enum BindError {
     Device(DeviceFault),
     /// The configuration could not be read.
     Config(virtio_drivers::Error),
-    /// A legacy device that insists on a layout nobody uses any more.
+    /// A legacy device that wants what it receives into in two pieces (section 5.1.6.3.2), which none is known to.
     NoAnyLayout,
     /// The device did not accept the features.
     Features,
@@ -147,7 +149,9 @@ impl core::fmt::Display for BindError {
         match self {
             Self::Device(fault) => fault.fmt(f),
             Self::Config(error) => write!(f, "configuration: {error}"),
-            Self::NoAnyLayout => f.write_str("legacy device without VIRTIO_F_ANY_LAYOUT"),
+            Self::NoAnyLayout => f.write_str(
+                "legacy device with neither VIRTIO_F_ANY_LAYOUT nor VIRTIO_NET_F_MRG_RXBUF",
+            ),
             Self::Features => f.write_str("device refused the features"),
         }
     }
@@ -156,7 +160,7 @@ impl core::fmt::Display for BindError {
 impl core::error::Error for BindError {}
 
 /// A virtio network card.
-pub struct VirtioNet<T: Transport> {
+pub struct VirtioNet<T: QueueTransport> {
     transport: T,
     features: Features,
     mac: [u8; 6],
@@ -197,14 +201,14 @@ fn negotiate(transport: &mut impl Transport, ring: u16) -> Result<Features, Bind
         if !transport.get_status().contains(DeviceStatus::FEATURES_OK) {
             return Err(BindError::Features);
         }
-    } else if !features.contains(Features::ANY_LAYOUT) {
+    } else if !features.intersects(Features::ANY_LAYOUT | Features::MRG_RXBUF) {
         return Err(BindError::NoAnyLayout);
     }
     transport.set_guest_page_size(PAGE as u32);
     Ok(features)
 }
 
-impl<T: Transport + Send> VirtioNet<T> {
+impl<T: QueueTransport + Send> VirtioNet<T> {
     /// Takes over the card, in the order of section 3.1.1. `interrupts`: it was given a vector or
     /// a line. Its queues have `ring` descriptors, unless the device allows fewer. A card without an address
     /// of its own gets one from `make_mac`.
@@ -228,6 +232,7 @@ impl<T: Transport + Send> VirtioNet<T> {
             most: ring,
             event_index: features.contains(Features::EVENT_IDX),
             indirect: features.contains(Features::INDIRECT_DESC),
+            apart: !features.intersects(Features::VERSION_1 | Features::ANY_LAYOUT),
         };
         let mut receive =
             ReceiveQueue::new(&mut transport, options(RECEIVE)).map_err(BindError::Device)?;
@@ -442,7 +447,7 @@ fn read<const N: usize>(transport: &impl Transport, offset: usize) -> Result<[u8
         .map_err(BindError::Config)
 }
 
-impl<T: Transport + Send> Restart for VirtioNet<T> {
+impl<T: QueueTransport + Send> Restart for VirtioNet<T> {
     fn restart(&mut self) {
         self.statistics.resets += 1;
         if let Err(fault) = self.start_over() {
@@ -458,7 +463,7 @@ impl<T: Transport + Send> Restart for VirtioNet<T> {
     }
 }
 
-impl<T: Transport + Send> Nic for VirtioNet<T> {
+impl<T: QueueTransport + Send> Nic for VirtioNet<T> {
     fn mac(&self) -> [u8; 6] {
         self.mac
     }
@@ -644,7 +649,7 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
     }
 }
 
-impl<T: Transport> Drop for VirtioNet<T> {
+impl<T: QueueTransport> Drop for VirtioNet<T> {
     fn drop(&mut self) {
         // The device must let go of rings and buffers before their memory is used again.
         self.transport.set_status(DeviceStatus::empty());

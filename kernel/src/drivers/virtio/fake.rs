@@ -10,6 +10,8 @@ use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Trans
 use virtio_drivers::{Error, PhysAddr, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::dma::QueueTransport;
+
 const WRITE: u16 = 2;
 const NEXT: u16 = 1;
 const INDIRECT: u16 = 4;
@@ -28,6 +30,7 @@ struct State {
     accepted: u64,
     max_queue: u32,
     legacy: bool,
+    fixed: bool,
     config: Vec<u8>,
     queues: [Queue; 4],
     handler: Option<Handler>,
@@ -70,6 +73,7 @@ impl FakeDevice {
             accepted: 0,
             max_queue,
             legacy: false,
+            fixed: false,
             config: Vec::new(),
             queues: Default::default(),
             handler: None,
@@ -91,6 +95,12 @@ impl FakeDevice {
             state.legacy = features & (1 << 32) == 0;
             state.config = config.to_vec();
         }
+        self
+    }
+
+    /// Its queues have the size it says, and no other.
+    pub fn with_fixed_queues(self) -> Self {
+        self.state().fixed = true;
         self
     }
 
@@ -285,6 +295,12 @@ pub struct FakeTransport(FakeDevice);
 impl FakeTransport {
     pub fn new(device: &FakeDevice) -> Self {
         Self(device.clone())
+    }
+}
+
+impl QueueTransport for FakeTransport {
+    fn has_fixed_queues(&self) -> bool {
+        self.0.state().fixed
     }
 }
 

@@ -1,10 +1,11 @@
 //! virtio devices and how to reach them (virtio 1.2).
 //!
-//! The registers over PCI are driven by [`pci`], those in memory by `virtio-drivers`; both are a
-//! [`Transport`], on which `virtio-drivers` supplies the rings.
+//! The registers over PCI are driven by [`pci`] and [`legacy`], those in memory by `virtio-drivers`; all are a
+//! [`Transport`] and a [`QueueTransport`], which the rings of [`crate::dma`] ask for.
 
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod legacy;
 pub mod mmio;
 pub mod pci;
 
@@ -12,6 +13,9 @@ use virtio_drivers::transport::mmio::MmioTransport;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{PhysAddr, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::dma::QueueTransport;
+use crate::pci::{ConfigSpace, Function};
 
 /// How often to look whether a reset is over.
 const PATIENCE: u32 = 100_000;
@@ -22,6 +26,8 @@ const PATIENCE: u32 = 100_000;
 pub enum AnyTransport {
     /// Over PCI.
     Pci(pci::PciTransport),
+    /// Over PCI, of before virtio 1.0.
+    LegacyPci(legacy::LegacyTransport),
     /// In memory.
     Mmio(MmioTransport<'static>),
 }
@@ -30,9 +36,38 @@ macro_rules! forward {
     ($self:ident, $transport:ident => $call:expr) => {
         match $self {
             Self::Pci($transport) => $call,
+            Self::LegacyPci($transport) => $call,
             Self::Mmio($transport) => $call,
         }
     };
+}
+
+impl AnyTransport {
+    /// Takes over a PCI device, by the interface of virtio 1.0 if it has that. Says too whether it will interrupt.
+    pub fn over_pci(
+        config: &mut impl ConfigSpace,
+        function: &Function,
+        vector: Option<(u64, u32)>,
+    ) -> core::result::Result<(Self, bool), pci::BindError> {
+        match pci::PciTransport::bind(config, function, vector) {
+            Ok(transport) => {
+                let interrupts = transport.interrupts();
+                Ok((Self::Pci(transport), interrupts))
+            }
+            Err(pci::BindError::NoInterface) => {
+                let transport = legacy::LegacyTransport::bind(config, function, vector)?;
+                let interrupts = transport.interrupts();
+                Ok((Self::LegacyPci(transport), interrupts))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl QueueTransport for AnyTransport {
+    fn has_fixed_queues(&self) -> bool {
+        matches!(self, Self::LegacyPci(_))
+    }
 }
 
 impl Transport for AnyTransport {

@@ -59,15 +59,15 @@ pub fn device_type(function: &Function) -> Option<DeviceType> {
 pub enum BindError {
     /// Not a virtio device that is known here.
     NotVirtio,
-    /// A structure every modern device has is missing or lies outside its window: a legacy device.
-    NoModernInterface,
+    /// What the interface consists of is missing or lies outside its window.
+    NoInterface,
 }
 
 impl core::fmt::Display for BindError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::NotVirtio => "not a virtio device known here",
-            Self::NoModernInterface => "no virtio 1.0 interface",
+            Self::NoInterface => "no virtio 1.0 interface",
         })
     }
 }
@@ -102,12 +102,12 @@ impl PciTransport {
         let kind = device_type(function).ok_or(BindError::NotVirtio)?;
         function.enable(config);
         let find = |config: &_, kind| structure(config, function, kind);
-        let modern = |found: Option<_>| found.ok_or(BindError::NoModernInterface);
+        let modern = |found: Option<_>| found.ok_or(BindError::NoInterface);
         let (common, _) = modern(find(config, COMMON))?;
         let (notify, capability) = modern(find(config, NOTIFY))?;
         let (status, _) = modern(find(config, ISR))?;
         if common.len() < common::LEN || status.is_empty() {
-            return Err(BindError::NoModernInterface);
+            return Err(BindError::NoInterface);
         }
         let mut transport = Self {
             kind,
@@ -293,7 +293,7 @@ mod tests {
         let mut fake = Fake::default();
         let legacy = function(&mut fake, 0, 1, 0x1000_1af4);
         let result = PciTransport::bind(&mut fake, &legacy, None);
-        assert_eq!(result.err(), Some(BindError::NoModernInterface));
+        assert_eq!(result.err(), Some(BindError::NoInterface));
     }
 
     #[test]

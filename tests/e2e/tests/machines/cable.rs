@@ -22,11 +22,12 @@ use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Vm, VmSpec};
 use crate::offload::{TOKEN, download, exchange, power_off, wait_for};
 
 /// Every card, on machines that differ in how it interrupts.
-const CARDS: [(Machine, NicModel); 12] = [
+const CARDS: [(Machine, NicModel); 13] = [
     (Machine::Microvm, NicModel::Virtio),
     (Machine::MicrovmLegacy, NicModel::Virtio),
     (Machine::Q35, NicModel::Virtio),
     (Machine::Pc, NicModel::VirtioModern),
+    (Machine::Q35, NicModel::VirtioLegacy),
     (Machine::Pc, NicModel::E1000),
     (Machine::Q35, NicModel::E1000),
     (Machine::Q35, NicModel::I82545em),

@@ -31,8 +31,8 @@ pub fn demo(machine: &str, nic: &str, more: &[&str]) -> Result<()> {
 /// Every row of the README's table that QEMU can have, each with another one, as far from it as may be: a
 /// download from HTTP images moves to and fro between them, so that each of them sends its part.
 pub fn rows() -> Result<()> {
-    use Machine::{Microvm, MicrovmLegacy, Pc, Q35, Q35Qboot};
-    use NicModel::{E1000, E1000e, I82545em, Rtl8139, Virtio, VirtioModern, Vmxnet3};
+    use Machine::{Microvm, MicrovmLegacy, MicrovmPci, Pc, Q35, Q35Qboot};
+    use NicModel::{E1000, E1000e, I82545em, Rtl8139, Virtio, VirtioLegacy, VirtioModern, Vmxnet3};
     for pair in [
         [(MicrovmLegacy, Virtio), (Q35Qboot, Virtio)],
         [(Microvm, Virtio), (Q35, E1000e)],
@@ -42,6 +42,8 @@ pub fn rows() -> Result<()> {
         [(Pc, Vmxnet3), (Q35, E1000)],
         [(Pc, Rtl8139), (Q35, VirtioModern)],
         [(Pc, I82545em), (MicrovmLegacy, Virtio)],
+        [(MicrovmPci, VirtioModern), (Pc, VirtioLegacy)],
+        [(Q35Qboot, VirtioLegacy), (MicrovmPci, E1000)],
     ] {
         let frames = offload::move_service(Service::Http, pair, false, 384 * MIB, 2);
         let frames = frames.with_context(|| format!("{pair:?}"))?;
@@ -56,13 +58,37 @@ pub fn rows() -> Result<()> {
 
 /// The interface of before virtio 1.0, with and without what it can do for us.
 pub fn legacy() -> Result<()> {
-    let legacy = (Machine::MicrovmLegacy, NicModel::Virtio);
-    let pair = [legacy, (Machine::Q35Qboot, NicModel::Virtio)];
-    let frames = offload::move_between(pair, true, 64 * MIB, 2)?;
-    ensure!(
-        frames.iter().all(|&octets| octets > 10 * SMALL),
-        "{frames:?} octets a frame from and to the ingress"
-    );
+    let mmio = (Machine::MicrovmLegacy, NicModel::Virtio);
+    let pci = (Machine::Q35, NicModel::VirtioLegacy);
+    for pair in [[mmio, (Machine::Q35Qboot, NicModel::Virtio)], [pci, mmio]] {
+        let frames = offload::move_between(pair, true, 64 * MIB, 2)?;
+        ensure!(
+            frames.iter().all(|&octets| octets > 10 * SMALL),
+            "{pair:?}: {frames:?} octets a frame from and to the ingress"
+        );
+    }
+    Ok(())
+}
+
+/// Devices of before `VIRTIO_F_ANY_LAYOUT`: QEMU's takes the header from anywhere, and does what it is told to.
+pub fn header_apart() -> Result<()> {
+    let Some(lan) = Lan::create(true)? else {
+        return Ok(());
+    };
+    for more in [
+        &["any_layout=off"][..],
+        &["any_layout=off", "indirect_desc=off"],
+    ] {
+        let mut spec = lan.spec(Machine::Pc, Service::Http, 1, "")?;
+        spec.nics[0].model = NicModel::VirtioLegacy;
+        for property in more {
+            let property = format!("virtio-net-pci.{property}");
+            spec.more.extend(["-global".into(), property]);
+        }
+        let vm = lan.start(&spec)?;
+        offload::download(&lan.namespace, "10.78.0.11", 64 * MIB)?;
+        power_off(vm)?;
+    }
     Ok(())
 }
 
