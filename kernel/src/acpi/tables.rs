@@ -82,6 +82,8 @@ pub struct Fixed {
     pub timer: u32,
     /// No fixed power hardware: use `sleep_control` and a generic event device.
     pub hardware_reduced: bool,
+    /// The hypervisor is Cloud Hypervisor.
+    pub cloud_hypervisor: bool,
     /// The sleep control register, where there is one.
     pub sleep_control: Option<Register>,
 }
@@ -257,9 +259,14 @@ fn fadt(table: &[u8]) -> Option<Fixed> {
         pm1_event: table.u32_at(56)?,
         pm1_event_len: table.u8_at(88)?,
         pm1_control: [table.u32_at(64)?, table.u32_at(68)?],
-        timer: table.u32_at(76)?,
+        // The newer of the two fields counts, if it says something.
+        timer: match generic_address(table, 208) {
+            Some(Register::Port(number)) => number,
+            _ => table.u32_at(76)?,
+        },
         hardware_reduced: flags & HARDWARE_REDUCED != 0,
         sleep_control: generic_address(table, 244),
+        cloud_hypervisor: table.get(268..276) == Some(b"CLOUDHYP"),
     })
 }
 
@@ -401,7 +408,25 @@ mod tests {
             assert!(fixed.hardware_reduced);
             assert_eq!(fixed.dsdt, 0x7f_0000);
             assert_eq!(fixed.sleep_control, register);
+            assert!(!fixed.cloud_hypervisor);
         }
+    }
+
+    #[test]
+    fn the_fadt_names_the_timer_twice_and_the_hypervisor() {
+        let mut body = vec![0; 276 - 36];
+        body[76 - 36..][..2].copy_from_slice(&[0x08, 0x06]);
+        body[268 - 36..].copy_from_slice(b"CLOUDHYP");
+        let read = |body: &[u8]| {
+            let memory = machine(&[table(b"FACP", body)]);
+            let tables = Tables::read(&memory, Some(0xf_0010)).unwrap();
+            tables.fixed.unwrap()
+        };
+        assert_eq!(read(&body).timer, 0x608);
+        assert!(read(&body).cloud_hypervisor);
+        body[208 - 36] = 1; // a port
+        body[212 - 36..][..2].copy_from_slice(&[0x08, 0xb0]);
+        assert_eq!(read(&body).timer, 0xb008);
     }
 
     #[test]

@@ -113,8 +113,12 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
         .and_then(|fixed| tables::table(&Firmware, fixed.dsdt))
         .unwrap_or_default();
     let sleep_type = dsdt::sleep_type_s5(dsdt);
-    let events = dsdt::event_device(dsdt);
+    let cloud_hypervisor = acpi.fixed.is_some_and(|fixed| fixed.cloud_hypervisor);
+    let events = dsdt::event_device(dsdt, cloud_hypervisor);
     acpi.ecam = acpi.ecam.or_else(|| dsdt::configuration_space(dsdt));
+    if cloud_hypervisor {
+        acpi.generation = dsdt::generation(dsdt);
+    }
     let virtio: heapless::Vec<Place, MAX_VIRTIO> = dsdt::virtio_mmio(dsdt)
         .map(Place::from)
         .take(MAX_VIRTIO)
