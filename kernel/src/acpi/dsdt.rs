@@ -131,7 +131,7 @@ pub fn configuration_space(dsdt: &[u8]) -> Option<Ecam> {
     })
 }
 
-/// Where Cloud Hypervisor has the generation id: `Name (ADDR, Package () {low, high})` of a device that is compatible
+/// Where Cloud Hypervisor and Firecracker have the generation id: `Name (ADDR, Package () {low, high})` of a device that is compatible
 /// with `VM_Gen_Counter` (Microsoft, Virtual Machine Generation ID, 2012).
 pub fn generation(dsdt: &[u8]) -> Option<u64> {
     let at = occurrences(dsdt, b"VM_Gen_Counter").next()?;
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn cloud_hypervisor_s_generation_id_is_found() {
+    fn the_generation_id_is_where_the_package_says() {
         let found = |address: &[u8]| {
             let mut dsdt =
                 b"\x08_CID\x0dVM_Gen_Counter\0\x08_DDN\x0dVM_Gen_Counter\0\x08ADDR".to_vec();

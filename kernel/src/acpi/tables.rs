@@ -82,10 +82,19 @@ pub struct Fixed {
     pub timer: u32,
     /// No fixed power hardware: use `sleep_control` and a generic event device.
     pub hardware_reduced: bool,
-    /// The hypervisor is Cloud Hypervisor.
-    pub cloud_hypervisor: bool,
+    /// The hypervisor, if it says that it is one of these.
+    pub vendor: Option<Vendor>,
     /// The sleep control register, where there is one.
     pub sleep_control: Option<Register>,
+}
+
+/// Hypervisors that have a DSDT of their own kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// Cloud Hypervisor.
+    CloudHypervisor,
+    /// Firecracker.
+    Firecracker,
 }
 
 /// Where a register is.
@@ -266,7 +275,11 @@ fn fadt(table: &[u8]) -> Option<Fixed> {
         },
         hardware_reduced: flags & HARDWARE_REDUCED != 0,
         sleep_control: generic_address(table, 244),
-        cloud_hypervisor: table.get(268..276) == Some(b"CLOUDHYP"),
+        vendor: match table.get(268..276) {
+            Some(b"CLOUDHYP") => Some(Vendor::CloudHypervisor),
+            Some(b"FIRECKVM") => Some(Vendor::Firecracker),
+            _ => None,
+        },
     })
 }
 
@@ -408,7 +421,7 @@ mod tests {
             assert!(fixed.hardware_reduced);
             assert_eq!(fixed.dsdt, 0x7f_0000);
             assert_eq!(fixed.sleep_control, register);
-            assert!(!fixed.cloud_hypervisor);
+            assert_eq!(fixed.vendor, None);
         }
     }
 
@@ -423,7 +436,7 @@ mod tests {
             tables.fixed.unwrap()
         };
         assert_eq!(read(&body).timer, 0x608);
-        assert!(read(&body).cloud_hypervisor);
+        assert_eq!(read(&body).vendor, Some(Vendor::CloudHypervisor));
         body[208 - 36] = 1; // a port
         body[212 - 36..][..2].copy_from_slice(&[0x08, 0xb0]);
         assert_eq!(read(&body).timer, 0xb008);
