@@ -4,8 +4,8 @@
 //! A copy shares every secret and every random number to come with its original. So it counts as a
 //! machine that has just been booted: whoever asks [`Past::restored`] has to begin anew, and random
 //! numbers are mixed with fresh ones first. What tells is the generation id, a number in memory that
-//! the host changes when it restores (QEMU's `vmgenid`, on machines with ACPI tables for it). Where there is
-//! none, a step of the date by [`GAP_S`] counts as one; a shorter one is taken for a pause, which sets
+//! the host changes when it restores (QEMU's `vmgenid`, and what Cloud Hypervisor and Firecracker have, found by ACPI).
+//! Where there is none, a step of the date by [`GAP_S`] counts as one; a shorter one is taken for a pause, which sets
 //! the date right, costs nobody a connection, and mixes the random numbers too, to be on the safe side.
 
 use crate::clock::History;

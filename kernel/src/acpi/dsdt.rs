@@ -30,18 +30,28 @@ pub struct Resources {
     pub active_low: bool,
 }
 
-/// The generic event device: where events are read from (32 bits, cleared by reading) and the
-/// interrupt that announces them.
+/// The generic event device: where events are read from (cleared by reading) and the interrupt that
+/// announces them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventDevice {
-    /// Physical address of the event selector register.
-    pub selector: u32,
+    /// The event selector register.
+    pub selector: Selector,
     /// The global system interrupt.
     pub gsi: u32,
     /// Level-triggered.
     pub level: bool,
     /// Active low.
     pub active_low: bool,
+}
+
+/// Where the generic event device says what has happened. Only byte code tells what its bits mean; the hypervisors
+/// that have one are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// QEMU's: 32 bits at this physical address, the power button is bit 1.
+    Qemu(u64),
+    /// Cloud Hypervisor's: 8 bits, the power button is bit 3 (its `devices/src/acpi.rs`).
+    CloudHypervisor(u64),
 }
 
 /// The value to write to SLP_TYP for switching off, from `Name (\_S5, Package () {value, ...})`.
@@ -89,19 +99,17 @@ pub fn virtio_mmio(dsdt: &[u8]) -> impl Iterator<Item = Resources> + '_ {
     })
 }
 
-/// The generic event device.
-pub fn event_device(dsdt: &[u8]) -> Option<EventDevice> {
+/// The generic event device, as QEMU describes it, or as Cloud Hypervisor does.
+pub fn event_device(dsdt: &[u8], cloud_hypervisor: bool) -> Option<EventDevice> {
     let at = occurrences(dsdt, EVENT_DEVICE).next()?;
     let rest = dsdt.get(at..)?;
     let (gsi, level, active_low) = extended_interrupt(rest.get(..REACH).unwrap_or(rest))?;
-    // OperationRegion (name, SystemMemory, DWord address, ...)
-    let rest = rest.get(..REACH * 4).unwrap_or(rest);
-    let selector = occurrences(rest, &[0x5b, 0x80]).find_map(|at| {
-        let region = rest.get(at + 6..)?;
-        (region.u8_at(0)? == 0 && region.u8_at(1)? == 0x0c)
-            .then(|| region.u32_at(2))
-            .flatten()
-    })?;
+    let selector = if cloud_hypervisor {
+        Selector::CloudHypervisor(memory_region(dsdt, b"\x5b\x80GDST")?)
+    } else {
+        let rest = rest.get(..REACH * 4).unwrap_or(rest);
+        Selector::Qemu(memory_region(rest, &[0x5b, 0x80])?)
+    };
     Some(EventDevice {
         selector,
         gsi,
@@ -114,17 +122,52 @@ pub fn event_device(dsdt: &[u8]) -> Option<EventDevice> {
 /// there is no MCFG (PCI firmware specification 3.3, section 4.1.3).
 pub fn configuration_space(dsdt: &[u8]) -> Option<Ecam> {
     const RETURN: u8 = 0xa4;
-    const DWORD: u8 = 0x0c;
-    const QWORD: u8 = 0x0e;
     occurrences(dsdt, b"_CBA").find_map(|at| {
         // Behind the name is how many arguments the method takes.
         let body = dsdt.get(at + 5..)?;
-        let base = match (body.u8_at(0)?, body.u8_at(1)?) {
-            (RETURN, DWORD) => body.u32_at(2).map(u64::from),
-            (RETURN, QWORD) => body.u64_at(2),
-            _ => None,
-        };
-        Ecam::new(base?, (0, u8::MAX))
+        let (base, _) = integer(body.get(1..)?)?;
+        let ecam = Ecam::new(base, (0, u8::MAX));
+        ecam.filter(|_| body.u8_at(0) == Some(RETURN))
+    })
+}
+
+/// Where Cloud Hypervisor and Firecracker have the generation id: `Name (ADDR, Package () {low, high})` of a device that is compatible
+/// with `VM_Gen_Counter` (Microsoft, Virtual Machine Generation ID, 2012).
+pub fn generation(dsdt: &[u8]) -> Option<u64> {
+    let at = occurrences(dsdt, b"VM_Gen_Counter").next()?;
+    let rest = dsdt.get(at..)?;
+    let rest = rest.get(..REACH).unwrap_or(rest);
+    let at = occurrences(rest, b"\x08ADDR\x12").next()?;
+    // Behind the name come a length of one byte, as the package is short, and the number of elements.
+    let elements = rest.get(at + 6..)?;
+    if elements.u8_at(0)? >> 6 != 0 || elements.u8_at(1)? != 2 {
+        return None;
+    }
+    let (low, len) = integer(elements.get(2..)?)?;
+    let (high, _) = integer(elements.get(2 + len..)?)?;
+    let address = high.checked_mul(1 << 32)?.checked_add(low)?;
+    (address != 0).then_some(address)
+}
+
+/// The address in `OperationRegion (name, SystemMemory, address, ...)`, whose encoding begins with `start`: the operation,
+/// or that and the name.
+fn memory_region(bytes: &[u8], start: &[u8]) -> Option<u64> {
+    occurrences(bytes, start).find_map(|at| {
+        let region = bytes.get(at + 6..)?;
+        let (address, _) = integer(region.get(1..)?)?;
+        (region.u8_at(0)? == 0 && address > 0xffff).then_some(address)
+    })
+}
+
+/// A constant (ACPI 6.5, section 20.2.3), and how many bytes it takes.
+fn integer(bytes: &[u8]) -> Option<(u64, usize)> {
+    Some(match bytes.u8_at(0)? {
+        value @ (0x00 | 0x01) => (u64::from(value), 1),
+        0x0a => (u64::from(bytes.u8_at(1)?), 2),
+        0x0b => (u64::from(bytes.u16_at(1)?), 3),
+        0x0c => (u64::from(bytes.u32_at(1)?), 5),
+        0x0e => (bytes.u64_at(1)?, 9),
+        _ => return None,
     })
 }
 
@@ -216,12 +259,49 @@ mod tests {
         dsdt.extend([0x89, 6, 0, 0b11, 1, 9, 0, 0, 0, 0x79, 0]);
         dsdt.extend(b"\x5b\x80EREG\0\x0c\0\0\xa0\xfe\x0a\x04");
         let expected = EventDevice {
-            selector: 0xfea0_0000,
+            selector: Selector::Qemu(0xfea0_0000),
             gsi: 9,
             level: false,
             active_low: false,
         };
-        assert_eq!(event_device(&dsdt), Some(expected));
+        assert_eq!(event_device(&dsdt, false), Some(expected));
+    }
+
+    /// Encoded as Cloud Hypervisor does, which has its registers above 4 GiB and other regions behind the device.
+    #[test]
+    fn cloud_hypervisor_has_the_register_elsewhere() {
+        let mut dsdt = b"\x5b\x80GDST\0\x0e\0\0\xf0\xff\x3f\0\0\0\x01".to_vec();
+        dsdt.extend(b"\x08_HID\x0dACPI0013\0\x08_CRS\x11\x0d\x0a\x0b");
+        dsdt.extend([0x89, 6, 0, 0b11, 1, 5, 0, 0, 0, 0x79, 0]);
+        dsdt.extend(b"\x5b\x80PRST\0\x0c\0\0\xa0\xfe\x0a\x04");
+        let expected = EventDevice {
+            selector: Selector::CloudHypervisor(0x3f_fff0_0000),
+            gsi: 5,
+            level: false,
+            active_low: false,
+        };
+        assert_eq!(event_device(&dsdt, true), Some(expected));
+        dsdt[2..6].copy_from_slice(b"GONE");
+        assert_eq!(event_device(&dsdt, true), None);
+    }
+
+    #[test]
+    fn the_generation_id_is_where_the_package_says() {
+        let found = |address: &[u8]| {
+            let mut dsdt =
+                b"\x08_CID\x0dVM_Gen_Counter\0\x08_DDN\x0dVM_Gen_Counter\0\x08ADDR".to_vec();
+            dsdt.extend(address);
+            generation(&dsdt)
+        };
+        assert_eq!(found(b"\x12\x08\x02\x0c\x28\0\x0a\0\0"), Some(0xa_0028));
+        assert_eq!(
+            found(b"\x12\x0c\x02\x0c\x28\0\x0a\0\x0c\x01\0\0\0"),
+            Some(0x1_000a_0028)
+        );
+        assert_eq!(found(b"\x12\x04\x02\0\0"), None);
+        assert_eq!(found(b"\x12\x03\x01\0"), None);
+        assert_eq!(found(b"\x12\x41\x02\x0c"), None);
+        assert_eq!(found(b"\x12"), None);
     }
 
     #[test]
@@ -244,11 +324,12 @@ mod tests {
     proptest! {
         #[test]
         fn no_byte_code_panics(
-            pieces in prop::collection::vec((0usize..8, prop::collection::vec(any::<u8>(), 0..24)), 0..12),
+            pieces in prop::collection::vec((0usize..11, prop::collection::vec(any::<u8>(), 0..24)), 0..12),
         ) {
-            let marks: [&[u8]; 8] = [
+            let marks: [&[u8]; 11] = [
                 b"\x08_S5_\x12", b"LNRO0005", b"ACPI0013", &[0x86, 9, 0], &[0x89, 6, 0],
                 &[0x5b, 0x80], b"_CBA\0\xa4", b"",
+                b"\x5b\x80GDST\0", b"VM_Gen_Counter", b"\x08ADDR\x12",
             ];
             let mut dsdt = Vec::new();
             for (mark, bytes) in pieces {
@@ -256,7 +337,9 @@ mod tests {
                 dsdt.extend(bytes);
             }
             sleep_type_s5(&dsdt);
-            event_device(&dsdt);
+            event_device(&dsdt, false);
+            event_device(&dsdt, true);
+            generation(&dsdt);
             configuration_space(&dsdt);
             virtio_mmio(&dsdt).count();
         }

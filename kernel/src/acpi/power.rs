@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use super::dsdt::EventDevice;
+use super::dsdt::{EventDevice, Selector};
 use super::tables::{Fixed, Register};
 use crate::arch::x86_64::port::{self, Port};
 use crate::mmio::Mmio;
@@ -15,8 +15,9 @@ use crate::sync::Once;
 const POWER_BUTTON: u16 = 1 << 8;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const SCI_ENABLED: u16 = 1;
-/// The generic event device's bit for the power button, as QEMU assigns it.
+/// The generic event device's bit for the power button, as QEMU and as Cloud Hypervisor assign it.
 const EVENT_POWER_DOWN: u32 = 1 << 1;
+const CLOUD_POWER_BUTTON: u8 = 1 << 3;
 
 static BUTTON: AtomicBool = AtomicBool::new(false);
 static SOURCE: Once<Source> = Once::new();
@@ -29,6 +30,7 @@ enum Source {
         enable: Port<u16>,
     },
     Events(Mmio),
+    CloudEvents(Mmio),
 }
 
 #[derive(Clone, Copy)]
@@ -55,7 +57,10 @@ pub fn init(fixed: &Fixed, sleep_type: Option<u8>, events: Option<EventDevice>) 
         let _ = SWITCH.set(switch);
     }
     let source = match events {
-        Some(device) => Mmio::map(u64::from(device.selector), 4).map(Source::Events),
+        Some(device) => match device.selector {
+            Selector::Qemu(address) => Mmio::map(address, 4).map(Source::Events),
+            Selector::CloudHypervisor(address) => Mmio::map(address, 1).map(Source::CloudEvents),
+        },
         None if !fixed.hardware_reduced => fixed_source(fixed),
         None => None,
     };
@@ -115,6 +120,7 @@ pub fn handle_interrupt() {
             pending & POWER_BUTTON != 0
         }
         Some(Source::Events(selector)) => selector.read32(0) & EVENT_POWER_DOWN != 0,
+        Some(Source::CloudEvents(selector)) => selector.read8(0) & CLOUD_POWER_BUTTON != 0,
         None => false,
     };
     if pressed {

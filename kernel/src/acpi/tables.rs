@@ -82,8 +82,19 @@ pub struct Fixed {
     pub timer: u32,
     /// No fixed power hardware: use `sleep_control` and a generic event device.
     pub hardware_reduced: bool,
+    /// The hypervisor, if it says that it is one of these.
+    pub vendor: Option<Vendor>,
     /// The sleep control register, where there is one.
     pub sleep_control: Option<Register>,
+}
+
+/// Hypervisors that have a DSDT of their own kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// Cloud Hypervisor.
+    CloudHypervisor,
+    /// Firecracker.
+    Firecracker,
 }
 
 /// Where a register is.
@@ -257,9 +268,18 @@ fn fadt(table: &[u8]) -> Option<Fixed> {
         pm1_event: table.u32_at(56)?,
         pm1_event_len: table.u8_at(88)?,
         pm1_control: [table.u32_at(64)?, table.u32_at(68)?],
-        timer: table.u32_at(76)?,
+        // The newer of the two fields counts, if it says something.
+        timer: match generic_address(table, 208) {
+            Some(Register::Port(number)) => number,
+            _ => table.u32_at(76)?,
+        },
         hardware_reduced: flags & HARDWARE_REDUCED != 0,
         sleep_control: generic_address(table, 244),
+        vendor: match table.get(268..276) {
+            Some(b"CLOUDHYP") => Some(Vendor::CloudHypervisor),
+            Some(b"FIRECKVM") => Some(Vendor::Firecracker),
+            _ => None,
+        },
     })
 }
 
@@ -401,7 +421,25 @@ mod tests {
             assert!(fixed.hardware_reduced);
             assert_eq!(fixed.dsdt, 0x7f_0000);
             assert_eq!(fixed.sleep_control, register);
+            assert_eq!(fixed.vendor, None);
         }
+    }
+
+    #[test]
+    fn the_fadt_names_the_timer_twice_and_the_hypervisor() {
+        let mut body = vec![0; 276 - 36];
+        body[76 - 36..][..2].copy_from_slice(&[0x08, 0x06]);
+        body[268 - 36..].copy_from_slice(b"CLOUDHYP");
+        let read = |body: &[u8]| {
+            let memory = machine(&[table(b"FACP", body)]);
+            let tables = Tables::read(&memory, Some(0xf_0010)).unwrap();
+            tables.fixed.unwrap()
+        };
+        assert_eq!(read(&body).timer, 0x608);
+        assert_eq!(read(&body).vendor, Some(Vendor::CloudHypervisor));
+        body[208 - 36] = 1; // a port
+        body[212 - 36..][..2].copy_from_slice(&[0x08, 0xb0]);
+        assert_eq!(read(&body).timer, 0xb008);
     }
 
     #[test]

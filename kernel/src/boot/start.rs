@@ -14,7 +14,7 @@ use super::lines;
 use super::timer::Calibration;
 use super::{multiboot2, pvh};
 use crate::acpi::dsdt::{self, EventDevice};
-use crate::acpi::tables::{self, Interrupts, Tables};
+use crate::acpi::tables::{self, Interrupts, Tables, Vendor};
 use crate::acpi::{Physical, power};
 use crate::alarm::{self, Choice};
 use crate::arch::x86_64::apic::{LOCAL_APIC, Trigger};
@@ -113,8 +113,12 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
         .and_then(|fixed| tables::table(&Firmware, fixed.dsdt))
         .unwrap_or_default();
     let sleep_type = dsdt::sleep_type_s5(dsdt);
-    let events = dsdt::event_device(dsdt);
+    let vendor = acpi.fixed.and_then(|fixed| fixed.vendor);
+    let events = dsdt::event_device(dsdt, vendor == Some(Vendor::CloudHypervisor));
     acpi.ecam = acpi.ecam.or_else(|| dsdt::configuration_space(dsdt));
+    if vendor.is_some() {
+        acpi.generation = dsdt::generation(dsdt);
+    }
     let virtio: heapless::Vec<Place, MAX_VIRTIO> = dsdt::virtio_mmio(dsdt)
         .map(Place::from)
         .take(MAX_VIRTIO)
