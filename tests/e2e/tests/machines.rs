@@ -102,6 +102,10 @@ const TESTS: &[Test] = &[
     ("a_panic_in_one_session_ends_no_other", panic::hands_over),
     ("a_client_hardly_waits_at_a_move", short_silence),
     ("a_machine_without_a_nic_says_so", no_nic),
+    (
+        "a_card_with_the_legacy_interface_alone_is_refused_by_name",
+        legacy_only,
+    ),
     ("a_machine_without_entropy_serves_nobody", no_entropy),
     (
         "a_wrong_configuration_is_refused_by_name",
@@ -357,13 +361,32 @@ fn ends_with(spec: &VmSpec, code: u8) -> Result<String> {
 
 fn no_nic() -> Result<()> {
     for machine in [Machine::Microvm, Machine::Q35] {
-        ends_with(
-            &VmSpec {
-                machine,
-                ..http("id=1\nip=10.0.2.15/24\n")?
-            },
-            11,
-        )?;
+        let spec = VmSpec {
+            machine,
+            ..http("id=1\nip=10.0.2.15/24\n")?
+        };
+        let reason = ends_with(&spec, 11)?;
+        ensure!(reason == "no network card", "{machine:?}: {reason}");
+    }
+    Ok(())
+}
+
+/// virtio of before 1.0 on PCI. The verdict says which device it is, what is the matter, and what to do.
+fn legacy_only() -> Result<()> {
+    for machine in [Machine::Q35, Machine::Q35Qboot, Machine::Pc] {
+        let legacy = Nic {
+            model: NicModel::VirtioLegacy,
+            ..nic()
+        };
+        let spec = VmSpec {
+            machine,
+            nics: vec![legacy],
+            ..http("id=1\nip=10.0.2.15/24\n")?
+        };
+        let reason = ends_with(&spec, 11)?;
+        for says in ["00:0", "no virtio 1.0", "legacy-only", "disable-modern=on"] {
+            ensure!(reason.contains(says), "{machine:?}: {reason}");
+        }
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ fn idle(machine: &mut Machine) -> ! {
 /// Exchanges the addresses of every frame and sends it back.
 fn reflect(machine: &mut Machine) -> ! {
     if machine.nics.is_empty() {
-        exit(ExitCode::NoNic, "no network card");
+        exit(ExitCode::NoNic, machine.no_card());
     }
     loop {
         if machine.power_button() {

@@ -67,7 +67,10 @@ impl core::fmt::Display for BindError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::NotVirtio => "not a virtio device known here",
-            Self::NoModernInterface => "no virtio 1.0 interface",
+            Self::NoModernInterface => {
+                "no virtio 1.0 interface: legacy-only devices are not driven, the host has to offer the modern \
+                 interface too (in QEMU: leave out disable-modern=on)"
+            }
         })
     }
 }
