@@ -14,6 +14,8 @@ mod crowd;
 mod drain;
 #[path = "machines/found.rs"]
 mod found;
+#[path = "machines/mtu.rs"]
+mod mtu;
 #[path = "machines/networks.rs"]
 mod networks;
 #[path = "machines/nics.rs"]
@@ -128,6 +130,8 @@ const TESTS: &[Test] = &[
         offload::features(Machine::Q35, offload::CLOUD_HYPERVISOR)
     }),
     ("a_device_without_offloads_serves_too", offload::none),
+    ("an_mtu_that_the_device_says_is_kept_to", mtu::is_kept_to),
+    ("a_large_mtu_goes_with_offloads", mtu::goes_with_offloads),
     ("a_connection_moves_among_large_frames", offload::moves),
     ("a_download_moves_on_pc_with_virtio", || {
         nics::demo("pc", "virtio", &[])

@@ -1,3 +1,5 @@
+mod mtu;
+
 use std::boxed::Box;
 use std::sync::atomic::{AtomicBool, Ordering};
 
