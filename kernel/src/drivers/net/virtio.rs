@@ -662,6 +662,12 @@ impl<T: Transport + Send> Nic for VirtioNet<T> {
         true
     }
 
+    fn reset(&mut self) {
+        if self.fault.is_none() {
+            self.restart();
+        }
+    }
+
     fn fault(&self) -> Option<DeviceFault> {
         self.fault
     }
