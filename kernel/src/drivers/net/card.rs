@@ -518,6 +518,12 @@ impl Nic for Card {
         true
     }
 
+    fn reset(&mut self) {
+        if self.fault.is_none() {
+            self.restart();
+        }
+    }
+
     fn fault(&self) -> Option<DeviceFault> {
         self.fault
     }

@@ -251,6 +251,9 @@ pub trait Nic: Send {
         let _ = now_ns;
         false
     }
+    /// Resets the device, as is done with one that is stuck. What it had to send is lost, and so is what it has
+    /// received and nobody has taken in.
+    fn reset(&mut self);
     /// Why it is out of service for good, if it is: nothing comes or goes any more.
     fn fault(&self) -> Option<DeviceFault>;
     /// What it has done.

@@ -1,4 +1,5 @@
 mod layouts;
+mod mtu;
 
 use std::boxed::Box;
 use std::sync::atomic::{AtomicBool, Ordering};
