@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::admin::{self, Admin};
 use crate::net::Network;
+use crate::progress::count;
 
 /// Options of `godwit ctl`.
 #[derive(Args, Clone, Debug)]
@@ -149,11 +150,6 @@ fn moving(started: u64, to: u32) -> String {
         n => ("move", count(n, "session", "sessions")),
     };
     format!("{sessions} {verb} to instance {to} (`moves` of ctl status tells how it went)\n")
-}
-
-/// So many of something, in words.
-fn count(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// Prints an answer as JSON.

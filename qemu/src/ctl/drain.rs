@@ -10,9 +10,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::count;
 use crate::admin::{Admin, Drain, DrainReport};
-use crate::progress::Progress;
+use crate::progress::{Progress, count};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);

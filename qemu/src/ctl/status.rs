@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use super::count;
 use crate::admin::{Role, Session, Status, Voter};
 
 /// Sessions and moves listed at most, unless all are asked for.
@@ -55,13 +54,7 @@ pub(super) fn text(status: &Status, all: bool) -> String {
         sessions.saturating_sub(status.sessions.len().min(listed) as u64),
     );
     if !status.moves.is_empty() {
-        line(
-            "moves",
-            format!(
-                "away from here, of the last {} the latest first",
-                status.moves.len()
-            ),
-        );
+        line("moves", "the last ones away from here, latest first".into());
     }
     for a_move in status.moves.iter().rev().take(listed) {
         let (session, to, result) = (&a_move.session, a_move.to, &a_move.result);

@@ -340,7 +340,7 @@ impl Agent {
                 };
                 let sessions = self.shared.instance().movable_count();
                 let members = self.shared.instance().members();
-                log::info!("drain asked for: {sessions} sessions");
+                log::info!("drain asked for; sessions here: {sessions}");
                 self.shared.drain_with(options);
                 // One that was going on already goes on as it was.
                 let drain = self.shared.instance().drain_status();
