@@ -13,6 +13,7 @@ pub mod intel;
 mod offload;
 pub mod pci;
 mod rtl8139;
+mod supply;
 pub mod virtio;
 mod vmxnet3;
 mod watchdog;
@@ -131,6 +132,19 @@ pub struct Capabilities {
     pub segmentation_ipv6: bool,
     /// Joins received segments.
     pub receive_coalescing: bool,
+}
+
+impl Capabilities {
+    /// Whether the packet asks for nothing that is not done.
+    fn cover(&self, packet: &TxPacket) -> bool {
+        let cuts = packet.segmentation.is_none_or(|cut| match cut.protocol {
+            Protocol::TcpIpv4 => self.segmentation_ipv4,
+            Protocol::TcpIpv6 => self.segmentation_ipv6,
+        });
+        let sums = packet.checksum.is_none() || self.tx_checksum;
+        debug_assert!(cuts && sums, "work for a device that does not do it");
+        cuts && sums
+    }
 }
 
 /// What a card has done and seen.

@@ -15,7 +15,6 @@
 
 mod header;
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bitflags::bitflags;
@@ -24,8 +23,9 @@ use smallvec::SmallVec;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
 use self::header::Received;
+use super::supply::Supply;
 use super::watchdog::{Restart, Watchdog, follow};
-use super::{Capabilities, Nic, Protocol, RxChecksum, RxPacket, Statistics, TxPacket};
+use super::{Capabilities, Nic, RxChecksum, RxPacket, Statistics, TxPacket};
 use crate::dma::{
     Buffer, DeviceFault, PAGE, Pool, QueueOptions, QueueTransport, ReceiveQueue, TransmitQueue,
 };
@@ -114,8 +114,6 @@ const TRANSMIT: u16 = 1;
 const MERGEABLE: usize = 2048;
 /// Bytes of all buffers in the ring at most. One for a large packet is not needed as often.
 const IN_RING: usize = 256 * MERGEABLE;
-/// Buffers by which the ring grows at a time: filling it at once would be a good part of the boot.
-const BATCH: usize = 16;
 /// Frames up to this size are always copied.
 const SMALL: usize = 256;
 /// When fewer buffers than this are free, frames are copied: one large frame's worth.
@@ -186,12 +184,7 @@ pub struct VirtioNet<T: QueueTransport> {
     ring: u16,
     receive: ReceiveQueue,
     transmit: TransmitQueue<HEAD>,
-    pool: Arc<Pool>,
-    /// Buffers in the receive ring when it is full, and how many it is short of.
-    buffers: usize,
-    missing: usize,
-    /// Those of them that it has not had yet since the boot.
-    never_had: usize,
+    supply: Supply,
     /// A transmit was refused: wake the user when there is room.
     starved: bool,
     interrupts: bool,
@@ -283,10 +276,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
             ring,
             receive,
             transmit,
-            pool,
-            buffers,
-            missing: buffers,
-            never_had: buffers,
+            supply: Supply::new(pool, buffers, 0),
             starved: false,
             interrupts,
             finished: 0,
@@ -304,18 +294,9 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         if self.fault.is_some() {
             return;
         }
-        if grow {
-            self.never_had = self.never_had.saturating_sub(BATCH);
-        }
-        while self.missing > self.never_had {
-            let Some(buffer) = self.pool.take() else {
-                break;
-            };
-            if self.receive.post(buffer).is_err() {
-                break;
-            }
-            self.missing -= 1;
-        }
+        let receive = &mut self.receive;
+        self.supply
+            .refill(grow, |buffer| receive.post(buffer).is_ok());
     }
 
     /// Whether there is something to do already.
@@ -350,7 +331,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         self.statistics.tx_lost += self.transmit.restart(transport)? as u64;
         self.receive.set_interrupts(false);
         self.transmit.set_interrupts(false);
-        self.missing = self.buffers;
+        self.supply.took_all();
         transport.finish_init();
         self.refill(false);
         self.flush();
@@ -369,7 +350,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         let Some((buffer, len)) = self.receive.take()? else {
             return Ok(None);
         };
-        self.missing += 1;
+        self.supply.took(1);
         let written = buffer.bytes().get(..len).unwrap_or_default();
         let said = header::buffers(written, self.features);
         if said == 0 || usize::from(said) > self.receive.size() {
@@ -381,7 +362,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         for given in 1..said {
             let next = self.receive.take()?;
             let (buffer, len) = next.ok_or(DeviceFault::MissingBuffers { said, given })?;
-            self.missing += 1;
+            self.supply.took(1);
             total += len;
             pieces.push((buffer, len));
         }
@@ -415,7 +396,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         self.statistics.rx_coalesced += u64::from(segmentation.is_some());
         // TCP is not missed its checksum. Other protocols have to have one.
         let complete = checksum == RxChecksum::Partial && offset == UDP_CHECKSUM;
-        let short = self.pool.available() < LOW;
+        let short = self.supply.available() < LOW;
         let mut parts = pieces.into_iter();
         let (bytes, more) = if complete || short || frame <= SMALL {
             let whole = match frame <= SMALL {
@@ -449,18 +430,6 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
             checksum,
             segmentation,
         })
-    }
-
-    /// Whether the device was asked to do what the packet wants done.
-    fn takes(&self, packet: &TxPacket) -> bool {
-        let can = self.capabilities();
-        let cuts = packet.segmentation.is_none_or(|cut| match cut.protocol {
-            Protocol::TcpIpv4 => can.segmentation_ipv4,
-            Protocol::TcpIpv6 => can.segmentation_ipv6,
-        });
-        let sums = packet.checksum.is_none() || can.tx_checksum;
-        debug_assert!(cuts && sums, "work for a device that does not do it");
-        cuts && sums
     }
 }
 
@@ -532,7 +501,7 @@ impl<T: QueueTransport + Send> Nic for VirtioNet<T> {
                 }
             };
             // In batches: the device is told once per flush anyway.
-            if pieces.is_none() || self.missing >= self.never_had + self.buffers / 8 {
+            if pieces.is_none() || self.supply.is_short() {
                 self.refill(false);
             }
             let packet = self.packet(pieces?);
@@ -563,7 +532,7 @@ impl<T: QueueTransport + Send> Nic for VirtioNet<T> {
             Some(_) => MAX_FRAME,
             None => usize::from(self.mtu) + ETHERNET + VLAN,
         };
-        if bytes == 0 || bytes > most || !self.takes(&packet) {
+        if bytes == 0 || bytes > most || !self.capabilities().cover(&packet) {
             return Ok(()); // no wire would carry it
         }
         if !self.can_transmit() {
@@ -604,7 +573,7 @@ impl<T: QueueTransport + Send> Nic for VirtioNet<T> {
     }
 
     fn poll(&mut self) -> bool {
-        if self.never_had > 0 {
+        if self.supply.grows() {
             self.refill(true);
             self.flush();
         }

@@ -95,10 +95,10 @@ fn no_more_is_promised_than_a_small_ring_holds() {
 fn buffers_for_large_packets_are_fewer_but_go_round() {
     let device = device(MODERN | MTU, 256, 9000);
     let mut card = bind(&device);
-    while card.missing > 0 {
+    while card.supply.missing() > 0 {
         card.arm();
     }
-    let buffers = card.pool.available() * 3; // half as many as are in the ring
+    let buffers = card.supply.available() * 3; // half as many as are in the ring
     assert!(
         buffers * 9000 <= 256 * MERGEABLE * 3 / 2,
         "{buffers} buffers"
