@@ -1,6 +1,7 @@
 //! The machine, as the kernel hands it to an image.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -23,6 +24,8 @@ pub struct Machine {
     pub config: Vec<String>,
     /// The network cards, in the order they were found.
     pub nics: Vec<Box<dyn Nic>>,
+    /// Network cards that are there and cannot be used: each with the reason.
+    pub(crate) refused: Vec<String>,
     /// Those of them that are not waited for.
     pub(crate) unused: Vec<usize>,
     /// Devices that give randomness.
@@ -90,6 +93,17 @@ impl Machine {
                 nic.mtu(),
                 nic.ring()
             );
+        }
+    }
+
+    /// What to say where there is no network card to work with: which ones cannot be used, and why.
+    pub fn no_card(&self) -> String {
+        match self.refused[..] {
+            [] => String::from("no network card"),
+            _ => format!(
+                "no network card that can be used: {}",
+                self.refused.join("; ")
+            ),
         }
     }
 

@@ -43,14 +43,35 @@ pub struct Status {
     pub oldest_state: u32,
     /// Milliseconds since its start.
     pub uptime_ms: u64,
+    /// Its network cards, the service network's first.
+    pub nics: Vec<Nic>,
     /// The other instances it knows.
     pub members: Vec<Member>,
-    /// The sessions it owns.
+    /// How many sessions it owns.
+    pub session_count: u64,
+    /// The sessions it owns; of many the first.
     pub sessions: Vec<Session>,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
     /// The last moves away from it.
     pub moves: Vec<Move>,
+}
+
+/// A network card.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Nic {
+    /// `service` or `instance`.
+    pub network: String,
+    /// Its Ethernet address.
+    pub mac: String,
+    /// Largest IP packet, in octets.
+    pub mtu: u16,
+    /// `up`, `down` or `failed`.
+    pub link: String,
+    /// Why it is out of service for good, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 /// The ingress role.

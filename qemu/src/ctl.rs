@@ -4,6 +4,7 @@ pub mod capture;
 pub mod chart;
 mod drain;
 pub mod flame;
+mod status;
 mod watch;
 
 use std::io::Write;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::admin::{self, Admin};
 use crate::net::Network;
+use crate::progress::count;
 
 /// Options of `godwit ctl`.
 #[derive(Args, Clone, Debug)]
@@ -37,8 +39,15 @@ pub struct Options {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Show state, members, sessions, counters and the last moves.
-    Status,
+    /// Show state, members, sessions, the last moves and counters.
+    Status {
+        /// All of them, and counters that are 0, too.
+        #[arg(long)]
+        all: bool,
+        /// As JSON, with everything there is.
+        #[arg(long)]
+        json: bool,
+    },
     /// Move a session, or all, to another instance.
     Move {
         /// The session's id as `ctl status` shows it (1-0123456789ab), or "all".
@@ -46,9 +55,12 @@ enum Command {
         /// The target's id as `members` of `ctl status` shows it.
         #[arg(long, value_parser = parse_member, allow_hyphen_values = true)]
         to: u32,
+        /// Answer as JSON.
+        #[arg(long)]
+        json: bool,
     },
-    /// Give all sessions away and serve no new ones; shows how it goes and what has not moved. Fails
-    /// if anything has not.
+    /// Give all sessions away and serve no new ones; shows how it goes and what has not moved. Then the
+    /// instance ends, and a VM powers off. Fails if anything has not moved.
     Drain(drain::Options),
     /// Show what every trigger of the policy sees, and would do.
     Policy,
@@ -88,19 +100,32 @@ enum KeyCommand {
     },
 }
 
-/// Sends the command and prints the answer, as JSON unless it is a drain's.
+/// Sends the command and prints the answer.
 pub fn run(options: &Options) -> Result<()> {
+    // What is wrong with what was said comes before what was not said.
+    match &options.command {
+        Command::Move { session, .. } => check_session(session)?,
+        Command::Pcap(options) => options.check()?,
+        _ => {}
+    }
     if options.token.is_empty() {
         bail!("no token given: use --token or GODWIT_TOKEN");
     }
     let admin = Admin::new(Network::Host, resolve(&options.address)?, &options.token);
     let answer = match &options.command {
-        Command::Status => admin.request("GET", "/status", None)?,
-        Command::Move { session, to } => {
-            check_session(session)?;
+        Command::Status { json: true, .. } => admin.request("GET", "/status", None)?,
+        Command::Status { all, json: false } => {
+            print_text(&status::text(&admin.status()?, *all));
+            return Ok(());
+        }
+        Command::Move { session, to, json } => {
             let started = admin.start_move(session, *to);
             let started = started
                 .with_context(|| format!("cannot move session \"{session}\" to instance {to}"))?;
+            if !json {
+                print_text(&moving(started, *to));
+                return Ok(());
+            }
             json!({ "started": started })
         }
         Command::Drain(options) => return drain::run(&admin, options),
@@ -115,6 +140,16 @@ pub fn run(options: &Options) -> Result<()> {
         } => admin.request("POST", "/key", Some(&order(command)?))?,
     };
     print(answer)
+}
+
+/// What a move's answer says.
+fn moving(started: u64, to: u32) -> String {
+    let (verb, sessions) = match started {
+        0 => return "there is no session to move\n".into(),
+        1 => ("moves", count(1, "session", "sessions")),
+        n => ("move", count(n, "session", "sessions")),
+    };
+    format!("{sessions} {verb} to instance {to} (`moves` of ctl status tells how it went)\n")
 }
 
 /// Prints an answer as JSON.
@@ -207,6 +242,32 @@ fn resolve(address: &str) -> Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    #[command(no_binary_name = true)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_before_what_is_missing() {
+        for (words, said) in [
+            (&["move", "nonsense", "--to", "2"][..], "\"nonsense\""),
+            (&["pcap", "-o", "/no/such/folder/file"], "/no/such/folder"),
+            (&["pcap", "-o", "/"], "is a folder"),
+            (&["pcap", "-o", "here"], "no token"),
+            (&["pcap", "-o", "-"], "no token"),
+            (&["status"], "no token"),
+        ] {
+            // An empty token, whatever the environment says.
+            let words = [&["--token", ""], words].concat();
+            let line = Line::try_parse_from(words).unwrap();
+            let error = run(&line.options).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
 
     #[test]
     fn a_port_may_be_left_out() {
@@ -255,6 +316,13 @@ mod tests {
         let shown = to_text(serde_json::from_str(told).unwrap()).unwrap();
         let names: Vec<&str> = shown.split('"').skip(3).step_by(2).collect();
         assert_eq!(names, ["accepted", "nic_resets", "steered"]);
+    }
+
+    #[test]
+    fn a_move_is_told_in_words() {
+        assert!(moving(1, 2).starts_with("1 session moves to instance 2 ("));
+        assert!(moving(7, 3).starts_with("7 sessions move to instance 3 ("));
+        assert!(moving(0, 3).starts_with("there is no session"));
     }
 
     #[test]

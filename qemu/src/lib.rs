@@ -18,3 +18,4 @@ pub mod setup;
 pub mod switch;
 pub mod vm;
 pub mod wire;
+pub mod words;

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use godwit_qemu::build;
 use godwit_qemu::image::symbols::Annotator;
 use godwit_qemu::progress::Progress;
-use godwit_qemu::{ctl, demo, interrupt, media, net, run, setup};
+use godwit_qemu::{ctl, demo, interrupt, media, net, run, setup, words};
 
 /// Godwit: servers whose live connections move between machines.
 #[derive(Parser)]
@@ -79,7 +79,8 @@ enum OtherDemo {
 }
 
 fn main() -> ExitCode {
-    match execute(Cli::parse().command) {
+    let cli = Cli::try_parse().unwrap_or_else(|error| words::with_tip(error).exit());
+    match execute(cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("godwit: {error:#}");

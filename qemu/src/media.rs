@@ -17,6 +17,7 @@ use crate::build::{self, Service};
 use crate::progress::Progress;
 use crate::scratch::Scratch;
 use crate::setup;
+use crate::words;
 
 /// What GRUB needs to find, load and start an image, and to be talked to. It looks for partitions of
 /// every kind it knows of, and complains about each that it cannot look for.
@@ -88,6 +89,9 @@ pub fn build(options: &Options) -> Result<Vec<PathBuf>> {
     }
     let configuration = options.configuration()?;
     if bootable {
+        for remark in configuration.remarks()? {
+            eprintln!("  {remark}");
+        }
         setup::ensure_media()?;
     }
     if options.disk == Some(Disk::Qcow2) {
@@ -162,6 +166,22 @@ impl Configuration {
             "the configuration is {len} bytes long, {MAX_CONFIG} at most are read"
         );
         Ok(())
+    }
+
+    /// Refuses what the image would refuse at its boot; returns what is worth a word of what it would not.
+    fn remarks(&self) -> Result<Vec<String>> {
+        let line = self.words.join(" ");
+        let module = self.module.as_deref().unwrap_or_default();
+        let missing = words::check_part(&[&line, module])?.map(|what| {
+            format!("warning: {what}. It will not boot unless QEMU's fw_cfg or a line edited in GRUB says so")
+        });
+        let secrets = words::secrets(&self.words).into_iter().map(|key| {
+            format!(
+                "warning: {key} can be read by whoever has the medium or stops GRUB's menu; in a file named \
+                 with --config, only by whoever has the medium"
+            )
+        });
+        Ok(missing.into_iter().chain(secrets).collect())
     }
 
     /// GRUB's configuration.
@@ -291,9 +311,10 @@ pub fn netboot(image: &Path, configuration: &Configuration, path: &Path) -> Resu
     Ok(())
 }
 
-/// Puts a finished file into its place. One with a configuration file in it may hold secrets.
+/// Puts a finished file into its place. One with secrets, or with a configuration file that may hold some, is
+/// for its owner alone.
 fn finish(temporary: &Path, configuration: &Configuration, path: &Path) -> Result<()> {
-    if configuration.module.is_some() {
+    if configuration.module.is_some() || !words::secrets(&configuration.words).is_empty() {
         fs::set_permissions(temporary, fs::Permissions::from_mode(0o600))?;
     }
     fs::rename(temporary, path).with_context(|| format!("cannot write {}", path.display()))
@@ -362,6 +383,51 @@ mod tests {
         let mut large = configuration(&[]);
         large.module = Some("#".repeat(MAX_CONFIG + 1));
         assert!(large.check().unwrap_err().to_string().contains("65536"));
+    }
+
+    #[test]
+    fn secrets_in_words_are_remarked_and_kept_from_others() {
+        let with = configuration(&["ip=dhcp", "admin_token=open-sesame"]);
+        let remarks = with.remarks().unwrap();
+        assert!(remarks.len() == 1, "{remarks:?}");
+        assert!(
+            remarks[0].contains("admin_token can be read"),
+            "{remarks:?}"
+        );
+        assert!(!remarks[0].contains("sesame"), "{remarks:?}");
+        let mut filed = configuration(&["ip=dhcp"]);
+        assert_eq!(filed.remarks().unwrap(), [""; 0]);
+        let mode = |configuration: &Configuration| {
+            let scratch = Scratch::new("finish").unwrap();
+            let (from, to) = (scratch.path("from"), scratch.path("to"));
+            fs::write(&from, "").unwrap();
+            finish(&from, configuration, &to).unwrap();
+            fs::metadata(&to).unwrap().permissions().mode() & 0o077
+        };
+        assert_eq!(mode(&with), 0);
+        filed.module = Some("admin_token=open-sesame".into());
+        assert_eq!(
+            filed.remarks().unwrap(),
+            [""; 0],
+            "it was put there for that"
+        );
+        assert_eq!(mode(&filed), 0);
+    }
+
+    #[test]
+    fn what_the_image_would_refuse_is_refused_before_it_is_built() {
+        let refused = |words: &[&str], module: Option<&str>| {
+            let mut configuration = configuration(words);
+            configuration.module = module.map(String::from);
+            configuration.remarks().unwrap_err().to_string()
+        };
+        let error = refused(&["ip=dhcp", "foo=1"], None);
+        assert!(error.contains("unknown key `foo`"), "{error}");
+        let error = refused(&[], Some("ip=dhcp\nlog=loud"));
+        assert!(error.contains("`log`: expected"), "{error}");
+        // Other sources may yet name an address.
+        let remarks = configuration(&["id=2"]).remarks().unwrap();
+        assert!(remarks[0].contains("`ip` is missing"), "{remarks:?}");
     }
 
     #[test]

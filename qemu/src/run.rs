@@ -17,6 +17,7 @@ use crate::vm::{
     Accelerator, DEFAULT_MEMORY, Forward, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec,
     parse_memory,
 };
+use crate::words;
 
 /// The guest's address on QEMU's user-mode network.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
@@ -75,9 +76,9 @@ pub fn run(options: &Options) -> Result<u8> {
         let device = nic.device(options.machine);
         device.map_err(|what| anyhow!(what))?;
     }
-    if let Some(word) = options.config.iter().find(|word| !word.contains('=')) {
-        bail!("{word} is no configuration: expected KEY=VALUE");
-    }
+    let token = random_hex()?;
+    let (own, given) = (configuration(options, &token), options.config.join("\n"));
+    words::check(&[&own, &given])?;
     let local = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let port = options.port.unwrap_or(options.service.local_port());
     let debugger = options.gdb.map(|port| (port, "--gdb"));
@@ -98,13 +99,6 @@ pub fn run(options: &Options) -> Result<u8> {
         host: local(host),
         guest: SocketAddrV4::new(guest, to),
     };
-    let token = random_hex()?;
-    let inside = match options.instance_nic {
-        // Which card a machine finds first is its own affair.
-        Some(_) => format!("instance_ip={GUEST_INSIDE}/24\nservice_nic=02:67:77:00:00:01\n"),
-        None => String::new(),
-    };
-    let more = inside + &options.config.join("\n");
     let served = forward(port, options.service.port());
     let mut nics = vec![Nic {
         model: options.nic,
@@ -125,10 +119,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let spec = VmSpec {
         machine: options.machine,
         memory: options.memory,
-        config: format!(
-            "id=1\nip={}\ngw={GATEWAY}\nadmin_port=9100\nadmin_token={token}\n{more}\n",
-            options.ip
-        ),
+        config: format!("{own}{given}\n"),
         nics,
         more: debugger_words(options),
         ..VmSpec::new(options.service.name(), &image)
@@ -158,6 +149,17 @@ pub fn run(options: &Options) -> Result<u8> {
     );
     eprintln!("  Ctrl-C ends it.\n");
     Ok(end(vm.wait_exit(Duration::MAX)))
+}
+
+/// What fits an instance to QEMU's network, and to this command.
+fn configuration(options: &Options, token: &str) -> String {
+    let inside = match options.instance_nic {
+        // Which card a machine finds first is its own affair.
+        Some(_) => format!("instance_ip={GUEST_INSIDE}/24\nservice_nic=02:67:77:00:00:01\n"),
+        None => String::new(),
+    };
+    let ip = &options.ip;
+    format!("id=1\nip={ip}\ngw={GATEWAY}\nadmin_port=9100\nadmin_token={token}\n{inside}")
 }
 
 /// What QEMU is told about a debugger.
@@ -257,7 +259,9 @@ mod tests {
             (&["http", "--port", "-1"], "1 to 65535"),
             (&["http", "--nic", "e1000"], "--machine q35"),
             (&["http", "--instance-nic", "e1000"], "--machine q35"),
-            (&["http", "--", "quiet"], "quiet"),
+            (&["http", "--", "quiet"], "`quiet` is not key=value"),
+            (&["http", "--", "foo=1"], "unknown key `foo`"),
+            (&["http", "--", "port=9100"], "also the admin port"),
             (
                 &["http", "--port", "47011", "--admin-port", "47011"],
                 "both 47011",

@@ -55,7 +55,6 @@ extern crate alloc;
 
 mod agent;
 mod capture;
-pub mod config;
 mod connection;
 
 mod error;
@@ -76,9 +75,9 @@ mod timers;
 mod verdict;
 
 pub use bytes::Bytes;
-pub use config::{Config, ConfigError};
 pub use connection::{AutoCommit, Connection};
 pub use error::{Error, Result};
+pub use godwit_config::{self as config, Config, ConfigError};
 pub use godwit_netstack::migrate::transfer::RefuseReason;
 pub use godwit_netstack::session::{ContentId, SessionError, SessionId};
 pub use godwit_netstack::{Duration, Instant};

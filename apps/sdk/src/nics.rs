@@ -3,18 +3,10 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
+pub(crate) use godwit_config::Mac;
+pub use godwit_config::NicName;
 use godwit_netstack::stack::{Interface, MacAddr};
-
-/// A card as the configuration names it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NicName {
-    /// By its place among those that were found, from 0.
-    Place(u8),
-    /// By its Ethernet address.
-    Mac(MacAddr),
-}
 
 /// The cards that are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -44,25 +36,6 @@ impl NicStatus {
     /// Whether anything comes or goes.
     pub fn works(&self) -> bool {
         self.link && self.fault.is_none()
-    }
-}
-
-/// An Ethernet address in the usual form.
-pub(crate) struct Mac(pub(crate) MacAddr);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl fmt::Display for NicName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NicName::Place(place) => write!(f, "{place}"),
-            NicName::Mac(mac) => Mac(*mac).fmt(f),
-        }
     }
 }
 

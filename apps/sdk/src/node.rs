@@ -294,7 +294,7 @@ impl Node {
             self.shared.drain();
         } else {
             let left = self.served.len();
-            log::warn!("power button again: leaving {left} sessions behind");
+            log::warn!("power button again; sessions left behind: {left}");
             self.leave_at = Some(now);
         }
     }
@@ -453,7 +453,7 @@ impl Node {
                 }
                 (Phase::Drained, 0) => Verdict::new(Code::Drained, "drained"),
                 (Phase::Drained, count) => {
-                    let reason = alloc::format!("{count} sessions did not move in time");
+                    let reason = alloc::format!("sessions that did not move in time: {count}");
                     Verdict::new(Code::Incomplete, reason)
                 }
                 _ => {

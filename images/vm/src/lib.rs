@@ -29,7 +29,7 @@ pub fn serve(mut machine: Machine, service: impl Service) -> ! {
         Ok(platform) => platform,
         Err(machine) => {
             machine.describe();
-            exit(ExitCode::NoNic, "no network card that can be used");
+            exit(ExitCode::NoNic, machine.no_card());
         }
     };
     let texts: Vec<&str> = sources.iter().map(String::as_str).collect();

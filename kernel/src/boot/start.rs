@@ -1,8 +1,10 @@
 //! The order of events at boot.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt::Display;
 
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::Transport;
@@ -147,6 +149,7 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
 
     let mut devices = Devices {
         nics: Vec::new(),
+        refused: Vec::new(),
         ring: ring_size(&info.command_line, &config),
         sources: Vec::new(),
         answered: 0,
@@ -171,6 +174,7 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
         command_line: String::from(info.command_line.as_str()),
         config,
         nics: devices.nics,
+        refused: devices.refused,
         sources: devices.sources,
         stock: Stock {
             ram,
@@ -287,6 +291,8 @@ fn init_power(
 
 struct Devices {
     nics: Vec<Box<dyn Nic>>,
+    /// Network cards that cannot be used, with the reasons.
+    refused: Vec<String>,
     /// Descriptors in each ring of a card.
     ring: u16,
     /// Sources of randomness. A host takes as long to answer as it takes to set a card up: so they are
@@ -336,9 +342,7 @@ impl Devices {
                 };
                 match net::pci::bind(&mut config, function, kind, self.ring, ways, random_mac) {
                     Ok(card) => self.nics.push(card),
-                    Err(error) => {
-                        log::error!("{}: network card not usable: {error}", function.address);
-                    }
+                    Err(error) => self.refuse(log::Level::Error, &function.address, &error),
                 }
                 continue;
             }
@@ -354,15 +358,17 @@ impl Devices {
                         Ok((transport, interrupts)) => {
                             self.bind(transport, interrupts, &function.address);
                         }
-                        Err(error) => log::error!("{}: {error}", function.address),
+                        Err(error) if kind == DeviceType::Network => {
+                            self.refuse(log::Level::Error, &function.address, &error);
+                        }
+                        Err(error) => log::error!("{}: virtio-rng: {error}", function.address),
                     }
                 }
-                _ if function.class == 0x0200 => log::warn!(
-                    "{}: no driver for network card {:04x}:{:04x}",
-                    function.address,
-                    function.vendor,
-                    function.device
-                ),
+                _ if function.class == 0x0200 => {
+                    let pci::Function { vendor, device, .. } = function;
+                    let why = format_args!("no driver for {vendor:04x}:{device:04x}");
+                    self.refuse(log::Level::Warn, &function.address, &why);
+                }
                 _ => {}
             }
         }
@@ -413,7 +419,13 @@ impl Devices {
         self.answered = self.sources.len();
     }
 
-    fn bind(&mut self, transport: AnyTransport, interrupts: bool, name: &dyn core::fmt::Display) {
+    /// Keeps in mind why a card cannot be used: if no other one can, the verdict says so.
+    fn refuse(&mut self, level: log::Level, name: &dyn Display, why: &dyn Display) {
+        log::log!(level, "{name}: network card not usable: {why}");
+        self.refused.push(format!("{name}: {why}"));
+    }
+
+    fn bind(&mut self, transport: AnyTransport, interrupts: bool, name: &dyn Display) {
         match transport.device_type() {
             DeviceType::Network => {
                 match VirtioNet::bind(transport, self.ring, interrupts, random_mac) {
@@ -423,7 +435,7 @@ impl Devices {
                         }
                         self.nics.push(Box::new(card));
                     }
-                    Err(error) => log::error!("{name}: network card not usable: {error}"),
+                    Err(error) => self.refuse(log::Level::Error, name, &error),
                 }
             }
             DeviceType::EntropySource => match Source::bind(transport) {

@@ -263,7 +263,7 @@ impl Instance {
         }
         self.counters.add("drains_overdue");
         for (reason, count) in open.iter() {
-            log::warn!(target: "cluster", "not drained in time: {count} sessions: {reason}");
+            log::warn!(target: "cluster", "not drained in time: {reason}: {count}");
         }
         let Drain::Leaving(leave) = &mut self.drain else {
             return;

@@ -10,7 +10,7 @@ use crate::cluster::message::{Attempt, Message, Transfer};
 use crate::migrate::capsule::Capsule;
 use crate::migrate::rope::Rope;
 use crate::migrate::transfer::{Decision, Memory, RefuseReason};
-use crate::session::{Residence, Session, SessionConnection};
+use crate::session::{Session, SessionConnection};
 use crate::stack::{Route, RxFrame, Scope};
 use crate::tcp::{Connection, ImportError};
 use crate::time::{Duration, Instant};
@@ -202,23 +202,9 @@ impl Instance {
             self.flow_is_local(connection.flow);
         }
         let mut session = Session {
-            id,
-            service,
-            epoch: attempt.epoch,
-            connections,
             committed: capsule.state,
-            woken: false,
             finished: capsule.finished.then_some(now),
-            residence: Residence::Settled,
-            arrived: None,
-            wanted: None,
-            in_line: false,
-            persists: None,
-            lull: None,
-            fence: None,
-            unaided: false,
-            fetched: None,
-            fetches: 0,
+            ..Session::new(id, service, attempt.epoch, connections)
         };
         session.settle_in(now);
         self.epochs.own(id, attempt.epoch);

@@ -122,11 +122,21 @@ pub struct Session {
 impl Session {
     /// A session that begins here.
     pub fn open(id: SessionId, service: usize, connection: SessionConnection) -> Session {
+        Session::new(id, service, 1, alloc::vec![connection])
+    }
+
+    /// A session with no commit and no past, in its so many-th `epoch`.
+    pub fn new(
+        id: SessionId,
+        service: usize,
+        epoch: u64,
+        connections: Vec<SessionConnection>,
+    ) -> Session {
         Session {
             id,
             service,
-            epoch: 1,
-            connections: alloc::vec![connection],
+            epoch,
+            connections,
             committed: None,
             woken: false,
             finished: None,

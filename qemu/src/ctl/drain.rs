@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::admin::{Admin, Drain, DrainReport};
-use crate::progress::Progress;
+use crate::progress::{Progress, count};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -72,7 +72,10 @@ pub(super) fn run(admin: &Admin, options: &Options) -> Result<()> {
         let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{note}\n"));
     }
     let sessions = answer.get("draining").and_then(Value::as_u64).unwrap_or(0);
-    let progress = Progress::start(&format!("draining {sessions} sessions"));
+    let progress = Progress::start(&format!(
+        "draining {}",
+        count(sessions, "session", "sessions")
+    ));
     let (last, end) = watch(admin, |drain| progress.detail(&line(drain)))?;
     drop(progress);
     let (text, clean) = conclude(&last, end);
@@ -142,17 +145,19 @@ fn conclude(report: &DrainReport, end: End) -> (String, bool) {
     let drain = report.drain.clone().unwrap_or_default();
     let left: u64 = drain.left.values().sum();
     let seconds = drain.since_ms as f64 / 1e3;
-    let (id, moved) = (report.id, drain.moved);
+    let (id, moved) = (report.id, count(drain.moved, "session", "sessions"));
     let mut text = match end {
         End::Drained => {
-            format!("instance {id} is drained after {seconds:.1} s: {moved} sessions moved\n")
+            format!(
+                "instance {id} is drained after {seconds:.1} s: {moved} moved; now it ends, and a VM powers off\n"
+            )
         }
         End::Cancelled => format!(
-            "the drain of instance {id} was called off after {:.1} s, and it serves on: {moved} sessions moved\n",
+            "the drain of instance {id} was called off after {:.1} s, and it serves on: {moved} moved\n",
             drain.deadline_ms as f64 / 1e3
         ),
         End::Gone => format!(
-            "instance {id} does not answer any more; last heard after {seconds:.1} s: {moved} sessions moved, {left} left\n"
+            "instance {id} does not answer any more; last heard after {seconds:.1} s: {moved} moved, {left} left\n"
         ),
     };
     if drain.overdue {
@@ -161,7 +166,12 @@ fn conclude(report: &DrainReport, end: End) -> (String, bool) {
         list(&mut text, &drain.overrun);
     }
     if drain.forced > 0 {
-        let _ = writeln!(text, "{} sessions were reset", drain.forced);
+        let were = if drain.forced == 1 { "was" } else { "were" };
+        let _ = writeln!(
+            text,
+            "{} {were} reset",
+            count(drain.forced, "session", "sessions")
+        );
     }
     if left > 0 {
         let _ = writeln!(text, "left behind:");
@@ -241,6 +251,7 @@ mod tests {
             clean && text.contains("instance 3") && text.contains("7 sessions moved"),
             "{text}"
         );
+        assert!(text.contains("a VM powers off"), "{text}");
         let stuck = || BTreeMap::from([("no member takes sessions".to_owned(), 2)]);
         let mut part = Drain {
             moved: 5,
@@ -256,10 +267,15 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("2 sessions were reset"), "{text}");
+        (part.moved, part.forced) = (1, 1);
+        let (text, _) = conclude(&report(part.clone()), End::Drained);
+        assert!(text.contains("1 session moved;"), "{text}");
+        assert!(text.contains("1 session was reset"), "{text}");
         (part.forced, part.left) = (0, stuck());
         for end in [End::Cancelled, End::Gone] {
             let (text, clean) = conclude(&report(part.clone()), end);
             assert!(!clean && text.contains("left behind"), "{text}");
+            assert!(!text.contains("powers off"), "{text}");
         }
         // What took longer than it should has moved all the same.
         part.left.clear();

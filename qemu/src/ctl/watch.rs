@@ -53,6 +53,21 @@ pub struct Pcap {
     output: PathBuf,
 }
 
+impl Pcap {
+    /// Refuses a file that cannot be.
+    pub fn check(&self) -> Result<()> {
+        let shown = self.output.display();
+        ensure!(
+            !self.output.is_dir(),
+            "cannot write {shown}: it is a folder"
+        );
+        let folder = self.output.parent().filter(|path| *path != Path::new(""));
+        let there = folder.is_none_or(Path::is_dir);
+        ensure!(there, "cannot write {shown}: there is no such folder");
+        Ok(())
+    }
+}
+
 /// Options of `ctl log`.
 #[derive(Args, Clone, Debug)]
 pub struct Log {

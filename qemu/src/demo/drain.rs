@@ -91,12 +91,14 @@ fn drain(
     let mut planned = 1;
     if mover.ingress()? == owner {
         planned += 1;
+        meter.plan(planned);
+        meter.note("away from the ingress first");
         let target = other(owner);
         let first = mover.move_once(owner, target, &session, &is_over)?;
         let first = first.ok_or_else(|| over("the connection could move"))?;
         session.epoch = first.report.epoch;
         owner = target;
-        meter.set_owner(owner);
+        meter.moved(owner);
         moved.push(first);
     }
     while meter.bytes() < size / 4 {

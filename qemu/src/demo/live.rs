@@ -24,6 +24,7 @@ pub(super) struct Meter {
     bytes: AtomicU64,
     owner: AtomicU32,
     moves: AtomicU32,
+    planned: AtomicU32,
     note: Mutex<String>,
 }
 
@@ -48,9 +49,21 @@ impl Meter {
         self.moves.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// So many moves there are to be.
+    pub fn plan(&self, moves: u32) {
+        self.planned.store(moves, Ordering::Relaxed);
+    }
+
     /// Something worth a word at the end of the line.
     pub fn note(&self, text: &str) {
         *self.note.lock().unwrap_or_else(PoisonError::into_inner) = text.into();
+    }
+
+    /// How far the moves are, and the note.
+    fn progress(&self, moves: u32) -> String {
+        let planned = self.planned.load(Ordering::Relaxed);
+        let note = self.note.lock().unwrap_or_else(PoisonError::into_inner);
+        format!("moves {moves}/{planned} {note}")
     }
 }
 
@@ -69,6 +82,7 @@ struct Sample {
 impl Live {
     /// Shows a transfer of `total` bytes.
     pub fn start(name: &str, total: u64, planned: u32, meter: Arc<Meter>) -> Self {
+        meter.plan(planned);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let name = name.to_owned();
@@ -77,7 +91,6 @@ impl Live {
             let mut painter = Painter {
                 name,
                 total,
-                planned,
                 samples: Vec::new(),
                 step: 0,
             };
@@ -128,7 +141,6 @@ impl Drop for Live {
 struct Painter {
     name: String,
     total: u64,
-    planned: u32,
     samples: Vec<Sample>,
     step: u64,
 }
@@ -144,17 +156,12 @@ impl Painter {
         let recent = &shown[shown.len().saturating_sub(5)..];
         let rate = recent.iter().map(|s| s.rate).sum::<f64>() / recent.len().max(1) as f64;
         let owner = owner_name(shown.last().map_or(0, |sample| sample.owner));
-        let note = meter
-            .note
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
         let line = format!(
-            "  {:<9}{percent:>3}% {} {:>6.0} Mbit/s  owner: {owner}  moves {moves}/{} {note}",
+            "  {:<9}{percent:>3}% {} {:>6.0} Mbit/s  owner: {owner}  {}",
             self.name,
             strip(shown, terminal),
             rate / 1e6,
-            self.planned,
+            meter.progress(moves),
         );
         let mut out = stdout();
         let _ = match (terminal, last) {
@@ -203,6 +210,17 @@ mod tests {
     fn an_owner_that_is_not_known_yet_is_no_instance() {
         assert_eq!(owner_name(0), "-");
         assert_eq!(owner_name(2), "instance 2");
+    }
+
+    #[test]
+    fn moves_that_turn_out_to_be_needed_are_counted_on_both_sides() {
+        let meter = Arc::new(Meter::default());
+        Live::start("drain", 1, 1, Arc::clone(&meter)).finish();
+        assert_eq!(meter.progress(0), "moves 0/1 ");
+        meter.plan(2);
+        meter.moved(2);
+        meter.note("power button!");
+        assert_eq!(meter.progress(1), "moves 1/2 power button!");
     }
 
     #[test]

@@ -11,6 +11,7 @@ const NETSTACK: &str = "godwit-netstack";
 const IMAGE: &str = "godwit-image";
 const BENCH: &str = "godwit-bench";
 const OURS: &str = "godwit";
+const CONFIG: &str = "godwit-config";
 
 fn cargo(arguments: &[&str]) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -78,6 +79,7 @@ fn assert_never(from: &str, to: &[&str]) {
 fn kernel_and_netstack_never_name_each_other_nor_those_above() {
     let above = [
         OURS,
+        CONFIG,
         "godwit-http",
         "godwit-echo",
         "godwit-iperf3",
@@ -95,6 +97,7 @@ fn kernel_and_netstack_never_name_each_other_nor_those_above() {
 fn apps_know_nothing_of_hardware() {
     for app in [
         OURS,
+        CONFIG,
         "godwit-http",
         "godwit-echo",
         "godwit-iperf3",
@@ -121,6 +124,13 @@ fn the_host_sees_images_as_files_only() {
             ],
         );
     }
+}
+
+/// So the host may name it: to check words is to read them as the image does, and nothing else of an
+/// image comes along.
+#[test]
+fn the_schema_of_the_configuration_names_the_netstack_alone() {
+    assert_eq!(names(CONFIG), BTreeSet::from([NETSTACK.to_owned()]));
 }
 
 /// What measures sees the engine from inside and everything else from outside, and nothing is built

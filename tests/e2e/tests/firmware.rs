@@ -1,5 +1,5 @@
 //! Every way to boot: firmware x machine x medium, each with a client that downloads, the power button
-//! at the end, and a look at the screen.
+//! at the end, and a look at the screen. And what the page tables allow after each.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use godwit_qemu::build::{self, Service};
+use godwit_qemu::image::build_image;
 use godwit_qemu::media::{self, Configuration, Disk, NETBOOT_BIOS, NETBOOT_UEFI};
 use godwit_qemu::scratch::Scratch;
 use godwit_qemu::setup;
@@ -213,6 +214,38 @@ fn one_iso_boots_with_every_firmware_on_every_machine_from_every_medium() {
     let all = [rows(Firmware::Uefi), rows(Firmware::Bios)].concat();
     for_each_row(all, |(machine, firmware, medium)| {
         serve(*machine, *firmware, medium.clone())
+    });
+}
+
+/// The same walk of the page tables in use as after PVH (`tests/kernel.rs`): memory is laid out otherwise here,
+/// and there are a screen and ACPI tables elsewhere to be mapped.
+#[test]
+fn no_page_is_writable_and_executable_after_grub() {
+    let scratch = Scratch::new("audit").unwrap();
+    let iso = scratch.path("probe.iso");
+    let _ = media(); // which looks for the programs
+    let configuration = Configuration {
+        words: vec!["probe=audit".into()],
+        ..Configuration::default()
+    };
+    let image = build_image("probe").expect("the probe image builds");
+    media::iso(&image, &configuration, &iso).expect("an ISO is made");
+    let machines = [Machine::Q35, Machine::Pc];
+    let rows = machines.map(|machine| [(machine, Firmware::Bios), (machine, Firmware::Uefi)]);
+    for_each_row(rows.concat(), |&(machine, firmware)| {
+        let (spec, _) = spec(machine, Some((firmware, Medium::Cd(iso.clone()))))?;
+        let mut vm = Vm::start(&spec, Accelerator::Tcg, |_| {})?;
+        let outcome = vm.wait_exit(PATIENCE);
+        let Outcome::Verdict(verdict) = outcome else {
+            bail!("{outcome}\n{}", vm.console().tail(40).join("\n"));
+        };
+        let reason = verdict.reason;
+        ensure!(verdict.code == 0, "code {}: {reason}", verdict.code);
+        for says in ["violations: 0", "guards: 6", "wrong: None"] {
+            ensure!(reason.contains(says), "{reason}");
+        }
+        println!("{machine:?}, {firmware:?}: {reason}");
+        Ok(())
     });
 }
 

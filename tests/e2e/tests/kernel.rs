@@ -10,7 +10,12 @@ use godwit_qemu::setup;
 use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const MACHINES: [Machine; 3] = [Machine::Microvm, Machine::MicrovmBare, Machine::Q35];
+const MACHINES: [Machine; 4] = [
+    Machine::Microvm,
+    Machine::MicrovmBare,
+    Machine::Q35,
+    Machine::Pc,
+];
 
 fn probe() -> &'static Path {
     static IMAGE: OnceLock<std::path::PathBuf> = OnceLock::new();

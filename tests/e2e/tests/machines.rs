@@ -14,6 +14,8 @@ mod crowd;
 mod drain;
 #[path = "machines/found.rs"]
 mod found;
+#[path = "machines/mtu.rs"]
+mod mtu;
 #[path = "machines/networks.rs"]
 mod networks;
 #[path = "machines/nics.rs"]
@@ -102,6 +104,7 @@ const TESTS: &[Test] = &[
     ("a_panic_in_one_session_ends_no_other", panic::hands_over),
     ("a_client_hardly_waits_at_a_move", short_silence),
     ("a_machine_without_a_nic_says_so", no_nic),
+    ("a_card_that_nobody_drives_is_named", undriven),
     ("a_machine_without_entropy_serves_nobody", no_entropy),
     (
         "a_wrong_configuration_is_refused_by_name",
@@ -124,6 +127,8 @@ const TESTS: &[Test] = &[
         offload::features(Machine::MicrovmPci, offload::CLOUD_HYPERVISOR)
     }),
     ("a_device_without_offloads_serves_too", offload::none),
+    ("an_mtu_that_the_device_says_is_kept_to", mtu::is_kept_to),
+    ("a_large_mtu_goes_with_offloads", mtu::goes_with_offloads),
     ("a_connection_moves_among_large_frames", offload::moves),
     ("a_download_moves_on_pc_with_virtio", || {
         nics::demo("pc", "virtio", &[])
@@ -365,15 +370,36 @@ fn ends_with(spec: &VmSpec, code: u8) -> Result<String> {
 
 fn no_nic() -> Result<()> {
     for machine in [Machine::Microvm, Machine::Q35] {
-        ends_with(
-            &VmSpec {
-                machine,
-                ..http("id=1\nip=10.0.2.15/24\n")?
-            },
-            11,
-        )?;
+        let spec = VmSpec {
+            machine,
+            ..http("id=1\nip=10.0.2.15/24\n")?
+        };
+        let reason = ends_with(&spec, 11)?;
+        ensure!(reason == "no network card", "{machine:?}: {reason}");
     }
     Ok(())
+}
+
+/// Cards that nobody drives. The verdict says which they are, and what is the matter.
+fn undriven() -> Result<()> {
+    let refused = |machine, device: &str, says: &[&str]| -> Result<()> {
+        let mut spec = VmSpec {
+            machine,
+            ..http("id=1\nip=10.0.2.15/24\n")?
+        };
+        spec.more = vec!["-device".into(), device.into()];
+        let reason = ends_with(&spec, 11)?;
+        for word in says {
+            ensure!(reason.contains(word), "{machine:?} {device}: {reason}");
+        }
+        Ok(())
+    };
+    // AMD's PCnet, and a virtio-net that wants each buffer in two pieces.
+    for machine in [Machine::Pc, Machine::Q35] {
+        refused(machine, "pcnet", &["00:0", "no driver for 1022:2000"])?;
+    }
+    let old = "virtio-net-pci,disable-legacy=off,disable-modern=on,any_layout=off,mrg_rxbuf=off";
+    refused(Machine::Q35, old, &["00:0", "VIRTIO_F_ANY_LAYOUT"])
 }
 
 fn no_entropy() -> Result<()> {

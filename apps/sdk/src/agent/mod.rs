@@ -7,7 +7,7 @@
 //! | `GET /metrics` | counters as Prometheus text |
 //! | `GET /status` | [`status::Status`] |
 //! | `POST /move {"session": "1-0123456789ab" or "all", "to": 2}` | 200 `{"started": n}` |
-//! | `POST /drain`, `{"deadline_ms": n, "then": "wait", "force" or "cancel"}` or parts of it | 202 `{"draining": n}`, with a `note` if no member is up to take them |
+//! | `POST /drain`, `{"deadline_ms": n, "then": "wait", "force" or "cancel"}` or parts of it | 202 `{"draining": n}`, with a `note` of what becomes of them if no member is up |
 //! | `GET /drain` | [how it goes](status::drain); who asks while it goes is told the end, too |
 //! | `GET /policy` | what every trigger of the policy sees, and would do |
 //! | `GET /key` | the names of the cluster's keys, which is active, and channels opened with each |
@@ -34,7 +34,7 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use bytes::Bytes;
 use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{DrainOptions, MoveError};
+use godwit_netstack::instance::{DrainOptions, DrainThen, MoveError};
 use godwit_netstack::session::SessionId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -340,10 +340,13 @@ impl Agent {
                 };
                 let sessions = self.shared.instance().movable_count();
                 let members = self.shared.instance().members();
-                log::info!("drain asked for: {sessions} sessions");
+                log::info!("drain asked for; sessions here: {sessions}");
                 self.shared.drain_with(options);
+                // One that was going on already goes on as it was.
+                let drain = self.shared.instance().drain_status();
+                let options = drain.map_or(options, |drain| drain.options);
                 let up = members.iter().any(|member| member.up);
-                Answer::json(202, encode(&draining(sessions, up)))
+                Answer::json(202, encode(&draining(sessions, up, options)))
             }
             (_, b"/drain") => Answer::wrong_method("GET, POST"),
             (_, b"/key") => Answer::wrong_method("GET, POST"),
@@ -419,7 +422,7 @@ struct Draining {
     note: Option<String>,
 }
 
-fn draining(sessions: usize, member_up: bool) -> Draining {
+fn draining(sessions: usize, member_up: bool, options: DrainOptions) -> Draining {
     let stay = match sessions {
         0 => None,
         1 => Some("1 session stays until it ends".into()),
@@ -428,7 +431,21 @@ fn draining(sessions: usize, member_up: bool) -> Draining {
     let alone = stay.filter(|_| !member_up);
     Draining {
         draining: sessions,
-        note: alone.map(|what| format!("no member is up: {what}")),
+        note: alone.map(|what| format!("no member is up: {what}{}", at_the_deadline(options))),
+    }
+}
+
+/// What becomes of sessions that are still there at a drain's deadline.
+fn at_the_deadline(options: DrainOptions) -> String {
+    let then = match options.then {
+        DrainThen::Wait => return String::new(),
+        DrainThen::Force => "reset",
+        DrainThen::Cancel => "kept, and the drain called off",
+    };
+    let millis = options.deadline.as_millis() as u64;
+    match millis % 1000 {
+        0 => format!("; after {} s what is left is {then}", millis / 1000),
+        _ => format!("; after {millis} ms what is left is {then}"),
     }
 }
 

@@ -460,22 +460,35 @@ fn session_names_are_read_as_they_are_written() {
 }
 
 #[test]
-fn a_drain_that_cannot_give_sessions_away_says_so() {
-    let draining = |sessions, member_up| -> serde_json::Value {
-        serde_json::from_str(&encode(&draining(sessions, member_up))).unwrap()
+fn a_drain_that_cannot_give_sessions_away_says_what_becomes_of_them() {
+    let told = |sessions, member_up, millis, then| -> serde_json::Value {
+        let deadline = Duration::from_millis(millis);
+        let options = DrainOptions { deadline, then };
+        serde_json::from_str(&encode(&draining(sessions, member_up, options))).unwrap()
     };
-    assert_eq!(draining(2, true), serde_json::json!({"draining": 2}));
-    let alone = draining(2, false);
-    assert_eq!(alone["draining"], 2);
-    assert_eq!(
-        alone["note"],
-        "no member is up: 2 sessions stay until they end"
-    );
-    assert_eq!(
-        draining(0, false),
-        serde_json::json!({"draining": 0}),
-        "nothing stays"
-    );
+    for (sessions, millis, then, said) in [
+        (2, 3_000, DrainThen::Wait, "2 sessions stay until they end"),
+        (
+            1,
+            3_000,
+            DrainThen::Force,
+            "1 session stays until it ends; after 3 s what is left is reset",
+        ),
+        (
+            2,
+            1_500,
+            DrainThen::Cancel,
+            "2 sessions stay until they end; after 1500 ms what is left is kept, and the drain called off",
+        ),
+    ] {
+        let alone = told(sessions, false, millis, then);
+        assert_eq!(alone["draining"], sessions);
+        assert_eq!(alone["note"], format!("no member is up: {said}"));
+        let nothing_stays = told(0, false, millis, then);
+        assert_eq!(nothing_stays, serde_json::json!({"draining": 0}));
+        let gives_away = told(sessions, true, millis, then);
+        assert_eq!(gives_away, serde_json::json!({"draining": sessions}));
+    }
 }
 
 fn json_of(answer: &str) -> serde_json::Value {

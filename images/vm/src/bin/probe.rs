@@ -1,6 +1,7 @@
 //! A diagnostic image: boots, says what it found, and then does as the command line says:
 //! `probe=exit:N`, `probe=panic`, `probe=memory`, `probe=idle` (until the power button), `probe=audit`,
-//! `probe=reflect` (sends every frame back to its sender), or one of the offences of [`probe`].
+//! `probe=reflect` (sends every frame back to its sender; `probe=reflect:N` resets its cards N times meanwhile),
+//! or one of the offences of [`probe`].
 //! With `watchdog=MS` the loop of `idle` is watched, and whatever has none.
 #![cfg_attr(godwit_image, no_std, no_main)]
 
@@ -8,7 +9,8 @@ extern crate alloc;
 
 use alloc::vec::Vec;
 
-use godwit_kernel::drivers::net::TxPacket;
+use bytes::Bytes;
+use godwit_kernel::drivers::net::{Nic, TxPacket};
 use godwit_kernel::exit::{ExitCode, exit};
 use godwit_kernel::{Machine, boot, clock, console, probe, watchdog};
 
@@ -39,14 +41,15 @@ fn run(mut machine: Machine) -> ! {
         "panic" => panic!("as told"),
         "memory" => exhaust(),
         "idle" => idle(&mut machine),
-        "reflect" => reflect(&mut machine),
+        "reflect" => reflect(&mut machine, 0),
         "audit" => audit(),
-        order => match order.strip_prefix("exit:").and_then(|n| n.parse().ok()) {
-            Some(number) => {
-                let code = ExitCode::from_number(number).unwrap_or(ExitCode::BadConfig);
-                exit(code, "as told")
+        order => match order.split_once(':') {
+            Some(("exit", number)) => {
+                let code = number.parse().ok().and_then(ExitCode::from_number);
+                exit(code.unwrap_or(ExitCode::BadConfig), "as told")
             }
-            None => probe::misbehave(order),
+            Some(("reflect", resets)) => reflect(&mut machine, resets.parse().unwrap_or(0)),
+            _ => probe::misbehave(order),
         },
     }
 }
@@ -94,19 +97,25 @@ fn idle(machine: &mut Machine) -> ! {
     }
 }
 
-/// Exchanges the addresses of every frame and sends it back.
-fn reflect(machine: &mut Machine) -> ! {
+/// Exchanges the addresses of every frame and sends it back. Cards are reset so many times.
+fn reflect(machine: &mut Machine, resets: u32) -> ! {
     if machine.nics.is_empty() {
-        exit(ExitCode::NoNic, "no network card");
+        exit(ExitCode::NoNic, machine.no_card());
     }
+    let mut resets = Resets {
+        left: resets,
+        ..Resets::default()
+    };
     loop {
         if machine.power_button() {
+            resets.check();
             let statistics = machine.nics.first().map(|nic| nic.statistics());
             exit(ExitCode::Success, format_args!("{statistics:?}"));
         }
         let mut idle = true;
         for nic in &mut machine.nics {
-            while let Some(packet) = nic.receive() {
+            while nic.can_transmit() {
+                let Some(packet) = nic.receive() else { break };
                 idle = false;
                 let Some((addresses, _)) = packet.bytes.split_first_chunk::<12>() else {
                     continue;
@@ -115,11 +124,73 @@ fn reflect(machine: &mut Machine) -> ! {
                 answer.head.extend_from_slice(addresses);
                 answer.head.rotate_left(6);
                 let _ = nic.transmit(answer);
+                resets.count(&packet.bytes);
+                resets.at(Moment::Queued, &mut **nic);
             }
             nic.flush();
+            resets.at(Moment::Flushed, &mut **nic);
         }
         if idle {
             machine.idle(None);
+        }
+    }
+}
+
+/// When a card is reset.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// An answer is in its ring, of which it has not been told, and there may be frames to be taken in.
+    Queued,
+    /// It has been told, and may be sending.
+    Flushed,
+}
+
+/// Resets of cards while they work.
+#[derive(Default)]
+struct Resets {
+    left: u32,
+    done: u32,
+    /// Frames since the last one.
+    frames: u32,
+    /// One that came before the last one, as it lies in the driver's buffer, and as it was.
+    kept: Option<(Bytes, Vec<u8>)>,
+}
+
+impl Resets {
+    /// Frames between two resets.
+    const FRAMES: u32 = 150;
+
+    fn count(&mut self, frame: &Bytes) {
+        self.frames += 1;
+        if self.left > 0 && self.frames == Self::FRAMES {
+            self.check();
+            self.kept = Some((frame.clone(), frame.to_vec()));
+        }
+    }
+
+    /// Resets the card if it is time for it; the two moments take turns.
+    fn at(&mut self, moment: Moment, nic: &mut dyn Nic) {
+        let turn = match self.done % 2 {
+            0 => Moment::Queued,
+            _ => Moment::Flushed,
+        };
+        if self.left == 0 || self.frames < Self::FRAMES || moment != turn {
+            return;
+        }
+        nic.reset();
+        self.frames = 0;
+        self.left -= 1;
+        self.done += 1;
+        console::line(format_args!("GODWIT PROBE reset {}", self.done));
+    }
+
+    /// Ends the image if a frame has changed under the hands of who kept it.
+    fn check(&self) {
+        if self.kept.as_ref().is_some_and(|(now, then)| now != then) {
+            exit(
+                ExitCode::Panic,
+                format_args!("a frame from before reset {} has changed", self.done),
+            );
         }
     }
 }

@@ -10,13 +10,13 @@
 //! service with the [`DeviceFault`] as reason, and so is one that several resets do not help.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use super::supply::{BATCH, Supply};
 use super::watchdog::{Restart, Watchdog, follow};
-use super::{Capabilities, Nic, Protocol, RxChecksum, RxPacket, Statistics, TxPacket};
+use super::{Capabilities, Nic, RxChecksum, RxPacket, Statistics, TxPacket};
 use crate::dma::{Buffer, DeviceFault, Format, Limits, Part, Pool, ReceiveRing, TransmitRing};
 
 /// Bytes of a receive buffer.
@@ -29,8 +29,6 @@ const MTU: u16 = 1500;
 /// Bytes of a frame at most, and of one that is to be cut.
 const MAX_FRAME: usize = MTU as usize + ETHERNET + VLAN;
 const MAX_LARGE: usize = u16::MAX as usize + ETHERNET;
-/// Buffers by which the ring grows at a time: filling it at once would be a good part of the boot.
-const BATCH: usize = 16;
 /// Rings with fewer buffers than this are filled all the same.
 const SMALL_RING: usize = 4 * BATCH;
 /// Frames up to this size are always copied: who sits on one would keep a whole buffer for it.
@@ -136,11 +134,7 @@ pub(super) struct Card {
     interrupts: bool,
     receive: ReceiveRing,
     transmit: TransmitRing<HEAD>,
-    pool: Arc<Pool>,
-    /// Buffers the receive ring is short of, and those of them that it has not had yet since the
-    /// boot.
-    missing: usize,
-    never_had: usize,
+    supply: Supply,
     /// Buffers and packets that the device has not been told of.
     unoffered: usize,
     unannounced: bool,
@@ -177,17 +171,17 @@ impl Card {
             parts,
         };
         let transmit = TransmitRing::new(size, most, to_transmit, limits)?;
-        let missing = receive.capacity();
+        let capacity = receive.capacity();
+        // A small ring would soon run dry if it were not full.
+        let at_once = if capacity < SMALL_RING { capacity } else { 0 };
+        let pool = Pool::new((capacity + capacity / 2).max(2 * LOW) as u32, BUFFER);
         let mut card = Self {
             chip,
             mac,
             interrupts,
             receive,
             transmit,
-            pool: Pool::new((missing + missing / 2).max(2 * LOW) as u32, BUFFER),
-            missing,
-            // A small ring would soon run dry if it were not full.
-            never_had: if missing < SMALL_RING { BATCH } else { missing },
+            supply: Supply::new(pool, capacity, at_once),
             unoffered: 0,
             unannounced: false,
             oversized: false,
@@ -220,20 +214,9 @@ impl Card {
         if self.fault.is_some() {
             return;
         }
-        if grow {
-            self.never_had = self.never_had.saturating_sub(BATCH);
-        }
-        let chip = &*self.chip;
-        while self.missing > self.never_had {
-            let Some(buffer) = self.pool.take() else {
-                break;
-            };
-            if self.receive.post(buffer, |part| chip.empty(part)).is_err() {
-                break;
-            }
-            self.missing -= 1;
-            self.unoffered += 1;
-        }
+        let (chip, receive) = (&*self.chip, &mut self.receive);
+        let post = |buffer| receive.post(buffer, |part| chip.empty(part)).is_ok();
+        self.unoffered += self.supply.refill(grow, post);
     }
 
     fn offer(&mut self) {
@@ -278,7 +261,7 @@ impl Card {
                 return None;
             }
         };
-        let short = self.pool.available() < LOW;
+        let short = self.supply.available() < LOW;
         let copy = match (short, len <= SMALL) {
             (_, true) => Some(Vec::with_capacity(len)),
             (true, false) => match crate::mm::spare(len) {
@@ -309,17 +292,13 @@ impl Card {
         })
     }
 
-    /// Whether the packet asks for nothing that the device does not do.
+    /// Whether the packet asks for nothing that the device does not do, and has a length it takes.
     fn takes(&self, packet: &TxPacket) -> bool {
-        let can = self.chip.capabilities();
-        let (most, cuts) = match packet.segmentation.map(|cut| cut.protocol) {
-            None => (MAX_FRAME, true),
-            Some(Protocol::TcpIpv4) => (MAX_LARGE, can.segmentation_ipv4),
-            Some(Protocol::TcpIpv6) => (MAX_LARGE, can.segmentation_ipv6),
+        let most = match packet.segmentation {
+            None => MAX_FRAME,
+            Some(_) => MAX_LARGE,
         };
-        let sums = packet.checksum.is_none() || can.tx_checksum;
-        debug_assert!(cuts && sums, "work for a device that does not do it");
-        cuts && sums && (1..=most).contains(&packet.len())
+        self.chip.capabilities().cover(packet) && (1..=most).contains(&packet.len())
     }
 
     fn check_link(&mut self) {
@@ -337,7 +316,7 @@ impl Restart for Card {
             return self.fail(fault);
         }
         self.receive.clear();
-        self.missing = self.receive.capacity();
+        self.supply.took_all();
         self.statistics.tx_lost += self.transmit.clear() as u64;
         self.oversized = false;
         self.unannounced = false;
@@ -386,11 +365,11 @@ impl Nic for Card {
                 }
             };
             // In batches: each time costs a visit to the device.
-            if taken.is_none() || self.missing >= self.never_had + self.receive.capacity() / 8 {
+            if taken.is_none() || self.supply.is_short() {
                 self.refill(false);
             }
             let (buffer, len, control) = taken?;
-            self.missing += 1;
+            self.supply.took(1);
             let packet = self.packet(buffer, len, control);
             if packet.is_some() {
                 return packet;
@@ -459,7 +438,7 @@ impl Nic for Card {
     }
 
     fn poll(&mut self) -> bool {
-        if self.never_had > 0 {
+        if self.supply.grows() {
             self.refill(true);
             self.offer();
         }
@@ -516,6 +495,12 @@ impl Nic for Card {
         let advice = self.watchdog.look(now_ns, busy, self.finished);
         follow(self, advice, "sends nothing any more");
         true
+    }
+
+    fn reset(&mut self) {
+        if self.fault.is_none() {
+            self.restart();
+        }
     }
 
     fn fault(&self) -> Option<DeviceFault> {

@@ -261,6 +261,30 @@ pub(super) fn one_that_sends_nothing_is_reset_and_serves_again<F: Fake>() {
     assert_eq!(card.receive().unwrap().bytes, vec![5; 60]);
 }
 
+pub(super) fn a_reset_by_order_loses_what_is_under_way_and_mends_nothing_that_is_over<F: Fake>() {
+    let (device, mut card) = card::<F>();
+    for _ in 0..3 {
+        assert!(device.give(&[5; 600]));
+        card.transmit(frame(60)).unwrap();
+        card.reset();
+        assert!(card.receive().is_none() && device.take(true).is_none());
+        assert!(device.give(&[6; 600]));
+        assert_eq!(card.receive().unwrap().bytes, vec![6; 600]);
+        card.transmit(frame(61)).unwrap();
+        card.flush();
+        assert_eq!(device.take(true).unwrap().len(), 61);
+        card.flush();
+    }
+    let statistics = card.statistics();
+    assert_eq!((statistics.resets, statistics.tx_lost), (3, 3));
+    device.vanish();
+    card.watch(SECOND);
+    let fault = card.fault();
+    assert!(fault.is_some());
+    card.reset();
+    assert_eq!((card.fault(), card.statistics().resets), (fault, 3));
+}
+
 pub(super) fn one_that_resets_itself_is_set_going_again<F: Fake>() {
     let (device, mut card) = card::<F>();
     card.transmit(frame(60)).unwrap();
@@ -512,6 +536,7 @@ macro_rules! conformance {
             who_never_sleeps_gets_a_full_ring_too
             users_that_keep_frames_do_not_starve_the_ring
             one_that_sends_nothing_is_reset_and_serves_again
+            a_reset_by_order_loses_what_is_under_way_and_mends_nothing_that_is_over
             one_that_resets_itself_is_set_going_again
             one_that_resets_do_not_help_is_given_up
             one_that_does_not_survive_its_reset_is_out_of_service

@@ -13,6 +13,7 @@ pub mod intel;
 mod offload;
 pub mod pci;
 mod rtl8139;
+mod supply;
 pub mod virtio;
 mod vmxnet3;
 mod watchdog;
@@ -133,6 +134,19 @@ pub struct Capabilities {
     pub receive_coalescing: bool,
 }
 
+impl Capabilities {
+    /// Whether the packet asks for nothing that is not done.
+    fn cover(&self, packet: &TxPacket) -> bool {
+        let cuts = packet.segmentation.is_none_or(|cut| match cut.protocol {
+            Protocol::TcpIpv4 => self.segmentation_ipv4,
+            Protocol::TcpIpv6 => self.segmentation_ipv6,
+        });
+        let sums = packet.checksum.is_none() || self.tx_checksum;
+        debug_assert!(cuts && sums, "work for a device that does not do it");
+        cuts && sums
+    }
+}
+
 /// What a card has done and seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
@@ -251,6 +265,9 @@ pub trait Nic: Send {
         let _ = now_ns;
         false
     }
+    /// Resets the device, as is done with one that is stuck. What it had to send is lost, and so is what it has
+    /// received and nobody has taken in.
+    fn reset(&mut self);
     /// Why it is out of service for good, if it is: nothing comes or goes any more.
     fn fault(&self) -> Option<DeviceFault>;
     /// What it has done.

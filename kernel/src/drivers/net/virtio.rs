@@ -15,7 +15,6 @@
 
 mod header;
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bitflags::bitflags;
@@ -24,8 +23,9 @@ use smallvec::SmallVec;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
 use self::header::Received;
+use super::supply::Supply;
 use super::watchdog::{Restart, Watchdog, follow};
-use super::{Capabilities, Nic, Protocol, RxChecksum, RxPacket, Statistics, TxPacket};
+use super::{Capabilities, Nic, RxChecksum, RxPacket, Statistics, TxPacket};
 use crate::dma::{
     Buffer, DeviceFault, PAGE, Pool, QueueOptions, QueueTransport, ReceiveQueue, TransmitQueue,
 };
@@ -97,12 +97,23 @@ impl Features {
     }
 }
 
+/// The MTU for a device that says `said`: just that, if it can be true, and if we have receive buffers for a frame
+/// of it in `room` bytes.
+fn usable_mtu(said: u16, room: usize) -> u16 {
+    if said < TRUE_MTU {
+        return DEFAULT_MTU;
+    }
+    let fits = room.saturating_sub(header::LEN + ETHERNET + VLAN);
+    let fits = u16::try_from(fits).unwrap_or(MAX_MTU);
+    said.clamp(LEAST_MTU, MAX_MTU).min(fits)
+}
+
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
 /// Bytes of a buffer that is one of several. What comes is mostly either small or very large.
 const MERGEABLE: usize = 2048;
-/// Buffers by which the ring grows at a time: filling it at once would be a good part of the boot.
-const BATCH: usize = 16;
+/// Bytes of all buffers in the ring at most. One for a large packet is not needed as often.
+const IN_RING: usize = 256 * MERGEABLE;
 /// Frames up to this size are always copied.
 const SMALL: usize = 256;
 /// When fewer buffers than this are free, frames are copied: one large frame's worth.
@@ -114,6 +125,10 @@ const ETHERNET: usize = 14;
 const VLAN: usize = 4;
 const DEFAULT_MTU: u16 = 1500;
 const MAX_MTU: u16 = 9000;
+/// What every IPv4 host takes (RFC 1122, section 3.3.2).
+const LEAST_MTU: u16 = 576;
+/// No device may say less (section 5.1.4.1).
+const TRUE_MTU: u16 = 68;
 /// Bytes of a large frame at most, without and with its header (section 5.1.6.3.1).
 const MAX_FRAME: usize = u16::MAX as usize + ETHERNET;
 const MAX_LARGE: usize = MAX_FRAME + header::LEN;
@@ -169,11 +184,7 @@ pub struct VirtioNet<T: QueueTransport> {
     ring: u16,
     receive: ReceiveQueue,
     transmit: TransmitQueue<HEAD>,
-    pool: Arc<Pool>,
-    /// Buffers the receive ring is short of.
-    missing: usize,
-    /// Those of them that it has not had yet since the boot.
-    never_had: usize,
+    supply: Supply,
     /// A transmit was refused: wake the user when there is room.
     starved: bool,
     interrupts: bool,
@@ -184,8 +195,8 @@ pub struct VirtioNet<T: QueueTransport> {
 }
 
 /// Sections 3.1.1 and 3.1.2: resets the device and settles the features. Its queues will have `ring`
-/// descriptors at most.
-fn negotiate(transport: &mut impl Transport, ring: u16) -> Result<Features, BindError> {
+/// descriptors at most. The features, and the MTU.
+fn negotiate(transport: &mut impl Transport, ring: u16) -> Result<(Features, u16), BindError> {
     let known = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
     transport.set_status(DeviceStatus::empty());
     if !transport.get_status().is_empty() {
@@ -194,7 +205,19 @@ fn negotiate(transport: &mut impl Transport, ring: u16) -> Result<Features, Bind
     transport.set_status(known);
     let offered = transport.read_device_features();
     let buffers = transport.max_queue_size(RECEIVE).min(u32::from(ring));
-    let features = Features::choose(offered, buffers as usize * MERGEABLE);
+    let merged = buffers as usize * MERGEABLE;
+    let mut features = Features::choose(offered, merged);
+    let mut mtu = DEFAULT_MTU;
+    if features.contains(Features::MTU) {
+        let said = u16::from_le_bytes(read(transport, config::MTU)?);
+        let is_merged = features.contains(Features::MRG_RXBUF);
+        mtu = usable_mtu(said, if is_merged { merged } else { usize::MAX });
+        // Section 5.1.4.2: who accepts it keeps to it, both ways.
+        features.set(Features::MTU, mtu == said);
+        if mtu != said {
+            log::warn!("network card says that its MTU is {said}: {mtu} is used");
+        }
+    }
     transport.write_driver_features(features.bits());
     if features.contains(Features::VERSION_1) {
         transport.set_status(known | DeviceStatus::FEATURES_OK);
@@ -205,7 +228,7 @@ fn negotiate(transport: &mut impl Transport, ring: u16) -> Result<Features, Bind
         return Err(BindError::NoAnyLayout);
     }
     transport.set_guest_page_size(PAGE as u32);
-    Ok(features)
+    Ok((features, mtu))
 }
 
 impl<T: QueueTransport + Send> VirtioNet<T> {
@@ -218,14 +241,10 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         interrupts: bool,
         make_mac: impl FnOnce() -> [u8; 6],
     ) -> Result<Self, BindError> {
-        let features = negotiate(&mut transport, ring)?;
+        let (features, mtu) = negotiate(&mut transport, ring)?;
         let mac = match features.contains(Features::MAC) {
             true => read(&transport, config::MAC)?,
             false => make_mac(),
-        };
-        let mtu = match features.contains(Features::MTU) {
-            true => u16::from_le_bytes(read(&transport, config::MTU)?).clamp(1280, MAX_MTU),
-            false => DEFAULT_MTU,
         };
         let options = |index| QueueOptions {
             index,
@@ -245,8 +264,8 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
             true => MERGEABLE,
             false => header + ETHERNET + VLAN + usize::from(mtu),
         };
-        let missing = receive.size();
-        let pool = Pool::new((missing + missing / 2) as u32, buffer);
+        let buffers = receive.size().min(IN_RING / buffer);
+        let pool = Pool::new((buffers + buffers / 2) as u32, buffer);
         transport.finish_init();
         let mut card = Self {
             transport,
@@ -257,9 +276,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
             ring,
             receive,
             transmit,
-            pool,
-            missing,
-            never_had: missing,
+            supply: Supply::new(pool, buffers, 0),
             starved: false,
             interrupts,
             finished: 0,
@@ -277,18 +294,9 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         if self.fault.is_some() {
             return;
         }
-        if grow {
-            self.never_had = self.never_had.saturating_sub(BATCH);
-        }
-        while self.missing > self.never_had {
-            let Some(buffer) = self.pool.take() else {
-                break;
-            };
-            if self.receive.post(buffer).is_err() {
-                break;
-            }
-            self.missing -= 1;
-        }
+        let receive = &mut self.receive;
+        self.supply
+            .refill(grow, |buffer| receive.post(buffer).is_ok());
     }
 
     /// Whether there is something to do already.
@@ -315,7 +323,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         let transport = &mut self.transport;
         let agreed = negotiate(transport, self.ring);
         match agreed {
-            Ok(features) if features == self.features => {}
+            Ok(agreed) if agreed == (self.features, self.mtu) => {}
             Err(BindError::Device(fault)) => return Err(fault),
             _ => return Err(DeviceFault::Refused),
         }
@@ -323,7 +331,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         self.statistics.tx_lost += self.transmit.restart(transport)? as u64;
         self.receive.set_interrupts(false);
         self.transmit.set_interrupts(false);
-        self.missing = self.receive.size();
+        self.supply.took_all();
         transport.finish_init();
         self.refill(false);
         self.flush();
@@ -342,7 +350,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         let Some((buffer, len)) = self.receive.take()? else {
             return Ok(None);
         };
-        self.missing += 1;
+        self.supply.took(1);
         let written = buffer.bytes().get(..len).unwrap_or_default();
         let said = header::buffers(written, self.features);
         if said == 0 || usize::from(said) > self.receive.size() {
@@ -354,7 +362,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         for given in 1..said {
             let next = self.receive.take()?;
             let (buffer, len) = next.ok_or(DeviceFault::MissingBuffers { said, given })?;
-            self.missing += 1;
+            self.supply.took(1);
             total += len;
             pieces.push((buffer, len));
         }
@@ -388,7 +396,7 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
         self.statistics.rx_coalesced += u64::from(segmentation.is_some());
         // TCP is not missed its checksum. Other protocols have to have one.
         let complete = checksum == RxChecksum::Partial && offset == UDP_CHECKSUM;
-        let short = self.pool.available() < LOW;
+        let short = self.supply.available() < LOW;
         let mut parts = pieces.into_iter();
         let (bytes, more) = if complete || short || frame <= SMALL {
             let whole = match frame <= SMALL {
@@ -422,18 +430,6 @@ impl<T: QueueTransport + Send> VirtioNet<T> {
             checksum,
             segmentation,
         })
-    }
-
-    /// Whether the device was asked to do what the packet wants done.
-    fn takes(&self, packet: &TxPacket) -> bool {
-        let can = self.capabilities();
-        let cuts = packet.segmentation.is_none_or(|cut| match cut.protocol {
-            Protocol::TcpIpv4 => can.segmentation_ipv4,
-            Protocol::TcpIpv6 => can.segmentation_ipv6,
-        });
-        let sums = packet.checksum.is_none() || can.tx_checksum;
-        debug_assert!(cuts && sums, "work for a device that does not do it");
-        cuts && sums
     }
 }
 
@@ -505,7 +501,7 @@ impl<T: QueueTransport + Send> Nic for VirtioNet<T> {
                 }
             };
             // In batches: the device is told once per flush anyway.
-            if pieces.is_none() || self.missing >= self.never_had + self.receive.size() / 8 {
+            if pieces.is_none() || self.supply.is_short() {
                 self.refill(false);
             }
             let packet = self.packet(pieces?);
@@ -536,7 +532,7 @@ impl<T: QueueTransport + Send> Nic for VirtioNet<T> {
             Some(_) => MAX_FRAME,
             None => usize::from(self.mtu) + ETHERNET + VLAN,
         };
-        if bytes == 0 || bytes > most || !self.takes(&packet) {
+        if bytes == 0 || bytes > most || !self.capabilities().cover(&packet) {
             return Ok(()); // no wire would carry it
         }
         if !self.can_transmit() {
@@ -577,7 +573,7 @@ impl<T: QueueTransport + Send> Nic for VirtioNet<T> {
     }
 
     fn poll(&mut self) -> bool {
-        if self.never_had > 0 {
+        if self.supply.grows() {
             self.refill(true);
             self.flush();
         }
@@ -638,6 +634,12 @@ impl<T: QueueTransport + Send> Nic for VirtioNet<T> {
         let advice = self.watchdog.look(now_ns, busy, self.finished);
         follow(self, advice, "sends nothing any more");
         true
+    }
+
+    fn reset(&mut self) {
+        if self.fault.is_none() {
+            self.restart();
+        }
     }
 
     fn fault(&self) -> Option<DeviceFault> {

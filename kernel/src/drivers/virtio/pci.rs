@@ -67,7 +67,7 @@ impl core::fmt::Display for BindError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::NotVirtio => "not a virtio device known here",
-            Self::NoInterface => "no virtio 1.0 interface",
+            Self::NoInterface => "neither the interface of virtio 1.0 nor the one before it",
         })
     }
 }

@@ -24,7 +24,7 @@ pub use report::{Report, Step};
 
 use super::client::Client;
 use super::options::{ClientChoice, Family, parse_ip_version};
-use crate::progress::Progress;
+use crate::progress::{Progress, count};
 use crate::vm::{Accelerator, DEFAULT_MEMORY, Machine, parse_memory};
 use crate::{build, content};
 use cluster::{Cluster, ClusterSpec, INSTANCES};
@@ -228,8 +228,8 @@ fn replace(
         ""
     };
     ticker.note(&format!(
-        "instance {id} gives away {} sessions{role}",
-        step.sessions
+        "instance {id} gives away {}{role}",
+        count(step.sessions, "session", "sessions")
     ));
     let begun = Instant::now();
     cluster.admin(id).drain(&serde_json::json!({}))?;

@@ -11,6 +11,7 @@ use super::cluster::Taken;
 use super::load::Said;
 use super::{INSTANCES, Options};
 use crate::admin::Status;
+use crate::progress::count;
 use crate::vm::Accelerator;
 
 /// One instance's replacement.
@@ -59,12 +60,12 @@ impl fmt::Display for Step {
         write!(
             f,
             "instance {}: off {:.1} s after the command to drain, up after {:.0} ms, a member after \
-             {:.1} s, took {} sessions in {:.1} s",
+             {:.1} s, took {} in {:.1} s",
             self.instance,
             self.drained,
             self.boot_ms,
             self.joined,
-            self.taken.moved,
+            count(self.taken.moved, "session", "sessions"),
             self.rebalanced
         )
     }

@@ -1,13 +1,16 @@
 mod layouts;
+mod mtu;
 
 use std::boxed::Box;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::header::{LEN as HEADER, SHORT as LEGACY_HEADER};
 use super::*;
 use crate::drivers::net::conformance::conformance;
 use crate::drivers::net::fake::{Fake, MAC};
-use crate::drivers::net::{Segmentation, TxChecksum};
+use crate::drivers::net::supply::BATCH;
+use crate::drivers::net::{Protocol, Segmentation, TxChecksum};
 use crate::drivers::virtio::fake::{FakeDevice, FakeTransport};
 use proptest::prelude::*;
 
@@ -147,7 +150,7 @@ fn card() -> (FakeDevice, VirtioNet<FakeTransport>) {
 fn card_with(features: u64) -> (FakeDevice, VirtioNet<FakeTransport>) {
     let device = FakeDevice::new(256).offer(features, &CONFIG);
     let mut card = VirtioNet::bind(FakeTransport::new(&device), RING, true, || [2; 6]).unwrap();
-    while card.missing > 0 {
+    while card.supply.missing() > 0 {
         card.arm();
     }
     card.disarm();
@@ -289,17 +292,17 @@ fn doorbells_are_rung_once_for_many_frames() {
 fn a_small_frame_that_is_kept_keeps_no_buffer() {
     for features in [MODERN, OFFLOADS] {
         let (device, mut card) = card_with(features);
-        let free = card.pool.available();
+        let free = card.supply.available();
         let mut take = |len: usize, mark: u8| {
             let mut bytes = vec![0; HEADER];
             bytes[10] = 1;
             bytes.resize(HEADER + len, mark);
             assert_eq!(device.fill_merged(RECEIVE, &bytes), 1);
             let packet = card.receive().unwrap();
-            while card.missing > 0 && card.pool.available() > 0 {
+            while card.supply.missing() > 0 && card.supply.available() > 0 {
                 card.arm();
             }
-            (packet.bytes, card.pool.available())
+            (packet.bytes, card.supply.available())
         };
         let small: Vec<_> = (0..100).map(|mark| take(SMALL, mark)).collect();
         for (mark, (bytes, left)) in small.iter().enumerate() {
@@ -482,7 +485,7 @@ fn large_frames_that_are_kept_do_not_starve_the_ring() {
         let filled = device.fill_merged(RECEIVE, &large(65_000, 32));
         assert_eq!(filled, 32, "ring dry after {i}");
         kept.push(card.receive().unwrap());
-        while card.missing > 0 && card.pool.available() > 0 {
+        while card.supply.missing() > 0 && card.supply.available() > 0 {
             card.arm();
         }
     }

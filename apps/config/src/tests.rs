@@ -242,6 +242,7 @@ fn an_unknown_key_names_the_one_that_was_probably_meant() {
         ("heart=1s", "heartbeat"),
         ("drain=1s", "drain_deadline"),
         ("LEASE=2s", "lease"),
+        ("watchdgo=5s", "watchdog"),
         ("colour=red", ""),
         ("=x", ""),
     ] {

@@ -87,10 +87,8 @@ pub(super) fn peer(value: &str) -> Result<(u32, IpAddr), ConfigError> {
     Ok((id, address))
 }
 
-pub(crate) fn cluster_key(
-    name: &'static str,
-    value: &str,
-) -> Result<Secret<[u8; 32]>, ConfigError> {
+/// A key of the cluster: 64 hex digits. `name` is its own key in the configuration.
+pub fn cluster_key(name: &'static str, value: &str) -> Result<Secret<[u8; 32]>, ConfigError> {
     const EXPECTED: &str = "64 hex digits";
     let mut key = [0; 32];
     let digits = value.as_bytes();
@@ -156,7 +154,8 @@ pub(super) fn prefer(value: &str) -> Result<Prefer, ConfigError> {
     }
 }
 
-pub(crate) fn drain_then(value: &str) -> Result<DrainThen, ConfigError> {
+/// What becomes of sessions at a drain's deadline: `wait`, `force` or `cancel`.
+pub fn drain_then(value: &str) -> Result<DrainThen, ConfigError> {
     match value {
         "wait" => Ok(DrainThen::Wait),
         "force" => Ok(DrainThen::Force),

@@ -34,6 +34,7 @@ pub(super) const KEYS: &[&str] = &[
     "admin_token",
     "connections",
     "port",
+    "watchdog",
     "ntp",
     "timer",
     "ring",

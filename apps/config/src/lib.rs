@@ -81,6 +81,11 @@
 //!
 //! Secrets belong into fw_cfg or a boot module, not on a command line; [`Secret`] keeps them out of debug output.
 
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
 mod nearest;
 mod networks;
 #[cfg(test)]
@@ -101,15 +106,13 @@ use godwit_netstack::instance::{
 use godwit_netstack::stack::Cidr;
 use log::LevelFilter;
 use nearest::nearest;
-pub use networks::InstanceNet;
+pub use networks::{InstanceNet, Mac, NicName};
 use values::{
     address, admin_token, cidr, cut, discover, duration, in_range, log_level, member_id, number,
     peer, port, prefer, switch, triggers,
 };
-pub(crate) use values::{cluster_key, drain_then};
+pub use values::{cluster_key, drain_then};
 use zeroize::Zeroize;
-
-use crate::nics::NicName;
 
 /// Octets of one source at most.
 pub const MAX_SOURCE: usize = 64 * 1024;
@@ -194,6 +197,11 @@ pub struct Config {
     pub time_server: Option<Option<IpAddr>>,
     /// What it was read from, while DHCP may add to it ([`Config::with_lease`]).
     pub sources: Vec<Secret<String>>,
+}
+
+/// Whether the value of this key is for nobody to see.
+pub fn is_secret(key: &str) -> bool {
+    matches!(key, "cluster_key" | "cluster_key_old" | "admin_token")
 }
 
 /// What is wrong with a configuration. No variant holds a value that may be a secret.
@@ -305,7 +313,7 @@ impl Config {
                 below.0.push_str(word);
                 below.0.push(' ');
             }
-            if matches!(key(word), "cluster_key" | "cluster_key_old" | "admin_token") {
+            if is_secret(key(word)) {
                 log::warn!(
                     "`{}` came by DHCP: everybody on the link knows it",
                     key(word)
@@ -616,8 +624,7 @@ const DEFAULT_ADMIN_PORT: u16 = 9100;
 /// A word without `=`. Behind a secret's key it may be what a stray space has cut off the secret,
 /// and a long one may be a secret that lost its key.
 fn not_key_value(word: &str, last_key: &str, place: usize) -> ConfigError {
-    let secret = matches!(last_key, "cluster_key" | "cluster_key_old" | "admin_token")
-        || word.len() > LONGEST_KEY;
+    let secret = is_secret(last_key) || word.len() > LONGEST_KEY;
     ConfigError::NotKeyValue {
         word: (!secret).then(|| word.into()),
         place,

@@ -1,13 +1,41 @@
 //! Which network card is for what, and what two networks may not have in common.
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::net::IpAddr;
 
-use godwit_netstack::stack::Cidr;
+use godwit_netstack::stack::{Cidr, MacAddr};
 
 use super::values::number;
 use super::{ConfigError, Draft, bad, conflict};
-use crate::nics::NicName;
+
+/// A card as the configuration names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NicName {
+    /// By its place among those that were found, from 0.
+    Place(u8),
+    /// By its Ethernet address.
+    Mac(MacAddr),
+}
+
+/// An Ethernet address in the usual form.
+pub struct Mac(pub MacAddr);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Display for NicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NicName::Place(place) => write!(f, "{place}"),
+            NicName::Mac(mac) => Mac(*mac).fmt(f),
+        }
+    }
+}
 
 /// A network for the instances alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
