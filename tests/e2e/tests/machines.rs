@@ -170,12 +170,16 @@ const TESTS: &[Test] = &[
     ),
     ("a_download_moves_between_rows_of_the_table", nics::rows),
     (
-        "a_download_moves_between_ways_to_boot_with_uefi",
-        boots::uefi,
+        "a_download_moves_between_ways_to_boot_with_grub_and_without",
+        boots::loaded_or_not,
     ),
     (
-        "a_download_moves_between_ways_to_boot_with_a_bios",
-        boots::bios,
+        "a_download_moves_between_ways_to_boot_from_all_media",
+        boots::media,
+    ),
+    (
+        "a_download_moves_between_ways_to_boot_from_the_network",
+        boots::network,
     ),
     (
         "a_download_moves_between_ways_to_boot_without_acpi",

@@ -1,11 +1,12 @@
 //! Ways to boot, two at a time: a download moves to and fro between machines that came up differently, so
 //! that each of them sends its part.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use godwit_qemu::build::{self, Service};
-use godwit_qemu::media::{self, Configuration, Disk};
+use godwit_qemu::media::{self, Configuration, Disk, NETBOOT_BIOS, NETBOOT_UEFI};
 use godwit_qemu::scratch::Scratch;
 use godwit_qemu::setup;
 use godwit_qemu::vm::{Firmware, Machine, Medium, NicModel};
@@ -22,28 +23,84 @@ const NOTHING: Configuration = Configuration {
     menu: 0,
 };
 
-/// UEFI from a CD, and an image that QEMU loads.
-pub fn uefi() -> Result<()> {
-    setup::ensure_media()?;
-    setup::ensure_uefi()?;
-    let scratch = Scratch::new("boots")?;
-    let iso = scratch.path("http.iso");
-    media::iso(&build::image(Service::Http)?, &NOTHING, &iso)?;
+/// An ISO, disks and a folder for the network, all with the HTTP image.
+struct Media {
+    iso: PathBuf,
+    raw: PathBuf,
+    qcow2: PathBuf,
+    netboot: PathBuf,
+    _scratch: Scratch,
+}
+
+impl Media {
+    fn make() -> Result<Self> {
+        setup::ensure_media()?;
+        setup::ensure_uefi()?;
+        let scratch = Scratch::new("boots")?;
+        let image = build::image(Service::Http)?;
+        let made = Self {
+            iso: scratch.path("http.iso"),
+            raw: scratch.path("http.img"),
+            qcow2: scratch.path("http.qcow2"),
+            netboot: scratch.path("http.netboot"),
+            _scratch: scratch,
+        };
+        media::iso(&image, &NOTHING, &made.iso)?;
+        media::disk(&image, &NOTHING, Disk::Raw, &made.raw)?;
+        media::disk(&image, &NOTHING, Disk::Qcow2, &made.qcow2)?;
+        media::netboot(&image, &NOTHING, &made.netboot)?;
+        Ok(made)
+    }
+
+    fn cd(&self) -> Medium {
+        Medium::Cd(self.iso.clone())
+    }
+
+    fn stick(&self) -> Medium {
+        Medium::Usb(self.iso.clone())
+    }
+}
+
+/// What GRUB loads, and images that QEMU loads.
+pub fn loaded_or_not() -> Result<()> {
+    let media = Media::make()?;
+    let raw = Medium::Disk(media.raw.clone(), "raw");
     between([
-        by(Machine::Q35, Firmware::Uefi, Medium::Cd(iso)),
+        by(Machine::Q35, Firmware::Uefi, media.cd()),
         loaded(Machine::Microvm),
+    ])?;
+    between([
+        loaded(Machine::MicrovmLegacy),
+        by(Machine::Pc, Firmware::Bios, raw),
     ])
 }
 
-/// A BIOS from a disk, and the minimal machine of before virtio 1.0.
-pub fn bios() -> Result<()> {
-    setup::ensure_media()?;
-    let scratch = Scratch::new("boots")?;
-    let raw = scratch.path("http.img");
-    media::disk(&build::image(Service::Http)?, &NOTHING, Disk::Raw, &raw)?;
+/// Each medium under either firmware, on either machine.
+pub fn media() -> Result<()> {
+    let media = Media::make()?;
+    let iso = Medium::Disk(media.iso.clone(), "raw");
+    let qcow2 = Medium::Disk(media.qcow2.clone(), "qcow2");
     between([
-        loaded(Machine::MicrovmLegacy),
-        by(Machine::Pc, Firmware::Bios, Medium::Disk(raw, "raw")),
+        by(Machine::Q35, Firmware::Bios, media.cd()),
+        by(Machine::Pc, Firmware::Uefi, media.stick()),
+    ])?;
+    between([
+        by(Machine::Pc, Firmware::Bios, media.stick()),
+        by(Machine::Q35, Firmware::Uefi, iso),
+    ])?;
+    between([
+        by(Machine::Q35, Firmware::Bios, qcow2),
+        by(Machine::Pc, Firmware::Uefi, media.cd()),
+    ])
+}
+
+/// From a TFTP server, through a card of its own.
+pub fn network() -> Result<()> {
+    let media = Media::make()?;
+    let served = |file| Medium::Network(media.netboot.clone(), file);
+    between([
+        by(Machine::Q35, Firmware::Bios, served(NETBOOT_BIOS)),
+        by(Machine::Pc, Firmware::Uefi, served(NETBOOT_UEFI)),
     ])
 }
 

@@ -129,6 +129,17 @@ fn configure_by_words(spec: &mut VmSpec) {
     spec.config.clear();
 }
 
+/// QEMU's own network has a TFTP server; a TAP device has none.
+fn load_by_another_card(spec: &mut VmSpec) {
+    let loader = Nic {
+        model: NicModel::Virtio,
+        mac: [2, 0, 0, 0, 1, 0],
+        netdev: Netdev::User(Vec::new()),
+    };
+    spec.nics.insert(0, loader);
+    spec.config += "service_nic=1\n";
+}
+
 /// That takes ACPI.
 fn has_power_button(machine: Machine) -> bool {
     machine != Machine::MicrovmBare
@@ -219,6 +230,9 @@ pub fn move_service(
         let mut spec = lan.spec(kind.machine, service, id, &more)?;
         spec.nics[0].model = kind.nic;
         spec.boot = kind.boot;
+        if let Some((_, Medium::Network(..))) = spec.boot {
+            load_by_another_card(&mut spec);
+        }
         if kind.machine == Machine::MicrovmBare {
             configure_by_words(&mut spec);
         }
