@@ -131,8 +131,8 @@ pub fn configuration_space(dsdt: &[u8]) -> Option<Ecam> {
     })
 }
 
-/// Where Cloud Hypervisor and Firecracker have the generation id: `Name (ADDR, Package () {low, high})` of a device that is compatible
-/// with `VM_Gen_Counter` (Microsoft, Virtual Machine Generation ID, 2012).
+/// Where Cloud Hypervisor and Firecracker have the generation id: `Name (ADDR, Package () {low, high})` of a device
+/// that is compatible with `VM_Gen_Counter` (Microsoft, Virtual Machine Generation ID, 2012).
 pub fn generation(dsdt: &[u8]) -> Option<u64> {
     let at = occurrences(dsdt, b"VM_Gen_Counter").next()?;
     let rest = dsdt.get(at..)?;
@@ -149,8 +149,8 @@ pub fn generation(dsdt: &[u8]) -> Option<u64> {
     (address != 0).then_some(address)
 }
 
-/// The address in `OperationRegion (name, SystemMemory, address, ...)`, whose encoding begins with `start`: the operation,
-/// or that and the name.
+/// The address in `OperationRegion (name, SystemMemory, address, ...)`, whose encoding begins with `start`: the
+/// operation, or that and the name.
 fn memory_region(bytes: &[u8], start: &[u8]) -> Option<u64> {
     occurrences(bytes, start).find_map(|at| {
         let region = bytes.get(at + 6..)?;

@@ -15,8 +15,9 @@ use crate::sync::Once;
 const POWER_BUTTON: u16 = 1 << 8;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const SCI_ENABLED: u16 = 1;
-/// The generic event device's bit for the power button, as QEMU and as Cloud Hypervisor assign it.
-const EVENT_POWER_DOWN: u32 = 1 << 1;
+/// The generic event device's bit for the power button, as QEMU assigns it.
+const QEMU_POWER_BUTTON: u32 = 1 << 1;
+/// The same, as Cloud Hypervisor does.
 const CLOUD_POWER_BUTTON: u8 = 1 << 3;
 
 static BUTTON: AtomicBool = AtomicBool::new(false);
@@ -29,7 +30,7 @@ enum Source {
         status: Port<u16>,
         enable: Port<u16>,
     },
-    Events(Mmio),
+    QemuEvents(Mmio),
     CloudEvents(Mmio),
 }
 
@@ -58,7 +59,7 @@ pub fn init(fixed: &Fixed, sleep_type: Option<u8>, events: Option<EventDevice>) 
     }
     let source = match events {
         Some(device) => match device.selector {
-            Selector::Qemu(address) => Mmio::map(address, 4).map(Source::Events),
+            Selector::Qemu(address) => Mmio::map(address, 4).map(Source::QemuEvents),
             Selector::CloudHypervisor(address) => Mmio::map(address, 1).map(Source::CloudEvents),
         },
         None if !fixed.hardware_reduced => fixed_source(fixed),
@@ -119,7 +120,7 @@ pub fn handle_interrupt() {
             status.write(pending & enable.read());
             pending & POWER_BUTTON != 0
         }
-        Some(Source::Events(selector)) => selector.read32(0) & EVENT_POWER_DOWN != 0,
+        Some(Source::QemuEvents(selector)) => selector.read32(0) & QEMU_POWER_BUTTON != 0,
         Some(Source::CloudEvents(selector)) => selector.read8(0) & CLOUD_POWER_BUTTON != 0,
         None => false,
     };

@@ -255,7 +255,7 @@ fn mcfg(table: &[u8]) -> Option<Ecam> {
     })
 }
 
-/// FADT (section 5.2.9).
+/// FADT (section 5.2.9, table 5.9).
 fn fadt(table: &[u8]) -> Option<Fixed> {
     const HARDWARE_REDUCED: u32 = 1 << 20;
     let flags = table.u32_at(112)?;

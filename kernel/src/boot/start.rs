@@ -37,8 +37,8 @@ use crate::{Machine, clock, console, entropy, fw_cfg, mm, pci};
 
 /// The configuration file the host may supply.
 const CONFIG_FILE: &str = "opt/godwit/config";
-/// Where windows of PCI devices go that firmware has not placed: in the hole below 4 GiB, behind
-/// what QEMU's machines have there.
+/// Where windows of PCI devices go that firmware has not placed: in the hole below 4 GiB, behind what QEMU's machines
+/// have there, and in the ports that their bridges leave to devices. Firmware that places any places all.
 const PCI_SPACE: pci::Space = pci::Space {
     memory: 0xd000_0000..0xe000_0000,
     ports: 0xc000..0xd000,
@@ -119,7 +119,7 @@ fn start(handover: Result<Handover, HandoverError>) -> Machine {
     let events = dsdt::event_device(dsdt, vendor == Some(Vendor::CloudHypervisor));
     acpi.ecam = acpi.ecam.or_else(|| dsdt::configuration_space(dsdt));
     if vendor.is_some() {
-        acpi.generation = dsdt::generation(dsdt);
+        acpi.generation = acpi.generation.or_else(|| dsdt::generation(dsdt));
     }
     let virtio: heapless::Vec<Place, MAX_VIRTIO> = dsdt::virtio_mmio(dsdt)
         .map(Place::from)

@@ -126,12 +126,12 @@ impl Ring {
             announced: 0,
             used: 0,
         };
-        ring.set(transport);
+        ring.set(transport)?;
         Ok(ring)
     }
 
     /// Tells the device where the queue is.
-    fn set(&self, transport: &mut impl QueueTransport) {
+    fn set(&self, transport: &mut impl QueueTransport) -> Result<(), DeviceFault> {
         let base = self.memory.as_ptr() as u64;
         transport.queue_set(
             self.index,
@@ -140,6 +140,11 @@ impl Ring {
             base + self.available_at() as u64,
             base + self.used_at as u64,
         );
+        // A page number has fewer bits than an address.
+        if transport.has_fixed_queues() && !transport.queue_used(self.index) {
+            return Err(DeviceFault::NoQueue);
+        }
+        Ok(())
     }
 
     /// As new, after a reset of the device, which is told again where the queue is.
@@ -165,8 +170,7 @@ impl Ring {
         self.available = 0;
         self.announced = 0;
         self.used = 0;
-        self.set(transport);
-        Ok(())
+        self.set(transport)
     }
 
     /// Descriptors that are used.

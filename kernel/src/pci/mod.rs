@@ -130,19 +130,31 @@ impl Function {
         (address != 0).then_some(address)
     }
 
-    /// The first port of base address register `index`, if it is a window of ports that firmware has placed.
-    pub fn port_bar(&self, config: &impl ConfigSpace, index: u8) -> Option<u16> {
+    /// The first port of base address register `index` and how many there are, if it is a window of ports that has
+    /// been placed.
+    pub fn port_bar(&self, config: &mut impl ConfigSpace, index: u8) -> Option<(u16, u16)> {
         if index > 5 {
             return None;
         }
         let at = register::BAR + u16::from(index) * 4;
         let bar = config.read32(self.address, at);
         let first = u16::try_from(bar & !3).ok()?;
-        (bar & 1 == 1 && first != 0).then_some(first)
+        if bar & 1 == 0 || first == 0 {
+            return None;
+        }
+        let command = config.read32(self.address, register::COMMAND) & 0xffff;
+        let quiet = command & !(COMMAND_MEMORY | COMMAND_PORTS);
+        config.write32(self.address, register::COMMAND, quiet);
+        config.write32(self.address, at, u32::MAX);
+        // A device need not have the upper half.
+        let len = (config.read32(self.address, at) & 0xfffc) as u16;
+        config.write32(self.address, at, bar);
+        config.write32(self.address, register::COMMAND, command);
+        Some((first, len.wrapping_neg()))
     }
 
     /// Gives every window that firmware has not placed (fast boot loaders place none) an address from `space`.
-    /// `false` if there is no room.
+    /// `false` if there is no room in memory.
     pub fn place_windows(&self, config: &mut impl ConfigSpace, space: &mut Space) -> bool {
         let command = config.read32(self.address, register::COMMAND) & 0xffff;
         let decoding = COMMAND_MEMORY | COMMAND_PORTS;
@@ -171,7 +183,8 @@ impl Function {
                     // A device need not have the upper half.
                     _ => carve(&mut space.ports, size & 0xffff),
                 };
-                all &= place.is_some();
+                // Few drivers want ports, and one that does finds that there are none.
+                all &= place.is_some() || !memory;
                 config.write32(self.address, at, place.unwrap_or(0) | (low & kind));
             }
             index += if wide { 2 } else { 1 };
@@ -369,7 +382,7 @@ pub(crate) mod tests {
     }
 
     /// A device whose base address registers have fixed low bits, as sizing shows them.
-    struct Sized(Fake, [u32; 6]);
+    pub struct Sized(pub Fake, pub [u32; 6]);
 
     impl ConfigSpace for Sized {
         fn read32(&self, address: Address, offset: u16) -> u32 {
@@ -401,8 +414,8 @@ pub(crate) mod tests {
         assert_eq!(device.memory_bar(&config, 1), Some(0xd000_1000));
         assert_eq!(device.memory_bar(&config, 4), Some(0xd000_4000));
         assert_eq!(device.memory_bar(&config, 0), None);
-        assert_eq!(device.port_bar(&config, 0), Some(0xc020));
-        assert_eq!(device.port_bar(&config, 1), None);
+        assert_eq!(device.port_bar(&mut config, 0), Some((0xc020, 32)));
+        assert_eq!(device.port_bar(&mut config, 1), None);
         let before = space.clone();
         assert!(device.place_windows(&mut config, &mut space));
         assert_eq!(space, before, "what is placed stays");

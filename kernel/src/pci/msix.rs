@@ -56,6 +56,11 @@ impl Layout {
         true
     }
 
+    /// Turns MSI-X off.
+    pub fn disable(&self, config: &mut impl ConfigSpace, function: &Function) {
+        self.control(config, function, 0);
+    }
+
     fn control(&self, config: &mut impl ConfigSpace, function: &Function, bits: u32) {
         let old = config.read32(function.address, self.offset);
         let new = (old & !(ENABLE | FUNCTION_MASK)) | bits;

@@ -15,11 +15,12 @@ use godwit_qemu::scratch::Scratch;
 use godwit_qemu::setup;
 use godwit_qemu::vm::{Accelerator, Machine, Netdev, Nic, NicModel, Outcome, Vm, VmSpec};
 
-const CARDS: [(Machine, NicModel); 12] = [
+const CARDS: [(Machine, NicModel); 13] = [
     (Machine::Microvm, NicModel::Virtio),
     (Machine::MicrovmLegacy, NicModel::Virtio),
     (Machine::Q35, NicModel::Virtio),
     (Machine::Pc, NicModel::VirtioModern),
+    (Machine::Q35, NicModel::VirtioLegacy),
     (Machine::Pc, NicModel::E1000),
     (Machine::Q35, NicModel::E1000),
     (Machine::Q35, NicModel::I82545em),

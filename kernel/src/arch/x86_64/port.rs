@@ -6,6 +6,8 @@
 use core::arch::asm;
 use core::marker::PhantomData;
 
+use crate::mmio::Registers;
+
 /// A width a port can be accessed with: `u8`, `u16` or `u32`.
 pub trait Width: Copy {
     /// Reads the port.
@@ -175,23 +177,48 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Below are those of the PC architecture and of chipsets.
+    /// Below are those of the PC architecture. Chipsets have some above, too, which they do not give to others.
     const FIRST: u16 = 0x1000;
 
-    /// The window of `len` ports at `base`, where a driver has found it in a base address register. `None` where no
+    /// The window of `len` ports at `base`, as a driver has found both in a base address register. `None` where no
     /// device's window can be.
     pub fn of_device(base: u16, len: u16) -> Option<Self> {
-        let fits = base >= Self::FIRST && base.is_multiple_of(4) && base.checked_add(len).is_some();
+        let last = base.checked_add(len.checked_sub(1)?);
+        let fits = base >= Self::FIRST && base.is_multiple_of(4) && last.is_some();
         fits.then_some(Self { base, len })
     }
 
     /// The port at `offset`, if all of it lies in the window.
-    pub fn port<T: Width>(&self, offset: u16) -> Option<Port<T>> {
-        let end = usize::from(offset) + size_of::<T>();
+    fn port<T: Width>(&self, offset: usize) -> Option<Port<T>> {
+        let end = offset.checked_add(size_of::<T>())?;
         let inside = end <= usize::from(self.len);
         // SAFETY: a device decodes it as its own, and its driver gives it no memory but what is its own.
-        inside.then(|| unsafe { Port::new(self.base + offset) })
+        inside.then(|| unsafe { Port::new(self.base + offset as u16) })
     }
+}
+
+macro_rules! registers {
+    ($($read:ident, $write:ident, $type:ty;)*) => {
+        /// What is read beyond the window has all bits set, and what is written there is lost.
+        impl Registers for Ports {
+            $(
+                fn $read(&self, offset: usize) -> $type {
+                    self.port(offset).map_or(<$type>::MAX, Port::read)
+                }
+                fn $write(&self, offset: usize, value: $type) {
+                    if let Some(port) = self.port::<$type>(offset) {
+                        port.write(value);
+                    }
+                }
+            )*
+        }
+    };
+}
+
+registers! {
+    read8, write8, u8;
+    read16, write16, u16;
+    read32, write32, u32;
 }
 
 fn acpi_number(number: u32) -> Option<u16> {
@@ -212,11 +239,14 @@ mod tests {
 
     #[test]
     fn a_window_of_ports_ends_where_it_ends() {
-        for (base, len) in [(0, 36), (0x60, 36), (0xffe0, 36), (0xc001, 36)] {
+        for (base, len) in [(0, 36), (0x60, 36), (0xffe0, 33), (0xc001, 36), (0xc000, 0)] {
             assert_eq!(Ports::of_device(base, len), None, "{base:#x}");
         }
         let window = Ports::of_device(0xc040, 36).unwrap();
         assert!(window.port::<u32>(32).is_some() && window.port::<u8>(35).is_some());
-        assert!(window.port::<u32>(33).is_none() && window.port::<u8>(u16::MAX).is_none());
+        assert!(window.port::<u32>(33).is_none() && window.port::<u8>(usize::MAX).is_none());
+        assert_eq!(window.read16(usize::MAX), u16::MAX);
+        window.write32(34, 0);
+        assert!(Ports::of_device(0xffe0, 32).is_some());
     }
 }

@@ -266,7 +266,7 @@ pub trait Nic: Send {
         false
     }
     /// Resets the device, as is done with one that is stuck. What it had to send is lost, and so is what it has
-    /// received and nobody has taken in.
+    /// received and nobody has taken in. It does not interrupt until it is armed again.
     fn reset(&mut self);
     /// Why it is out of service for good, if it is: nothing comes or goes any more.
     fn fault(&self) -> Option<DeviceFault>;

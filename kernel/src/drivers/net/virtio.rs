@@ -97,8 +97,8 @@ impl Features {
     }
 }
 
-/// The MTU for a device that says `said`: just that, if it can be true, and if we have receive buffers for a frame
-/// of it in `room` bytes.
+/// The MTU for a device that says `said`: just that, if IPv4 can do with it, and if we have receive buffers for a frame
+/// of it in `room` bytes; else the next one that is.
 fn usable_mtu(said: u16, room: usize) -> u16 {
     if said < TRUE_MTU {
         return DEFAULT_MTU;
@@ -153,8 +153,9 @@ pub enum BindError {
     Device(DeviceFault),
     /// The configuration could not be read.
     Config(virtio_drivers::Error),
-    /// A legacy device that wants what it receives into in two pieces (section 5.1.6.3.2), which none is known to.
-    NoAnyLayout,
+    /// A legacy device whose receive buffers have to be in two pieces, the header's and the rest (section 5.1.6.6). One
+    /// that merges buffers takes them whole, which the section does not promise; Linux relies on it.
+    NeedsTwoPieces,
     /// The device did not accept the features.
     Features,
 }
@@ -164,7 +165,7 @@ impl core::fmt::Display for BindError {
         match self {
             Self::Device(fault) => fault.fmt(f),
             Self::Config(error) => write!(f, "configuration: {error}"),
-            Self::NoAnyLayout => f.write_str(
+            Self::NeedsTwoPieces => f.write_str(
                 "legacy device with neither VIRTIO_F_ANY_LAYOUT nor VIRTIO_NET_F_MRG_RXBUF",
             ),
             Self::Features => f.write_str("device refused the features"),
@@ -205,7 +206,9 @@ fn negotiate(transport: &mut impl Transport, ring: u16) -> Result<(Features, u16
     transport.set_status(known);
     let offered = transport.read_device_features();
     let buffers = transport.max_queue_size(RECEIVE).min(u32::from(ring));
-    let merged = buffers as usize * MERGEABLE;
+    // As many as the queue will have, see `Ring::new`.
+    let buffers = buffers.checked_ilog2().map_or(0, |bits| 1usize << bits);
+    let merged = buffers * MERGEABLE;
     let mut features = Features::choose(offered, merged);
     let mut mtu = DEFAULT_MTU;
     if features.contains(Features::MTU) {
@@ -225,7 +228,7 @@ fn negotiate(transport: &mut impl Transport, ring: u16) -> Result<(Features, u16
             return Err(BindError::Features);
         }
     } else if !features.intersects(Features::ANY_LAYOUT | Features::MRG_RXBUF) {
-        return Err(BindError::NoAnyLayout);
+        return Err(BindError::NeedsTwoPieces);
     }
     transport.set_guest_page_size(PAGE as u32);
     Ok((features, mtu))

@@ -98,6 +98,11 @@ impl FakeDevice {
         self
     }
 
+    /// It says another size from now on.
+    pub fn say_queue_size(&self, size: u32) {
+        self.state().max_queue = size;
+    }
+
     /// Its queues have the size it says, and no other.
     pub fn with_fixed_queues(self) -> Self {
         self.state().fixed = true;
@@ -358,11 +363,20 @@ impl Transport for FakeTransport {
         driver_area: PhysAddr,
         device_area: PhysAddr,
     ) {
-        self.0.state().queues[usize::from(queue)] = Queue {
+        let mut state = self.0.state();
+        let mut size = size as usize;
+        let (mut available, mut used) = (driver_area as usize, device_area as usize);
+        if state.fixed {
+            // It is told where the descriptors are, and knows the rest (section 2.7.2).
+            size = state.max_queue as usize;
+            available = descriptors as usize + 16 * size;
+            used = (available + 2 * (3 + size)).next_multiple_of(4096);
+        }
+        state.queues[usize::from(queue)] = Queue {
             size: size as u16,
             descriptors: descriptors as usize,
-            available: driver_area as usize,
-            used: device_area as usize,
+            available,
+            used,
             seen: 0,
             done: 0,
         };

@@ -1,4 +1,4 @@
-//! virtio over PCI as it was before virtio 1.0 (virtio 1.2, section 4.1.4.10): bhyve, VirtualBox and old
+//! virtio over PCI as it was before virtio 1.0 (virtio 1.2, section 4.1.4.10): bhyve, older VirtualBox and old
 //! clouds have nothing else.
 //!
 //! A few registers in a window of ports. A queue has as many descriptors as the device says, and
@@ -11,78 +11,38 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::pci::{BindError, device_type};
 use crate::arch::x86_64::port::Ports;
 use crate::dma::PAGE;
+use crate::mmio::Registers;
 use crate::pci::msix::Layout;
 use crate::pci::{ConfigSpace, Function};
 
 /// Offsets in the window.
 mod register {
-    pub const DEVICE_FEATURES: u16 = 0x00;
-    pub const DRIVER_FEATURES: u16 = 0x04;
-    pub const QUEUE_ADDRESS: u16 = 0x08;
-    pub const QUEUE_SIZE: u16 = 0x0c;
-    pub const QUEUE_SELECT: u16 = 0x0e;
-    pub const QUEUE_NOTIFY: u16 = 0x10;
-    pub const STATUS: u16 = 0x12;
-    pub const INTERRUPT_STATUS: u16 = 0x13;
+    pub const DEVICE_FEATURES: usize = 0x00;
+    pub const DRIVER_FEATURES: usize = 0x04;
+    pub const QUEUE_ADDRESS: usize = 0x08;
+    pub const QUEUE_SIZE: usize = 0x0c;
+    pub const QUEUE_SELECT: usize = 0x0e;
+    pub const QUEUE_NOTIFY: usize = 0x10;
+    pub const STATUS: usize = 0x12;
+    pub const INTERRUPT_STATUS: usize = 0x13;
     /// What is of the device's kind, or, where MSI-X is on, the vectors.
-    pub const REST: u16 = 0x14;
-    pub const CONFIG_VECTOR: u16 = 0x14;
-    pub const QUEUE_VECTOR: u16 = 0x16;
-    pub const REST_WITH_VECTORS: u16 = 0x18;
+    pub const REST: usize = 0x14;
+    pub const CONFIG_VECTOR: usize = 0x14;
+    pub const QUEUE_VECTOR: usize = 0x16;
+    pub const REST_WITH_VECTORS: usize = 0x18;
 }
 
 /// The window, as far as anything in it is used: the last is a network card's MTU.
-const WINDOW: u16 = register::REST_WITH_VECTORS + 12;
+const WINDOW: usize = register::REST_WITH_VECTORS + 12;
 const NO_VECTOR: u16 = 0xffff;
-
-/// How the registers are reached.
-pub trait Registers {
-    /// Reads an octet; all bits are set beyond the window.
-    fn read8(&self, at: u16) -> u8;
-    /// Reads a word of 16 bits.
-    fn read16(&self, at: u16) -> u16;
-    /// Reads a word of 32 bits.
-    fn read32(&self, at: u16) -> u32;
-    /// Writes an octet; nothing happens beyond the window.
-    fn write8(&self, at: u16, value: u8);
-    /// Writes a word of 16 bits.
-    fn write16(&self, at: u16, value: u16);
-    /// Writes a word of 32 bits.
-    fn write32(&self, at: u16, value: u32);
-}
-
-impl Registers for Ports {
-    fn read8(&self, at: u16) -> u8 {
-        self.port(at).map_or(u8::MAX, |port| port.read())
-    }
-    fn read16(&self, at: u16) -> u16 {
-        self.port(at).map_or(u16::MAX, |port| port.read())
-    }
-    fn read32(&self, at: u16) -> u32 {
-        self.port(at).map_or(u32::MAX, |port| port.read())
-    }
-    fn write8(&self, at: u16, value: u8) {
-        if let Some(port) = self.port(at) {
-            port.write(value);
-        }
-    }
-    fn write16(&self, at: u16, value: u16) {
-        if let Some(port) = self.port(at) {
-            port.write(value);
-        }
-    }
-    fn write32(&self, at: u16, value: u32) {
-        if let Some(port) = self.port(at) {
-            port.write(value);
-        }
-    }
-}
 
 /// A device's registers.
 #[derive(Debug)]
 pub struct LegacyTransport<R = Ports> {
     kind: DeviceType,
     registers: R,
+    /// The length of the window, in bytes.
+    len: usize,
     vectors: bool,
 }
 
@@ -95,16 +55,27 @@ impl LegacyTransport {
         vector: Option<(u64, u32)>,
     ) -> core::result::Result<Self, BindError> {
         let kind = device_type(function).ok_or(BindError::NotVirtio)?;
-        let base = function.port_bar(config, 0);
-        let registers = base.and_then(|base| Ports::of_device(base, WINDOW));
-        let registers = registers.ok_or(BindError::NoInterface)?;
+        let layout = Layout::find(config, function);
+        let (first, len) = function.port_bar(config, 0).ok_or(BindError::NoInterface)?;
+        let len = usize::from(len).min(WINDOW);
+        let registers = Ports::of_device(first, len as u16).ok_or(BindError::NoInterface)?;
+        if len < register::REST_WITH_VECTORS {
+            return Err(BindError::NoInterface);
+        }
         function.enable_ports(config);
         function.enable(config);
-        let layout = Layout::find(config, function).zip(vector);
+        let enabled = layout.zip(vector);
+        let vectors =
+            enabled.is_some_and(|(layout, vector)| layout.enable(config, function, vector));
+        // What follows in the window depends on it, so it is not left as it was.
+        if let Some(layout) = layout.filter(|_| !vectors) {
+            layout.disable(config, function);
+        }
         Ok(Self {
             kind,
             registers,
-            vectors: layout.is_some_and(|(layout, vector)| layout.enable(config, function, vector)),
+            len,
+            vectors,
         })
     }
 }
@@ -120,16 +91,14 @@ impl<R: Registers> LegacyTransport<R> {
     }
 
     /// Where `len` octets of what is of the device's kind are.
-    fn rest(&self, offset: usize, len: usize) -> Result<u16> {
+    fn rest(&self, offset: usize, len: usize) -> Result<usize> {
         let start = match self.vectors {
             true => register::REST_WITH_VECTORS,
             false => register::REST,
         };
-        let end = offset.checked_add(len).map(|end| end + usize::from(start));
-        match end {
-            Some(end) if end <= usize::from(WINDOW) => Ok(start + offset as u16),
-            _ => Err(Error::ConfigSpaceTooSmall),
-        }
+        let start = start.checked_add(offset);
+        let inside = |start: &usize| start.checked_add(len).is_some_and(|end| end <= self.len);
+        start.filter(inside).ok_or(Error::ConfigSpaceTooSmall)
     }
 }
 
@@ -231,42 +200,40 @@ impl<R: Registers> Transport for LegacyTransport<R> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::sync::Mutex;
 
     use super::*;
-    use crate::pci::tests::{Fake, function};
+    use crate::pci::tests::{Fake, Sized, function};
 
     /// Octets that keep what is written to them.
-    struct Memory(RefCell<[u8; 64]>);
+    struct Memory(Mutex<[u8; 64]>);
 
     impl Memory {
-        fn get<const N: usize>(&self, at: u16) -> [u8; N] {
-            let at = usize::from(at);
-            self.0.borrow()[at..at + N].try_into().unwrap()
+        fn get<const N: usize>(&self, at: usize) -> [u8; N] {
+            self.0.lock().unwrap()[at..at + N].try_into().unwrap()
         }
-        fn set(&self, at: u16, bytes: &[u8]) {
-            let at = usize::from(at);
-            self.0.borrow_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+        fn set(&self, at: usize, bytes: &[u8]) {
+            self.0.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
         }
     }
 
     impl Registers for Memory {
-        fn read8(&self, at: u16) -> u8 {
+        fn read8(&self, at: usize) -> u8 {
             u8::from_le_bytes(self.get(at))
         }
-        fn read16(&self, at: u16) -> u16 {
+        fn read16(&self, at: usize) -> u16 {
             u16::from_le_bytes(self.get(at))
         }
-        fn read32(&self, at: u16) -> u32 {
+        fn read32(&self, at: usize) -> u32 {
             u32::from_le_bytes(self.get(at))
         }
-        fn write8(&self, at: u16, value: u8) {
+        fn write8(&self, at: usize, value: u8) {
             self.set(at, &[value]);
         }
-        fn write16(&self, at: u16, value: u16) {
+        fn write16(&self, at: usize, value: u16) {
             self.set(at, &value.to_le_bytes());
         }
-        fn write32(&self, at: u16, value: u32) {
+        fn write32(&self, at: usize, value: u32) {
             self.set(at, &value.to_le_bytes());
         }
     }
@@ -274,7 +241,8 @@ mod tests {
     fn transport(vectors: bool) -> LegacyTransport<Memory> {
         LegacyTransport {
             kind: DeviceType::Network,
-            registers: Memory(RefCell::new([0; 64])),
+            registers: Memory(Mutex::new([0; 64])),
+            len: WINDOW,
             vectors,
         }
     }
@@ -315,7 +283,14 @@ mod tests {
         let beyond = Err(Error::ConfigSpaceTooSmall);
         assert!(transport.read_config_space::<[u8; 2]>(10).is_ok());
         assert_eq!(transport.read_config_space::<[u8; 2]>(11), beyond);
-        assert_eq!(transport.read_config_space::<[u8; 2]>(usize::MAX), beyond);
+        for far in [
+            usize::MAX,
+            usize::MAX - 1,
+            usize::MAX - 2,
+            usize::MAX - 0x18,
+        ] {
+            assert_eq!(transport.read_config_space::<[u8; 2]>(far), beyond);
+        }
         assert_eq!(
             transport.write_config_space(usize::MAX - 1, [0u8; 2]),
             beyond.map(|_: [u8; 2]| ())
@@ -326,17 +301,36 @@ mod tests {
     fn a_device_without_a_window_of_ports_is_refused() {
         let mut fake = Fake::default();
         let device = function(&mut fake, 0, 1, 0x1000_1af4);
-        for bar in [0, 1, 0xfebd_0000, 0x61, 0xfff1, 0x1_0001] {
-            fake.write32(device.address, 0x10, bar);
-            let refused = LegacyTransport::bind(&mut fake, &device, None).err();
+        let mut config = Sized(fake, [0xffff_ffe0, 0, 0, 0, 0, 0]);
+        for bar in [0, 1, 0xfebd_0000, 0x61, 0xffff_0001] {
+            config.0.write32(device.address, 0x10, bar);
+            let refused = LegacyTransport::bind(&mut config, &device, None).err();
             assert_eq!(refused, Some(BindError::NoInterface), "{bar:#x}");
         }
+        for bar in [0xc041, 0xffe1] {
+            config.0.write32(device.address, 0x10, bar);
+            let transport = LegacyTransport::bind(&mut config, &device, None).unwrap();
+            assert_eq!(transport.len, 32, "as long as it is");
+            let command = config.read32(device.address, 0x04);
+            assert_eq!(command & 0b111, 0b111, "it decodes");
+        }
+        config.1[0] = 0xffff_fff0;
+        let short = LegacyTransport::bind(&mut config, &device, None).err();
+        assert_eq!(short, Some(BindError::NoInterface));
+    }
+
+    #[test]
+    fn vectors_that_are_not_used_are_off() {
+        const MSIX_ON: u32 = 1 << 31;
+        let mut fake = Fake::default();
+        let device = function(&mut fake, 0, 1, 0x1000_1af4);
+        fake.write32(device.address, 0x04, 1 << 20);
         fake.write32(device.address, 0x10, 0xc041);
-        assert!(LegacyTransport::bind(&mut fake, &device, None).is_ok());
-        assert_eq!(
-            fake.read32(device.address, 0x04) & 0b111,
-            0b111,
-            "it decodes"
-        );
+        fake.write32(device.address, 0x34, 0x98);
+        fake.write32(device.address, 0x98, MSIX_ON | 0x0002_0011);
+        let mut config = Sized(fake, [0xffff_ffc0, 0, 0, 0, 0, 0]);
+        let transport = LegacyTransport::bind(&mut config, &device, None).unwrap();
+        assert!(!transport.interrupts());
+        assert_eq!(config.read32(device.address, 0x98) & MSIX_ON, 0);
     }
 }

@@ -54,7 +54,8 @@ impl AnyTransport {
                 let interrupts = transport.interrupts();
                 Ok((Self::Pci(transport), interrupts))
             }
-            Err(pci::BindError::NoInterface) => {
+            // Later ids never had the older one.
+            Err(pci::BindError::NoInterface) if function.device < pci::FIRST_MODERN => {
                 let transport = legacy::LegacyTransport::bind(config, function, vector)?;
                 let interrupts = transport.interrupts();
                 Ok((Self::LegacyPci(transport), interrupts))

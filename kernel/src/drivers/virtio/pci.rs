@@ -15,6 +15,9 @@ use crate::pci::{ConfigSpace, Function};
 /// The PCI vendor id of virtio devices.
 pub const VENDOR: u16 = 0x1af4;
 
+/// The id of device type 0 since virtio 1.0 (section 4.1.2.1); those before are of devices that there were already.
+pub const FIRST_MODERN: u16 = 0x1040;
+
 const VENDOR_CAPABILITY: u8 = 0x09;
 /// Queues beyond this are not used by any driver here.
 const QUEUES: usize = 4;
@@ -48,7 +51,7 @@ pub fn device_type(function: &Function) -> Option<DeviceType> {
     match function.device {
         0x1000 => Some(DeviceType::Network),
         0x1005 => Some(DeviceType::EntropySource),
-        id @ 0x1040..0x1080 => DeviceType::try_from(id - 0x1040).ok(),
+        id @ FIRST_MODERN..0x1080 => DeviceType::try_from(id - FIRST_MODERN).ok(),
         _ => None,
     }
 }
@@ -318,7 +321,7 @@ mod tests {
         transport.notify(9);
         assert_eq!(transport.notify.read16(4), 1);
         assert_eq!(transport.common.read16(common::QUEUE_VECTOR), 0);
-        assert_eq!(transport.common.read64(common::QUEUE_DEVICE), 0x3000);
+        assert_eq!(transport.common.read32(common::QUEUE_DEVICE), 0x3000);
     }
 
     #[test]

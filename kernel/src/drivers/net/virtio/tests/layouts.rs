@@ -22,7 +22,7 @@ fn a_legacy_device_has_a_shorter_header() {
 fn a_legacy_device_that_wants_two_pieces_of_each_buffer_is_refused() {
     let device = FakeDevice::new(256).offer(1 << 5, &CONFIG);
     let bound = VirtioNet::bind(FakeTransport::new(&device), RING, true, || [2; 6]);
-    assert_eq!(bound.err(), Some(BindError::NoAnyLayout));
+    assert_eq!(bound.err(), Some(BindError::NeedsTwoPieces));
 }
 
 #[test]
@@ -74,4 +74,16 @@ fn a_legacy_device_that_merges_has_the_long_header() {
     card.transmit(to_be_cut(0x10, 2)).unwrap();
     let sent = device.read_next(TRANSMIT).unwrap();
     assert_eq!(sent.len(), HEADER + 66 + 2000);
+}
+
+#[test]
+fn a_queue_whose_size_changes_at_a_reset_is_not_used_again() {
+    for size in [128, 512] {
+        let device = FakeDevice::new(256).offer(1 << 27, &CONFIG);
+        let device = device.with_fixed_queues();
+        let mut card = VirtioNet::bind(FakeTransport::new(&device), 8, true, || [2; 6]).unwrap();
+        device.say_queue_size(size);
+        card.reset();
+        assert_eq!(card.fault(), Some(DeviceFault::NoQueue), "{size}");
+    }
 }
