@@ -11,7 +11,7 @@ use core::net::IpAddr;
 use godwit_netstack::cluster::keys::Key;
 use godwit_netstack::instance::{Event, InstanceConfig, PATIENCE, ServiceId};
 use godwit_netstack::session::{BySession, SessionId};
-use godwit_netstack::stack::{InstanceNetwork, Interface, RxFrame, Scope, StackConfig};
+use godwit_netstack::stack::{Cidr, InstanceNetwork, Interface, RxFrame, Scope, StackConfig};
 use godwit_netstack::tcp::TcpConfig;
 use godwit_netstack::{Duration, Instance, Instant};
 use sha2::{Digest, Sha256};
@@ -37,6 +37,8 @@ const RECEIVE_BUDGET: usize = 64;
 const TASK_BUDGET: usize = 64;
 /// Frames sent in one turn.
 const TRANSMIT_BUDGET: usize = 256;
+/// Octets of a packet that every link has to carry for IPv6 (RFC 8200, section 5).
+const IPV6_MTU: u16 = 1280;
 /// How long DHCP may take before the instance gives up.
 const LEASE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a drained instance stays for the last frames and questions.
@@ -106,6 +108,13 @@ impl Node {
         }
         let instance_network = take_nics(platform, config)?;
         let device = platform.device();
+        let is_ipv6 = |own: &Cidr| own.address.is_ipv6();
+        if device.mtu < IPV6_MTU && config.addresses.iter().any(is_ipv6) {
+            log::warn!(
+                "the network card takes packets of {} octets, IPv6 needs {IPV6_MTU}",
+                device.mtu
+            );
+        }
         let now = platform.now();
         let mut instance = Instance::new(
             InstanceConfig {
