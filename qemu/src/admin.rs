@@ -112,6 +112,14 @@ pub struct Member {
     pub up: bool,
 }
 
+/// So many sessions, in words.
+pub fn count_sessions(count: u64) -> String {
+    format!(
+        "{count} {}",
+        if count == 1 { "session" } else { "sessions" }
+    )
+}
+
 /// A session.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]

@@ -14,9 +14,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, count_sessions};
 use crate::net::Network;
-use crate::progress::count;
 
 /// Options of `godwit ctl`.
 #[derive(Args, Clone, Debug)]
@@ -45,7 +44,7 @@ enum Command {
         #[arg(long)]
         all: bool,
         /// As JSON, with everything there is.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "all")]
         json: bool,
     },
     /// Move a session, or all, to another instance.
@@ -144,11 +143,12 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// What a move's answer says.
 fn moving(started: u64, to: u32) -> String {
-    let (verb, sessions) = match started {
+    let verb = match started {
         0 => return "there is no session to move\n".into(),
-        1 => ("moves", count(1, "session", "sessions")),
-        n => ("move", count(n, "session", "sessions")),
+        1 => "moves",
+        _ => "move",
     };
+    let sessions = count_sessions(started);
     format!("{sessions} {verb} to instance {to} (`moves` of ctl status tells how it went)\n")
 }
 
@@ -267,6 +267,15 @@ mod tests {
             let error = run(&line.options).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn json_has_all_of_it_anyway() {
+        assert!(Line::try_parse_from(["status", "--json"]).is_ok());
+        let error = Line::try_parse_from(["status", "--all", "--json"]).err();
+        assert!(
+            error.is_some_and(|error| error.kind() == clap::error::ErrorKind::ArgumentConflict)
+        );
     }
 
     #[test]

@@ -168,12 +168,13 @@ impl Configuration {
         Ok(())
     }
 
-    /// Refuses what the image would refuse at its boot; returns what is worth a word of what it would not.
+    /// Refuses what the image would refuse at its boot whatever else it reads; returns what is worth a word of the
+    /// rest.
     fn remarks(&self) -> Result<Vec<String>> {
         let line = self.words.join(" ");
         let module = self.module.as_deref().unwrap_or_default();
-        let missing = words::check_part(&[&line, module])?.map(|what| {
-            format!("warning: {what}. It will not boot unless QEMU's fw_cfg or a line edited in GRUB says so")
+        let open = words::check_part(&[&line, module])?.map(|what| {
+            format!("warning: {what}. It will not boot unless QEMU's fw_cfg or a line edited in GRUB changes that")
         });
         let secrets = words::secrets(&self.words).into_iter().map(|key| {
             format!(
@@ -181,7 +182,7 @@ impl Configuration {
                  with --config, only by whoever has the medium"
             )
         });
-        Ok(missing.into_iter().chain(secrets).collect())
+        Ok(open.into_iter().chain(secrets).collect())
     }
 
     /// GRUB's configuration.

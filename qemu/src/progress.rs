@@ -9,11 +9,6 @@ use std::time::{Duration, Instant};
 const REDRAW: Duration = Duration::from_millis(120);
 const DETAIL_WIDTH: usize = 60;
 
-/// So many of something, in words.
-pub fn count(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
-}
-
 /// A piece of work that takes a while. Dropped without [`Progress::finish`] it counts as failed.
 pub struct Progress {
     shared: Arc<Shared>,

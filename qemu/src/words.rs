@@ -1,5 +1,5 @@
 //! Words of configuration on the command line, checked by the schema that images read them by: what an
-//! image would refuse at its boot is refused before one is built.
+//! image would refuse at its boot is refused before one is built, or warned of where more words may come.
 
 use anyhow::{Result, anyhow};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -10,11 +10,12 @@ pub fn check(sources: &[&str]) -> Result<()> {
     Config::parse(sources).map(drop).map_err(refusal)
 }
 
-/// The same for one that may be added to before the boot. What is missing yet is returned, in words.
+/// The same for one that may be added to before the boot. What further words could put right is returned, in
+/// words: what is missing, and what does not go together but may be set otherwise.
 pub fn check_part(sources: &[&str]) -> Result<Option<String>> {
     match Config::parse(sources) {
         Ok(_) => Ok(None),
-        Err(missing @ ConfigError::Missing { .. }) => Ok(Some(missing.to_string())),
+        Err(error) if error.is_open() => Ok(Some(error.to_string())),
         Err(error) => Err(refusal(error)),
     }
 }
@@ -48,13 +49,7 @@ pub fn with_tip(mut error: clap::Error) -> clap::Error {
     let usage = error.get(ContextKind::Usage).map(ToString::to_string);
     let takes_words = usage.is_some_and(|usage| usage.contains("[-- <KEY=VALUE>"));
     if takes_words && word.contains('=') && !word.starts_with('-') {
-        let key = word.split('=').next().unwrap_or_default();
-        let shown = if is_secret(key) {
-            format!("{key}=...")
-        } else {
-            word
-        };
-        let tip = format!("configuration goes behind `--`: -- {shown}");
+        let tip = format!("configuration goes behind `--`: -- {word}");
         error.insert(
             ContextKind::Suggested,
             ContextValue::StyledStrs(vec![tip.into()]),
@@ -106,6 +101,18 @@ mod tests {
         assert_eq!(check_part(&["ip=dhcp"]).unwrap(), None);
         let missing = check_part(&["id=2"]).unwrap().unwrap();
         assert!(missing.contains("`ip` is missing"), "{missing}");
+        for (words, said) in [
+            ("ip=dhcp ingress=2", "`ingress`: is neither"),
+            ("ip=dhcp witness=3", "`witness`: is neither"),
+            (
+                "ip=dhcp heartbeat=1s",
+                "`heartbeat`: is more than a quarter",
+            ),
+        ] {
+            let open = check_part(&[words]).unwrap().unwrap();
+            assert!(open.contains(said), "{open}");
+            assert!(check(&[words]).is_err(), "nothing is added to {words}");
+        }
         assert!(check_part(&["id=2 foo=1"]).is_err());
         assert!(check_part(&["ip=10.0.0.1/8 vip=10.0.0.1"]).is_err());
     }

@@ -247,7 +247,21 @@ pub enum ConfigError {
         key: &'static str,
         /// What is wrong.
         why: &'static str,
+        /// Further words could put it right: one of the two may still be set anew, or a list grow.
+        open: bool,
     },
+}
+
+impl ConfigError {
+    /// Whether a source read later could put it right: something is missing, or two keys do not go
+    /// together of which one may still be set otherwise.
+    pub fn is_open(&self) -> bool {
+        match self {
+            ConfigError::Missing { .. } => true,
+            ConfigError::Conflict { open, .. } => *open,
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for ConfigError {
@@ -270,7 +284,7 @@ impl fmt::Display for ConfigError {
             ConfigError::BadValue { key, expected } => write!(f, "`{key}`: expected {expected}"),
             ConfigError::ListTooLong { key } => write!(f, "`{key}`: too many entries"),
             ConfigError::Missing { key, why } => write!(f, "`{key}` is missing: {why}"),
-            ConfigError::Conflict { key, why } => write!(f, "`{key}`: {why}"),
+            ConfigError::Conflict { key, why, .. } => write!(f, "`{key}`: {why}"),
         }
     }
 }
@@ -473,7 +487,7 @@ impl Draft {
             });
         }
         if self.peers.iter().any(|peer| peer.0 == id) {
-            return Err(conflict("peer", "has the id of this instance"));
+            return Err(open_conflict("peer", "has the id of this instance"));
         }
         for (index, peer) in self.peers.iter().enumerate() {
             let earlier = self.peers.get(..index).unwrap_or_default();
@@ -501,13 +515,13 @@ impl Draft {
             });
         }
         if self.discover == Discover::Join && !self.peers.is_empty() {
-            return Err(conflict(
+            return Err(open_conflict(
                 "discover",
                 "who joins learns the others' names: no `peer`",
             ));
         }
         if self.discover == Discover::Join && !self.witnesses.is_empty() {
-            return Err(conflict("witness", "who joins does not vote"));
+            return Err(open_conflict("witness", "who joins does not vote"));
         }
         if !self.old_keys.is_empty() && self.cluster_key.is_none() {
             return Err(ConfigError::Missing {
@@ -542,7 +556,7 @@ impl Draft {
         let lowest = self.peers.iter().map(|peer| peer.0).fold(id, u32::min);
         let ingress = self.ingress.unwrap_or(lowest);
         if ingress != id && !self.peers.iter().any(|peer| peer.0 == ingress) {
-            return Err(conflict(
+            return Err(open_conflict(
                 "ingress",
                 "is neither this instance nor one of its peers",
             ));
@@ -550,7 +564,7 @@ impl Draft {
         let role = self.role(id)?;
         let admin_port = self.admin_port.unwrap_or(DEFAULT_ADMIN_PORT);
         if self.port == Some(admin_port) {
-            return Err(conflict("port", "is also the admin port"));
+            return Err(open_conflict("port", "is also the admin port"));
         }
         Ok(Config {
             id: MemberId(id),
@@ -594,20 +608,23 @@ impl Draft {
         let is_member =
             |witness: &u32| *witness == id || self.peers.iter().any(|(peer, _)| peer == witness);
         if !self.witnesses.iter().all(is_member) {
-            return Err(conflict(
+            return Err(open_conflict(
                 "witness",
                 "is neither this instance nor one of its peers",
             ));
         }
         if !self.witnesses.is_empty() && self.witnesses.len() > self.peers.len() {
-            return Err(conflict("witness", "nobody is left to serve"));
+            return Err(open_conflict("witness", "nobody is left to serve"));
         }
         let lease = self.lease.unwrap_or(default.times.lease);
         let heartbeat = self
             .heartbeat
             .unwrap_or(default.times.heartbeat.min(lease / 4));
         if heartbeat > lease / 4 {
-            return Err(conflict("heartbeat", "is more than a quarter of the lease"));
+            return Err(open_conflict(
+                "heartbeat",
+                "is more than a quarter of the lease",
+            ));
         }
         Ok(RoleConfig {
             priority: self.priority.unwrap_or(default.priority),
@@ -634,8 +651,16 @@ fn not_key_value(word: &str, last_key: &str, place: usize) -> ConfigError {
 /// Octets of the longest key there is: `virtio_mmio.device`.
 const LONGEST_KEY: usize = 18;
 
+/// A conflict that further words leave as it is.
 fn conflict(key: &'static str, why: &'static str) -> ConfigError {
-    ConfigError::Conflict { key, why }
+    let open = false;
+    ConfigError::Conflict { key, why, open }
+}
+
+/// A conflict that further words could put right.
+fn open_conflict(key: &'static str, why: &'static str) -> ConfigError {
+    let open = true;
+    ConfigError::Conflict { key, why, open }
 }
 
 fn bad(key: &'static str, expected: &'static str) -> ConfigError {

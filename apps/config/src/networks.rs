@@ -7,7 +7,7 @@ use core::net::IpAddr;
 use godwit_netstack::stack::{Cidr, MacAddr};
 
 use super::values::number;
-use super::{ConfigError, Draft, bad, conflict};
+use super::{ConfigError, Draft, bad, conflict, open_conflict};
 
 /// A card as the configuration names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,7 +84,7 @@ impl Draft {
         }
         if self.instance_nic.is_some() && self.instance_nic == self.service_nic {
             let why = "is the service network's card too (without `instance_ip` one is for both)";
-            return Err(conflict("instance_nic", why));
+            return Err(open_conflict("instance_nic", why));
         }
         let inside = |address| addresses.iter().any(|own| own.contains(address));
         if addresses
@@ -111,10 +111,13 @@ impl Draft {
             .iter()
             .all(|gateway| inside(*gateway))
         {
-            return Err(conflict("instance_gw", "is not in the instance network"));
+            return Err(open_conflict(
+                "instance_gw",
+                "is not in the instance network",
+            ));
         }
         if !self.peers.iter().all(|(_, address)| inside(*address)) {
-            return Err(conflict(
+            return Err(open_conflict(
                 "peer",
                 "is not in the instance network (`instance_ip`)",
             ));

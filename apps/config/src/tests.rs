@@ -280,6 +280,63 @@ fn a_word_that_may_be_a_secret_is_not_shown() {
 }
 
 #[test]
+fn what_further_words_could_put_right_is_open() {
+    let cluster = format!("ip=10.0.0.1/8 cluster_key={KEY}");
+    // The words in a source, and what a later one says.
+    for (words, more) in [
+        ("", "ip=dhcp"),
+        ("ip=10.0.0.1/8 peer=2@10.0.0.2", &cluster[..]),
+        ("CLUSTER peer=1@10.0.0.2", "id=2"),
+        ("CLUSTER discover=join peer=2@10.0.0.2", "discover=on"),
+        (
+            "CLUSTER discover=join witness=1",
+            "discover=on peer=2@10.0.0.2",
+        ),
+        ("CLUSTER ingress=2", "peer=2@10.0.0.2"),
+        ("CLUSTER witness=3", "peer=3@10.0.0.3"),
+        (
+            "CLUSTER peer=2@10.0.0.2 witness=1 witness=2",
+            "peer=3@10.0.0.3",
+        ),
+        ("CLUSTER heartbeat=1s", "lease=4s"),
+        ("CLUSTER port=9100", "admin_port=9101"),
+        (
+            "ip=10.0.0.1/8 service_nic=1 instance_nic=1 instance_ip=fd88::1/64",
+            "instance_nic=0",
+        ),
+        (
+            "CLUSTER instance_ip=fd88::1/64 instance_gw=172.16.0.9",
+            "instance_ip=172.16.0.1/16",
+        ),
+        (
+            "CLUSTER instance_ip=fd88::1/64 peer=2@172.16.0.2",
+            "instance_ip=172.16.0.1/16",
+        ),
+    ] {
+        let words = words.replace("CLUSTER", &cluster);
+        let error = Config::parse(&[&words]).expect_err(&words);
+        assert!(error.is_open(), "{words}: {error}");
+        let put_right = Config::parse(&[&words, more]);
+        assert!(put_right.is_ok(), "{words}: {put_right:?}");
+    }
+    for words in [
+        "CLUSTER peer=2@10.0.0.2 peer=2@10.0.0.3",
+        "CLUSTER peer=2@10.0.0.2 peer=3@10.0.0.2",
+        "CLUSTER peer=2@10.0.0.1",
+        "CLUSTER vip=10.0.0.1",
+        "CLUSTER gw=10.0.0.8 gw=10.0.0.9",
+        "CLUSTER instance_ip=10.0.0.9/8",
+        "CLUSTER foo=1",
+        "CLUSTER log=loud",
+        "CLUSTER quiet",
+    ] {
+        let words = words.replace("CLUSTER", &cluster);
+        let error = Config::parse(&[&words]).expect_err(&words);
+        assert!(!error.is_open(), "{words}: {error}");
+    }
+}
+
+#[test]
 fn combinations_that_cannot_work_are_refused() {
     let cluster = |more: &str| {
         let text = format!("id=1 ip=10.0.0.1/8 cluster_key={KEY} {more}");

@@ -31,8 +31,9 @@ The process:
   offload=on|off   leave checksums and segmentation to the host kernel (on)
   config=FILE      more words, one or many a line: the place for secrets
 
-A TAP device that it makes itself is there as long as it runs (as root). This machine reaches the instance by it
-once it has an address and is up: ip addr add 10.99.0.1/24 dev tap0; ip link set tap0 up
+To make a TAP device takes root (CAP_NET_ADMIN), and one that the process has made is gone when it ends. This
+machine reaches the instance by it once it has an address and is up (as root, too):
+ip addr add 10.99.0.1/24 dev tap0; ip link set tap0 up
 
 The instance:
   id=NUMBER        its number in the cluster, 1 or more (1)

@@ -50,12 +50,34 @@ pub(super) struct Moving {
 impl Moving {
     /// The session's capsule, as it is offered.
     pub(super) fn encode(&mut self, service: &str) -> Result<Rope, CapsuleError> {
+        // Each field goes along or stays: one more does not compile before that is decided.
+        let Session {
+            id,
+            committed,
+            finished,
+            // Named in `service`, counted on in `source`, exported as `self.connections`.
+            service: _,
+            epoch: _,
+            connections: _,
+            // How this instance runs it, and moves it: the next one begins with none of that.
+            woken: _,
+            residence: _,
+            arrived: _,
+            wanted: _,
+            in_line: _,
+            persists: _,
+            lull: _,
+            fence: _,
+            unaided: _,
+            fetched: _,
+            fetches: _,
+        } = &self.session;
         let capsule = Capsule {
-            session: self.session.id,
+            session: *id,
             epoch: self.source.epoch,
             service: service.into(),
-            state: self.session.committed.clone(),
-            finished: self.session.finished.is_some(),
+            state: committed.clone(),
+            finished: finished.is_some(),
             // Lent: they stay here, in case the session thaws.
             connections: mem::take(&mut self.connections),
         };

@@ -125,7 +125,7 @@ impl Session {
         Session::new(id, service, 1, alloc::vec![connection])
     }
 
-    /// A session with no commit and no past, in its so many-th `epoch`.
+    /// A session with no commit and no past, with this `epoch`.
     pub fn new(
         id: SessionId,
         service: usize,

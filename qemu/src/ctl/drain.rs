@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::admin::{Admin, Drain, DrainReport};
-use crate::progress::{Progress, count};
+use crate::admin::{Admin, Drain, DrainReport, count_sessions};
+use crate::progress::Progress;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -72,10 +72,7 @@ pub(super) fn run(admin: &Admin, options: &Options) -> Result<()> {
         let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{note}\n"));
     }
     let sessions = answer.get("draining").and_then(Value::as_u64).unwrap_or(0);
-    let progress = Progress::start(&format!(
-        "draining {}",
-        count(sessions, "session", "sessions")
-    ));
+    let progress = Progress::start(&format!("draining {}", count_sessions(sessions)));
     let (last, end) = watch(admin, |drain| progress.detail(&line(drain)))?;
     drop(progress);
     let (text, clean) = conclude(&last, end);
@@ -145,7 +142,7 @@ fn conclude(report: &DrainReport, end: End) -> (String, bool) {
     let drain = report.drain.clone().unwrap_or_default();
     let left: u64 = drain.left.values().sum();
     let seconds = drain.since_ms as f64 / 1e3;
-    let (id, moved) = (report.id, count(drain.moved, "session", "sessions"));
+    let (id, moved) = (report.id, count_sessions(drain.moved));
     let mut text = match end {
         End::Drained => {
             format!(
@@ -167,11 +164,7 @@ fn conclude(report: &DrainReport, end: End) -> (String, bool) {
     }
     if drain.forced > 0 {
         let were = if drain.forced == 1 { "was" } else { "were" };
-        let _ = writeln!(
-            text,
-            "{} {were} reset",
-            count(drain.forced, "session", "sessions")
-        );
+        let _ = writeln!(text, "{} {were} reset", count_sessions(drain.forced));
     }
     if left > 0 {
         let _ = writeln!(text, "left behind:");

@@ -49,10 +49,7 @@ pub(super) fn text(status: &Status, all: bool) -> String {
     for session in status.sessions.iter().take(listed) {
         line("", one_session(session));
     }
-    more(
-        &mut line,
-        sessions.saturating_sub(status.sessions.len().min(listed) as u64),
-    );
+    more(&mut line, sessions, status.sessions.len(), listed);
     if !status.moves.is_empty() {
         line("moves", "the last ones away from here, latest first".into());
     }
@@ -61,13 +58,15 @@ pub(super) fn text(status: &Status, all: bool) -> String {
         let millis = a_move.total_us / 1e3;
         line("", format!("{session} to {to}: {result}, {millis:.1} ms"));
     }
-    more(&mut line, status.moves.len().saturating_sub(listed) as u64);
+    let moves = status.moves.len();
+    more(&mut line, moves as u64, moves, listed);
     let shown = |count: u64| all || count > 0;
     let counters = status.counters.iter().filter(|(_, count)| shown(**count));
     let counters: Vec<_> = counters.collect();
     let silent = status.counters.len() - counters.len();
     let note = match silent {
         0 => String::new(),
+        1 => " (1 more is 0: --all shows it)".into(),
         n => format!(" ({n} more are 0: --all shows them)"),
     };
     line("counters", format!("{}{note}", counters.len()));
@@ -79,11 +78,18 @@ pub(super) fn text(status: &Status, all: bool) -> String {
     text
 }
 
-fn more(line: &mut impl FnMut(&str, String), count: u64) {
-    if count > 0 {
+/// What is not listed of `count`, of which the instance has told `told`: how many of those `--all` would list, and
+/// how many nothing would.
+fn more(line: &mut impl FnMut(&str, String), count: u64, told: usize, listed: usize) {
+    let hidden = told.saturating_sub(listed);
+    if hidden > 0 {
+        line("", format!("and {hidden} more (--all)"));
+    }
+    let untold = count.saturating_sub(told as u64);
+    if untold > 0 {
         line(
             "",
-            format!("and {count} more (--all; the instance lists 1024 sessions at most)"),
+            format!("and {untold} more that the instance does not list"),
         );
     }
 }
@@ -188,16 +194,38 @@ mod tests {
         let session = status.sessions[0].clone();
         status.sessions = vec![session; LISTED + 2];
         status.session_count = 2000;
+        status.moves = vec![status.moves[0].clone(); LISTED + 3];
+        let more = |text: &str| -> Vec<String> {
+            let lines = text.lines().map(str::trim);
+            let lines = lines.filter(|line| line.starts_with("and "));
+            lines.map(String::from).collect()
+        };
+        let untold = format!(
+            "and {} more that the instance does not list",
+            2000 - LISTED - 2
+        );
         let some = text(&status, false);
         assert_eq!(some.matches("1-7 live").count(), LISTED);
-        assert!(
-            some.contains(&format!("and {} more", 2000 - LISTED)),
-            "{some}"
+        assert_eq!(
+            more(&some),
+            ["and 2 more (--all)", &untold, "and 3 more (--all)"]
         );
         let all = text(&status, true);
+        assert_eq!(more(&all), [untold]);
         assert_eq!(all.matches("1-7 live").count(), LISTED + 2);
         assert!(all.contains("nic_resets"), "{all}");
         assert!(all.contains("counters  3\n"), "{all}");
+    }
+
+    #[test]
+    fn one_counter_is_one() {
+        let mut status = status();
+        status.counters.remove("nic_resets");
+        let text = text(&status, false);
+        assert!(
+            text.contains("counters  1 (1 more is 0: --all shows it)\n"),
+            "{text}"
+        );
     }
 
     #[test]

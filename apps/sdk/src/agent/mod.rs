@@ -34,8 +34,9 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use bytes::Bytes;
 use godwit_netstack::Duration;
 use godwit_netstack::cluster::MemberId;
-use godwit_netstack::instance::{DrainOptions, DrainThen, MoveError};
+use godwit_netstack::instance::{DrainOptions, DrainStatus, DrainThen, MoveError};
 use godwit_netstack::session::SessionId;
+use godwit_netstack::time::Instant;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -342,11 +343,11 @@ impl Agent {
                 let members = self.shared.instance().members();
                 log::info!("drain asked for; sessions here: {sessions}");
                 self.shared.drain_with(options);
+                let up = members.iter().any(|member| member.up);
                 // One that was going on already goes on as it was.
                 let drain = self.shared.instance().drain_status();
-                let options = drain.map_or(options, |drain| drain.options);
-                let up = members.iter().any(|member| member.up);
-                Answer::json(202, encode(&draining(sessions, up, options)))
+                let then = drain.map(|drain| at_the_deadline(&drain, self.shared.now()));
+                Answer::json(202, encode(&draining(sessions, up, then)))
             }
             (_, b"/drain") => Answer::wrong_method("GET, POST"),
             (_, b"/key") => Answer::wrong_method("GET, POST"),
@@ -422,7 +423,7 @@ struct Draining {
     note: Option<String>,
 }
 
-fn draining(sessions: usize, member_up: bool, options: DrainOptions) -> Draining {
+fn draining(sessions: usize, member_up: bool, then: Option<String>) -> Draining {
     let stay = match sessions {
         0 => None,
         1 => Some("1 session stays until it ends".into()),
@@ -431,21 +432,24 @@ fn draining(sessions: usize, member_up: bool, options: DrainOptions) -> Draining
     let alone = stay.filter(|_| !member_up);
     Draining {
         draining: sessions,
-        note: alone.map(|what| format!("no member is up: {what}{}", at_the_deadline(options))),
+        note: alone.map(|what| format!("no member is up: {what}{}", then.unwrap_or_default())),
     }
 }
 
-/// What becomes of sessions that are still there at a drain's deadline.
-fn at_the_deadline(options: DrainOptions) -> String {
-    let then = match options.then {
+/// What becomes of sessions that are still there at a drain's deadline, and how long that is from `now`.
+fn at_the_deadline(drain: &DrainStatus, now: Instant) -> String {
+    let then = match drain.options.then {
         DrainThen::Wait => return String::new(),
         DrainThen::Force => "reset",
         DrainThen::Cancel => "kept, and the drain called off",
     };
-    let millis = options.deadline.as_millis() as u64;
-    match millis % 1000 {
-        0 => format!("; after {} s what is left is {then}", millis / 1000),
-        _ => format!("; after {millis} ms what is left is {then}"),
+    let passed = now.since(drain.since);
+    let left = drain.options.deadline.saturating_sub(passed);
+    let millis = left.as_millis() as u64;
+    match millis {
+        10_000.. => format!("; in {} s what is left is {then}", (millis + 500) / 1000),
+        _ if millis % 1000 == 0 => format!("; in {} s what is left is {then}", millis / 1000),
+        _ => format!("; in {millis} ms what is left is {then}"),
     }
 }
 

@@ -461,24 +461,41 @@ fn session_names_are_read_as_they_are_written() {
 
 #[test]
 fn a_drain_that_cannot_give_sessions_away_says_what_becomes_of_them() {
+    // A drain that has been going on for a second.
+    let now = Instant::from_millis(1_000);
     let told = |sessions, member_up, millis, then| -> serde_json::Value {
         let deadline = Duration::from_millis(millis);
-        let options = DrainOptions { deadline, then };
-        serde_json::from_str(&encode(&draining(sessions, member_up, options))).unwrap()
+        let shared = shared();
+        shared.drain_with(DrainOptions { deadline, then });
+        let drain = shared.instance().drain_status().unwrap();
+        let then = Some(at_the_deadline(&drain, now));
+        serde_json::from_str(&encode(&draining(sessions, member_up, then))).unwrap()
     };
     for (sessions, millis, then, said) in [
         (2, 3_000, DrainThen::Wait, "2 sessions stay until they end"),
         (
             1,
-            3_000,
+            4_000,
             DrainThen::Force,
-            "1 session stays until it ends; after 3 s what is left is reset",
+            "1 session stays until it ends; in 3 s what is left is reset",
+        ),
+        (
+            1,
+            60_600,
+            DrainThen::Force,
+            "1 session stays until it ends; in 60 s what is left is reset",
+        ),
+        (
+            1,
+            900,
+            DrainThen::Force,
+            "1 session stays until it ends; in 0 s what is left is reset",
         ),
         (
             2,
-            1_500,
+            2_500,
             DrainThen::Cancel,
-            "2 sessions stay until they end; after 1500 ms what is left is kept, and the drain called off",
+            "2 sessions stay until they end; in 1500 ms what is left is kept, and the drain called off",
         ),
     ] {
         let alone = told(sessions, false, millis, then);

@@ -24,7 +24,8 @@ pub use report::{Report, Step};
 
 use super::client::Client;
 use super::options::{ClientChoice, Family, parse_ip_version};
-use crate::progress::{Progress, count};
+use crate::admin::count_sessions;
+use crate::progress::Progress;
 use crate::vm::{Accelerator, DEFAULT_MEMORY, Machine, parse_memory};
 use crate::{build, content};
 use cluster::{Cluster, ClusterSpec, INSTANCES};
@@ -229,7 +230,7 @@ fn replace(
     };
     ticker.note(&format!(
         "instance {id} gives away {}{role}",
-        count(step.sessions, "session", "sessions")
+        count_sessions(step.sessions)
     ));
     let begun = Instant::now();
     cluster.admin(id).drain(&serde_json::json!({}))?;

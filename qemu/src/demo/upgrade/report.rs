@@ -10,8 +10,7 @@ use serde::Serialize;
 use super::cluster::Taken;
 use super::load::Said;
 use super::{INSTANCES, Options};
-use crate::admin::Status;
-use crate::progress::count;
+use crate::admin::{Status, count_sessions};
 use crate::vm::Accelerator;
 
 /// One instance's replacement.
@@ -65,7 +64,7 @@ impl fmt::Display for Step {
             self.drained,
             self.boot_ms,
             self.joined,
-            count(self.taken.moved, "session", "sessions"),
+            count_sessions(self.taken.moved),
             self.rebalanced
         )
     }
