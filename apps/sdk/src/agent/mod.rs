@@ -448,7 +448,9 @@ fn at_the_deadline(drain: &DrainStatus, now: Instant) -> String {
     let millis = left.as_millis() as u64;
     match millis {
         10_000.. => format!("; in {} s what is left is {then}", (millis + 500) / 1000),
-        _ if millis % 1000 == 0 => format!("; in {} s what is left is {then}", millis / 1000),
+        _ if millis.is_multiple_of(1000) => {
+            format!("; in {} s what is left is {then}", millis / 1000)
+        }
         _ => format!("; in {millis} ms what is left is {then}"),
     }
 }
