@@ -75,7 +75,7 @@ pub fn loaded_or_not() -> Result<()> {
     ])
 }
 
-/// Each medium under either firmware, on either machine.
+/// CDs, sticks and disks, with GRUB under either firmware.
 pub fn media() -> Result<()> {
     let media = Media::make()?;
     let iso = Medium::Disk(media.iso.clone(), "raw");
@@ -90,7 +90,7 @@ pub fn media() -> Result<()> {
     ])?;
     between([
         by(Machine::Q35, Firmware::Bios, qcow2),
-        by(Machine::Pc, Firmware::Uefi, media.cd()),
+        loaded(Machine::MicrovmPci),
     ])
 }
 

@@ -222,7 +222,8 @@ fn not_at_the_service_address(lan: &Lan) -> Result<()> {
 fn moves(lan: &Lan, admins: &[Admin; 2]) -> Result<()> {
     thread::scope(|scope| {
         let mover = scope.spawn(|| offload::move_to_and_fro(admins, 4));
-        let done = offload::download(&lan.namespace, "10.78.0.10", 384 * MIB);
+        // Longer than four moves take, on a slow host too.
+        let done = offload::download(&lan.namespace, "10.78.0.10", 640 * MIB);
         mover.join().map_err(|_| anyhow!("panic"))??;
         done
     })
